@@ -1,0 +1,31 @@
+"""NullFace: training-free, localized face anonymization as a diffusers pipeline.
+
+Importing the package imports neither torch nor diffusers; they are loaded when the pipeline is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "StableDiffusionNullFacePipeline": "pipeline",
+    "NullFacePipelineOutput": "pipeline",
+    "DDPMInversion": "ddpm_inversion",
+    "AnonymizedPhoto": "photo",
+    "FaceRecord": "photo",
+}
+
+__all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
+
+if TYPE_CHECKING:
+    from .ddpm_inversion import DDPMInversion
+    from .photo import AnonymizedPhoto, FaceRecord
+    from .pipeline import NullFacePipelineOutput, StableDiffusionNullFacePipeline
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)

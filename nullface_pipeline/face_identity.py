@@ -1,0 +1,189 @@
+"""Who is in the picture: detection and embedding with InsightFace, and the embedding that stands for somebody else."""
+
+import importlib
+import importlib.util
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.utils.torch_utils import randn_tensor
+
+
+# The recognizer whose embeddings the published FaceID adapters were trained on, as its file in the pack "buffalo_l".
+FACEID_RECOGNIZER = "w600k_r50.onnx"
+
+
+@dataclass(frozen=True)
+class DetectedFace:
+    """One face of a photo.
+
+    Attributes:
+        box (`np.ndarray`): (4,) float32, x0, y0, x1, y1 in photo pixels.
+        landmarks (`np.ndarray`): (5, 2) float32, eye, eye, nose tip, mouth corner, mouth corner, from left to right.
+        score (`float`): detection score in [0, 1].
+        embedding (`np.ndarray`): (512,) float32, unit norm.
+    """
+
+    box: np.ndarray
+    landmarks: np.ndarray
+    score: float
+    embedding: np.ndarray
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square photo pixels."""
+        return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
+
+
+def load_face_analyser(
+    source: str | Path | Any = "buffalo_l",
+    providers: list[str] | None = None,
+    detection_threshold: float = 0.5,
+    detection_size: tuple[int, int] | None = None,
+) -> Any:
+    """Load an InsightFace `FaceAnalysis`, or return the ready object given.
+
+    Args:
+        source (`str`, `Path` or `FaceAnalysis`): a pack name (fetched by InsightFace), a folder of ONNX files, or a
+            prepared object.
+        providers (`list[str]`, *optional*): ONNX Runtime providers; CUDA where this installation has it, else CPU.
+        detection_threshold (`float`): lowest detection score that counts as a face.
+        detection_size (`tuple[int, int]`, *optional*): (width, height) that photos are scaled to for detection;
+            InsightFace's own two-scale default if not given.
+
+    Raises:
+        ImportError: if InsightFace is not installed.
+        RuntimeError: if the models cannot be fetched or read, or lack a detector or a recognizer.
+    """
+    if not isinstance(source, (str, Path)):
+        return source
+    if importlib.util.find_spec("insightface") is None:
+        raise ImportError("InsightFace is needed to find and recognize faces: `pip install insightface onnxruntime`.")
+    # Not an import statement: diffusers' loader would demand the package of everybody who loads the pipeline.
+    face_analysis = importlib.import_module("insightface.app").FaceAnalysis
+    try:
+        analyser = face_analysis(
+            name=str(source),
+            allowed_modules=["detection", "recognition"],
+            providers=providers or default_providers(),
+        )
+    except Exception as error:
+        raise RuntimeError(
+            f"The face models {str(source)!r} could not be loaded ({error}). Name a folder with a detector and a "
+            "recognizer in ONNX format, or a pack that InsightFace can fetch, such as 'buffalo_l'."
+        ) from error
+    if "recognition" not in analyser.models:
+        raise RuntimeError(f"The face models {str(source)!r} hold no recognizer; its embeddings are the identity.")
+    analyser.prepare(ctx_id=0, det_thresh=detection_threshold, det_size=detection_size)
+    return analyser
+
+
+def default_providers() -> list[str]:
+    """CUDA before CPU, as far as this installation of ONNX Runtime has them."""
+    available = importlib.import_module("onnxruntime").get_available_providers()
+    return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+
+
+def recognizer_name(analyser: Any) -> str:
+    """File name of an analyser's recognizer, or "" where it has no file."""
+    recognizer = getattr(analyser, "models", {}).get("recognition")
+    return Path(getattr(recognizer, "model_file", None) or "").name
+
+
+def detect_faces(analyser: Any, image: np.ndarray) -> list[DetectedFace]:
+    """Find and embed every face of an (H, W, 3) uint8 RGB image, largest first."""
+    found = analyser.get(np.ascontiguousarray(image[..., ::-1]))  # InsightFace takes BGR
+    faces = [
+        DetectedFace(
+            box=np.asarray(face.bbox, dtype=np.float32),
+            landmarks=np.asarray(face.kps, dtype=np.float32),
+            score=float(face.det_score),
+            embedding=np.asarray(face.normed_embedding, dtype=np.float32),
+        )
+        for face in found
+    ]
+    return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+def embed_face(analyser: Any, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """Embed the face at known landmarks.
+
+    Args:
+        image (`np.ndarray`): (H, W, 3) uint8 RGB.
+        landmarks (`np.ndarray`): (5, 2) in pixels of `image`, in the order of `DetectedFace`.
+
+    Returns:
+        `np.ndarray`: (512,) float32, unit norm.
+    """
+    face_type = importlib.import_module("insightface.app.common").Face
+    face = face_type(kps=np.asarray(landmarks, dtype=np.float32))
+    analyser.models["recognition"].get(np.ascontiguousarray(image[..., ::-1]), face)
+    return np.asarray(face.normed_embedding, dtype=np.float32)
+
+
+def choose_face(faces: list[DetectedFace], face_index: int | None) -> DetectedFace:
+    """The one face, or the chosen one of several.
+
+    Args:
+        faces (`list[DetectedFace]`): as `detect_faces` returns them, largest first.
+        face_index (`int`, *optional*): which one; 0 is the largest. None accepts exactly one face.
+
+    Raises:
+        ValueError: if there is no face, no face of that index, or several and none was chosen.
+    """
+    if not faces:
+        raise ValueError(
+            "No face was found in the image. Pass `identity_embeds`, lower the detection threshold in "
+            "`load_face_models`, or use a picture that shows the face larger and upright."
+        )
+    if face_index is None and len(faces) > 1:
+        boxes = ", ".join(str(face.box.round().astype(int).tolist()) for face in faces)
+        raise ValueError(
+            f"{len(faces)} faces were found where one is wanted, at {boxes} (largest first). Choose one with "
+            "`face_index`, or use `pipe.anonymize(photo)` for whole photos."
+        )
+    index = face_index or 0
+    if not 0 <= index < len(faces):
+        raise ValueError(f"`face_index` is {index}, but {len(faces)} face(s) were found, counted from 0.")
+    return faces[index]
+
+
+def opposite_identity(
+    embeds: torch.Tensor,
+    identity_scale: float = 1.0,
+    identity_angle: float = 0.0,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> torch.Tensor:
+    """c_id = -lambda_id * e: the embedding furthest from the person, or one at a random angle from it (section 3.3).
+
+    Args:
+        embeds (`torch.Tensor`): (B, D); only the direction is used.
+        identity_scale (`float`): lambda_id, the norm of the result.
+        identity_angle (`float`): degrees. -e is turned by a random angle in [0, `identity_angle`] towards a random
+            direction at right angles to it.
+        generator (`torch.Generator` or a list of B, *optional*): makes the turn reproducible.
+
+    Returns:
+        `torch.Tensor`: (B, D) float32, each row of norm |`identity_scale`|.
+    """
+    opposite = -F.normalize(embeds.float(), dim=-1)
+    if identity_angle == 0.0:
+        return identity_scale * opposite
+    # One draw for both, so that a list of generators gives every sample its own angle as well as its own direction.
+    shape = (embeds.shape[0], embeds.shape[1] + 1)
+    draw = randn_tensor(shape, generator=generator, device=embeds.device, dtype=torch.float32)
+    share = torch.special.ndtr(draw[:, :1])  # (B, 1), uniform in [0, 1]
+    direction = draw[:, 1:] - (draw[:, 1:] * opposite).sum(dim=-1, keepdim=True) * opposite
+    direction = F.normalize(direction, dim=-1)
+    angle = math.radians(identity_angle) * share
+    return identity_scale * (angle.cos() * opposite + angle.sin() * direction)
+
+
+def similarity(first: np.ndarray, second: np.ndarray) -> float:
+    """Cosine of the angle between two embeddings, in [-1, 1]; 1 is the same face."""
+    norms = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return float(np.dot(first, second)) / max(norms, 1e-12)

@@ -1,0 +1,200 @@
+"""From a picture of an aligned face to named regions, and from regions to the mask of what may change.
+
+Label names are those of CelebAMask-HQ; "left" and "right" there, and which way round, do not matter here because every
+region takes both sides.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+
+# The 19 classes in the order in which facexlib's BiSeNet numbers them.
+CELEBAMASK_LABELS = (
+    "background",
+    "skin",
+    "l_brow",
+    "r_brow",
+    "l_eye",
+    "r_eye",
+    "eye_g",
+    "l_ear",
+    "r_ear",
+    "ear_r",
+    "nose",
+    "mouth",
+    "u_lip",
+    "l_lip",
+    "neck",
+    "neck_l",
+    "cloth",
+    "hair",
+    "hat",
+)
+
+REGIONS: dict[str, tuple[str, ...]] = {
+    "eyes": ("l_eye", "r_eye"),
+    "brows": ("l_brow", "r_brow"),
+    "nose": ("nose",),
+    "mouth": ("mouth", "u_lip", "l_lip"),
+    "lips": ("u_lip", "l_lip"),
+    "ears": ("l_ear", "r_ear", "ear_r"),
+    "glasses": ("eye_g",),
+    "skin": ("skin",),
+    "hair": ("hair",),
+    "hat": ("hat",),
+    "neck": ("neck", "neck_l"),
+    "clothes": ("cloth",),
+    "background": ("background",),
+}
+
+# What makes up the face: the regions that may change unless they are kept.
+FACE_REGIONS = ("skin", "brows", "eyes", "glasses", "nose", "mouth", "ears")
+
+BISENET_URL = "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth"
+BISENET_SHA256 = "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567"
+BISENET_SIZE = 512
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class FaceParser:
+    """A semantic segmentation network with CelebAMask-HQ label names, seen as one function from picture to labels.
+
+    Args:
+        model (`torch.nn.Module`): takes (1, 3, size, size) float and returns logits of any resolution: a tensor, a
+            tuple that begins with one (BiSeNet), or an object with `.logits` (transformers).
+        labels (`Iterable[str]`): label names in the order of the logits' channels.
+        size (`int`): side that pictures are scaled to.
+        mean, std (`tuple[float, float, float]`): normalisation of RGB values in [0, 1].
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        labels: Iterable[str],
+        size: int,
+        mean: tuple[float, ...] = IMAGENET_MEAN,
+        std: tuple[float, ...] = IMAGENET_STD,
+    ):
+        self.model = model.eval()
+        self.labels = tuple(labels)
+        self.size = size
+        self.mean = torch.tensor(mean).view(1, 3, 1, 1)
+        self.std = torch.tensor(std).view(1, 3, 1, 1)
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Label every pixel of an (H, W, 3) uint8 RGB image; returns (H, W) int64 indices into `labels`."""
+        height, width = image.shape[:2]
+        parameter = next(self.model.parameters())
+        scaled = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None].float() / 255.0  # (1, 3, size, size)
+        output = self.model(((pixels - self.mean) / self.std).to(parameter.device, parameter.dtype))
+        logits = getattr(output, "logits", output[0] if isinstance(output, (tuple, list)) else output)
+        logits = torch.nn.functional.interpolate(logits.float(), (height, width), mode="bilinear")
+        return logits.argmax(dim=1)[0].cpu().numpy()
+
+
+def load_face_parser(source: str | Path | Any = "bisenet", device: str | torch.device = "cpu") -> Any:
+    """Load a face parser, or return the ready one given.
+
+    Args:
+        source (`str`, `Path` or callable): "bisenet" for facexlib's BiSeNet, fetched once and checked against its
+            SHA-256; a `.pth` file of its weights; a folder or Hub name of a transformers semantic-segmentation model
+            with CelebAMask-HQ label names; or an object that works like `FaceParser`.
+
+    Raises:
+        ImportError: if facexlib is wanted and not installed.
+        ValueError: if the model's labels are not CelebAMask-HQ's.
+    """
+    if not isinstance(source, (str, Path)):
+        return source
+    if str(source) == "bisenet" or Path(source).suffix == ".pth":
+        return _load_bisenet(None if str(source) == "bisenet" else Path(source), device)
+    return _load_transformers_parser(str(source), device)
+
+
+def _load_bisenet(weights: Path | None, device: str | torch.device) -> FaceParser:
+    if importlib.util.find_spec("facexlib") is None:
+        raise ImportError("facexlib is needed for its face parser: `pip install facexlib`.")
+    model = importlib.import_module("facexlib.parsing.bisenet").BiSeNet(num_class=len(CELEBAMASK_LABELS))
+    state_dict = torch.load(weights or fetch_bisenet_weights(), map_location="cpu", weights_only=True)
+    model.load_state_dict(state_dict)
+    return FaceParser(model.to(device), CELEBAMASK_LABELS, BISENET_SIZE)
+
+
+def fetch_bisenet_weights() -> Path:
+    """Path of facexlib's published BiSeNet weights in torch's cache; fetched and checked when absent."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / "parsing_bisenet.pth"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(BISENET_URL, str(path), hash_prefix=BISENET_SHA256)
+    return path
+
+
+def _load_transformers_parser(source: str, device: str | torch.device) -> FaceParser:
+    transformers = importlib.import_module("transformers")
+    processor = transformers.AutoImageProcessor.from_pretrained(source)
+    model = transformers.AutoModelForSemanticSegmentation.from_pretrained(source).to(device)
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    unknown = {name for names in REGIONS.values() for name in names} - set(labels)
+    if unknown:
+        raise ValueError(
+            f"The parser {source!r} lacks the CelebAMask-HQ labels {sorted(unknown)}. Use 'bisenet' or a "
+            "segmentation model trained on CelebAMask-HQ."
+        )
+    return FaceParser(model, labels, processor.size["height"], tuple(processor.image_mean), tuple(processor.image_std))
+
+
+def region_mask(labels: np.ndarray, label_names: Iterable[str], regions: Iterable[str]) -> np.ndarray:
+    """Union of named regions.
+
+    Args:
+        labels (`np.ndarray`): (H, W) int label map.
+        label_names (`Iterable[str]`): names in the order of the label indices.
+        regions (`Iterable[str]`): keys of `REGIONS`.
+
+    Returns:
+        `np.ndarray`: (H, W) bool.
+
+    Raises:
+        ValueError: if a region is unknown.
+    """
+    regions = tuple(regions)
+    check_regions(regions)
+    wanted = {name for region in regions for name in REGIONS[region]}
+    return np.isin(labels, [index for index, name in enumerate(label_names) if name in wanted])
+
+
+def check_regions(regions: Iterable[str]) -> None:
+    """Raise ValueError if one of the names is not a key of `REGIONS`, or a plain string is given for a list."""
+    if isinstance(regions, str):
+        raise ValueError(f"`keep` must be a list or tuple of region names, for example ({regions!r},).")
+    unknown = [region for region in regions if region not in REGIONS]
+    if unknown:
+        raise ValueError(f"Unknown region(s) {unknown}; the regions are {', '.join(REGIONS)}.")
+
+
+def anonymization_mask(
+    labels: np.ndarray, label_names: Iterable[str], keep: Iterable[str], softness: float = 0.01
+) -> np.ndarray:
+    """M of Eq. 4: 1 where the face is to change, 0 on what is kept and outside the face, soft between them.
+
+    Args:
+        labels (`np.ndarray`): (H, W) int label map of an aligned face.
+        keep (`Iterable[str]`): keys of `REGIONS` that stay as they are.
+        softness (`float`): standard deviation of the blurred edge, as a share of the image's height.
+
+    Returns:
+        `np.ndarray`: (H, W) float32 in [0, 1].
+    """
+    label_names = tuple(label_names)
+    change = region_mask(labels, label_names, FACE_REGIONS) & ~region_mask(labels, label_names, keep)
+    return cv2.GaussianBlur(change.astype(np.float32), (0, 0), max(softness * labels.shape[0], 0.1))

@@ -1,0 +1,802 @@
+# Copyright 2026 The NullFace pipeline authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from diffusers.utils import BaseOutput, is_peft_available, logging, replace_example_docstring
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from .ddpm_inversion import (
+    DDPMInversion,
+    NoiseSchedule,
+    denoising_step,
+    guide_noise,
+    sample_trajectory,
+    solve_noise_maps,
+    whole_steps,
+)
+from .face_attention import (
+    FACE_LORA_NAME,
+    activate_loras,
+    active_loras,
+    adapter_scale,
+    check_face_adapter,
+    embedding_size,
+    has_face_lora,
+    identity_conditions,
+)
+from .face_crops import FaceCrop, edge_feather  # noqa: F401
+from .face_identity import (
+    FACEID_RECOGNIZER,
+    choose_face,
+    detect_faces,
+    load_face_analyser,
+    opposite_identity,
+    recognizer_name,
+)
+from .face_parsing import anonymization_mask, check_regions, load_face_parser
+from .image_inputs import check_image_values, count_images, to_uint8
+from .photo import AnonymizedPhoto, anonymize_photo
+
+
+logger = logging.get_logger(__name__)  # pylint: disable=invalid-name
+
+FACEID_REPOSITORY = "h94/IP-Adapter-FaceID"
+FACEID_WEIGHTS = "ip-adapter-faceid_sd15.bin"
+
+# Samples in one UNet call of the inversion. On a CPU larger batches gain nothing and cost memory.
+INVERSION_BATCH_SIZE = 16
+INVERSION_BATCH_SIZES = {"cpu": 4}
+
+EXAMPLE_DOC_STRING = """
+    Examples:
+        ```py
+        >>> import torch
+        >>> from diffusers import DiffusionPipeline
+        >>> from diffusers.utils import load_image
+
+        >>> pipe = DiffusionPipeline.from_pretrained(
+        ...     "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        ...     custom_pipeline="nullface/nullface",
+        ...     trust_remote_code=True,
+        ...     dtype=torch.float16,
+        ... ).to("cuda")
+        >>> pipe.load_face_adapter()  # h94/IP-Adapter-FaceID
+        >>> pipe.load_face_models()  # InsightFace buffalo_l and facexlib's BiSeNet
+
+        >>> photo = load_image("family.jpg")
+        >>> result = pipe.anonymize(photo, keep=("eyes", "mouth"))
+        >>> result.image.save("family-anonymized.png")
+
+        >>> # An aligned 512 x 512 portrait, with the paper's settings
+        >>> portrait = load_image("portrait.png")
+        >>> image = pipe(portrait, generator=torch.Generator("cuda").manual_seed(0)).images[0]
+        ```
+"""
+
+
+@dataclass
+class NullFacePipelineOutput(BaseOutput):
+    """
+    Output class for NullFace pipelines.
+
+    Args:
+        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`)
+            The anonymized images: a list of `B` PIL images, an array of shape `(B, H, W, 3)` or a tensor of shape
+            `(B, 3, H, W)`, values in [0, 1]; latents of shape `(B, C, h, w)` for `output_type="latent"`.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+
+
+class StableDiffusionNullFacePipeline(
+    DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, IPAdapterMixin
+):
+    r"""
+    Pipeline for training-free, localized face anonymization with Stable Diffusion, after
+    [NullFace](https://huggingface.co/papers/2503.08478).
+
+    An aligned face is inverted with edit-friendly DDPM inversion and denoised again under IP-Adapter FaceID, which is
+    given the negated identity embedding of the person. A face-parsing mask leaves chosen regions as they were.
+
+    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for the generic methods
+    implemented for all pipelines (downloading, saving, running on a particular device, etc.).
+
+    The pipeline also inherits the following loading methods:
+        - [`~loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`] for loading LoRA weights
+        - [`~loaders.IPAdapterMixin.load_ip_adapter`], which [`load_face_adapter`] calls
+
+    The face models of [`load_face_models`] are plain attributes, not components: they are not saved with the pipeline.
+
+    Args:
+        vae ([`AutoencoderKL`] or [`AutoencoderTiny`]):
+            Variational Auto-Encoder (VAE) model to encode and decode images to and from latent representations.
+        text_encoder ([`~transformers.CLIPTextModel`]):
+            Frozen text-encoder. Only the empty prompt is encoded.
+        tokenizer ([`~transformers.CLIPTokenizer`]):
+            A `CLIPTokenizer` to tokenize text.
+        unet ([`UNet2DConditionModel`]):
+            A `UNet2DConditionModel` to denoise the encoded image latents.
+        scheduler ([`SchedulerMixin`]):
+            Any of Stable Diffusion's schedulers: its noise schedule is used, its sampler is not.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _callback_tensor_inputs = ["latents", "noise_pred", "identity_embeds"]
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: KarrasDiffusionSchedulers,
+    ):
+        super().__init__()
+        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
+        self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
+        self.mask_processor = VaeImageProcessor(do_resize=False, do_normalize=False, do_convert_grayscale=True)
+        self.face_analyser = None
+        self.face_parser = None
+        self._face_adapter_weights = ""
+
+    def load_face_adapter(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | dict[str, Any] = FACEID_REPOSITORY,
+        weight_name: str | None = None,
+        subfolder: str | None = None,
+        **kwargs,
+    ):
+        r"""
+        Load IP-Adapter FaceID, both its attention and its LoRA half. LoRA adapters that are active stay active.
+
+        Args:
+            pretrained_model_name_or_path_or_dict (`str`, `Path` or `dict`, *optional*, defaults to
+                `"h94/IP-Adapter-FaceID"`):
+                A Hub repository, a folder, a weight file, or a state dict with the keys `image_proj` and
+                `ip_adapter`.
+            weight_name (`str`, *optional*, defaults to `"ip-adapter-faceid_sd15.bin"`):
+                Name of the weight file in the repository or folder.
+            subfolder (`str`, *optional*):
+                Folder of the weight file within the repository.
+            kwargs:
+                Passed on to [`~loaders.IPAdapterMixin.load_ip_adapter`], for example `local_files_only` or `token`.
+
+        Raises:
+            RuntimeError: if `peft` is missing; FaceID without its LoRA half is not the method.
+        """
+        if not is_peft_available():
+            raise RuntimeError("The FaceID adapter's LoRA half needs peft: `pip install peft`.")
+        source = pretrained_model_name_or_path_or_dict
+        if isinstance(source, (str, Path)):
+            source = str(source)
+            weight_name = weight_name or (Path(source).name if Path(source).is_file() else FACEID_WEIGHTS)
+        self.unload_face_adapter()
+        active = {model: active_loras(model) for model in (self.unet, self.text_encoder)}
+        self.load_ip_adapter(
+            source, subfolder=subfolder, weight_name=weight_name or "", image_encoder_folder=None, **kwargs
+        )
+        # `load_ip_adapter` has made its LoRA the only active one.
+        for model, names in active.items():
+            activate_loras(model, [*names, FACE_LORA_NAME] if model is self.unet and has_face_lora(model) else names)
+        self._face_adapter_weights = weight_name or ""
+        self._warn_of_other_recognizer()
+
+    def unload_face_adapter(self):
+        r"""Remove both halves of the FaceID adapter; other LoRA adapters stay. Does nothing where none is loaded."""
+        if getattr(self.unet, "encoder_hid_proj", None) is not None:
+            self.unload_ip_adapter()
+        if not has_face_lora(self.unet):
+            return
+        if set(self.unet.peft_config) == {FACE_LORA_NAME}:
+            self.unet.unload_lora()
+        else:
+            self.unet.delete_adapters(FACE_LORA_NAME)
+
+    def load_face_models(
+        self,
+        face_analyser: str | Path | Any = "buffalo_l",
+        face_parser: str | Path | Any | None = "bisenet",
+        providers: list[str] | None = None,
+        detection_threshold: float = 0.5,
+        detection_size: tuple[int, int] | None = None,
+    ):
+        r"""
+        Load the models that find, recognize and parse faces.
+
+        Args:
+            face_analyser (`str`, `Path` or `insightface.app.FaceAnalysis`, *optional*, defaults to `"buffalo_l"`):
+                An InsightFace pack by name, a folder of its ONNX files, or a prepared object. The published FaceID
+                adapters were trained on the recognizer of `buffalo_l`.
+            face_parser (`str`, `Path`, callable or `None`, *optional*, defaults to `"bisenet"`):
+                facexlib's BiSeNet, a file of its weights, a folder or Hub name of a transformers segmentation model
+                with CelebAMask-HQ labels, an object that works like `FaceParser`, or `None` to go without.
+            providers (`list[str]`, *optional*):
+                ONNX Runtime providers; CUDA where it is installed, else CPU.
+            detection_threshold (`float`, *optional*, defaults to 0.5):
+                Lowest detection score that counts as a face.
+            detection_size (`tuple[int, int]`, *optional*):
+                Width and height that a photo is scaled to for detection; InsightFace's default if not given.
+        """
+        self.face_analyser = load_face_analyser(face_analyser, providers, detection_threshold, detection_size)
+        self.face_parser = None if face_parser is None else load_face_parser(face_parser, self._execution_device)
+        self._warn_of_other_recognizer()
+
+    def _warn_of_other_recognizer(self):
+        published = self._face_adapter_weights.startswith("ip-adapter-faceid")
+        recognizer = recognizer_name(self.face_analyser)
+        if published and recognizer and recognizer != FACEID_RECOGNIZER:
+            logger.warning(
+                f"The FaceID adapter was trained on the embeddings of {FACEID_RECOGNIZER} (InsightFace's buffalo_l); "
+                f"those of {recognizer} lie in another space, and the result may still resemble the person."
+            )
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs):
+        r"""
+        Save the pipeline's components; see [`DiffusionPipeline.save_pretrained`].
+
+        Raises:
+            RuntimeError: while an adapter is loaded. The UNet would be written with the adapters' parameter names, and
+                reloading it would replace its attention weights by random ones.
+        """
+        if getattr(self.unet, "encoder_hid_proj", None) is not None or getattr(self.unet, "peft_config", {}):
+            raise RuntimeError(
+                "The UNet cannot be saved while adapters are loaded. Call `pipe.unload_face_adapter()` (and "
+                "`pipe.unload_lora_weights()` if you loaded other LoRAs) first; the adapter has its own file."
+            )
+        super().save_pretrained(save_directory, **kwargs)
+
+    def check_inputs(
+        self,
+        image,
+        num_inference_steps,
+        skip,
+        eta,
+        ip_adapter_scale,
+        inversion_batch_size,
+        generator,
+    ):
+        check_face_adapter(self.unet)
+        prediction_type = self.scheduler.config.get("prediction_type", "epsilon")
+        if prediction_type != "epsilon":
+            raise ValueError(
+                f"The model predicts {prediction_type!r}; this pipeline needs one that predicts the noise ('epsilon')."
+            )
+        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+            raise ValueError(f"`num_inference_steps` must be a positive integer, got {num_inference_steps}.")
+        if not 0.0 <= skip < 1.0:
+            raise ValueError(f"`skip` is a fraction of the steps in [0, 1), got {skip}.")
+        if whole_steps(num_inference_steps, skip) >= num_inference_steps:
+            raise ValueError(
+                f"`skip`={skip} leaves none of {num_inference_steps} steps; lower it or raise `num_inference_steps`."
+            )
+        if not 0.0 < eta <= 1.0:
+            raise ValueError(
+                f"`eta` must be in (0, 1], got {eta}; without noise there are no noise maps to solve for."
+            )
+        if not math.isfinite(ip_adapter_scale):
+            raise ValueError(f"`ip_adapter_scale` must be a finite number, got {ip_adapter_scale}.")
+        if inversion_batch_size is not None and inversion_batch_size < 1:
+            raise ValueError(f"`inversion_batch_size` must be at least 1, got {inversion_batch_size}.")
+        check_image_values(image, "image")
+        batch_size = count_images(image)
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators were given for {batch_size} image(s).")
+
+    def check_edit_inputs(
+        self,
+        image,
+        identity_embeds,
+        mask_image,
+        keep,
+        guidance_scale,
+        identity_scale,
+        identity_angle,
+        mask_start,
+        inversion,
+        callback_on_step_end_tensor_inputs,
+    ):
+        for name, value in (("guidance_scale", guidance_scale), ("identity_scale", identity_scale)):
+            if not math.isfinite(value):
+                raise ValueError(f"`{name}` must be a finite number, got {value}.")
+        if not 0.0 <= identity_angle <= 180.0:
+            raise ValueError(f"`identity_angle` must be in [0, 180] degrees, got {identity_angle}.")
+        if not 0.0 <= mask_start <= 1.0:
+            raise ValueError(f"`mask_start` is a fraction of the steps in [0, 1], got {mask_start}.")
+        batch_size = count_images(image)
+        if identity_embeds is None and self.face_analyser is None:
+            raise RuntimeError(
+                "No face models are loaded. Call `pipe.load_face_models()` first, or pass `identity_embeds`."
+            )
+        if identity_embeds is not None:
+            shape = (batch_size, embedding_size(self.unet))
+            if tuple(identity_embeds.shape) != shape:
+                raise ValueError(f"`identity_embeds` must have the shape {shape}, got {tuple(identity_embeds.shape)}.")
+        if mask_image is not None:
+            check_image_values(mask_image, "mask_image")
+        elif keep is not None:
+            check_regions(keep)
+            if self.face_parser is None:
+                raise RuntimeError(
+                    "`keep` needs a face parser. Call `pipe.load_face_models()` first, or pass `mask_image`."
+                )
+        if inversion is not None and inversion.latents.shape[0] != batch_size:
+            raise ValueError(f"`inversion` is of {inversion.latents.shape[0]} image(s), `image` of {batch_size}.")
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` has to be in {self._callback_tensor_inputs}, but found "
+                f"{sorted(unknown)}."
+            )
+
+    def check_inversion_settings(self, inversion, num_inference_steps, skip, eta, ip_adapter_scale):
+        # An inversion brings its own settings along; one that was asked for besides must not be ignored silently.
+        defaults = inspect.signature(self.invert).parameters
+        asked = {
+            "num_inference_steps": num_inference_steps,
+            "skip": skip,
+            "eta": eta,
+            "ip_adapter_scale": ip_adapter_scale,
+        }
+        for name, value in asked.items():
+            if value not in (getattr(inversion, name), defaults[name].default):
+                raise ValueError(
+                    f"`{name}` is {value}, but `inversion` was made with {getattr(inversion, name)}. Leave it out, or "
+                    "invert again."
+                )
+
+    def encode_empty_prompt(self, device: torch.device) -> torch.Tensor:
+        r"""Encode the empty prompt, the only text the method uses: (1, tokens, channels) in the UNet's dtype."""
+        tokens = self.tokenizer(
+            "",
+            padding="max_length",
+            max_length=self.tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
+        prompt_embeds = self.text_encoder(tokens.input_ids.to(device))[0]
+        return prompt_embeds.to(self.unet.dtype)
+
+    def embed_faces(self, image: PipelineImageInput, face_index: int | None = None) -> torch.Tensor:
+        r"""
+        Recognize the face in each image.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
+                One or more images, as for [`__call__`].
+            face_index (`int`, *optional*):
+                Which face to take where there are several, 0 being the largest. By default there must be exactly one.
+
+        Returns:
+            `torch.Tensor`: (B, 512) float32 embeddings of unit norm.
+
+        Raises:
+            ValueError: if an image shows no face, or several and none was chosen.
+        """
+        if self.face_analyser is None:
+            raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
+        embeds = [
+            choose_face(detect_faces(self.face_analyser, pixels), face_index).embedding
+            for pixels in to_uint8(self.prepare_image(image))
+        ]
+        return torch.from_numpy(np.stack(embeds))
+
+    def prepare_image(self, image: PipelineImageInput) -> torch.Tensor:
+        r"""Bring images of any accepted form to (B, 3, H, W) float32 in [-1, 1]; raises ValueError on a wrong size."""
+        pixels = self.image_processor.preprocess(image).float()
+        multiple = max(8, self.vae_scale_factor)
+        height, width = pixels.shape[-2:]
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"`image` must have three colour channels, got the shape {tuple(pixels.shape)}.")
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"Image sides must be multiples of {multiple}, got {width} x {height}. Resize or crop the image to "
+                f"{max(1, round(width / multiple)) * multiple} x {max(1, round(height / multiple)) * multiple}, or use "
+                "`pipe.anonymize`, which takes photos of any size."
+            )
+        return pixels
+
+    def prepare_mask(
+        self, mask_image: PipelineImageInput | None, keep: Sequence[str] | None, pixels: torch.Tensor
+    ) -> torch.Tensor | None:
+        r"""
+        The mask of what is to change, on the latent grid: (B, 1, h, w) float32 in [0, 1], or `None` for everything.
+
+        Args:
+            mask_image: One mask, or one for each image; white is anonymized. Takes precedence over `keep`.
+            keep: Names of regions to leave as they are; the face around them is anonymized.
+            pixels: (B, 3, H, W) in [-1, 1].
+        """
+        if mask_image is not None:
+            mask = self.mask_processor.preprocess(mask_image).float()
+            if mask.shape[0] not in (1, pixels.shape[0]) or mask.shape[-2:] != pixels.shape[-2:]:
+                raise ValueError(
+                    f"`mask_image` must be one mask or {pixels.shape[0]}, of the images' size {pixels.shape[-1]} x "
+                    f"{pixels.shape[-2]}, got {mask.shape[0]} of {mask.shape[-1]} x {mask.shape[-2]}."
+                )
+        elif keep is not None:
+            masks = [
+                anonymization_mask(self.face_parser(face), self.face_parser.labels, keep) for face in to_uint8(pixels)
+            ]
+            mask = torch.from_numpy(np.stack(masks))[:, None]
+        else:
+            return None
+        size = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
+        return F.interpolate(mask, size=size, mode="area").to(self._execution_device)
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        r"""x_0: the mode of the VAE's posterior, scaled; (B, C, h, w) float32."""
+        encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
+        return retrieve_latents(encoded, sample_mode="argmax").float() * self.vae.config.scaling_factor
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        r"""Pixels (B, 3, H, W) float32, nominally in [-1, 1]."""
+        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample.float()
+
+    def predict_noise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        identity_embeds: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+    ) -> torch.Tensor:
+        r"""
+        One call of the UNet.
+
+        Args:
+            latents (`torch.Tensor`): (N, C, h, w).
+            timesteps (`torch.Tensor`): one timestep, or (N,).
+            identity_embeds (`torch.Tensor`): (N, D), one identity a sample; zeros for none.
+            prompt_embeds (`torch.Tensor`): (1, tokens, channels).
+
+        Returns:
+            `torch.Tensor`: (N, C, h, w) float32.
+        """
+        if identity_embeds.shape[0] != latents.shape[0]:
+            raise ValueError(f"{identity_embeds.shape[0]} identities were given for {latents.shape[0]} samples.")
+        noise_pred = self.unet(
+            latents.to(self.unet.dtype),
+            timesteps,
+            encoder_hidden_states=prompt_embeds.expand(latents.shape[0], -1, -1),
+            added_cond_kwargs=identity_conditions(self.unet, identity_embeds),
+            return_dict=False,
+        )[0]
+        return noise_pred.float()
+
+    @torch.no_grad()
+    def invert(
+        self,
+        image: PipelineImageInput,
+        num_inference_steps: int = 100,
+        skip: float = 0.7,
+        eta: float = 1.0,
+        ip_adapter_scale: float = 1.0,
+        inversion_batch_size: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> DDPMInversion:
+        r"""
+        Find the noise that makes the sampler reproduce the images, once for many edits of them (section 3.2).
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
+                One or more images of one size, as for [`__call__`].
+            num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator:
+                As for [`__call__`].
+
+        Returns:
+            [`DDPMInversion`]: a frozen record to pass to [`__call__`] as `inversion`, any number of times.
+        """
+        self.check_inputs(image, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator)
+        inversion = self._invert_pixels(
+            self.prepare_image(image),
+            num_inference_steps,
+            skip,
+            eta,
+            ip_adapter_scale,
+            inversion_batch_size,
+            generator,
+        )
+        self.maybe_free_model_hooks()
+        return inversion
+
+    def _invert_pixels(
+        self,
+        pixels: torch.Tensor,
+        num_inference_steps: int,
+        skip: float,
+        eta: float,
+        ip_adapter_scale: float,
+        inversion_batch_size: int | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> DDPMInversion:
+        device = self._execution_device
+        schedule = NoiseSchedule.from_scheduler_config(self.scheduler.config, num_inference_steps, device)
+        schedule = schedule.skip(whole_steps(num_inference_steps, skip))
+        trajectory = sample_trajectory(self.encode_image(pixels), schedule, generator)
+
+        # No prediction depends on another, so steps and images make up one long batch.
+        samples = trajectory[:-1].flatten(0, 1)  # (S, B, C, h, w) -> (S * B, C, h, w)
+        timesteps = schedule.timesteps.repeat_interleave(pixels.shape[0])
+        identity_embeds = torch.zeros(len(samples), embedding_size(self.unet), device=device)
+        prompt_embeds = self.encode_empty_prompt(device)
+        batch_size = inversion_batch_size or INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)
+        noise_preds = []
+        with adapter_scale(self.unet, ip_adapter_scale):
+            for batch in self.progress_bar(
+                list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
+            ):
+                noise_preds.append(self.predict_noise(*batch, prompt_embeds))
+        noise_preds = torch.cat(noise_preds).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
+
+        return DDPMInversion(
+            latents=trajectory[0],
+            noise_maps=solve_noise_maps(trajectory, noise_preds, schedule, eta),
+            noise_pred=noise_preds[0],
+            schedule=schedule,
+            num_inference_steps=num_inference_steps,
+            skip=skip,
+            eta=eta,
+            ip_adapter_scale=ip_adapter_scale,
+        )
+
+    @property
+    def guidance_scale(self):
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self):
+        return self._num_timesteps
+
+    @property
+    def interrupt(self):
+        return self._interrupt
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        image: PipelineImageInput,
+        identity_embeds: torch.Tensor | None = None,
+        mask_image: PipelineImageInput | None = None,
+        keep: Sequence[str] | None = None,
+        num_inference_steps: int = 100,
+        skip: float = 0.7,
+        guidance_scale: float = 10.0,
+        identity_scale: float = 1.0,
+        identity_angle: float = 0.0,
+        mask_start: float = 0.8,
+        eta: float = 1.0,
+        ip_adapter_scale: float = 1.0,
+        face_index: int | None = None,
+        inversion: DDPMInversion | None = None,
+        inversion_batch_size: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        identity_generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str | None = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+    ):
+        r"""
+        Anonymize aligned faces. For whole photos, see [`anonymize`].
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
+                One or more images of one aligned face each, all of one size whose sides are multiples of 8. Arrays of
+                shape `(H, W, 3)` or `(B, H, W, 3)` and tensors of shape `(3, H, W)` or `(B, 3, H, W)` have values in
+                [0, 1].
+            identity_embeds (`torch.Tensor`, *optional*):
+                ArcFace embeddings of the people shown, of shape `(B, 512)` and any norm. By default they are computed
+                by the models of [`load_face_models`].
+            mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these, *optional*):
+                One mask, or one for each image, of the images' size: white is anonymized, black is left alone. Takes
+                precedence over `keep`.
+            keep (`tuple[str]` or `list[str]`, *optional*):
+                Regions of the face to leave as they are, such as `("eyes", "mouth")`; the rest of the face changes and
+                the background is held. `()` keeps nothing of the face. With neither `keep` nor `mask_image` the whole
+                image is free to change.
+            num_inference_steps (`int`, *optional*, defaults to 100):
+                T, the number of steps of the full schedule.
+            skip (`float`, *optional*, defaults to 0.7):
+                T_skip as a fraction of T in [0, 1): how many of the noisiest steps are left out. Higher values stay
+                closer to the input.
+            guidance_scale (`float`, *optional*, defaults to 10.0):
+                lambda_cfg of Eq. 3, how strongly the result is pushed towards the new identity.
+            identity_scale (`float`, *optional*, defaults to 1.0):
+                lambda_id, the norm of the negated embedding. Negative values push towards the person instead.
+            identity_angle (`float`, *optional*, defaults to 0.0):
+                Degrees in [0, 180]. The negated embedding is turned by a random angle up to this one, so that the same
+                person can be given different faces.
+            mask_start (`float`, *optional*, defaults to 0.8):
+                Fraction of T from which on the mask is applied (Eq. 4). Earlier steps change the whole image; lower
+                values keep more.
+            eta (`float`, *optional*, defaults to 1.0):
+                Share of noise in a step, in (0, 1]; 1 is DDPM.
+            ip_adapter_scale (`float`, *optional*, defaults to 1.0):
+                Weight of the identity tokens in the UNet's cross-attention.
+            face_index (`int`, *optional*):
+                Which face's identity to take where an image shows several, 0 being the largest. By default there must
+                be exactly one.
+            inversion ([`DDPMInversion`], *optional*):
+                What [`invert`] returned for the same images. Its `num_inference_steps`, `skip`, `eta` and
+                `ip_adapter_scale` are used; passing others is an error.
+            inversion_batch_size (`int`, *optional*):
+                Samples in one UNet call of the inversion; 4 on a CPU and 16 elsewhere by default.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Makes the result deterministic; a list has one generator for each image.
+            identity_generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Separate randomness for `identity_angle`; `generator` by default.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                Whether to return a [`NullFacePipelineOutput`] instead of a plain tuple.
+            callback_on_step_end (`Callable`, *optional*):
+                Called after each denoising step as `callback_on_step_end(pipe, step, timestep, callback_kwargs)`; what
+                it returns under a name replaces that tensor.
+            callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
+                Which of `latents`, `noise_pred` and `identity_embeds` to put into `callback_kwargs`.
+
+        Examples:
+
+        Returns:
+            [`NullFacePipelineOutput`] or `tuple`:
+                The images, of the size of the input.
+
+        Raises:
+            ValueError: if an argument has a wrong value, shape or size, or no face, or more than one, is found.
+            RuntimeError: if the FaceID adapter, or a face model that is needed, is not loaded.
+        """
+        # 1. Check inputs
+        self.check_inputs(image, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator)
+        self.check_edit_inputs(
+            image,
+            identity_embeds,
+            mask_image,
+            keep,
+            guidance_scale,
+            identity_scale,
+            identity_angle,
+            mask_start,
+            inversion,
+            callback_on_step_end_tensor_inputs,
+        )
+        if inversion is not None:
+            self.check_inversion_settings(inversion, num_inference_steps, skip, eta, ip_adapter_scale)
+        self._guidance_scale = guidance_scale
+        self._interrupt = False
+        device = self._execution_device
+
+        # 2. Prepare image, identity and mask
+        pixels = self.prepare_image(image)
+        if identity_embeds is None:
+            identity_embeds = self.embed_faces(image, face_index)
+        mask = self.prepare_mask(mask_image, keep, pixels)
+
+        # 3. Invert
+        if inversion is None:
+            inversion = self._invert_pixels(
+                pixels, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator
+            )
+        schedule, eta = inversion.schedule, inversion.eta
+        first_masked = whole_steps(inversion.num_inference_steps, mask_start) - whole_steps(
+            inversion.num_inference_steps, inversion.skip
+        )
+        self._num_timesteps = len(schedule)
+
+        # 4. Denoise under the opposite identity
+        identity_embeds = opposite_identity(
+            identity_embeds.to(device), identity_scale, identity_angle, identity_generator or generator
+        )
+        prompt_embeds = self.encode_empty_prompt(device)
+        latents = inversion.latents
+        with adapter_scale(self.unet, inversion.ip_adapter_scale), self.progress_bar(total=len(schedule)) as progress:
+            for i, t in enumerate(schedule.timesteps):
+                if self.interrupt:
+                    continue
+
+                if i == 0:
+                    noise_pred_uncond = inversion.noise_pred
+                    noise_pred_identity = self.predict_noise(latents, t, identity_embeds, prompt_embeds)
+                else:
+                    noise_pred_uncond, noise_pred_identity = self.predict_noise(
+                        torch.cat([latents] * 2),
+                        t,
+                        torch.cat([torch.zeros_like(identity_embeds), identity_embeds]),
+                        prompt_embeds,
+                    ).chunk(2)
+                noise_pred = guide_noise(
+                    noise_pred_uncond, noise_pred_identity, guidance_scale, mask if i >= first_masked else None
+                )
+                latents = denoising_step(
+                    latents,
+                    noise_pred,
+                    inversion.noise_maps[i],
+                    schedule.alphas_cumprod[i],
+                    schedule.alphas_cumprod_prev[i],
+                    eta,
+                )
+
+                if callback_on_step_end is not None:
+                    callback_kwargs = {}
+                    for k in callback_on_step_end_tensor_inputs:
+                        callback_kwargs[k] = locals()[k]
+                    callback_outputs = callback_on_step_end(self, i, t, callback_kwargs)
+
+                    latents = callback_outputs.pop("latents", latents)
+                    identity_embeds = callback_outputs.pop("identity_embeds", identity_embeds)
+
+                progress.update()
+
+        # 5. Decode
+        if output_type == "latent":
+            images = latents
+        else:
+            images = self.image_processor.postprocess(self.decode_latents(latents), output_type=output_type)
+
+        # Offload all models
+        self.maybe_free_model_hooks()
+
+        if not return_dict:
+            return (images,)
+
+        return NullFacePipelineOutput(images=images)
+
+    def anonymize(
+        self,
+        photo: PIL.Image.Image,
+        keep: Sequence[str] = (),
+        seed: int | None = None,
+        **settings,
+    ) -> AnonymizedPhoto:
+        r"""
+        Anonymize every face of a photo of any size.
+
+        Each face is found, aligned, anonymized at the resolution of the model and pasted back through the inverse
+        transform with a soft edge; all faces of the photo make up one batch.
+
+        Args:
+            photo (`PIL.Image.Image`):
+                The photo. Its EXIF orientation is applied; no metadata is carried over.
+            keep (`tuple[str]` or `list[str]`, *optional*):
+                Regions of the faces to leave as they are, as for [`__call__`].
+            seed (`int`, *optional*):
+                Makes the result deterministic.
+            settings:
+                Any of `num_inference_steps`, `skip`, `guidance_scale`, `identity_scale`, `identity_angle`,
+                `mask_start`, `eta`, `ip_adapter_scale` and `inversion_batch_size` of [`__call__`].
+
+        Returns:
+            [`AnonymizedPhoto`]: the photo as a new image of the same size, and a record of each face.
+
+        Raises:
+            ValueError: if no face is found; a photo that cannot be anonymized is never returned.
+            RuntimeError: if the FaceID adapter or the face models are not loaded.
+        """
+        return anonymize_photo(self, photo, keep, seed, **settings)

@@ -1,0 +1,14 @@
+import pytest
+import torch
+
+from .tiny_parts import make_pipeline
+
+
+# The parts are so small that threads only wait for each other.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_pipe():
+    """One pipeline for all tests that leave it as it was; the others make their own."""
+    return make_pipeline()

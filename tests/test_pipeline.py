@@ -1,0 +1,454 @@
+"""The pipeline against the method: equal to a plain sequential computation, at little more than half of its work."""
+
+import itertools
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from .sequential_reference import SequentialNullFace
+from .tiny_parts import (
+    IMAGE_SIZE,
+    generators,
+    make_adapter,
+    make_components,
+    make_embeds,
+    make_images,
+    make_mask,
+    make_pipeline,
+)
+
+
+def latent_mask(pipe):
+    return torch.nn.functional.interpolate(make_mask(), scale_factor=1 / pipe.vae_scale_factor, mode="area")
+
+
+def reference_latents(pipe, count, **settings):
+    reference = SequentialNullFace(pipe)
+    images, embeds = make_images(count), make_embeds(count)
+    results = [
+        reference(pipe.encode_image(2 * images[i : i + 1] - 1), embeds[i : i + 1], generator, **settings)
+        for i, generator in enumerate(generators(count))
+    ]
+    return torch.cat(results)
+
+
+def assert_same_latents(actual, expected):
+    assert (actual - expected).norm() / expected.norm() < 1e-4
+
+
+def pairwise_settings():
+    """Every pair of values of any two settings occurs; the whole grid is the slow test below."""
+    names = ("steps", "skip", "guidance", "mask_start", "eta", "count")
+    values = ((20, 50, 100), (0.0, 0.3, 0.7), (0.0, 5.0, 10.0), (None, 0.8, 0.2), (1.0, 0.5), (1, 3))
+    missing = {(a, x, b, y) for a, b in itertools.combinations(range(6), 2) for x in values[a] for y in values[b]}
+    while missing:
+        best = max(
+            itertools.product(*values),
+            key=lambda c: sum((a, c[a], b, c[b]) in missing for a, b in itertools.combinations(range(6), 2)),
+        )
+        missing -= {(a, best[a], b, best[b]) for a, b in itertools.combinations(range(6), 2)}
+        yield pytest.param(dict(zip(names, best)), id="-".join(map(str, best)))
+
+
+def check_against_reference(pipe, steps, skip, guidance, mask_start, eta, count):
+    masked = mask_start is not None
+    expected = reference_latents(
+        pipe,
+        count,
+        steps=steps,
+        skip=skip,
+        guidance=guidance,
+        eta=eta,
+        mask=latent_mask(pipe) if masked else None,
+        mask_start=mask_start,
+    )
+    actual = pipe(
+        make_images(count),
+        identity_embeds=make_embeds(count),
+        mask_image=make_mask() if masked else None,
+        num_inference_steps=steps,
+        skip=skip,
+        guidance_scale=guidance,
+        mask_start=mask_start if masked else 0.8,
+        eta=eta,
+        generator=generators(count),
+        output_type="latent",
+    ).images
+    assert_same_latents(actual, expected)
+
+
+@pytest.mark.parametrize("settings", pairwise_settings())
+def test_equals_the_sequential_method(shared_pipe, settings):
+    check_against_reference(shared_pipe, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mask_start", [None, 0.8, 0.2])
+@pytest.mark.parametrize("eta", [1.0, 0.5])
+@pytest.mark.parametrize("guidance", [0.0, 5.0, 10.0])
+@pytest.mark.parametrize("skip", [0.0, 0.3, 0.7])
+@pytest.mark.parametrize("steps", [20, 50, 100])
+@pytest.mark.parametrize("count", [1, 3])
+def test_equals_the_sequential_method_everywhere(shared_pipe, steps, skip, guidance, mask_start, eta, count):
+    check_against_reference(shared_pipe, steps, skip, guidance, mask_start, eta, count)
+
+
+@pytest.mark.parametrize("inversion_batch_size", [1, 7, 1000])
+def test_inversion_batch_size_does_not_matter(shared_pipe, inversion_batch_size):
+    settings = dict(num_inference_steps=20, skip=0.3)
+    expected = reference_latents(shared_pipe, 2, steps=20, skip=0.3, guidance=10.0, eta=1.0)
+    actual = shared_pipe(
+        make_images(2),
+        identity_embeds=make_embeds(2),
+        inversion_batch_size=inversion_batch_size,
+        generator=generators(2),
+        output_type="latent",
+        **settings,
+    ).images
+    assert_same_latents(actual, expected)
+
+
+class CountedUNet:
+    """Counts calls and samples of a UNet while the block runs."""
+
+    def __init__(self, unet):
+        self.unet, self.batches = unet, []
+
+    def __enter__(self):
+        self.hook = self.unet.register_forward_pre_hook(lambda _, args: self.batches.append(args[0].shape[0]))
+        return self.batches
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+
+def test_unet_work_at_the_papers_settings(shared_pipe):
+    """The published code evaluates the UNet 100 times to invert and 60 times to denoise."""
+    with CountedUNet(shared_pipe.unet) as inverting:
+        inversion = shared_pipe.invert(make_images(1), generator=generators(1))
+    with CountedUNet(shared_pipe.unet) as denoising:
+        shared_pipe(make_images(1), identity_embeds=make_embeds(1), inversion=inversion)
+    assert sum(inverting) == 30
+    assert len(denoising) == 30, "each denoising pair is one call"
+    assert sum(denoising) == 59, "the first unconditional prediction comes from the inversion"
+    assert sum(inverting) + sum(denoising) <= 90
+
+    reference = SequentialNullFace(shared_pipe)
+    reference(torch.zeros(1, 4, 16, 16), make_embeds(1), None, steps=100, skip=0.7, guidance=10.0, eta=1.0)
+    assert reference.unet_evaluations == 90
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"guidance_scale": 0.0}, id="no guidance"),
+        pytest.param({"mask_image": torch.zeros(1, 1, IMAGE_SIZE, IMAGE_SIZE), "mask_start": 0.0}, id="black mask"),
+        pytest.param({"identity_scale": 0.0}, id="the same identity on both paths"),
+    ],
+)
+def test_without_an_edit_the_image_is_reconstructed(shared_pipe, settings):
+    """Up to the last step, whose noise map is zero, the sampler retraces the trajectory exactly."""
+    images = make_images(2)
+    x0 = shared_pipe.encode_image(2 * images - 1)
+    before_last = []
+
+    def keep_latents(pipe, step, timestep, tensors):
+        before_last.append(tensors["latents"])
+        return {}
+
+    inversion = shared_pipe.invert(images, num_inference_steps=50, generator=generators(2))
+    latents = shared_pipe(
+        images,
+        identity_embeds=make_embeds(2),
+        inversion=inversion,
+        output_type="latent",
+        callback_on_step_end=keep_latents,
+        **settings,
+    ).images
+
+    alpha, alpha_prev = inversion.schedule.alphas_cumprod[-1], inversion.schedule.alphas_cumprod_prev[-1]
+    lost = latents - x0
+    variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
+    # What the zeroed map leaves out: noise of the last step's small variance and the model's error in one small step.
+    assert lost.std() < 6.0 * variance.sqrt()
+    reference = reference_latents(shared_pipe, 2, steps=50, skip=0.7, guidance=0.0, eta=1.0)
+    assert_same_latents(latents, reference)
+    assert len(before_last) == len(inversion.schedule)
+
+
+def test_retraces_the_trajectory_up_to_the_last_step(shared_pipe):
+    from nullface_pipeline.ddpm_inversion import sample_trajectory
+
+    images, seen = make_images(2), []
+
+    def keep_latents(pipe, step, timestep, tensors):
+        seen.append(tensors["latents"])
+        return {}
+
+    inversion = shared_pipe.invert(images, num_inference_steps=50, generator=generators(2))
+    shared_pipe(
+        images,
+        identity_embeds=make_embeds(2),
+        inversion=inversion,
+        guidance_scale=0.0,
+        callback_on_step_end=keep_latents,
+    )
+    trajectory = sample_trajectory(shared_pipe.encode_image(2 * images - 1), inversion.schedule, generators(2))
+    for i, latents in enumerate(seen[:-1]):
+        torch.testing.assert_close(latents, trajectory[i + 1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_equals_each_image_alone(shared_pipe):
+    images, embeds = make_images(3), make_embeds(3)
+    masks = torch.cat([make_mask(), 1 - make_mask(), torch.ones_like(make_mask())])
+    settings = dict(num_inference_steps=20, mask_start=0.0, output_type="latent", identity_angle=60.0)
+    together = shared_pipe(
+        images, identity_embeds=embeds, mask_image=masks, generator=generators(3), **settings
+    ).images
+    for i, generator in enumerate(generators(3)):
+        alone = shared_pipe(
+            images[i : i + 1],
+            identity_embeds=embeds[i : i + 1],
+            mask_image=masks[i : i + 1],
+            generator=generator,
+            **settings,
+        ).images
+        assert_same_latents(together[i : i + 1], alone)
+
+
+def test_the_identity_changes_the_result(shared_pipe):
+    """What the other tests compare would also be equal if the adapter were deaf."""
+    settings = dict(num_inference_steps=20, output_type="latent")
+    first, second, none = (
+        shared_pipe(make_images(1), identity_embeds=embeds, generator=generators(1), **settings).images
+        for embeds in (make_embeds(1, 1), make_embeds(1, 2), torch.zeros(1, 512))
+    )
+    assert (first - none).norm() / none.norm() > 1e-2
+    assert (first - second).norm() / none.norm() > 1e-2
+
+
+def test_identities_of_a_batch_do_not_mix(shared_pipe):
+    settings = dict(num_inference_steps=20, output_type="latent")
+    images = make_images(1).repeat(2, 1, 1, 1)
+    embeds = make_embeds(2)
+    pair = shared_pipe(images, identity_embeds=embeds, generator=generators(2), **settings).images
+    changed = torch.stack([embeds[0], -embeds[1]])
+    other_neighbour = shared_pipe(images, identity_embeds=changed, generator=generators(2), **settings).images
+    assert_same_latents(other_neighbour[0], pair[0])
+    assert (other_neighbour[1] - pair[1]).norm() / pair[1].norm() > 1e-2
+
+
+def test_an_inversion_serves_many_edits(shared_pipe):
+    images, embeds = make_images(1), make_embeds(1)
+    inversion = shared_pipe.invert(images, num_inference_steps=20, skip=0.5, generator=generators(1))
+    copy = [tensor.clone() for tensor in (inversion.latents, inversion.noise_maps, inversion.noise_pred)]
+    results = [
+        shared_pipe(images, identity_embeds=embeds, inversion=inversion, guidance_scale=g, output_type="latent").images
+        for g in (10.0, 2.0, 10.0)
+    ]
+    assert torch.equal(results[0], results[2])
+    assert not torch.equal(results[0], results[1])
+    for before, after in zip(copy, (inversion.latents, inversion.noise_maps, inversion.noise_pred)):
+        assert torch.equal(before, after)
+    direct = shared_pipe(
+        images,
+        identity_embeds=embeds,
+        num_inference_steps=20,
+        skip=0.5,
+        generator=generators(1),
+        output_type="latent",
+    ).images
+    assert torch.equal(direct, results[0])
+    with pytest.raises(AttributeError):
+        inversion.skip = 0.1
+
+
+@pytest.mark.parametrize("name", ["num_inference_steps", "skip", "eta", "ip_adapter_scale"])
+def test_an_inversions_settings_cannot_be_contradicted(shared_pipe, name):
+    inversion = shared_pipe.invert(make_images(1), num_inference_steps=20, skip=0.5, eta=0.5, ip_adapter_scale=0.5)
+    other = {"num_inference_steps": 30, "skip": 0.2, "eta": 0.9, "ip_adapter_scale": 0.2}[name]
+    with pytest.raises(ValueError, match=name):
+        shared_pipe(make_images(1), identity_embeds=make_embeds(1), inversion=inversion, **{name: other})
+
+
+def pipeline_state(pipe):
+    processors = {name: (type(p), getattr(p, "scale", None)) for name, p in pipe.unet.attn_processors.items()}
+    parameters = {name: (parameter.dtype, parameter.device) for name, parameter in pipe.unet.named_parameters()}
+    return processors, parameters, dict(pipe.scheduler.config), dict(pipe.config), pipe.unet.training
+
+
+def test_a_call_leaves_the_pipeline_as_it_was():
+    pipe = make_pipeline()
+    pipe.set_ip_adapter_scale(0.4)
+    before = repr(pipeline_state(pipe))
+    pipe(make_images(1), identity_embeds=make_embeds(1), num_inference_steps=10, ip_adapter_scale=0.7)
+    assert repr(pipeline_state(pipe)) == before
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pipe(
+            make_images(1),
+            identity_embeds=make_embeds(1),
+            num_inference_steps=10,
+            ip_adapter_scale=0.7,
+            callback_on_step_end=fail,
+        )
+    assert repr(pipeline_state(pipe)) == before
+
+
+def test_adapter_scale_is_used(shared_pipe):
+    settings = dict(num_inference_steps=10, output_type="latent", identity_embeds=make_embeds(1))
+    full = shared_pipe(make_images(1), generator=generators(1), **settings).images
+    half = shared_pipe(make_images(1), generator=generators(1), ip_adapter_scale=0.5, **settings).images
+    off = shared_pipe(make_images(1), generator=generators(1), ip_adapter_scale=0.0, **settings).images
+    unguided = shared_pipe(
+        make_images(1), generator=generators(1), ip_adapter_scale=0.0, guidance_scale=0.0, **settings
+    ).images
+    assert (full - half).abs().max() > 1e-3
+    assert_same_latents(off, unguided)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_with_float32_embeddings(dtype):
+    pipe = make_pipeline()
+    settings = dict(identity_embeds=make_embeds(1), num_inference_steps=20, output_type="latent")
+    full = pipe(make_images(1), generator=generators(1), **settings).images
+    half = pipe.to(dtype=dtype)(make_images(1), generator=generators(1), **settings).images
+    assert half.dtype == torch.float32
+    assert torch.isfinite(half).all()
+    assert (half - full).norm() / full.norm() < 0.1
+
+
+def test_the_generator_reaches_all_randomness(shared_pipe):
+    settings = dict(identity_embeds=make_embeds(1), num_inference_steps=10, identity_angle=90.0, output_type="latent")
+    state = torch.random.get_rng_state()
+    first, again, other = (
+        shared_pipe(make_images(1), generator=torch.Generator().manual_seed(seed), **settings).images
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), state), "the global generator must not be touched"
+    turned = shared_pipe(
+        make_images(1),
+        generator=torch.Generator().manual_seed(0),
+        identity_generator=torch.Generator().manual_seed(7),
+        **settings,
+    ).images
+    assert not torch.equal(first, turned)
+
+
+def test_images_in_and_out(shared_pipe):
+    tensor = (make_images(2) * 255).round() / 255
+    array = tensor.permute(0, 2, 3, 1).numpy()
+    pil = [PIL.Image.fromarray((image * 255).round().astype(np.uint8)) for image in array]
+    settings = dict(identity_embeds=make_embeds(2), num_inference_steps=10)
+    expected = shared_pipe(tensor, generator=generators(2), output_type="pt", **settings).images
+    assert expected.shape == (2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    for image in (array, pil, list(tensor), list(array)):
+        actual = shared_pipe(image, generator=generators(2), output_type="pt", **settings).images
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    as_array = shared_pipe(tensor, generator=generators(2), output_type="np", **settings).images
+    torch.testing.assert_close(torch.from_numpy(as_array).permute(0, 3, 1, 2), expected)
+    (as_pil,) = shared_pipe(tensor, generator=generators(2), return_dict=False, **settings)
+    assert [image.size for image in as_pil] == [(IMAGE_SIZE, IMAGE_SIZE)] * 2
+    assert np.abs(np.asarray(as_pil[0]) / 255 - as_array[0]).max() < 1 / 255
+
+
+@pytest.mark.parametrize("size", [(24, 40), (40, 16), (8, 8)])
+def test_any_size_that_is_a_multiple_of_8(shared_pipe, size):
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    out = shared_pipe(image, identity_embeds=make_embeds(1), num_inference_steps=10, output_type="pt").images
+    assert out.shape == image.shape
+
+
+def test_callback_sees_and_replaces_named_tensors(shared_pipe):
+    seen = []
+
+    def zero_at_the_end(pipe, step, timestep, tensors):
+        seen.append((step, int(timestep), sorted(tensors)))
+        if step == pipe.num_timesteps - 1:
+            tensors["latents"] = torch.zeros_like(tensors["latents"])
+        return tensors
+
+    names = ["identity_embeds", "latents", "noise_pred"]
+    latents = shared_pipe(
+        make_images(1),
+        identity_embeds=make_embeds(1),
+        num_inference_steps=10,
+        output_type="latent",
+        callback_on_step_end=zero_at_the_end,
+        callback_on_step_end_tensor_inputs=names,
+    ).images
+    assert not latents.any()
+    assert seen == [(0, 201, names), (1, 101, names), (2, 1, names)]
+    with pytest.raises(ValueError, match="callback_on_step_end_tensor_inputs"):
+        shared_pipe(make_images(1), make_embeds(1), callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
+def test_progress_bars_count_unet_calls(shared_pipe, capsys):
+    shared_pipe.set_progress_bar_config(disable=False)
+    try:
+        shared_pipe(make_images(1), make_embeds(1), num_inference_steps=20, inversion_batch_size=4)
+    finally:
+        shared_pipe.set_progress_bar_config(disable=True)
+    printed = capsys.readouterr().err
+    assert "2/2" in printed and "6/6" in printed
+
+
+BAD_CALLS = {
+    "size": (dict(image=torch.rand(1, 3, 30, 32)), ValueError, "multiples of 8"),
+    "channels": (dict(image=torch.rand(1, 4, 32, 32)), ValueError, "three colour channels"),
+    "values": (dict(image=255 * torch.rand(1, 3, 32, 32)), ValueError, r"\[0, 1\]"),
+    "integers": (dict(image=np.zeros((32, 32, 3), dtype=np.uint8)), ValueError, "divide by 255"),
+    "not an image": (dict(image="photo.png"), ValueError, "PIL image"),
+    "mixed sizes": (dict(image=[PIL.Image.new("RGB", s) for s in ((32, 32), (16, 16))]), ValueError, "one size"),
+    "embedding width": (dict(identity_embeds=torch.randn(1, 256)), ValueError, r"\(1, 512\)"),
+    "embedding rank": (dict(identity_embeds=torch.randn(512)), ValueError, r"\(1, 512\)"),
+    "embedding count": (dict(identity_embeds=torch.randn(2, 512)), ValueError, r"\(1, 512\)"),
+    "mask size": (dict(mask_image=torch.zeros(1, 1, 16, 16)), ValueError, "mask_image"),
+    "mask count": (dict(mask_image=torch.zeros(2, 1, 32, 32)), ValueError, "mask_image"),
+    "skip of 1": (dict(skip=1.0), ValueError, r"\[0, 1\)"),
+    "negative skip": (dict(skip=-0.1), ValueError, r"\[0, 1\)"),
+    "skip of every step": (dict(skip=0.9, num_inference_steps=3), ValueError, "none of 3 steps"),
+    "steps": (dict(num_inference_steps=0), ValueError, "num_inference_steps"),
+    "eta": (dict(eta=0.0), ValueError, "eta"),
+    "mask_start": (dict(mask_start=1.5), ValueError, "mask_start"),
+    "angle": (dict(identity_angle=200.0), ValueError, "identity_angle"),
+    "guidance": (dict(guidance_scale=float("nan")), ValueError, "guidance_scale"),
+    "inversion batch": (dict(inversion_batch_size=0), ValueError, "inversion_batch_size"),
+    "generators": (dict(generator=generators(2)), ValueError, "2 generators"),
+    "keep without a parser": (dict(keep=("eyes",)), RuntimeError, "load_face_models"),
+    "unknown region": (dict(keep=("beard",)), ValueError, "beard"),
+    "keep as text": (dict(keep="eyes"), ValueError, "list or tuple"),
+    "no face models": (dict(identity_embeds=None), RuntimeError, "load_face_models"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_input_is_named(shared_pipe, name):
+    bad, error, message = BAD_CALLS[name]
+    call = {"image": make_images(1), "identity_embeds": make_embeds(1), "num_inference_steps": 10, **bad}
+    with pytest.raises(error, match=message):
+        shared_pipe(**call)
+
+
+def test_adapter_not_loaded():
+    from nullface_pipeline import StableDiffusionNullFacePipeline
+
+    pipe = StableDiffusionNullFacePipeline(**make_components())
+    with pytest.raises(RuntimeError, match="load_face_adapter"):
+        pipe(make_images(1), make_embeds(1))
+    pipe.load_face_adapter(make_adapter(pipe.unet))
+    pipe.unet.set_default_attn_processor()
+    with pytest.raises(RuntimeError, match="attention processors were replaced"):
+        pipe(make_images(1), make_embeds(1))
+
+
+def test_photo_without_face_models(shared_pipe):
+    with pytest.raises(RuntimeError, match="load_face_models"):
+        shared_pipe.anonymize(PIL.Image.new("RGB", (64, 64)))

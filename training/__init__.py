@@ -1,0 +1,1 @@
+"""How nullface-tiny was made. Not part of the installed package."""
