@@ -97,7 +97,7 @@ def test_equals_the_sequential_method_everywhere(shared_pipe, steps, skip, guida
 
 @pytest.mark.parametrize("inversion_batch_size", [1, 7, 1000])
 def test_inversion_batch_size_does_not_matter(shared_pipe, inversion_batch_size):
-    settings = dict(num_inference_steps=20, skip=0.3)
+    settings = {"num_inference_steps": 20, "skip": 0.3}
     expected = reference_latents(shared_pipe, 2, steps=20, skip=0.3, guidance=10.0, eta=1.0)
     actual = shared_pipe(
         make_images(2),
@@ -203,7 +203,7 @@ def test_retraces_the_trajectory_up_to_the_last_step(shared_pipe):
 def test_a_batch_equals_each_image_alone(shared_pipe):
     images, embeds = make_images(3), make_embeds(3)
     masks = torch.cat([make_mask(), 1 - make_mask(), torch.ones_like(make_mask())])
-    settings = dict(num_inference_steps=20, mask_start=0.0, output_type="latent", identity_angle=60.0)
+    settings = {"num_inference_steps": 20, "mask_start": 0.0, "output_type": "latent", "identity_angle": 60.0}
     together = shared_pipe(
         images, identity_embeds=embeds, mask_image=masks, generator=generators(3), **settings
     ).images
@@ -220,7 +220,7 @@ def test_a_batch_equals_each_image_alone(shared_pipe):
 
 def test_the_identity_changes_the_result(shared_pipe):
     """What the other tests compare would also be equal if the adapter were deaf."""
-    settings = dict(num_inference_steps=20, output_type="latent")
+    settings = {"num_inference_steps": 20, "output_type": "latent"}
     first, second, none = (
         shared_pipe(make_images(1), identity_embeds=embeds, generator=generators(1), **settings).images
         for embeds in (make_embeds(1, 1), make_embeds(1, 2), torch.zeros(1, 512))
@@ -230,7 +230,7 @@ def test_the_identity_changes_the_result(shared_pipe):
 
 
 def test_identities_of_a_batch_do_not_mix(shared_pipe):
-    settings = dict(num_inference_steps=20, output_type="latent")
+    settings = {"num_inference_steps": 20, "output_type": "latent"}
     images = make_images(1).repeat(2, 1, 1, 1)
     embeds = make_embeds(2)
     pair = shared_pipe(images, identity_embeds=embeds, generator=generators(2), **settings).images
@@ -301,7 +301,7 @@ def test_a_call_leaves_the_pipeline_as_it_was():
 
 
 def test_adapter_scale_is_used(shared_pipe):
-    settings = dict(num_inference_steps=10, output_type="latent", identity_embeds=make_embeds(1))
+    settings = {"num_inference_steps": 10, "output_type": "latent", "identity_embeds": make_embeds(1)}
     full = shared_pipe(make_images(1), generator=generators(1), **settings).images
     half = shared_pipe(make_images(1), generator=generators(1), ip_adapter_scale=0.5, **settings).images
     off = shared_pipe(make_images(1), generator=generators(1), ip_adapter_scale=0.0, **settings).images
@@ -315,7 +315,7 @@ def test_adapter_scale_is_used(shared_pipe):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_with_float32_embeddings(dtype):
     pipe = make_pipeline()
-    settings = dict(identity_embeds=make_embeds(1), num_inference_steps=20, output_type="latent")
+    settings = {"identity_embeds": make_embeds(1), "num_inference_steps": 20, "output_type": "latent"}
     full = pipe(make_images(1), generator=generators(1), **settings).images
     half = pipe.to(dtype=dtype)(make_images(1), generator=generators(1), **settings).images
     assert half.dtype == torch.float32
@@ -324,7 +324,12 @@ def test_half_precision_with_float32_embeddings(dtype):
 
 
 def test_the_generator_reaches_all_randomness(shared_pipe):
-    settings = dict(identity_embeds=make_embeds(1), num_inference_steps=10, identity_angle=90.0, output_type="latent")
+    settings = {
+        "identity_embeds": make_embeds(1),
+        "num_inference_steps": 10,
+        "identity_angle": 90.0,
+        "output_type": "latent",
+    }
     state = torch.random.get_rng_state()
     first, again, other = (
         shared_pipe(make_images(1), generator=torch.Generator().manual_seed(seed), **settings).images
@@ -346,7 +351,7 @@ def test_images_in_and_out(shared_pipe):
     tensor = (make_images(2) * 255).round() / 255
     array = tensor.permute(0, 2, 3, 1).numpy()
     pil = [PIL.Image.fromarray((image * 255).round().astype(np.uint8)) for image in array]
-    settings = dict(identity_embeds=make_embeds(2), num_inference_steps=10)
+    settings = {"identity_embeds": make_embeds(2), "num_inference_steps": 10}
     expected = shared_pipe(tensor, generator=generators(2), output_type="pt", **settings).images
     assert expected.shape == (2, 3, IMAGE_SIZE, IMAGE_SIZE)
     for image in (array, pil, list(tensor), list(array)):
@@ -401,31 +406,31 @@ def test_progress_bars_count_unet_calls(shared_pipe, capsys):
 
 
 BAD_CALLS = {
-    "size": (dict(image=torch.rand(1, 3, 30, 32)), ValueError, "multiples of 8"),
-    "channels": (dict(image=torch.rand(1, 4, 32, 32)), ValueError, "three colour channels"),
-    "values": (dict(image=255 * torch.rand(1, 3, 32, 32)), ValueError, r"\[0, 1\]"),
-    "integers": (dict(image=np.zeros((32, 32, 3), dtype=np.uint8)), ValueError, "divide by 255"),
-    "not an image": (dict(image="photo.png"), ValueError, "PIL image"),
-    "mixed sizes": (dict(image=[PIL.Image.new("RGB", s) for s in ((32, 32), (16, 16))]), ValueError, "one size"),
-    "embedding width": (dict(identity_embeds=torch.randn(1, 256)), ValueError, r"\(1, 512\)"),
-    "embedding rank": (dict(identity_embeds=torch.randn(512)), ValueError, r"\(1, 512\)"),
-    "embedding count": (dict(identity_embeds=torch.randn(2, 512)), ValueError, r"\(1, 512\)"),
-    "mask size": (dict(mask_image=torch.zeros(1, 1, 16, 16)), ValueError, "mask_image"),
-    "mask count": (dict(mask_image=torch.zeros(2, 1, 32, 32)), ValueError, "mask_image"),
-    "skip of 1": (dict(skip=1.0), ValueError, r"\[0, 1\)"),
-    "negative skip": (dict(skip=-0.1), ValueError, r"\[0, 1\)"),
-    "skip of every step": (dict(skip=0.9, num_inference_steps=3), ValueError, "none of 3 steps"),
-    "steps": (dict(num_inference_steps=0), ValueError, "num_inference_steps"),
-    "eta": (dict(eta=0.0), ValueError, "eta"),
-    "mask_start": (dict(mask_start=1.5), ValueError, "mask_start"),
-    "angle": (dict(identity_angle=200.0), ValueError, "identity_angle"),
-    "guidance": (dict(guidance_scale=float("nan")), ValueError, "guidance_scale"),
-    "inversion batch": (dict(inversion_batch_size=0), ValueError, "inversion_batch_size"),
-    "generators": (dict(generator=generators(2)), ValueError, "2 generators"),
-    "keep without a parser": (dict(keep=("eyes",)), RuntimeError, "load_face_models"),
-    "unknown region": (dict(keep=("beard",)), ValueError, "beard"),
-    "keep as text": (dict(keep="eyes"), ValueError, "list or tuple"),
-    "no face models": (dict(identity_embeds=None), RuntimeError, "load_face_models"),
+    "size": ({"image": torch.rand(1, 3, 30, 32)}, ValueError, "multiples of 8"),
+    "channels": ({"image": torch.rand(1, 4, 32, 32)}, ValueError, "three colour channels"),
+    "values": ({"image": 255 * torch.rand(1, 3, 32, 32)}, ValueError, r"\[0, 1\]"),
+    "integers": ({"image": np.zeros((32, 32, 3), dtype=np.uint8)}, ValueError, "divide by 255"),
+    "not an image": ({"image": "photo.png"}, ValueError, "PIL image"),
+    "mixed sizes": ({"image": [PIL.Image.new("RGB", s) for s in ((32, 32), (16, 16))]}, ValueError, "one size"),
+    "embedding width": ({"identity_embeds": torch.randn(1, 256)}, ValueError, r"\(1, 512\)"),
+    "embedding rank": ({"identity_embeds": torch.randn(512)}, ValueError, r"\(1, 512\)"),
+    "embedding count": ({"identity_embeds": torch.randn(2, 512)}, ValueError, r"\(1, 512\)"),
+    "mask size": ({"mask_image": torch.zeros(1, 1, 16, 16)}, ValueError, "mask_image"),
+    "mask count": ({"mask_image": torch.zeros(2, 1, 32, 32)}, ValueError, "mask_image"),
+    "skip of 1": ({"skip": 1.0}, ValueError, r"\[0, 1\)"),
+    "negative skip": ({"skip": -0.1}, ValueError, r"\[0, 1\)"),
+    "skip of every step": ({"skip": 0.9, "num_inference_steps": 3}, ValueError, "none of 3 steps"),
+    "steps": ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
+    "eta": ({"eta": 0.0}, ValueError, "eta"),
+    "mask_start": ({"mask_start": 1.5}, ValueError, "mask_start"),
+    "angle": ({"identity_angle": 200.0}, ValueError, "identity_angle"),
+    "guidance": ({"guidance_scale": float("nan")}, ValueError, "guidance_scale"),
+    "inversion batch": ({"inversion_batch_size": 0}, ValueError, "inversion_batch_size"),
+    "generators": ({"generator": generators(2)}, ValueError, "2 generators"),
+    "keep without a parser": ({"keep": ("eyes",)}, RuntimeError, "load_face_models"),
+    "unknown region": ({"keep": ("beard",)}, ValueError, "beard"),
+    "keep as text": ({"keep": "eyes"}, ValueError, "list or tuple"),
+    "no face models": ({"identity_embeds": None}, RuntimeError, "load_face_models"),
 }
 
 

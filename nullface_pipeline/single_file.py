@@ -1,0 +1,77 @@
+"""The pipeline as one file without relative imports, generated from the modules so that there is only one source.
+
+diffusers loads community pipelines by name from a single file. The output is plain code to read and review: the
+modules' bodies in the order of their dependencies, under one sorted block of imports.
+"""
+
+import ast
+import sys
+from pathlib import Path
+
+
+# Each module only uses those before it.
+MODULES = (
+    "ddpm_inversion",
+    "face_attention",
+    "face_crops",
+    "face_identity",
+    "face_parsing",
+    "image_inputs",
+    "photo",
+    "pipeline",
+)
+LINE_LENGTH = 119
+
+
+def write_single_file(path: Path) -> None:
+    """Write the pipeline as one Python file; an existing file is replaced at once, never half-written."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(single_file_source(), encoding="utf-8")
+    temporary.replace(path)
+
+
+def single_file_source() -> str:
+    """The text of the file."""
+    folder = Path(__file__).parent
+    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in MODULES}
+    trees = {name: ast.parse(source) for name, source in sources.items()}
+    licence = sources["pipeline"][: sources["pipeline"].index("\n\n")]
+    imports = [node for tree in trees.values() for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    bodies = [_module_body(name, sources[name], trees[name]) for name in MODULES]
+    return "\n\n\n".join([f"{licence}\n\n{import_block(imports)}", *bodies]) + "\n"
+
+
+def import_block(nodes: list[ast.Import | ast.ImportFrom]) -> str:
+    """The absolute imports among `nodes`, merged and sorted as ruff's isort rules want them."""
+    plain: set[tuple[str, str | None]] = set()
+    members: dict[str, set[str]] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            plain |= {(alias.name, alias.asname) for alias in node.names}
+        elif node.level == 0 and node.module:
+            members.setdefault(node.module, set()).update(alias.name for alias in node.names)
+    lines = [(name, f"import {name}" + (f" as {alias}" if alias else ""), 0) for name, alias in plain]
+    lines += [(name, _from_import(name, names), 1) for name, names in members.items()]
+    standard = [line for line in lines if line[0].split(".")[0] in sys.stdlib_module_names]
+    third_party = [line for line in lines if line not in standard]
+    return "\n\n".join(
+        "\n".join(text for _, text, _ in sorted(group, key=lambda line: (line[2], line[0].lower())))
+        for group in (standard, third_party)
+    )
+
+
+def _from_import(module: str, names: set[str]) -> str:
+    ordered = sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name.lower()))
+    line = f"from {module} import {', '.join(ordered)}"
+    if len(line) <= LINE_LENGTH:
+        return line
+    return f"from {module} import (\n" + "".join(f"    {name},\n" for name in ordered) + ")"
+
+
+def _module_body(name: str, source: str, tree: ast.Module) -> str:
+    """A module without its docstring and imports, under a comment that names it."""
+    lines = source.splitlines()
+    last_import = max(node.end_lineno or 0 for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    title = (ast.get_docstring(tree) or "").partition("\n")[0]
+    heading = f"# {name}: {title}" if title else f"# {name}"
+    return f"{heading}\n\n\n" + "\n".join(lines[last_import:]).strip("\n")

@@ -1,0 +1,20 @@
+"""nullface-tiny, the small trained model set that ships inside the package."""
+
+from pathlib import Path
+
+import torch
+
+from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
+
+
+TINY_FOLDER = Path(__file__).parent / "tiny"
+
+
+def load_nullface_tiny(
+    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> StableDiffusionNullFacePipeline:
+    """The complete pipeline at 128 px, face models included, by the same loading code as the real weights."""
+    pipe = StableDiffusionNullFacePipeline.from_pretrained(TINY_FOLDER / "model", dtype=dtype).to(device)
+    pipe.load_face_adapter(TINY_FOLDER / "face_adapter.safetensors")
+    pipe.load_face_models(TINY_FOLDER / "face_models", TINY_FOLDER / "face_parser")
+    return pipe
