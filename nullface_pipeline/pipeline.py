@@ -209,6 +209,13 @@ class StableDiffusionNullFacePipeline(
         self._face_adapter_weights = weight_name or ""
         self._warn_of_other_recognizer()
 
+    def load_lora_weights(self, *args, **kwargs):
+        r"""See [`~loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`]; FaceID's own LoRA stays active."""
+        super().load_lora_weights(*args, **kwargs)
+        names = active_loras(self.unet)
+        if has_face_lora(self.unet) and FACE_LORA_NAME not in names:
+            activate_loras(self.unet, [*names, FACE_LORA_NAME])
+
     def unload_face_adapter(self):
         r"""Remove both halves of the FaceID adapter; other LoRA adapters stay. Does nothing where none is loaded."""
         if getattr(self.unet, "encoder_hid_proj", None) is not None:

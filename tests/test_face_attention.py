@@ -1,0 +1,231 @@
+"""Loading FaceID: both halves, beside other adapters, and gone without a trace."""
+
+import sys
+
+import pytest
+import safetensors.torch
+import torch
+from diffusers import UNet2DConditionModel
+
+from nullface_pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.face_attention import (
+    FACE_LORA_NAME,
+    activate_loras,
+    active_loras,
+    adapter_scale,
+    check_face_adapter,
+    embedding_size,
+    has_face_lora,
+)
+
+from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images, make_pipeline
+
+
+def make_user_lora(unet) -> dict[str, torch.Tensor]:
+    """Another LoRA, on the queries of every attention layer."""
+    generator = torch.Generator().manual_seed(3)
+    state_dict = {}
+    for name in (name.removesuffix(".processor") for name in unet.attn_processors):
+        to_q = unet.get_submodule(f"{name}.to_q")
+        state_dict[f"unet.{name}.to_q.lora_A.weight"] = torch.randn(2, to_q.in_features, generator=generator)
+        state_dict[f"unet.{name}.to_q.lora_B.weight"] = torch.randn(to_q.out_features, 2, generator=generator)
+    return state_dict
+
+
+def run(pipe):
+    return pipe(
+        make_images(1), make_embeds(1), num_inference_steps=10, generator=generators(1), output_type="latent"
+    ).images
+
+
+def lora_scale(unet, adapter):
+    return unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q.scaling[adapter]
+
+
+def test_both_halves_are_loaded():
+    pipe = make_pipeline()
+    check_face_adapter(pipe.unet)
+    adapter = make_adapter(pipe.unet)["ip_adapter"]
+    processors = list(pipe.unet.attn_processors.values())
+    assert torch.equal(processors[1].to_k_ip[0].weight, adapter["1.to_k_ip.weight"])
+    layer = pipe.unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q
+    assert torch.equal(layer.lora_A[FACE_LORA_NAME].weight, adapter["0.to_q_lora.down.weight"])
+    assert layer.scaling[FACE_LORA_NAME] == 1.0
+    assert embedding_size(pipe.unet) == 512
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin", "folder", "dict"])
+def test_sources_of_an_adapter(form, tmp_path):
+    components = make_components()
+    adapter = make_adapter(components["unet"])
+    source, settings = adapter, {}
+    if form in ("safetensors", "folder"):
+        source = tmp_path / "adapter.safetensors"
+        flat = {f"{part}.{key}": value for part, tensors in adapter.items() for key, value in tensors.items()}
+        safetensors.torch.save_file(flat, source)
+        if form == "folder":
+            source, settings = tmp_path, {"weight_name": "adapter.safetensors"}
+    elif form == "bin":
+        source = tmp_path / "ip-adapter-faceid_sd15.bin"
+        torch.save(adapter, source)
+    pipe = StableDiffusionNullFacePipeline(**components)
+    pipe.load_face_adapter(source, **settings)
+    pipe.set_progress_bar_config(disable=True)
+    assert torch.equal(run(pipe), run(make_pipeline()))
+
+
+def test_the_lora_half_matters():
+    pipe = make_pipeline()
+    whole = run(pipe)
+    pipe.disable_lora()
+    with pytest.raises(RuntimeError, match="LoRA half"):
+        run(pipe)
+    activate_loras(pipe.unet, [])
+    without = make_adapter(pipe.unet)
+    without["ip_adapter"] = {key: value for key, value in without["ip_adapter"].items() if "lora" not in key}
+    pipe.load_face_adapter(without)
+    assert not has_face_lora(pipe.unet)
+    assert (run(pipe) - whole).abs().max() > 1e-3
+
+
+def test_missing_peft_is_an_error(monkeypatch):
+    module = sys.modules[StableDiffusionNullFacePipeline.__module__]
+    monkeypatch.setattr(module, "is_peft_available", lambda: False)
+    pipe = StableDiffusionNullFacePipeline(**make_components())
+    with pytest.raises(RuntimeError, match="pip install peft"):
+        pipe.load_face_adapter(make_adapter(pipe.unet))
+
+
+def test_own_loras_stay_active_whichever_is_loaded_first():
+    results = []
+    for own_first in (True, False):
+        pipe = StableDiffusionNullFacePipeline(**make_components())
+        pipe.set_progress_bar_config(disable=True)
+        adapter, own = make_adapter(pipe.unet), make_user_lora(pipe.unet)
+        if own_first:
+            pipe.load_lora_weights(own, adapter_name="own")
+            pipe.set_adapters(["own"], [0.5])
+        pipe.load_face_adapter(adapter)
+        if not own_first:
+            pipe.load_lora_weights(own, adapter_name="own")
+            pipe.set_adapters(["own", FACE_LORA_NAME], [0.5, 1.0])
+        assert set(active_loras(pipe.unet)) == {"own", FACE_LORA_NAME}
+        assert lora_scale(pipe.unet, "own") == 0.5
+        assert lora_scale(pipe.unet, FACE_LORA_NAME) == 1.0
+        results.append(run(pipe))
+    torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
+    assert (results[0] - run(make_pipeline())).abs().max() > 1e-3
+
+
+def test_an_inactive_faceid_lora_is_an_error():
+    pipe = make_pipeline()
+    pipe.load_lora_weights(make_user_lora(make_components()["unet"]), adapter_name="own")
+    assert set(active_loras(pipe.unet)) == {"own", FACE_LORA_NAME}
+    pipe.set_adapters(["own"])
+    with pytest.raises(RuntimeError, match="set_adapters"):
+        run(pipe)
+
+
+def test_loading_twice_equals_loading_once():
+    pipe = make_pipeline()
+    first = run(pipe)
+    pipe.load_face_adapter(make_adapter(make_components()["unet"], scale=0.6))
+    assert (run(pipe) - first).abs().max() > 1e-3
+    pipe.load_face_adapter(make_adapter(make_components()["unet"]))
+    assert torch.equal(run(pipe), first)
+
+
+def test_unloading_leaves_the_unet_as_it_was():
+    pipe = make_pipeline()
+    pipe.unload_face_adapter()
+    pipe.unload_face_adapter()
+    original = make_components()["unet"]
+    assert [(n, type(m)) for n, m in pipe.unet.named_modules()] == [(n, type(m)) for n, m in original.named_modules()]
+    processors = pipe.unet.attn_processors.values()
+    assert [type(p) for p in processors] == [type(p) for p in original.attn_processors.values()]
+    for name, parameter in original.named_parameters():
+        assert torch.equal(pipe.unet.get_parameter(name), parameter)
+
+
+def test_unloading_keeps_other_loras():
+    pipe = make_pipeline()
+    pipe.load_lora_weights(make_user_lora(make_components()["unet"]), adapter_name="own")
+    pipe.unload_face_adapter()
+    assert active_loras(pipe.unet) == ["own"]
+    assert not has_face_lora(pipe.unet)
+
+
+def test_saving_is_refused_until_the_adapter_is_unloaded(tmp_path):
+    pipe = make_pipeline()
+    with pytest.raises(RuntimeError, match="unload_face_adapter"):
+        pipe.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    pipe.unload_face_adapter()
+    pipe.save_pretrained(tmp_path / "model")
+    reloaded = StableDiffusionNullFacePipeline.from_pretrained(tmp_path / "model")
+    for name, parameter in make_components()["unet"].named_parameters():
+        assert torch.equal(reloaded.unet.get_parameter(name), parameter)
+
+
+def test_scale_is_restored_after_an_exception():
+    unet = make_pipeline().unet
+    scales = [getattr(processor, "scale", None) for processor in unet.attn_processors.values()]
+    with pytest.raises(KeyboardInterrupt), adapter_scale(unet, 0.3):
+        assert list(unet.attn_processors.values())[1].scale == [0.3]
+        raise KeyboardInterrupt
+    assert [getattr(processor, "scale", None) for processor in unet.attn_processors.values()] == scales
+
+
+# The published config of stable-diffusion-v1-5's UNet.
+STABLE_DIFFUSION_UNET = {
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "center_input_sample": False,
+    "cross_attention_dim": 768,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 4,
+    "layers_per_block": 2,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 32,
+    "out_channels": 4,
+    "sample_size": 64,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+}
+
+
+def test_full_size_unet_takes_the_published_adapter():
+    """ip-adapter-faceid_sd15.bin by its published key names and shapes, on the meta device: no weights are needed."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(STABLE_DIFFUSION_UNET)
+    adapter = make_adapter(unet, rank=128)
+    shapes = {key: tuple(value.shape) for key, value in adapter["ip_adapter"].items()}
+    assert len([key for key in shapes if "_ip." in key]) == 32
+    assert len([key for key in shapes if "lora" in key]) == 256
+    assert shapes["1.to_k_ip.weight"] == (320, 768) and shapes["31.to_v_ip.weight"] == (1280, 768)
+    assert shapes["0.to_q_lora.down.weight"] == (128, 320) and shapes["31.to_k_lora.down.weight"] == (128, 768)
+    assert {key: tuple(value.shape) for key, value in adapter["image_proj"].items()} == {
+        "proj.0.weight": (1024, 512),
+        "proj.0.bias": (1024,),
+        "proj.2.weight": (3072, 1024),
+        "proj.2.bias": (3072,),
+        "norm.weight": (768,),
+        "norm.bias": (768,),
+    }
+
+    pipe = StableDiffusionNullFacePipeline(**{**make_components(), "unet": unet})
+    pipe.load_face_adapter(adapter)
+    check_face_adapter(pipe.unet)
+    layers = [module for module in unet.modules() if FACE_LORA_NAME in getattr(module, "lora_A", {})]
+    assert len(layers) == 128, "to_q, to_k, to_v and to_out of 32 attention layers"
+    latents = pipe.predict_noise(
+        torch.empty(2, 4, 64, 64, device="meta"),
+        torch.empty(2, dtype=torch.int64, device="meta"),
+        torch.empty(2, 512, device="meta"),
+        torch.empty(1, 77, 768, device="meta"),
+    )
+    assert latents.shape == (2, 4, 64, 64)
