@@ -6,6 +6,7 @@ on every attention layer. Loading both is diffusers' work (`load_ip_adapter`); w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -100,5 +101,5 @@ def adapter_scale(unet: UNet2DConditionModel, scale: float) -> Iterator[None]:
             processor.scale = previous
 
 
-def _lora_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+def _lora_layers(model: torch.nn.Module) -> list[Any]:
     return [module for module in model.modules() if hasattr(module, "base_layer") and hasattr(module, "set_adapter")]

@@ -85,7 +85,7 @@ class FaceCrop:
     def photo_box(self, photo_size: tuple[int, int]) -> tuple[int, int, int, int]:
         """The crop's bounding box (x0, y0, x1, y1), end exclusive, in whole pixels, cut to an (H, W) photo."""
         edge = self.size - 0.5
-        corners = self.points_to_photo([[-0.5, -0.5], [edge, -0.5], [edge, edge], [-0.5, edge]])
+        corners = self.points_to_photo(np.array([[-0.5, -0.5], [edge, -0.5], [edge, edge], [-0.5, edge]]))
         height, width = photo_size
         x0, y0 = np.clip(np.floor(corners.min(axis=0)), 0, [width, height]).astype(int)
         x1, y1 = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, [width, height]).astype(int)

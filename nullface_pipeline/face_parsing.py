@@ -97,7 +97,9 @@ class FaceParser:
         scaled = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1)[None].float() / 255.0  # (1, 3, size, size)
         output = self.model(((pixels - self.mean) / self.std).to(parameter.device, parameter.dtype))
-        logits = getattr(output, "logits", output[0] if isinstance(output, (tuple, list)) else output)
+        if isinstance(output, (tuple, list)):
+            output = output[0]
+        logits: torch.Tensor = getattr(output, "logits", output)
         logits = torch.nn.functional.interpolate(logits.float(), (height, width), mode="bilinear")
         return logits.argmax(dim=1)[0].cpu().numpy()
 

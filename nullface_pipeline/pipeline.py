@@ -163,8 +163,8 @@ class StableDiffusionNullFacePipeline(
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
         self.mask_processor = VaeImageProcessor(do_resize=False, do_normalize=False, do_convert_grayscale=True)
-        self.face_analyser = None
-        self.face_parser = None
+        self.face_analyser: Any = None
+        self.face_parser: Any = None
         self._face_adapter_weights = ""
 
     def load_face_adapter(
@@ -554,13 +554,12 @@ class StableDiffusionNullFacePipeline(
         identity_embeds = torch.zeros(len(samples), embedding_size(self.unet), device=device)
         prompt_embeds = self.encode_empty_prompt(device)
         batch_size = inversion_batch_size or INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)
-        noise_preds = []
+        batches = list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
+        predictions = []
         with adapter_scale(self.unet, ip_adapter_scale):
-            for batch in self.progress_bar(
-                list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
-            ):
-                noise_preds.append(self.predict_noise(*batch, prompt_embeds))
-        noise_preds = torch.cat(noise_preds).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
+            for latents, t, nobody in self.progress_bar(batches):
+                predictions.append(self.predict_noise(latents, t, nobody, prompt_embeds))
+        noise_preds = torch.cat(predictions).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
 
         return DDPMInversion(
             latents=trajectory[0],
