@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint typecheck clean
+.PHONY: demo test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nullface demo --output demo
@@ -16,7 +16,7 @@ test: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[cpu,demo,dev,training]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,training]"
 	touch $@
 
 clean:

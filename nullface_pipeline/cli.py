@@ -38,7 +38,9 @@ def demo(
         _fail("The demo photo comes with scikit-image: `pip install scikit-image`.")
     from nullface_pipeline.tiny_model import load_nullface_tiny
 
-    console.print("nullface-tiny: demonstration model, 128 px, trained on portraits; for real work use Stable Diffusion.")
+    console.print(
+        "nullface-tiny: demonstration model, 128 px, trained on portraits; for real work use Stable Diffusion."
+    )
     photo = PIL.Image.fromarray(data.astronaut())
     pipe = load_nullface_tiny()
     started = time.perf_counter()
@@ -54,7 +56,9 @@ def demo(
     for name, picture in pictures.items():
         save_picture(picture, output / name)
     console.print(faces_table(result))
-    console.print(f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}{'' if str(output).endswith('/') else '/'}")
+    console.print(
+        f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}{'' if str(output).endswith('/') else '/'}"
+    )
 
 
 @app.command()

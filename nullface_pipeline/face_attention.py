@@ -44,6 +44,11 @@ def check_face_adapter(unet: UNet2DConditionModel) -> None:
             "The UNet's attention processors were replaced after the FaceID adapter was loaded, which removed it. "
             "Call `pipe.load_face_adapter()` again, and do not use fused projections or attention slicing."
         )
+    if getattr(projection, "has_lora_half", False) and not has_face_lora(unet):
+        raise RuntimeError(
+            "The LoRA half of the FaceID adapter was unloaded. Call `pipe.load_face_adapter()` again; to remove only "
+            "your own LoRAs, call `pipe.delete_adapters(...)` with their names."
+        )
     if has_face_lora(unet) and FACE_LORA_NAME not in active_loras(unet):
         raise RuntimeError(
             f"The LoRA half of the FaceID adapter is not active. Name it beside your own adapters: "
@@ -54,6 +59,11 @@ def check_face_adapter(unet: UNet2DConditionModel) -> None:
 def has_face_lora(unet: UNet2DConditionModel) -> bool:
     """Whether the LoRA half of a FaceID adapter is attached to the UNet, active or not."""
     return FACE_LORA_NAME in getattr(unet, "peft_config", {})
+
+
+def is_fused(model: torch.nn.Module) -> bool:
+    """Whether LoRA adapters are merged into a model's weights."""
+    return any(layer.merged for layer in _lora_layers(model))
 
 
 def active_loras(model: torch.nn.Module) -> list[str]:

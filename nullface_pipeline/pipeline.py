@@ -50,6 +50,7 @@ from .face_attention import (
     embedding_size,
     has_face_lora,
     identity_conditions,
+    is_fused,
 )
 from .face_crops import FaceCrop, edge_feather  # noqa: F401
 from .face_identity import (
@@ -206,6 +207,8 @@ class StableDiffusionNullFacePipeline(
         # `load_ip_adapter` has made its LoRA the only active one.
         for model, names in active.items():
             activate_loras(model, [*names, FACE_LORA_NAME] if model is self.unet and has_face_lora(model) else names)
+        # Noted on the UNet, which pipelines may share, so that the loss of this half is noticed.
+        self.unet.encoder_hid_proj.has_lora_half = has_face_lora(self.unet)
         self._face_adapter_weights = weight_name or ""
         self._warn_of_other_recognizer()
 
@@ -222,6 +225,8 @@ class StableDiffusionNullFacePipeline(
             self.unload_ip_adapter()
         if not has_face_lora(self.unet):
             return
+        if is_fused(self.unet):
+            self.unfuse_lora(["unet"])  # or its LoRA would stay in the weights
         if set(self.unet.peft_config) == {FACE_LORA_NAME}:
             self.unet.unload_lora()
         else:
@@ -664,8 +669,8 @@ class StableDiffusionNullFacePipeline(
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return a [`NullFacePipelineOutput`] instead of a plain tuple.
             callback_on_step_end (`Callable`, *optional*):
-                Called after each denoising step as `callback_on_step_end(pipe, step, timestep, callback_kwargs)`; what
-                it returns under a name replaces that tensor.
+                Called after each denoising step as `callback_on_step_end(pipe, step, timestep, callback_kwargs)`;
+                `latents` and `identity_embeds` in the dictionary it returns replace the pipeline's own.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
                 Which of `latents`, `noise_pred` and `identity_embeds` to put into `callback_kwargs`.
 
@@ -737,8 +742,9 @@ class StableDiffusionNullFacePipeline(
                         torch.cat([torch.zeros_like(identity_embeds), identity_embeds]),
                         prompt_embeds,
                     ).chunk(2)
+                # The property, because a callback may have changed it.
                 noise_pred = guide_noise(
-                    noise_pred_uncond, noise_pred_identity, guidance_scale, mask if i >= first_masked else None
+                    noise_pred_uncond, noise_pred_identity, self.guidance_scale, mask if i >= first_masked else None
                 )
                 latents = denoising_step(
                     latents,

@@ -1,0 +1,62 @@
+"""What only a CUDA device can show: half precision at speed, offloading, and that nothing stays behind on the device."""
+
+import pytest
+import torch
+
+from .tiny_parts import generators, make_embeds, make_images, make_mask, make_pipeline
+
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def run(pipe):
+    return pipe(
+        make_images(2),
+        identity_embeds=make_embeds(2),
+        mask_image=make_mask(),
+        num_inference_steps=20,
+        generator=generators(2),
+        output_type="pt",
+    ).images.cpu()
+
+
+def test_cuda_equals_cpu():
+    expected = run(make_pipeline())
+    torch.testing.assert_close(run(make_pipeline().to("cuda")), expected, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    images = run(make_pipeline().to("cuda", dtype))
+    assert torch.isfinite(images).all()
+    assert (images - run(make_pipeline())).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("method", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
+def test_offload_twice(method):
+    pipe = make_pipeline()
+    expected = run(pipe)
+    getattr(pipe, method)()
+    for _ in range(2):
+        torch.testing.assert_close(run(pipe), expected, atol=5e-3, rtol=0)
+    assert pipe.unet.device.type != "cuda", "the UNet must not stay on the device"
+
+
+def test_an_inversion_works_under_offload():
+    pipe = make_pipeline()
+    pipe.enable_model_cpu_offload()
+    inversion = pipe.invert(make_images(2), num_inference_steps=20, generator=generators(2))
+    first, second = (
+        pipe(make_images(2), make_embeds(2), inversion=inversion, output_type="pt").images for _ in range(2)
+    )
+    assert torch.equal(first, second)
+
+
+def test_compiled_unet():
+    pipe = make_pipeline().to("cuda")
+    expected = run(pipe)
+    pipe.unet = torch.compile(pipe.unet, fullgraph=True)
+    torch.testing.assert_close(run(pipe), expected, atol=5e-3, rtol=0)
