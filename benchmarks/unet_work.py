@@ -25,7 +25,7 @@ STEPS, SKIPPED = 100, 70
 def published_order(pipe: StableDiffusionNullFacePipeline, image: torch.Tensor, embeds: torch.Tensor) -> None:
     """Only the encoder, the decoder and the UNet evaluations, so that the comparison flatters the published code."""
     device = embeds.device
-    timesteps = NoiseSchedule.from_scheduler_config(pipe.scheduler.config, STEPS, device).timesteps
+    timesteps = NoiseSchedule.from_scheduler_config(pipe.scheduler.config, STEPS).to(device).timesteps
     latents, prompt_embeds = pipe.encode_image(pipe.prepare_image(image)), pipe.encode_empty_prompt(device)
     nobody = torch.zeros_like(embeds)
     for t in timesteps:

@@ -15,13 +15,15 @@ _EXPORTS = {
     "DDPMInversion": "ddpm_inversion",
     "AnonymizedPhoto": "photo",
     "FaceRecord": "photo",
+    "FaceNotHiddenError": "photo",
+    "NoFaceFoundError": "photo",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from .ddpm_inversion import DDPMInversion
-    from .photo import AnonymizedPhoto, FaceRecord
+    from .photo import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
     from .pipeline import NullFacePipelineOutput, StableDiffusionNullFacePipeline
 
 

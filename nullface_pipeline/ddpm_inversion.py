@@ -23,7 +23,7 @@ from diffusers import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """The steps of one sampling run, from noisy to clean.
 
@@ -38,9 +38,7 @@ class NoiseSchedule:
     alphas_cumprod_prev: torch.Tensor
 
     @classmethod
-    def from_scheduler_config(
-        cls, config: dict[str, Any], num_inference_steps: int, device: torch.device | None = None
-    ) -> "NoiseSchedule":
+    def from_scheduler_config(cls, config: dict[str, Any], num_inference_steps: int) -> "NoiseSchedule":
         """The DDIM-type schedule of a Stable Diffusion scheduler, whichever sampler the repository ships.
 
         The overrides are Stable Diffusion's own values, spelled out because other samplers' configs lack them. With
@@ -55,12 +53,16 @@ class NoiseSchedule:
         alphas_cumprod_prev = torch.where(
             previous >= 0, scheduler.alphas_cumprod[previous.clamp(min=0)], scheduler.final_alpha_cumprod
         )
-        return cls(
-            timesteps.to(device), scheduler.alphas_cumprod[timesteps].to(device), alphas_cumprod_prev.to(device)
-        )
+        return cls(timesteps, scheduler.alphas_cumprod[timesteps], alphas_cumprod_prev)
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def to(self, device: torch.device) -> "NoiseSchedule":
+        """The same schedule on another device."""
+        return NoiseSchedule(
+            self.timesteps.to(device), self.alphas_cumprod.to(device), self.alphas_cumprod_prev.to(device)
+        )
 
     def skip(self, num_steps: int) -> "NoiseSchedule":
         """Leave out the `num_steps` noisiest steps (T_skip)."""
@@ -72,7 +74,7 @@ class NoiseSchedule:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DDPMInversion:
     """Everything needed to denoise the same images again, any number of times; nothing in it is changed by use.
 
@@ -93,6 +95,16 @@ class DDPMInversion:
     skip: float
     eta: float
     ip_adapter_scale: float
+
+    def to(self, device: torch.device) -> "DDPMInversion":
+        """The same inversion on another device."""
+        return replace(
+            self,
+            latents=self.latents.to(device),
+            noise_maps=self.noise_maps.to(device),
+            noise_pred=self.noise_pred.to(device),
+            schedule=self.schedule.to(device),
+        )
 
 
 def whole_steps(num_inference_steps: int, fraction: float) -> int:

@@ -44,7 +44,12 @@ def check_face_adapter(unet: UNet2DConditionModel) -> None:
             "The UNet's attention processors were replaced after the FaceID adapter was loaded, which removed it. "
             "Call `pipe.load_face_adapter()` again, and do not use fused projections or attention slicing."
         )
-    if getattr(projection, "has_lora_half", False) and not has_face_lora(unet):
+    if not hasattr(projection, "has_lora_half"):
+        raise RuntimeError(
+            "The FaceID adapter was not loaded completely. Call `pipe.load_face_adapter()`, which loads both its "
+            "halves or none."
+        )
+    if projection.has_lora_half and not has_face_lora(unet):
         raise RuntimeError(
             "The LoRA half of the FaceID adapter was unloaded. Call `pipe.load_face_adapter()` again; to remove only "
             "your own LoRAs, call `pipe.delete_adapters(...)` with their names."

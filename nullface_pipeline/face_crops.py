@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FaceCrop:
     """A similarity transform (rotation, uniform scale, shift) from photo pixels to a square aligned crop.
 

@@ -17,7 +17,14 @@ from diffusers.utils.torch_utils import randn_tensor
 FACEID_RECOGNIZER = "w600k_r50.onnx"
 
 
-@dataclass(frozen=True)
+# Cosine similarity from which on two faces are taken for one person, by the file name of the recognizer. Set low: to
+# take strangers for one person costs another attempt, the contrary costs a person's privacy. nullface-tiny's
+# recognizer is weak; at its value one pair of strangers in a hundred passes for one person.
+SAME_PERSON_SIMILARITY = {FACEID_RECOGNIZER: 0.3, "recognizer.onnx": 0.54}
+DEFAULT_SAME_PERSON_SIMILARITY = 0.3
+
+
+@dataclass(frozen=True, eq=False)
 class DetectedFace:
     """One face of a photo.
 
@@ -32,6 +39,11 @@ class DetectedFace:
     landmarks: np.ndarray
     score: float
     embedding: np.ndarray
+
+    @property
+    def longer_side(self) -> float:
+        """The longer side of the box in photo pixels."""
+        return float(max(self.box[2] - self.box[0], self.box[3] - self.box[1]))
 
     @property
     def area(self) -> float:
@@ -92,6 +104,11 @@ def recognizer_name(analyser: Any) -> str:
     """File name of an analyser's recognizer, or "" where it has no file."""
     recognizer = getattr(analyser, "models", {}).get("recognition")
     return Path(getattr(recognizer, "model_file", None) or "").name
+
+
+def same_person_similarity(analyser: Any) -> float:
+    """The similarity from which on an analyser's embeddings are taken for the same person's."""
+    return SAME_PERSON_SIMILARITY.get(recognizer_name(analyser), DEFAULT_SAME_PERSON_SIMILARITY)
 
 
 def detect_faces(analyser: Any, image: np.ndarray) -> list[DetectedFace]:
@@ -181,6 +198,29 @@ def opposite_identity(
     direction = F.normalize(direction, dim=-1)
     angle = math.radians(identity_angle) * share
     return identity_scale * (angle.cos() * opposite + angle.sin() * direction)
+
+
+def turned_identity(embeds: torch.Tensor, seed: int, degrees: float = 60.0) -> torch.Tensor:
+    """Turn embeddings in a way that depends on nothing but the seed and the person.
+
+    The turn is a fixed random matrix, so that two photos of one person, whose embeddings are close, end up close to
+    each other again: with `opposite_identity` after it, the person gets the same new face in both.
+
+    Args:
+        embeds (`torch.Tensor`): (B, D), unit norm.
+        seed (`int`): another one gives everybody another new face.
+        degrees (`float`): how far.
+
+    Returns:
+        `torch.Tensor`: (B, D) float32, unit norm.
+    """
+    size = embeds.shape[-1]
+    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).to(embeds.device)
+    embeds = F.normalize(embeds.float(), dim=-1)
+    direction = embeds @ matrix
+    direction = F.normalize(direction - (direction * embeds).sum(dim=-1, keepdim=True) * embeds, dim=-1)
+    angle = math.radians(degrees)
+    return math.cos(angle) * embeds + math.sin(angle) * direction
 
 
 def similarity(first: np.ndarray, second: np.ndarray) -> float:

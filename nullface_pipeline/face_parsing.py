@@ -165,23 +165,20 @@ def region_mask(labels: np.ndarray, label_names: Iterable[str], regions: Iterabl
 
     Returns:
         `np.ndarray`: (H, W) bool.
-
-    Raises:
-        ValueError: if a region is unknown.
     """
-    regions = tuple(regions)
-    check_regions(regions)
     wanted = {name for region in regions for name in REGIONS[region]}
     return np.isin(labels, [index for index, name in enumerate(label_names) if name in wanted])
 
 
-def check_regions(regions: Iterable[str]) -> None:
-    """Raise ValueError if one of the names is not a key of `REGIONS`, or a plain string is given for a list."""
+def check_kept_regions(regions: Iterable[str]) -> None:
+    """Raise ValueError unless the names are keys of `REGIONS`, in a list, that leave something of the face to change."""
     if isinstance(regions, str):
         raise ValueError(f"`keep` must be a list or tuple of region names, for example ({regions!r},).")
     unknown = [region for region in regions if region not in REGIONS]
     if unknown:
         raise ValueError(f"Unknown region(s) {unknown}; the regions are {', '.join(REGIONS)}.")
+    if set(FACE_REGIONS) <= set(regions):
+        raise ValueError("`keep` names every region of the face, which would leave the person as they are.")
 
 
 def anonymization_mask(
@@ -198,5 +195,12 @@ def anonymization_mask(
         `np.ndarray`: (H, W) float32 in [0, 1].
     """
     label_names = tuple(label_names)
-    change = region_mask(labels, label_names, FACE_REGIONS) & ~region_mask(labels, label_names, keep)
-    return cv2.GaussianBlur(change.astype(np.float32), (0, 0), max(softness * labels.shape[0], 0.1))
+    sigma = max(softness * labels.shape[0], 0.1)
+    kept = region_mask(labels, label_names, keep)
+    # The soft edge lies outside what is kept; inside it, a narrow eye would be half changed.
+    reach = 2 * round(2.0 * sigma) + 1
+    around_kept = cv2.dilate(kept.astype(np.uint8), np.ones((reach, reach), dtype=np.uint8))
+    change = region_mask(labels, label_names, FACE_REGIONS) & (around_kept == 0)
+    mask = cv2.GaussianBlur(change.astype(np.float32), (0, 0), sigma)
+    mask[kept] = 0.0
+    return mask

@@ -31,7 +31,9 @@ def check_image_values(image: PipelineImageInput, name: str) -> None:
         if isinstance(item, PIL.Image.Image):
             continue
         if not (np.issubdtype(item.dtype, np.floating) if isinstance(item, np.ndarray) else item.is_floating_point()):
-            raise ValueError(f"`{name}` must hold floating-point values in [0, 1], got {item.dtype}; divide by 255.")
+            raise ValueError(
+                f"`{name}` must hold floating-point values in [0, 1], got {item.dtype}; convert it (and divide by 255)."
+            )
         if not 0.0 <= float(item.min()) <= float(item.max()) <= 1.0:
             raise ValueError(
                 f"`{name}` must hold values in [0, 1], got {float(item.min()):.3g} to {float(item.max()):.3g}."

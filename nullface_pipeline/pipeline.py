@@ -61,7 +61,7 @@ from .face_identity import (
     opposite_identity,
     recognizer_name,
 )
-from .face_parsing import anonymization_mask, check_regions, load_face_parser
+from .face_parsing import anonymization_mask, check_kept_regions, load_face_parser
 from .image_inputs import check_image_values, count_images, to_uint8
 from .photo import AnonymizedPhoto, anonymize_photo
 
@@ -201,12 +201,18 @@ class StableDiffusionNullFacePipeline(
             weight_name = weight_name or (Path(source).name if Path(source).is_file() else FACEID_WEIGHTS)
         self.unload_face_adapter()
         active = {model: active_loras(model) for model in (self.unet, self.text_encoder)}
-        self.load_ip_adapter(
-            source, subfolder=subfolder, weight_name=weight_name or "", image_encoder_folder=None, **kwargs
-        )
-        # `load_ip_adapter` has made its LoRA the only active one.
-        for model, names in active.items():
-            activate_loras(model, [*names, FACE_LORA_NAME] if model is self.unet and has_face_lora(model) else names)
+        try:
+            self.load_ip_adapter(
+                source, subfolder=subfolder, weight_name=weight_name or "", image_encoder_folder=None, **kwargs
+            )
+        except BaseException:
+            self.unload_face_adapter()  # half an adapter would run, and be wrong
+            raise
+        finally:
+            # `load_ip_adapter` makes its LoRA the only active one.
+            for model, names in active.items():
+                added = [FACE_LORA_NAME] if model is self.unet and has_face_lora(model) else []
+                activate_loras(model, [*names, *added])
         # Noted on the UNet, which pipelines may share, so that the loss of this half is noticed.
         self.unet.encoder_hid_proj.has_lora_half = has_face_lora(self.unet)
         self._face_adapter_weights = weight_name or ""
@@ -221,6 +227,7 @@ class StableDiffusionNullFacePipeline(
 
     def unload_face_adapter(self):
         r"""Remove both halves of the FaceID adapter; other LoRA adapters stay. Does nothing where none is loaded."""
+        self._face_adapter_weights = ""
         if getattr(self.unet, "encoder_hid_proj", None) is not None:
             self.unload_ip_adapter()
         if not has_face_lora(self.unet):
@@ -275,12 +282,13 @@ class StableDiffusionNullFacePipeline(
         Save the pipeline's components; see [`DiffusionPipeline.save_pretrained`].
 
         Raises:
-            RuntimeError: while an adapter is loaded. The UNet would be written with the adapters' parameter names, and
-                reloading it would replace its attention weights by random ones.
+            RuntimeError: while an adapter is loaded. The models would be written with the adapters' parameter names, and
+                reloading them would replace attention weights by random ones.
         """
-        if getattr(self.unet, "encoder_hid_proj", None) is not None or getattr(self.unet, "peft_config", {}):
+        loras = [model for model in (self.unet, self.text_encoder) if getattr(model, "peft_config", {})]
+        if loras or getattr(self.unet, "encoder_hid_proj", None) is not None:
             raise RuntimeError(
-                "The UNet cannot be saved while adapters are loaded. Call `pipe.unload_face_adapter()` (and "
+                "The models cannot be saved while adapters are loaded. Call `pipe.unload_face_adapter()` (and "
                 "`pipe.unload_lora_weights()` if you loaded other LoRAs) first; the adapter has its own file."
             )
         super().save_pretrained(save_directory, **kwargs)
@@ -301,8 +309,11 @@ class StableDiffusionNullFacePipeline(
             raise ValueError(
                 f"The model predicts {prediction_type!r}; this pipeline needs one that predicts the noise ('epsilon')."
             )
-        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-            raise ValueError(f"`num_inference_steps` must be a positive integer, got {num_inference_steps}.")
+        train_steps = self.scheduler.config.num_train_timesteps
+        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps < train_steps:
+            raise ValueError(
+                f"`num_inference_steps` must be an integer from 1 to {train_steps - 1}, got {num_inference_steps}."
+            )
         if not 0.0 <= skip < 1.0:
             raise ValueError(f"`skip` is a fraction of the steps in [0, 1), got {skip}.")
         if whole_steps(num_inference_steps, skip) >= num_inference_steps:
@@ -318,9 +329,7 @@ class StableDiffusionNullFacePipeline(
         if inversion_batch_size is not None and inversion_batch_size < 1:
             raise ValueError(f"`inversion_batch_size` must be at least 1, got {inversion_batch_size}.")
         check_image_values(image, "image")
-        batch_size = count_images(image)
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"{len(generator)} generators were given for {batch_size} image(s).")
+        self.check_generators(generator, count_images(image))
 
     def check_edit_inputs(
         self,
@@ -333,6 +342,7 @@ class StableDiffusionNullFacePipeline(
         identity_angle,
         mask_start,
         inversion,
+        identity_generator,
         callback_on_step_end_tensor_inputs,
     ):
         for name, value in (("guidance_scale", guidance_scale), ("identity_scale", identity_scale)):
@@ -343,6 +353,7 @@ class StableDiffusionNullFacePipeline(
         if not 0.0 <= mask_start <= 1.0:
             raise ValueError(f"`mask_start` is a fraction of the steps in [0, 1], got {mask_start}.")
         batch_size = count_images(image)
+        self.check_generators(identity_generator, batch_size)
         if identity_embeds is None and self.face_analyser is None:
             raise RuntimeError(
                 "No face models are loaded. Call `pipe.load_face_models()` first, or pass `identity_embeds`."
@@ -351,10 +362,12 @@ class StableDiffusionNullFacePipeline(
             shape = (batch_size, embedding_size(self.unet))
             if tuple(identity_embeds.shape) != shape:
                 raise ValueError(f"`identity_embeds` must have the shape {shape}, got {tuple(identity_embeds.shape)}.")
+            if not torch.isfinite(identity_embeds).all() or not identity_embeds.any(dim=-1).all():
+                raise ValueError("`identity_embeds` must be finite and not zero; away from nobody, nothing changes.")
         if mask_image is not None:
             check_image_values(mask_image, "mask_image")
         elif keep is not None:
-            check_regions(keep)
+            check_kept_regions(keep)
             if self.face_parser is None:
                 raise RuntimeError(
                     "`keep` needs a face parser. Call `pipe.load_face_models()` first, or pass `mask_image`."
@@ -367,6 +380,10 @@ class StableDiffusionNullFacePipeline(
                 f"`callback_on_step_end_tensor_inputs` has to be in {self._callback_tensor_inputs}, but found "
                 f"{sorted(unknown)}."
             )
+
+    def check_generators(self, generator, batch_size):
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators were given for {batch_size} image(s).")
 
     def check_inversion_settings(self, inversion, num_inference_steps, skip, eta, ip_adapter_scale):
         # An inversion brings its own settings along; one that was asked for besides must not be ignored silently.
@@ -448,15 +465,22 @@ class StableDiffusionNullFacePipeline(
         """
         if mask_image is not None:
             mask = self.mask_processor.preprocess(mask_image).float()
-            if mask.shape[0] not in (1, pixels.shape[0]) or mask.shape[-2:] != pixels.shape[-2:]:
+            shape = (pixels.shape[0], 1, *pixels.shape[-2:])
+            if tuple(mask.shape) not in (shape, (1, *shape[1:])):
                 raise ValueError(
-                    f"`mask_image` must be one mask or {pixels.shape[0]}, of the images' size {pixels.shape[-1]} x "
-                    f"{pixels.shape[-2]}, got {mask.shape[0]} of {mask.shape[-1]} x {mask.shape[-2]}."
+                    f"`mask_image` must be one grey mask, or one for each image, of the images' size: {shape}, got "
+                    f"{tuple(mask.shape)}."
                 )
         elif keep is not None:
             masks = [
                 anonymization_mask(self.face_parser(face), self.face_parser.labels, keep) for face in to_uint8(pixels)
             ]
+            for number, face_mask in enumerate(masks):
+                if face_mask.max() < 0.5:
+                    raise ValueError(
+                        f"The face parser finds nothing to change in image {number}. Use an aligned face, keep fewer "
+                        "regions, or pass `mask_image`."
+                    )
             mask = torch.from_numpy(np.stack(masks))[:, None]
         else:
             return None
@@ -528,6 +552,7 @@ class StableDiffusionNullFacePipeline(
         self.check_inputs(image, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator)
         inversion = self._invert_pixels(
             self.prepare_image(image),
+            self.encode_empty_prompt(self._execution_device),
             num_inference_steps,
             skip,
             eta,
@@ -541,6 +566,7 @@ class StableDiffusionNullFacePipeline(
     def _invert_pixels(
         self,
         pixels: torch.Tensor,
+        prompt_embeds: torch.Tensor,
         num_inference_steps: int,
         skip: float,
         eta: float,
@@ -549,15 +575,14 @@ class StableDiffusionNullFacePipeline(
         generator: torch.Generator | list[torch.Generator] | None,
     ) -> DDPMInversion:
         device = self._execution_device
-        schedule = NoiseSchedule.from_scheduler_config(self.scheduler.config, num_inference_steps, device)
-        schedule = schedule.skip(whole_steps(num_inference_steps, skip))
+        schedule = NoiseSchedule.from_scheduler_config(self.scheduler.config, num_inference_steps)
+        schedule = schedule.skip(whole_steps(num_inference_steps, skip)).to(device)
         trajectory = sample_trajectory(self.encode_image(pixels), schedule, generator)
 
         # No prediction depends on another, so steps and images make up one long batch.
         samples = trajectory[:-1].flatten(0, 1)  # (S, B, C, h, w) -> (S * B, C, h, w)
         timesteps = schedule.timesteps.repeat_interleave(pixels.shape[0])
         identity_embeds = torch.zeros(len(samples), embedding_size(self.unet), device=device)
-        prompt_embeds = self.encode_empty_prompt(device)
         batch_size = inversion_batch_size or INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)
         batches = list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
         predictions = []
@@ -623,7 +648,7 @@ class StableDiffusionNullFacePipeline(
                 One or more images of one aligned face each, all of one size whose sides are multiples of 8. Arrays of
                 shape `(H, W, 3)` or `(B, H, W, 3)` and tensors of shape `(3, H, W)` or `(B, 3, H, W)` have values in
                 [0, 1].
-            identity_embeds (`torch.Tensor`, *optional*):
+            identity_embeds (`torch.Tensor` or `np.ndarray`, *optional*):
                 ArcFace embeddings of the people shown, of shape `(B, 512)` and any norm. By default they are computed
                 by the models of [`load_face_models`].
             mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these, *optional*):
@@ -651,13 +676,14 @@ class StableDiffusionNullFacePipeline(
             eta (`float`, *optional*, defaults to 1.0):
                 Share of noise in a step, in (0, 1]; 1 is DDPM.
             ip_adapter_scale (`float`, *optional*, defaults to 1.0):
-                Weight of the identity tokens in the UNet's cross-attention.
+                Weight of the identity tokens in the UNet's cross-attention, for this call; what
+                [`set_ip_adapter_scale`] set is ignored and left as it is.
             face_index (`int`, *optional*):
                 Which face's identity to take where an image shows several, 0 being the largest. By default there must
                 be exactly one.
             inversion ([`DDPMInversion`], *optional*):
                 What [`invert`] returned for the same images. Its `num_inference_steps`, `skip`, `eta` and
-                `ip_adapter_scale` are used; passing others is an error.
+                `ip_adapter_scale` are used; passing others, apart from the defaults, is an error.
             inversion_batch_size (`int`, *optional*):
                 Samples in one UNet call of the inversion; 4 on a CPU and 16 elsewhere by default.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
@@ -685,6 +711,8 @@ class StableDiffusionNullFacePipeline(
             RuntimeError: if the FaceID adapter, or a face model that is needed, is not loaded.
         """
         # 1. Check inputs
+        if identity_embeds is not None:
+            identity_embeds = torch.as_tensor(identity_embeds)
         self.check_inputs(image, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator)
         self.check_edit_inputs(
             image,
@@ -696,6 +724,7 @@ class StableDiffusionNullFacePipeline(
             identity_angle,
             mask_start,
             inversion,
+            identity_generator,
             callback_on_step_end_tensor_inputs,
         )
         if inversion is not None:
@@ -709,12 +738,24 @@ class StableDiffusionNullFacePipeline(
         if identity_embeds is None:
             identity_embeds = self.embed_faces(image, face_index)
         mask = self.prepare_mask(mask_image, keep, pixels)
+        size = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
+        if inversion is not None and inversion.latents.shape[-2:] != size:
+            raise ValueError("`inversion` was made from images of another size.")
 
         # 3. Invert
+        prompt_embeds = self.encode_empty_prompt(device)
         if inversion is None:
             inversion = self._invert_pixels(
-                pixels, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator
+                pixels,
+                prompt_embeds,
+                num_inference_steps,
+                skip,
+                eta,
+                ip_adapter_scale,
+                inversion_batch_size,
+                generator,
             )
+        inversion = inversion.to(device)
         schedule, eta = inversion.schedule, inversion.eta
         first_masked = whole_steps(inversion.num_inference_steps, mask_start) - whole_steps(
             inversion.num_inference_steps, inversion.skip
@@ -725,7 +766,6 @@ class StableDiffusionNullFacePipeline(
         identity_embeds = opposite_identity(
             identity_embeds.to(device), identity_scale, identity_angle, identity_generator or generator
         )
-        prompt_embeds = self.encode_empty_prompt(device)
         latents = inversion.latents
         with adapter_scale(self.unet, inversion.ip_adapter_scale), self.progress_bar(total=len(schedule)) as progress:
             for i, t in enumerate(schedule.timesteps):
@@ -784,22 +824,58 @@ class StableDiffusionNullFacePipeline(
         self,
         photo: PIL.Image.Image,
         keep: Sequence[str] = (),
+        keep_mask: PIL.Image.Image | None = None,
         seed: int | None = None,
+        strength: str = "standard",
+        skip_faces: Sequence[Any] = (),
+        min_face: float = 0.0,
+        similarity_threshold: float | None = None,
+        max_attempts: int = 3,
+        on_failure: str = "redact",
+        judge: Any | None = None,
+        identity_seed: int | None = None,
+        batch_faces: int = 8,
         **settings,
     ) -> AnonymizedPhoto:
         r"""
-        Anonymize every face of a photo of any size.
+        Anonymize every face that is found in a photo of any size, and check that it worked.
 
-        Each face is found, aligned, anonymized at the resolution of the model and pasted back through the inverse
-        transform with a soft edge; all faces of the photo make up one batch.
+        Each face is aligned, anonymized at the resolution of the model and pasted back through the inverse transform
+        with a soft edge. Then it is detected and embedded again; while it still resembles the person it is tried again
+        with stronger settings, and in the end covered by a plain patch. What the detector finds only at a second look,
+        at the finished picture, is covered too.
 
         Args:
             photo (`PIL.Image.Image`):
-                The photo. Its EXIF orientation is applied; no metadata is carried over.
+                The photo. Its EXIF orientation is applied; of its metadata only the colour profile is carried over.
             keep (`tuple[str]` or `list[str]`, *optional*):
-                Regions of the faces to leave as they are, as for [`__call__`].
+                Regions of the faces to leave as they are, as for [`__call__`]. They keep the photo's own pixels.
+            keep_mask (`PIL.Image.Image`, *optional*):
+                A picture of the photo's size, upright: white is left as it is wherever it meets a face, a lesion for
+                example.
             seed (`int`, *optional*):
                 Makes the result deterministic.
+            strength (`str`, *optional*, defaults to `"standard"`):
+                `"light"`, `"standard"` (the paper's settings) or `"strong"`: sets `skip` and `guidance_scale`
+                together. `settings` take precedence.
+            skip_faces (`list`, *optional*):
+                People to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, or reference photos that show one of
+                them each.
+            min_face (`float`, *optional*, defaults to 0):
+                Faces whose longer side is shorter than this many photo pixels are covered instead of anonymized.
+            similarity_threshold (`float`, *optional*):
+                Cosine similarity from which on two faces count as the same person; by default what suits the
+                recognizer.
+            max_attempts (`int`, *optional*, defaults to 3):
+                How often a face is tried before it is covered.
+            on_failure (`str`, *optional*, defaults to `"redact"`):
+                `"redact"` covers a face that still resembles the person; `"error"` raises and returns nothing.
+            judge (`insightface.app.FaceAnalysis`, *optional*):
+                A second recognizer that must not know the person again either, by the same threshold.
+            identity_seed (`int`, *optional*):
+                Gives a person the same new identity in every photo, and another one for another seed.
+            batch_faces (`int`, *optional*, defaults to 8):
+                Faces in one batch.
             settings:
                 Any of `num_inference_steps`, `skip`, `guidance_scale`, `identity_scale`, `identity_angle`,
                 `mask_start`, `eta`, `ip_adapter_scale` and `inversion_batch_size` of [`__call__`].
@@ -808,7 +884,25 @@ class StableDiffusionNullFacePipeline(
             [`AnonymizedPhoto`]: the photo as a new image of the same size, and a record of each face.
 
         Raises:
-            ValueError: if no face is found; a photo that cannot be anonymized is never returned.
+            NoFaceFoundError: (a `ValueError`) if no face is found; a photo that cannot be anonymized is not returned.
+            FaceNotHiddenError: (a `RuntimeError`) with `on_failure="error"`, if a face still resembles the person.
+            ValueError: if an argument has a wrong value or the photo cannot be read.
             RuntimeError: if the FaceID adapter or the face models are not loaded.
         """
-        return anonymize_photo(self, photo, keep, seed, **settings)
+        return anonymize_photo(
+            self,
+            photo,
+            keep=keep,
+            keep_mask=keep_mask,
+            seed=seed,
+            strength=strength,
+            skip_faces=skip_faces,
+            min_face=min_face,
+            similarity_threshold=similarity_threshold,
+            max_attempts=max_attempts,
+            on_failure=on_failure,
+            judge=judge,
+            identity_seed=identity_seed,
+            batch_faces=batch_faces,
+            settings=settings,
+        )

@@ -49,7 +49,9 @@ def import_block(nodes: list[ast.Import | ast.ImportFrom]) -> str:
         if isinstance(node, ast.Import):
             plain |= {(alias.name, alias.asname) for alias in node.names}
         elif node.level == 0 and node.module:
-            members.setdefault(node.module, set()).update(alias.name for alias in node.names)
+            members.setdefault(node.module, set()).update(
+                alias.name + (f" as {alias.asname}" if alias.asname else "") for alias in node.names
+            )
     lines = [(name, f"import {name}" + (f" as {alias}" if alias else ""), 0) for name, alias in plain]
     lines += [(name, _from_import(name, names), 1) for name, names in members.items()]
     standard = [line for line in lines if line[0].split(".")[0] in sys.stdlib_module_names]

@@ -135,6 +135,32 @@ def test_loading_twice_equals_loading_once():
     assert torch.equal(run(pipe), first)
 
 
+def test_half_an_adapter_is_never_left():
+    """One LoRA tensor of a wrong shape: the attention half is loaded before it is noticed."""
+    pipe = StableDiffusionNullFacePipeline(**make_components())
+    adapter = make_adapter(pipe.unet)
+    adapter["ip_adapter"]["3.to_q_lora.up.weight"] = torch.randn(5, 2)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        pipe.load_face_adapter(adapter)
+    with pytest.raises(RuntimeError, match="No FaceID adapter is loaded"):
+        run(pipe)
+
+
+def test_an_adapter_loaded_past_the_checks_is_refused():
+    pipe = StableDiffusionNullFacePipeline(**make_components())
+    pipe.load_ip_adapter(make_adapter(pipe.unet), subfolder=None, weight_name="", image_encoder_folder=None)
+    with pytest.raises(RuntimeError, match="load_face_adapter"):
+        run(pipe)
+
+
+def test_a_fused_adapter_is_unloaded_without_a_trace():
+    pipe = make_pipeline()
+    pipe.fuse_lora()
+    pipe.unload_face_adapter()
+    for name, parameter in make_components()["unet"].named_parameters():
+        torch.testing.assert_close(pipe.unet.get_parameter(name), parameter, atol=1e-5, rtol=0)
+
+
 def test_unloading_leaves_the_unet_as_it_was():
     pipe = make_pipeline()
     pipe.unload_face_adapter()

@@ -79,6 +79,16 @@ def test_mask_edge_is_soft():
     assert ((mask > 0.1) & (mask < 0.9)).sum() > 100
 
 
+@pytest.mark.parametrize("height", [6, 10, 20])
+def test_a_narrow_eye_is_kept_whole(height):
+    labels = np.ones((512, 512), dtype=np.int64)
+    labels[200 : 200 + height, 100:160] = CELEBAMASK_LABELS.index("l_eye")
+    mask = anonymization_mask(labels, CELEBAMASK_LABELS, ("eyes",))
+    assert not mask[200 : 200 + height, 100:160].any()
+    assert np.abs(np.diff(mask, axis=0)).max() < 0.15, "soft around it"
+    assert mask[300, 300] == 1.0
+
+
 def test_bisenet_from_a_file(bisenet):
     parser = load_face_parser(bisenet)
     labels = parser(make_image())

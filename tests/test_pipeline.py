@@ -7,6 +7,8 @@ import PIL.Image
 import pytest
 import torch
 
+from nullface_pipeline.face_parsing import REGIONS
+
 from .sequential_reference import SequentialNullFace
 from .tiny_parts import (
     IMAGE_SIZE,
@@ -222,8 +224,14 @@ def test_the_identity_changes_the_result(shared_pipe):
     """What the other tests compare would also be equal if the adapter were deaf."""
     settings = {"num_inference_steps": 20, "output_type": "latent"}
     first, second, none = (
-        shared_pipe(make_images(1), identity_embeds=embeds, generator=generators(1), **settings).images
-        for embeds in (make_embeds(1, 1), make_embeds(1, 2), torch.zeros(1, 512))
+        shared_pipe(
+            make_images(1),
+            identity_embeds=make_embeds(1, seed),
+            guidance_scale=guidance_scale,
+            generator=generators(1),
+            **settings,
+        ).images
+        for seed, guidance_scale in ((1, 10.0), (2, 10.0), (1, 0.0))
     )
     assert (first - none).norm() / none.norm() > 1e-2
     assert (first - second).norm() / none.norm() > 1e-2
@@ -263,6 +271,21 @@ def test_an_inversion_serves_many_edits(shared_pipe):
     assert torch.equal(direct, results[0])
     with pytest.raises(AttributeError):
         inversion.skip = 0.1
+
+
+def test_an_inversion_of_another_size_is_refused(shared_pipe):
+    inversion = shared_pipe.invert(make_images(1), num_inference_steps=10)
+    with pytest.raises(ValueError, match="another size"):
+        shared_pipe(make_images(1, size=40), make_embeds(1), inversion=inversion)
+    with pytest.raises(ValueError, match=r"1 image\(s\), `image` of 2"):
+        shared_pipe(make_images(2), make_embeds(2), inversion=inversion)
+
+
+def test_embeddings_of_insightface_are_taken_as_they_are(shared_pipe):
+    settings = {"num_inference_steps": 10, "output_type": "latent"}
+    as_tensor = shared_pipe(make_images(1), make_embeds(1), generator=generators(1), **settings).images
+    as_array = shared_pipe(make_images(1), make_embeds(1).numpy(), generator=generators(1), **settings).images
+    assert torch.equal(as_tensor, as_array)
 
 
 @pytest.mark.parametrize("name", ["num_inference_steps", "skip", "eta", "ip_adapter_scale"])
@@ -415,6 +438,12 @@ BAD_CALLS = {
     "embedding width": ({"identity_embeds": torch.randn(1, 256)}, ValueError, r"\(1, 512\)"),
     "embedding rank": ({"identity_embeds": torch.randn(512)}, ValueError, r"\(1, 512\)"),
     "embedding count": ({"identity_embeds": torch.randn(2, 512)}, ValueError, r"\(1, 512\)"),
+    "embedding of nobody": ({"identity_embeds": torch.zeros(1, 512)}, ValueError, "away from nobody"),
+    "embedding not finite": ({"identity_embeds": torch.full((1, 512), torch.nan)}, ValueError, "finite"),
+    "identity generators": ({"identity_generator": generators(2)}, ValueError, "2 generators"),
+    "mask channels": ({"mask_image": torch.ones(1, 4, 32, 32)}, ValueError, "grey mask"),
+    "every step of training": ({"num_inference_steps": 1000}, ValueError, "from 1 to 999"),
+    "keep everything": ({"keep": list(REGIONS)}, ValueError, "every region"),
     "mask size": ({"mask_image": torch.zeros(1, 1, 16, 16)}, ValueError, "mask_image"),
     "mask count": ({"mask_image": torch.zeros(2, 1, 32, 32)}, ValueError, "mask_image"),
     "skip of 1": ({"skip": 1.0}, ValueError, r"\[0, 1\)"),
