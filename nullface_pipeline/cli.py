@@ -1,18 +1,28 @@
 """The `nullface` command."""
 
+import sys
 import time
+import warnings
+import zlib
+from collections import Counter
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import PIL.Image
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 
 if TYPE_CHECKING:
     from nullface_pipeline.photo import AnonymizedPhoto
+    from nullface_pipeline.photo_folder import PhotoOutcome
 
+
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+TINY_NOTICE = "nullface-tiny: demonstration model, 128 px; use --model sd15 for real work."
 
 app = typer.Typer(
     help="Replace the faces in photos by other people's.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -22,8 +32,18 @@ error_console = Console(stderr=True)
 
 
 @app.callback()
-def main() -> None:
+def nullface() -> None:
     """Replace the faces in photos by other people's."""
+
+
+def main() -> None:
+    """Entry point: wrong usage exits with 1, because 2 says here that some faces were covered."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        error_console.print(f"[red]Error:[/red] {error} See `nullface --help`.")
+        code = 1
+    sys.exit(code)
 
 
 @app.command()
@@ -59,6 +79,146 @@ def demo(
     console.print(
         f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}{'' if str(output).endswith('/') else '/'}"
     )
+
+
+class Dtype(StrEnum):
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class OnFailure(StrEnum):
+    redact = "redact"
+    skip_file = "skip-file"
+
+
+@app.command()
+def anonymize(
+    paths: Annotated[list[Path], typer.Argument(help="Photos and folders of photos.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; trees are mirrored in it.")],
+    model: Annotated[
+        str, typer.Option(help="tiny (in the package), sd15, or a folder or Hub name of a Stable Diffusion 1.5 model.")
+    ] = "tiny",
+    keep: Annotated[str, typer.Option(help="Regions to leave as they are, with commas: eyes,mouth.")] = "",
+    strength: Annotated[str, typer.Option(help="light, standard or strong.")] = "standard",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; what there is by default.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="float16 on a GPU and float32 on a CPU by default.")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same faces.")] = 0,
+    threshold: Annotated[
+        float | None, typer.Option(help="Similarity from which on a result still is the person; by recognizer.")
+    ] = None,
+    min_face: Annotated[float, typer.Option(help="Cover faces smaller than this many pixels.")] = 0.0,
+    on_failure: Annotated[
+        OnFailure, typer.Option(help="What to do with a face that cannot be hidden.")
+    ] = OnFailure.redact,
+    batch_faces: Annotated[int, typer.Option(help="Faces in one batch.")] = 8,
+    keep_metadata: Annotated[bool, typer.Option(help="Keep the EXIF, GPS included; never its thumbnail.")] = False,
+    resume: Annotated[bool, typer.Option(help="Leave out photos that the output folder has already.")] = True,
+    report: Annotated[Path | None, typer.Option(help="Append one JSON line a photo to this file.")] = None,
+) -> None:
+    """Anonymize photos.
+
+    Exit code: 0 if every face is verified, 2 if some are covered instead, 3 if some photos were refused, 1 for wrong
+    usage. A photo that cannot be anonymized is not written.
+    """
+    from nullface_pipeline.photo import STRENGTHS
+    from nullface_pipeline.photo_folder import anonymize_photos, find_photos
+
+    if strength not in STRENGTHS:
+        _fail(f"--strength must be one of {', '.join(STRENGTHS)}, not {strength!r}.")
+    try:
+        jobs = find_photos(paths, output)
+    except ValueError as error:
+        _fail(str(error))
+    if not jobs:
+        _fail("There are no photos in what was named.")
+    pipe, settings = _load_model(model, device, dtype, strength)
+    settings |= {
+        "keep": tuple(name.strip() for name in keep.split(",") if name.strip()),
+        "strength": strength,
+        "similarity_threshold": threshold,
+        "min_face": min_face,
+        "on_failure": "redact" if on_failure is OnFailure.redact else "error",
+        "batch_faces": batch_faces,
+    }
+
+    def hide_faces(photo: PIL.Image.Image, name: str) -> "AnonymizedPhoto":
+        # A photo's noise depends on its name, not on which others are run with it, so that a resumed run is the same.
+        return pipe.anonymize(photo, seed=seed + zlib.crc32(name.encode()), **settings)
+
+    output.mkdir(parents=True, exist_ok=True)
+    outcomes: "list[PhotoOutcome]" = []
+    with _progress() as progress:
+        task = progress.add_task("photos", total=len(jobs))
+        try:
+            for outcome in anonymize_photos(hide_faces, jobs, keep_metadata, resume):
+                outcomes.append(outcome)
+                progress.advance(task)
+                if outcome.status == "refused":
+                    progress.console.print(f"[red]refused[/red] {outcome.job.source}: {outcome.reason}")
+                if report is not None and outcome.status != "done before":
+                    _append_line(report, outcome.as_json())
+        except (ValueError, RuntimeError) as error:
+            _fail(str(error))
+    console.print(outcomes_table(outcomes))
+    statuses = {outcome.status for outcome in outcomes}
+    raise typer.Exit(3 if "refused" in statuses else 2 if "redacted" in statuses else 0)
+
+
+def _load_model(name: str, device: str | None, dtype: Dtype | None, strength: str) -> tuple[Any, dict[str, Any]]:
+    """The pipeline with its face models, and the settings that suit the model."""
+    import torch
+
+    from nullface_pipeline import StableDiffusionNullFacePipeline
+    from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
+
+    _quiet_libraries()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = getattr(torch, dtype or ("float32" if device == "cpu" else "float16"))
+    settings: dict[str, Any] = {}
+    try:
+        if name == "tiny":
+            console.print(TINY_NOTICE)
+            pipe = load_nullface_tiny(device, precision)
+            settings = dict(TINY_SETTINGS) if strength == "standard" else {}
+        else:
+            pipe = StableDiffusionNullFacePipeline.from_pretrained(SD15 if name == "sd15" else name, dtype=precision)
+            pipe.load_face_adapter()
+            pipe.to(device)
+            pipe.load_face_models()
+    except (OSError, RuntimeError, ValueError) as error:
+        _fail(f"The model {name!r} could not be loaded: {str(error).splitlines()[0]}")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, settings
+
+
+def _quiet_libraries() -> None:
+    """What the libraries say about their own insides while a model is loaded tells a user of the command nothing."""
+    import diffusers
+
+    diffusers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore")
+
+
+def _progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console)
+
+
+def _append_line(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def outcomes_table(outcomes: "list[PhotoOutcome]") -> Table:
+    """How many photos and faces came to which end."""
+    table = Table("", "photos", "faces")
+    photos = Counter(outcome.status for outcome in outcomes)
+    for status in ("anonymized", "redacted", "refused", "done before"):
+        faces = Counter(face.method for outcome in outcomes if outcome.status == status for face in outcome.faces)
+        counted = ", ".join(f"{count} {method}" for method, count in sorted(faces.items()))
+        table.add_row(status, str(photos[status]), counted)
+    return table
 
 
 @app.command()
@@ -101,6 +261,6 @@ def faces_table(result: "AnonymizedPhoto") -> Table:
     return table
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     error_console.print(f"[red]Error:[/red] {message}")
     raise typer.Exit(1)

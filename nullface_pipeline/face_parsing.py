@@ -201,6 +201,6 @@ def anonymization_mask(
     reach = 2 * round(2.0 * sigma) + 1
     around_kept = cv2.dilate(kept.astype(np.uint8), np.ones((reach, reach), dtype=np.uint8))
     change = region_mask(labels, label_names, FACE_REGIONS) & (around_kept == 0)
-    mask = cv2.GaussianBlur(change.astype(np.float32), (0, 0), sigma)
+    mask = np.clip(cv2.GaussianBlur(change.astype(np.float32), (0, 0), sigma), 0.0, 1.0)
     mask[kept] = 0.0
     return mask

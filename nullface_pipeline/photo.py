@@ -28,8 +28,6 @@ from .face_identity import (
 from .face_parsing import FACE_REGIONS, anonymization_mask, check_kept_regions, region_mask
 
 
-logger = logging.get_logger(__name__)  # pylint: disable=invalid-name
-
 # The paper's knobs, set together. Settings given besides take precedence.
 STRENGTHS: dict[str, dict[str, float]] = {
     "light": {"skip": 0.8, "guidance_scale": 7.5},
@@ -313,7 +311,7 @@ def face_mask(parser: Any | None, aligned: np.ndarray, landmarks: np.ndarray, ke
     labels = parser(aligned)
     if region_mask(labels, parser.labels, FACE_REGIONS)[ellipse > 0.5].mean() < 0.5:
         if keep:
-            logger.warning("The regions of a face were not found, so nothing of it is kept; it is hidden whole.")
+            logging.get_logger(__name__).warning("A face's regions were not found; nothing of it is kept.")
         return ellipse
     return anonymization_mask(labels, parser.labels, keep)
 
@@ -440,7 +438,13 @@ def face_ellipse(landmarks: np.ndarray, size: int) -> np.ndarray:
 
 
 def _is_among(face: DetectedFace, faces: Sequence[DetectedFace]) -> bool:
-    return any(overlap(face.box, other.box) > SAME_BOX for other in faces)
+    """Whether a face lies on one of those known, though its box may have become larger or smaller."""
+    return any(_lies_in(face.box, other.box) or _lies_in(other.box, face.box) for other in faces)
+
+
+def _lies_in(first: np.ndarray, second: np.ndarray) -> bool:
+    x, y = (first[:2] + first[2:]) / 2.0
+    return bool(second[0] <= x <= second[2] and second[1] <= y <= second[3])
 
 
 def _record(face: DetectedFace, similarity: float | None, attempts: int, method: str) -> FaceRecord:

@@ -376,16 +376,15 @@ def _colour_and_alpha(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Im
 
 def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
     """Grey of more than 8 bits, black to white as the format defines them: no stretching to what is there."""
-    pixels = np.asarray(picture).astype(np.uint32)
-    white = 2**bits - 1
-    grey = (np.minimum(pixels, white) * 255 + white // 2) // white
+    pixels, white = np.asarray(picture), 2**bits - 1
+    to_8_bits = (np.arange(2**16).clip(max=white) * 255 + white // 2) // white
     if getattr(picture, "tag_v2", {}).get(PIL.ExifTags.Base.PhotometricInterpretation) == 0:
-        grey = 255 - grey
+        to_8_bits = 255 - to_8_bits
+    image = PIL.Image.fromarray(to_8_bits.astype(np.uint8)[pixels]).convert("RGB")
     transparent = picture.info.get("transparency")
-    alpha = (
-        None if transparent is None else PIL.Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8))
-    )
-    return PIL.Image.fromarray(grey.astype(np.uint8)).convert("RGB"), alpha
+    if transparent is None:
+        return image, None
+    return image, PIL.Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8))
 
 
 def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:

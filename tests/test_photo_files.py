@@ -235,9 +235,9 @@ def digital_source_type(data: bytes) -> str:
     assert data.count(b"<x:xmpmeta") == 1
     packet = data[data.index(b"<x:xmpmeta") : data.index(b"</x:xmpmeta>") + 12]
     [description] = ElementTree.fromstring(packet).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
-    [property] = description
-    assert property.tag == "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
-    return property.text or ""
+    [entry] = description
+    assert entry.tag == "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
+    return entry.text or ""
 
 
 # What is read
@@ -587,6 +587,24 @@ def test_unreadable_exif_is_no_obstacle(tmp_path):
     for exif in (b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
         photo = read_photo(put(tmp_path, saved(picture(), "JPEG", exif=exif)))
         assert photo.exif is None and difference(photo.image, picture()) < 3
+
+
+READ_WITHOUT_PILLOW_HEIF = """
+import sys
+sys.modules["pillow_heif"] = None
+from nullface_pipeline.photo_files import PhotoFileError, read_photo
+try:
+    read_photo(sys.argv[1])
+except PhotoFileError as error:
+    print(error)
+"""
+
+
+def test_heic_without_pillow_heif(tmp_path):
+    path = put(tmp_path, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    arguments = [sys.executable, "-c", READ_WITHOUT_PILLOW_HEIF, path]
+    output = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    assert output == "Reading HEIC needs pillow-heif: `pip install pillow-heif`.\n"
 
 
 # What is written

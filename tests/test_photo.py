@@ -1,0 +1,276 @@
+"""Whole photos with nullface-tiny, in few steps: what happens to each face, not how good it looks."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+from skimage import data
+
+from nullface_pipeline import FaceNotHiddenError, NoFaceFoundError
+from nullface_pipeline.face_crops import FaceCrop
+from nullface_pipeline.face_identity import DetectedFace, detect_faces
+from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
+from nullface_pipeline.photo import face_ellipse, face_mask, nearest_face, overlap, redact
+from nullface_pipeline.tiny_model import load_nullface_tiny
+
+from .test_face_crops import landmarks_at
+
+
+FAST = {"num_inference_steps": 10, "skip": 0.5}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return PIL.Image.fromarray(data.astronaut())
+
+
+@pytest.fixture(scope="module")
+def group(astronaut):
+    """Four faces of different sizes and tilts, one near the border."""
+    face = astronaut.crop((120, 0, 330, 260))
+    sheet = PIL.Image.new("RGB", (640, 420), (90, 110, 130))
+    for size, angle, place in ((200, 0, (10, 20)), (150, 15, (230, 30)), (110, -20, (420, 60)), (170, 0, (470, 230))):
+        scaled = face.resize((size, size * 260 // 210))
+        sheet.paste(scaled.rotate(angle, PIL.Image.Resampling.BICUBIC, fillcolor=(90, 110, 130)), place)
+    return sheet
+
+
+def covered(shape, boxes, margin=0.9):
+    """Which pixels lie within boxes that are enlarged on every side by `margin` of their size."""
+    inside = np.zeros(shape, dtype=bool)
+    for x0, y0, x1, y1 in boxes:
+        dx, dy = margin * (x1 - x0), margin * (y1 - y0)
+        inside[max(0, int(y0 - dy)) : int(y1 + dy) + 1, max(0, int(x0 - dx)) : int(x1 + dx) + 1] = True
+    return inside
+
+
+def box_pixels(image, box):
+    x0, y0, x1, y1 = (max(0, int(value)) for value in box)
+    return np.asarray(image)[y0:y1, x0:x1]
+
+
+def test_every_face_is_replaced_and_nothing_else(pipe, group):
+    before = np.asarray(group)
+    result = pipe.anonymize(group, seed=0, similarity_threshold=2.0, **FAST)
+    after = np.asarray(result.image)
+    assert len(result.faces) == 4
+    outside = ~covered(before.shape[:2], [face.box for face in result.faces])
+    assert outside.any() and np.array_equal(after[outside], before[outside])
+    for face in result.faces:
+        assert face.method == "nullface" and face.attempts == 1 and 0.0 < face.score <= 1.0
+        change = np.abs(box_pixels(after, face.box).astype(int) - box_pixels(before, face.box))
+        assert change.mean() > 2.0
+        assert face.similarity is not None and face.similarity < 0.999
+
+
+def test_a_photo_without_a_face_is_an_error(pipe):
+    with pytest.raises(NoFaceFoundError, match="nothing is returned"):
+        pipe.anonymize(PIL.Image.new("RGB", (300, 200), "white"), **FAST)
+
+
+def test_without_the_identity_path_every_face_is_covered(pipe, group):
+    """What comes out is the person; verification has to notice."""
+    result = pipe.anonymize(group, seed=0, guidance_scale=0.0, max_attempts=2, **FAST)
+    assert {face.method for face in result.faces} == {"redacted"}
+    for face in result.faces:
+        middle = box_pixels(result.image, face.box)
+        assert (middle == middle[0, 0]).all(), "one flat colour over the whole box"
+
+
+def test_failures_are_tried_again_and_then_covered(pipe, astronaut):
+    result = pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=3, **FAST)
+    (face,) = result.faces
+    assert (face.method, face.attempts) == ("redacted", 3)
+    with pytest.raises(FaceNotHiddenError, match="nothing is returned"):
+        pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=1, on_failure="error", **FAST)
+
+
+def test_a_second_judge_is_heard(pipe, astronaut):
+    class KnowsEverybody:
+        """A recognizer to whom all faces are one."""
+
+        class Model:
+            def get(self, image, face):
+                face["embedding"] = np.ones(512, dtype=np.float32)
+
+        models = {"recognition": Model()}
+
+    settings = {"seed": 0, "max_attempts": 1, "similarity_threshold": 0.99999, **FAST}
+    (alone,) = pipe.anonymize(astronaut, **settings).faces
+    (judged,) = pipe.anonymize(astronaut, judge=KnowsEverybody(), **settings).faces
+    assert (alone.method, judged.method) == ("nullface", "redacted")
+
+
+def test_small_faces_are_covered(pipe, group):
+    result = pipe.anonymize(group, seed=0, min_face=90, similarity_threshold=2.0, **FAST)
+    sizes = {max(face.box[2] - face.box[0], face.box[3] - face.box[1]): face.method for face in result.faces}
+    assert {method for size, method in sizes.items() if size < 90} == {"redacted"}
+    assert {method for size, method in sizes.items() if size >= 90} == {"nullface"}
+
+
+def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
+    faces = detect_faces(pipe.face_analyser, np.asarray(group))
+    by_box = pipe.anonymize(group, skip_faces=[faces[0].box.tolist()], similarity_threshold=2.0, seed=0, **FAST)
+    methods = {face.box: face.method for face in by_box.faces}
+    assert sorted(methods.values()) == ["left alone", "nullface", "nullface", "nullface"]
+    box = tuple(float(value) for value in faces[0].box)
+    assert methods[box] == "left alone"
+    assert np.array_equal(box_pixels(by_box.image, box), box_pixels(group, box))
+    with pytest.raises(ValueError, match="skip_faces"):
+        pipe.anonymize(group, skip_faces=[(0, 0, 5, 5)], **FAST)
+    by_photo = pipe.anonymize(astronaut, skip_faces=[astronaut], similarity_threshold=0.9, seed=0, **FAST)
+    assert [face.method for face in by_photo.faces] == ["left alone"]
+    assert np.array_equal(np.asarray(by_photo.image), np.asarray(astronaut))
+
+
+def test_kept_regions_are_the_photos_own_pixels(pipe, astronaut):
+    before = np.asarray(astronaut)
+    (found,) = detect_faces(pipe.face_analyser, before)
+    settings = {"seed": 0, "similarity_threshold": 2.0, **FAST}
+    whole = np.asarray(pipe.anonymize(astronaut, **settings).image)
+    kept = np.asarray(pipe.anonymize(astronaut, keep=("eyes", "mouth"), **settings).image)
+    x, y = found.landmarks[:2].round().astype(int)[0]
+    assert np.array_equal(kept[y - 1 : y + 2, x - 1 : x + 2], before[y - 1 : y + 2, x - 1 : x + 2])
+    assert not np.array_equal(whole[y - 1 : y + 2, x - 1 : x + 2], before[y - 1 : y + 2, x - 1 : x + 2])
+    assert not np.array_equal(kept, before)
+
+
+def test_a_drawn_region_is_kept(pipe, astronaut):
+    before = np.asarray(astronaut)
+    (found,) = detect_faces(pipe.face_analyser, before)
+    x, y = found.landmarks[2].round().astype(int).tolist()
+    mask = PIL.Image.new("L", astronaut.size)
+    mask.paste(255, (x - 8, y - 8, x + 9, y + 9))
+    after = np.asarray(pipe.anonymize(astronaut, keep_mask=mask, seed=0, similarity_threshold=2.0, **FAST).image)
+    assert np.array_equal(after[y - 4 : y + 5, x - 4 : x + 5], before[y - 4 : y + 5, x - 4 : x + 5])
+    assert not np.array_equal(after, before)
+    with pytest.raises(ValueError, match="keep_mask"):
+        pipe.anonymize(astronaut, keep_mask=mask.resize((64, 64)), **FAST)
+
+
+def test_keeping_the_whole_face_by_mask_covers_it(pipe, astronaut):
+    """A mask that leaves nothing to change leaves the person, which verification finds."""
+    mask = PIL.Image.new("L", astronaut.size, 255)
+    result = pipe.anonymize(astronaut, keep_mask=mask, seed=0, max_attempts=1, **FAST)
+    assert [face.method for face in result.faces] == ["redacted"]
+
+
+def test_the_seed_fixes_the_result(pipe, astronaut):
+    settings = {"similarity_threshold": 2.0, **FAST}
+    first, again, other = (np.asarray(pipe.anonymize(astronaut, seed=s, **settings).image) for s in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    named = np.asarray(pipe.anonymize(astronaut, seed=0, identity_seed=5, **settings).image)
+    assert not np.array_equal(first, named)
+
+
+def test_batches_of_faces_do_not_matter(pipe, group):
+    settings = {"seed": 0, "similarity_threshold": 2.0, **FAST}
+    together, alone = (np.asarray(pipe.anonymize(group, batch_faces=n, **settings).image).astype(int) for n in (8, 1))
+    assert np.abs(together - alone).max() <= 2
+
+
+def test_works_without_a_parser(astronaut):
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.face_parser = None
+    result = pipe.anonymize(astronaut, seed=0, similarity_threshold=2.0, **FAST)
+    assert not np.array_equal(np.asarray(result.image), np.asarray(astronaut))
+    with pytest.raises(RuntimeError, match="face parser"):
+        pipe.anonymize(astronaut, keep=("eyes",), **FAST)
+
+
+def test_orientation_is_applied_and_metadata_dropped(pipe, astronaut):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x010F] = "Maker of the camera"
+    file = io.BytesIO()
+    astronaut.rotate(90, expand=True).save(file, format="JPEG", exif=exif, icc_profile=b"profile", quality=95)
+    result = pipe.anonymize(PIL.Image.open(file), seed=0, similarity_threshold=2.0, **FAST)
+    assert result.image.size == astronaut.size
+    difference = np.abs(np.asarray(result.image).astype(int) - np.asarray(astronaut))
+    assert difference[300:].mean() < 4, "upright"
+    assert result.image.info == {"icc_profile": b"profile"} and not result.image.getexif()
+
+
+def test_bad_photos_and_options(pipe, astronaut):
+    file = io.BytesIO()
+    astronaut.save(file, format="JPEG")
+    truncated = PIL.Image.open(io.BytesIO(file.getvalue()[:4000]))
+    with pytest.raises(ValueError, match="cannot be read"):
+        pipe.anonymize(truncated)
+    with pytest.raises(ValueError, match="PIL image"):
+        pipe.anonymize("photo.jpg")
+    for bad, message in (
+        ({"strength": "much"}, "light, standard, strong"),
+        ({"on_failure": "ignore"}, "on_failure"),
+        ({"max_attempts": 0}, "at least 1"),
+        ({"output_type": "pt"}, "output_type"),
+        ({"keep": ("beard",)}, "beard"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipe.anonymize(astronaut, **bad)
+
+
+def test_two_faces_where_one_is_wanted(pipe, group):
+    aligned = group.resize((128, 128))
+    pair = PIL.Image.fromarray(np.asarray(group)[:, :400]).resize((384, 384))
+    with pytest.raises(ValueError, match="faces were found where one is wanted"):
+        pipe(pair)
+    with pytest.raises(ValueError, match="No face was found"):
+        pipe(PIL.Image.new("RGB", aligned.size))
+    assert pipe(pair, face_index=0, **FAST).images[0].size == pair.size
+
+
+def make_face(x, y, eye_distance):
+    landmarks = landmarks_at(x, y, eye_distance).astype(np.float32)
+    return DetectedFace(np.zeros(4, dtype=np.float32), landmarks, 0.9, np.zeros(512, dtype=np.float32))
+
+
+def test_a_neighbour_in_the_crop_is_not_touched():
+    faces = [make_face(100, 80, 24), make_face(150, 80, 24)]
+    crop = FaceCrop.from_landmarks(faces[0].landmarks, 128)
+    mine = nearest_face(crop, faces[0], faces)
+    own, neighbour = (crop.points_to_crop(face.landmarks).round().astype(int) for face in faces)
+    assert mine[own[:, 1], own[:, 0]].all()
+    inside = ((neighbour >= 0) & (neighbour < 128)).all(axis=1)
+    assert inside.any() and not mine[neighbour[inside, 1], neighbour[inside, 0]].any()
+    assert nearest_face(crop, faces[0], faces[:1]).all()
+
+
+def test_a_face_that_is_hardly_parsed_is_hidden_whole():
+    class Corner:
+        labels = CELEBAMASK_LABELS
+
+        def __call__(self, image):
+            labels = np.zeros(image.shape[:2], dtype=np.int64)
+            labels[:6, :6] = 1
+            return labels
+
+    points = FaceCrop.from_landmarks(landmarks_at(64, 64, 20), 128).points_to_crop(landmarks_at(64, 64, 20))
+    aligned = np.zeros((128, 128, 3), dtype=np.uint8)
+    mask = face_mask(Corner(), aligned, points, ("eyes",))
+    assert np.array_equal(mask, face_ellipse(points, 128))
+    assert (mask[points[:, 1].round().astype(int), points[:, 0].round().astype(int)] > 0.99).all()
+
+
+def test_covering_a_face_leaves_nothing_of_it():
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
+    covered_pixels = redact(pixels, np.array([40, 30, 70, 70]))
+    assert len(np.unique(covered_pixels[30:71, 40:71].reshape(-1, 3), axis=0)) == 1
+    assert np.array_equal(covered_pixels[:, :10], pixels[:, :10])
+    assert np.array_equal(redact(pixels, np.array([-50, -50, -20, -20])), pixels)
+
+
+def test_overlap_of_boxes():
+    assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1.0
+    assert overlap((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
+    assert overlap((0, 0, 10, 10), (20, 20, 30, 30)) == 0.0
