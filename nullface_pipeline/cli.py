@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import PIL.Image
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -41,7 +42,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        error_console.print(f"[red]Error:[/red] {error} See `nullface --help`.")
+        print_error(f"{error} See `nullface --help`.")
         code = 1
     sys.exit(code)
 
@@ -155,7 +156,8 @@ def anonymize(
                 outcomes.append(outcome)
                 progress.advance(task)
                 if outcome.status == "refused":
-                    progress.console.print(f"[red]refused[/red] {outcome.job.source}: {outcome.reason}")
+                    line = f"{outcome.job.source}: {outcome.reason}"
+                    progress.console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
                 if report is not None and outcome.status != "done before":
                     _append_line(report, outcome.as_json())
         except (ValueError, RuntimeError) as error:
@@ -195,8 +197,11 @@ def _load_model(name: str, device: str | None, dtype: Dtype | None, strength: st
 def _quiet_libraries() -> None:
     """What the libraries say about their own insides while a model is loaded tells a user of the command nothing."""
     import diffusers
+    import transformers
 
-    diffusers.utils.logging.set_verbosity_error()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore")
 
 
@@ -262,5 +267,10 @@ def faces_table(result: "AnonymizedPhoto") -> Table:
 
 
 def _fail(message: str) -> NoReturn:
-    error_console.print(f"[red]Error:[/red] {message}")
+    print_error(message)
     raise typer.Exit(1)
+
+
+def print_error(message: str) -> None:
+    """One line, however long, on the error stream."""
+    error_console.print(f"[red]Error:[/red] {escape(message)}", soft_wrap=True)
