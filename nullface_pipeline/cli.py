@@ -53,19 +53,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Same seed, same face.")] = 0,
 ) -> None:
     """Anonymize the astronaut portrait that ships with scikit-image, with the embedded model and no download."""
-    try:
-        from skimage import data
-    except ImportError:
-        _fail("The demo photo comes with scikit-image: `pip install scikit-image`.")
-    from nullface_pipeline.tiny_model import load_nullface_tiny
+    from skimage import data
 
-    console.print(
-        "nullface-tiny: demonstration model, 128 px, trained on portraits; for real work use Stable Diffusion."
-    )
+    from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
+
+    _quiet_libraries()
+    console.print(TINY_NOTICE, soft_wrap=True)
     photo = PIL.Image.fromarray(data.astronaut())
     pipe = load_nullface_tiny()
     started = time.perf_counter()
-    result = pipe.anonymize(photo, seed=seed)
+    result = pipe.anonymize(photo, seed=seed, **TINY_SETTINGS)
     seconds = time.perf_counter() - started
 
     output.mkdir(parents=True, exist_ok=True)
@@ -77,9 +74,7 @@ def demo(
     for name, picture in pictures.items():
         save_picture(picture, output / name)
     console.print(faces_table(result))
-    console.print(
-        f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}{'' if str(output).endswith('/') else '/'}"
-    )
+    console.print(f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}/", soft_wrap=True)
 
 
 class Dtype(StrEnum):
@@ -180,7 +175,7 @@ def _load_model(name: str, device: str | None, dtype: Dtype | None, strength: st
     settings: dict[str, Any] = {}
     try:
         if name == "tiny":
-            console.print(TINY_NOTICE)
+            console.print(TINY_NOTICE, soft_wrap=True)
             pipe = load_nullface_tiny(device, precision)
             settings = dict(TINY_SETTINGS) if strength == "standard" else {}
         else:
@@ -262,7 +257,8 @@ def faces_table(result: "AnonymizedPhoto") -> Table:
     table = Table("face", "box", "detection", "similarity to the original", "hidden by")
     for number, face in enumerate(result.faces, start=1):
         box = " ".join(f"{value:.0f}" for value in face.box)
-        table.add_row(str(number), box, f"{face.score:.2f}", f"{face.similarity:+.2f}", face.method)
+        similarity = "" if face.similarity is None else f"{face.similarity:+.2f}"
+        table.add_row(str(number), box, f"{face.score:.2f}", similarity, face.method)
     return table
 
 

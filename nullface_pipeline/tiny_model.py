@@ -1,6 +1,7 @@
 """nullface-tiny, the small trained model set that ships inside the package."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,7 +11,7 @@ from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 TINY_FOLDER = Path(__file__).parent / "tiny"
 
 # Chosen by the figures in docs/nullface-tiny.md; at 128 px the paper's skip leaves more of the face than at 512 px.
-TINY_SETTINGS = {"num_inference_steps": 100, "skip": 0.6, "guidance_scale": 10.0}
+TINY_SETTINGS: dict[str, Any] = {"num_inference_steps": 100, "skip": 0.6, "guidance_scale": 10.0}
 
 
 def load_nullface_tiny(
