@@ -1,0 +1,346 @@
+"""What nullface-tiny does to people it has never seen: the figures, trends and pictures of its card.
+
+    python -m training.evaluate table
+    python -m training.evaluate trends
+    python -m training.evaluate sheet
+
+The judge is dlib's recognizer on the finished photograph, against the original photographs of all validation portraits.
+It also taught nullface-tiny's own recognizer, so the judge is the harder one to get past, but not an independent one.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import cv2
+import dlib
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import PIL.Image
+import torch
+from rich.progress import track
+
+from nullface_pipeline.face_crops import FaceCrop, edge_feather
+from nullface_pipeline.face_identity import embed_face
+from nullface_pipeline.face_parsing import anonymization_mask, region_mask
+from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
+from training.dlib_network import face_chip, models_folder
+from training.portraits import Portrait, load_portraits
+from training.teacher import TeacherSpace, describe_chips
+
+
+SIZE = 128
+BATCH = 8
+PAPER_SETTINGS: dict[str, Any] = {"num_inference_steps": 100, "skip": 0.7, "guidance_scale": 10.0}
+KEPT = ("eyes", "mouth")
+SHAPE_PREDICTOR = "models/shape_predictor_68_face_landmarks.dat"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One validation portrait, cut out and embedded."""
+
+    portrait: Portrait
+    photo: np.ndarray  # (H, W, 3) uint8 RGB
+    crop: FaceCrop
+    aligned: np.ndarray  # (128, 128, 3) uint8 RGB
+    embedding: np.ndarray  # (512,) float32, of nullface-tiny's recognizer
+    labels: np.ndarray  # (128, 128) int64, parsed
+
+    @cached_property
+    def landmarks(self) -> np.ndarray:
+        """(68, 2) in the photo, found again by the method that measures the anonymized one."""
+        return find_landmarks(self.photo, self.portrait)
+
+
+def load_subjects(pipe: Any, portraits: list[Portrait]) -> list[Subject]:
+    subjects = []
+    for portrait in track(portraits, "reading portraits"):
+        photo, crop = portrait.image(), portrait.face_crop(SIZE)
+        aligned = crop.crop_image(photo)
+        embedding = embed_face(pipe.face_analyser, photo, portrait.keypoints())
+        subjects.append(Subject(portrait, photo, crop, aligned, embedding, pipe.face_parser(aligned)))
+    return subjects
+
+
+def find_landmarks(photo: np.ndarray, portrait: Portrait) -> np.ndarray:
+    """(68, 2) landmarks by dlib's shape predictor, started from the portrait's box."""
+    x0, y0, x1, y1 = portrait.box.round().astype(int).tolist()
+    shape = shape_predictor()(np.ascontiguousarray(photo), dlib.rectangle(x0, y0, x1, y1))
+    return np.array([[point.x, point.y] for point in shape.parts()], dtype=np.float64)
+
+
+@cache
+def shape_predictor() -> Any:
+    return dlib.shape_predictor(str(models_folder() / SHAPE_PREDICTOR))
+
+
+class Anonymizer:
+    """Runs the pipeline over subjects; inversions with the same settings are made once."""
+
+    def __init__(self, pipe: Any, subjects: list[Subject]):
+        self.pipe, self.subjects = pipe, subjects
+        self.inversions: dict[tuple[int, float], list[Any]] = {}
+
+    def __call__(
+        self, keep: Sequence[str] | None = (), num_inference_steps: int = 100, skip: float = 0.7, **settings: Any
+    ) -> list[np.ndarray]:
+        """(128, 128, 3) uint8 results; `keep` None leaves the whole crop free to change."""
+        results = []
+        inversions = self._invert(num_inference_steps, skip)
+        for start, inversion in zip(range(0, len(self.subjects), BATCH), track(inversions, f"{keep} {settings}")):
+            batch = self.subjects[start : start + BATCH]
+            masks = None if keep is None else [to_picture(change_mask(self.pipe, s, keep)) for s in batch]
+            images = self.pipe(
+                [PIL.Image.fromarray(subject.aligned) for subject in batch],
+                identity_embeds=torch.from_numpy(np.stack([subject.embedding for subject in batch])),
+                mask_image=masks,
+                inversion=inversion,
+                **settings,
+            ).images
+            results += [np.asarray(image) for image in images]
+        return results
+
+    def _invert(self, num_inference_steps: int, skip: float) -> list[Any]:
+        key = num_inference_steps, skip
+        if key not in self.inversions:
+            self.inversions = {
+                key: [
+                    self.pipe.invert(
+                        [PIL.Image.fromarray(subject.aligned) for subject in self.subjects[start : start + BATCH]],
+                        num_inference_steps=num_inference_steps,
+                        skip=skip,
+                        inversion_batch_size=32,
+                        generator=[
+                            torch.Generator().manual_seed(index)
+                            for index in range(start, min(start + BATCH, len(self.subjects)))
+                        ],
+                    )
+                    for start in track(range(0, len(self.subjects), BATCH), f"inverting, skip {skip}")
+                ]
+            }
+        return self.inversions[key]
+
+
+def change_mask(pipe: Any, subject: Subject, keep: Sequence[str]) -> np.ndarray:
+    return anonymization_mask(subject.labels, pipe.face_parser.labels, keep)
+
+
+def to_picture(mask: np.ndarray) -> PIL.Image.Image:
+    return PIL.Image.fromarray((255 * mask).round().astype(np.uint8))
+
+
+def paste(subject: Subject, face: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """The finished photograph."""
+    weight = edge_feather(SIZE)
+    return subject.crop.paste(subject.photo, face, weight if mask is None else weight * mask)
+
+
+def reconstruct(pipe: Any, subjects: list[Subject]) -> list[np.ndarray]:
+    """What the autoencoder alone makes of the crops."""
+    faces = []
+    with torch.no_grad():
+        for subject in subjects:
+            pixels = pipe.prepare_image(PIL.Image.fromarray(subject.aligned))
+            decoded = pipe.decode_latents(pipe.encode_image(pixels))
+            faces.append(np.asarray(pipe.image_processor.postprocess(decoded)[0]))
+    return faces
+
+
+def pixelate(face: np.ndarray, block: int = 16) -> np.ndarray:
+    small = cv2.resize(face, (SIZE // block, SIZE // block), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST)
+
+
+class Judge:
+    """Tells people apart on finished photographs."""
+
+    def __init__(self, portraits: list[Portrait]):
+        self.ids = [portrait.id for portrait in portraits]
+        self.space = TeacherSpace.load()
+        self.gallery = self.describe([portrait.image() for portrait in portraits], portraits)
+
+    def describe(self, photos: list[np.ndarray], portraits: list[Portrait]) -> np.ndarray:
+        """(N, 128) descriptors."""
+        chips = [face_chip(photo, portrait.landmarks) for photo, portrait in zip(photos, portraits)]
+        return np.concatenate(
+            [describe_chips(np.stack(chips[start : start + 32])) for start in range(0, len(chips), 32)]
+        )
+
+    def __call__(self, subjects: list[Subject], photos: list[np.ndarray]) -> dict[str, float]:
+        """Rank-1 rate in %, and the mean cosine to the person's own original after centring."""
+        descriptors = self.describe(photos, [subject.portrait for subject in subjects])
+        rows = np.array([self.ids.index(subject.portrait.id) for subject in subjects])
+        distances = np.linalg.norm(descriptors[:, None] - self.gallery[None], axis=-1)
+        own = (self.space.embed(descriptors) * self.space.embed(self.gallery[rows])).sum(axis=-1)
+        ranks = (distances < distances[np.arange(len(rows)), rows, None]).sum(axis=-1)
+        return {
+            "rank1": 100.0 * float((ranks == 0).mean()),
+            "median_rank": float(np.median(ranks)) + 1.0,
+            "similarity": float(own.mean()),
+        }
+
+
+def landmark_drift(subjects: list[Subject], photos: list[np.ndarray]) -> float:
+    """Mean distance of the 68 landmarks before and after, in % of the eye distance."""
+    drifts = []
+    for subject, photo in zip(subjects, photos):
+        points = subject.landmarks
+        eye_distance = np.linalg.norm(points[36:42].mean(axis=0) - points[42:48].mean(axis=0))
+        moved = np.linalg.norm(find_landmarks(photo, subject.portrait) - points, axis=-1)
+        drifts.append(100.0 * moved.mean() / eye_distance)
+    return float(np.mean(drifts))
+
+
+def background_change(pipe: Any, subjects: list[Subject], photos: list[np.ndarray]) -> float:
+    """Mean absolute change, of 255, of the crop's pixels where the face mask is zero."""
+    changes = []
+    for subject, photo in zip(subjects, photos):
+        outside = change_mask(pipe, subject, ()) < 1 / 255
+        difference = np.abs(subject.crop.crop_image(photo).astype(int) - subject.aligned)
+        if outside.any():
+            changes.append(difference[outside].mean())
+    return float(np.mean(changes))
+
+
+def make_table(pipe: Any, portraits: list[Portrait], judge: Judge) -> list[dict[str, Any]]:
+    """One row for each way of hiding a face."""
+    subjects = load_subjects(pipe, portraits)
+    rows = []
+
+    def add(name: str, photos: list[np.ndarray]) -> None:
+        row = {"name": name, "count": len(subjects), **judge(subjects, photos)}
+        row["landmark_drift"] = landmark_drift(subjects, photos)
+        row["background_change"] = background_change(pipe, subjects, photos)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    add("original", [subject.photo for subject in subjects])
+    add("reconstruction only", [paste(s, face) for s, face in zip(subjects, reconstruct(pipe, subjects))])
+    add("pixelated, 16 px blocks", [paste(s, pixelate(s.aligned), change_mask(pipe, s, ())) for s in subjects])
+    anonymize = Anonymizer(pipe, subjects)
+    for title, settings in (("paper's settings", PAPER_SETTINGS), ("nullface-tiny's settings", TINY_SETTINGS)):
+        for name, keep in (("whole face", ()), ("eyes and mouth kept", KEPT)):
+            faces = anonymize(keep=keep, **settings)
+            masks = [change_mask(pipe, subject, keep) for subject in subjects]
+            add(f"{name}, {title}", [paste(*args) for args in zip(subjects, faces, masks)])
+    return rows
+
+
+def make_trends(pipe: Any, portraits: list[Portrait], judge: Judge) -> dict[str, list[dict[str, float]]]:
+    """The paper's sweeps: one list of points for each knob."""
+    subjects = load_subjects(pipe, portraits)
+    anonymize = Anonymizer(pipe, subjects)
+
+    def measure(value: float, keep: Sequence[str] | None = None, **settings: Any) -> dict[str, float]:
+        faces = anonymize(keep=keep, **settings)
+        masks = [None if keep is None else change_mask(pipe, subject, keep) for subject in subjects]
+        photos = [paste(*args) for args in zip(subjects, faces, masks)]
+        change = np.mean([np.abs(face.astype(int) - s.aligned).mean() for face, s in zip(faces, subjects)])
+        point = {"value": value, **judge(subjects, photos), "image_change": float(change)}
+        kept = [kept_change(pipe, subject, face) for subject, face in zip(subjects, faces)]
+        point["kept_change"] = float(np.mean(kept))
+        print(json.dumps(point), flush=True)
+        return point
+
+    keeps = ((), ("mouth",), ("eyes",), KEPT, (*KEPT, "nose"))
+    return {
+        "identity_scale": [measure(v, **PAPER_SETTINGS, identity_scale=v) for v in (0.0, 0.33, 0.67, 1.0)],
+        "guidance_scale": [measure(v, **{**PAPER_SETTINGS, "guidance_scale": v}) for v in (2.5, 5.0, 7.5, 10.0)],
+        "kept_regions": [measure(len(keep), keep, **PAPER_SETTINGS, mask_start=0.7) for keep in keeps],
+        "mask_start": [measure(v, KEPT, **PAPER_SETTINGS, mask_start=v) for v in (0.7, 0.8, 0.9, 1.0)],
+        "skip": [measure(v, **{**PAPER_SETTINGS, "skip": v}) for v in (0.0, 0.3, 0.5, 0.7, 0.9)],
+    }
+
+
+def kept_change(pipe: Any, subject: Subject, face: np.ndarray) -> float:
+    """Mean absolute change, of 255, of eyes and mouth in the crop as the model returned it."""
+    kept = region_mask(subject.labels, pipe.face_parser.labels, KEPT)
+    return float(np.abs(face.astype(int) - subject.aligned)[kept].mean()) if kept.any() else 0.0
+
+
+def plot_trends(trends: dict[str, list[dict[str, float]]], path: Path) -> None:
+    panels = (
+        ("identity_scale", "similarity", "λ_id", "similarity to the person"),
+        ("guidance_scale", "similarity", "λ_cfg", "similarity to the person"),
+        ("skip", "image_change", "skip", "change of the image, of 255"),
+        ("kept_regions", "rank1", "regions kept", "re-identified at rank 1, %"),
+        ("mask_start", "kept_change", "mask_start", "change of kept eyes and mouth, of 255"),
+    )
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3), layout="constrained")
+    for axis, (name, quantity, xlabel, ylabel) in zip(axes, panels):
+        points = trends[name]
+        axis.plot([point["value"] for point in points], [point[quantity] for point in points], marker="o")
+        axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.grid(alpha=0.3)
+        if name == "kept_regions":
+            axis.set_xticks(range(len(points)), ["none", "mouth", "eyes", "both", "+ nose"])
+    figure.savefig(path, dpi=110)
+
+
+def make_sheet(pipe: Any, portraits: list[Portrait]) -> np.ndarray:
+    """Columns of original, reconstruction, anonymized, eyes and mouth kept; twelve portraits a block."""
+    subjects = load_subjects(pipe, portraits)
+    anonymize = Anonymizer(pipe, subjects)
+
+    def aligned(faces: list[np.ndarray], keep: Sequence[str]) -> list[np.ndarray]:
+        return [
+            subject.crop.crop_image(paste(subject, face, change_mask(pipe, subject, keep)))
+            for subject, face in zip(subjects, faces)
+        ]
+
+    rows = [
+        [subject.aligned for subject in subjects],
+        reconstruct(pipe, subjects),
+        aligned(anonymize(keep=(), **TINY_SETTINGS), ()),
+        aligned(anonymize(keep=KEPT, **TINY_SETTINGS), KEPT),
+    ]
+    blocks = [
+        np.concatenate([np.concatenate(row[start : start + 12], axis=1) for row in rows])
+        for start in range(0, len(subjects), 12)
+    ]
+    gap = np.full((12, blocks[0].shape[1], 3), 255, dtype=np.uint8)
+    return np.concatenate([part for block in blocks for part in (block, gap)][:-1])
+
+
+def choose_good(portraits: list[Portrait], count: int) -> list[Portrait]:
+    """Colour photographs whose face is at least as large as the model's crop, evenly spread over the data."""
+    good = [p for p in portraits if p.colour and p.face_crop(SIZE).scale <= 1.1]
+    return [good[index] for index in np.linspace(0, len(good) - 1, min(count, len(good))).astype(int)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["table", "trends", "sheet"])
+    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
+    parser.add_argument("--output", type=Path, default=Path("docs/nullface-tiny"))
+    parser.add_argument("--count", type=int, help="portraits; all for the table, 48 for trends, 24 for the sheet")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.output.mkdir(parents=True, exist_ok=True)
+    portraits = load_portraits(args.data, "validation")
+    pipe = load_nullface_tiny(args.device)
+    pipe.set_progress_bar_config(disable=True)
+
+    if args.part == "table":
+        rows = make_table(pipe, portraits[: args.count], Judge(portraits))
+        (args.output / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    elif args.part == "trends":
+        trends = make_trends(pipe, portraits[:: len(portraits) // (args.count or 48)], Judge(portraits))
+        (args.output / "trends.json").write_text(json.dumps(trends, indent=1) + "\n")
+        plot_trends(trends, args.output / "trends.png")
+    else:
+        sheet = make_sheet(pipe, choose_good(portraits, args.count or 24))
+        PIL.Image.fromarray(sheet).save(args.output / "faces.png")
+
+
+if __name__ == "__main__":
+    main()
