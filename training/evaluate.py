@@ -339,7 +339,7 @@ def main() -> None:
         plot_trends(trends, args.output / "trends.png")
     else:
         sheet = make_sheet(pipe, choose_good(portraits, args.count or 24))
-        PIL.Image.fromarray(sheet).save(args.output / "faces.png")
+        PIL.Image.fromarray(sheet).save(args.output / "faces.jpg", quality=88)
 
 
 if __name__ == "__main__":
