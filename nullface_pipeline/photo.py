@@ -139,7 +139,7 @@ def anonymize_photo(
     _check_options(pipe, keep, strength, max_attempts, on_failure, batch_faces, settings)
     threshold = same_person_similarity(pipe.face_analyser) if similarity_threshold is None else similarity_threshold
     pixels = read_pixels(photo)
-    faces = detect_faces(pipe.face_analyser, pixels)
+    faces = distinct_faces(detect_faces(pipe.face_analyser, pixels))
     if not faces:
         raise NoFaceFoundError(
             "No face was found in the photo, so nothing was anonymized and nothing is returned. Lower the detection "
@@ -264,6 +264,15 @@ def find_spared_faces(
                 raise ValueError(f"`skip_faces` names the box {list(wanted)}, but the faces are at {boxes}.")
         spared += [face for face in found if face not in spared]
     return spared
+
+
+def distinct_faces(faces: list[DetectedFace]) -> list[DetectedFace]:
+    """Leave out what the detector found twice: of two boxes that largely overlap, the one of the lower score."""
+    distinct: list[DetectedFace] = []
+    for face in sorted(faces, key=lambda face: face.score, reverse=True):
+        if all(overlap(face.box, other.box) <= SAME_BOX for other in distinct):
+            distinct.append(face)
+    return sorted(distinct, key=lambda face: face.area, reverse=True)
 
 
 def overlap(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:

@@ -11,7 +11,7 @@ from nullface_pipeline import FaceNotHiddenError, NoFaceFoundError
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace, detect_faces
 from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
-from nullface_pipeline.photo import face_ellipse, face_mask, nearest_face, overlap, redact
+from nullface_pipeline.photo import distinct_faces, face_ellipse, face_mask, nearest_face, overlap, redact
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .test_face_crops import landmarks_at
@@ -117,7 +117,7 @@ def test_small_faces_are_covered(pipe, group):
 
 
 def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
-    faces = detect_faces(pipe.face_analyser, np.asarray(group))
+    faces = distinct_faces(detect_faces(pipe.face_analyser, np.asarray(group)))
     by_box = pipe.anonymize(group, skip_faces=[faces[0].box.tolist()], similarity_threshold=2.0, seed=0, **FAST)
     methods = {face.box: face.method for face in by_box.faces}
     assert sorted(methods.values()) == ["left alone", "nullface", "nullface", "nullface"]
@@ -268,6 +268,14 @@ def test_covering_a_face_leaves_nothing_of_it():
     assert len(np.unique(covered_pixels[30:71, 40:71].reshape(-1, 3), axis=0)) == 1
     assert np.array_equal(covered_pixels[:, :10], pixels[:, :10])
     assert np.array_equal(redact(pixels, np.array([-50, -50, -20, -20])), pixels)
+
+
+def test_a_face_found_twice_counts_once():
+    def found(box, score):
+        return DetectedFace(np.array(box, dtype=np.float32), np.zeros((5, 2)), score, np.zeros(512))
+
+    twice = [found((10, 10, 50, 60), 0.6), found((12, 15, 44, 50), 0.9), found((80, 10, 100, 40), 0.5)]
+    assert distinct_faces(twice) == [twice[1], twice[2]]
 
 
 def test_overlap_of_boxes():
