@@ -282,13 +282,12 @@ class StableDiffusionNullFacePipeline(
         Save the pipeline's components; see [`DiffusionPipeline.save_pretrained`].
 
         Raises:
-            RuntimeError: while an adapter is loaded. The models would be written with the adapters' parameter names, and
-                reloading them would replace attention weights by random ones.
+            RuntimeError: while the UNet has an adapter. It would be written with the adapters' parameter names, and
+                reloading it would replace attention weights by random ones.
         """
-        loras = [model for model in (self.unet, self.text_encoder) if getattr(model, "peft_config", {})]
-        if loras or getattr(self.unet, "encoder_hid_proj", None) is not None:
+        if getattr(self.unet, "encoder_hid_proj", None) is not None or getattr(self.unet, "peft_config", {}):
             raise RuntimeError(
-                "The models cannot be saved while adapters are loaded. Call `pipe.unload_face_adapter()` (and "
+                "The UNet cannot be saved while adapters are loaded. Call `pipe.unload_face_adapter()` (and "
                 "`pipe.unload_lora_weights()` if you loaded other LoRAs) first; the adapter has its own file."
             )
         super().save_pretrained(save_directory, **kwargs)
