@@ -1,10 +1,14 @@
-"""What the training loops share: a wall-clock budget that survives stop and resume, and checkpoints written whole."""
+"""What the training loops share: a budget that survives stop and resume, checkpoints written whole, the command line."""
 
+import argparse
+import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import torch
 
 
@@ -43,6 +47,43 @@ def save_checkpoint(path: Path, state: dict) -> None:
     temporary = path.with_name(path.name + ".part")
     torch.save(state, temporary)
     os.replace(temporary, path)
+
+
+def resume(
+    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> tuple[float, int]:
+    """Load a checkpoint if there is one; returns the seconds spent and the steps made by earlier runs."""
+    if not path.exists():
+        return 0.0, 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["spent"], state["step"]
+
+
+def part_parser(description: str, output: Path, minutes: float) -> argparse.ArgumentParser:
+    """The options of every part that is trained, exported and evaluated."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("task", nargs="?", default="all", choices=["all", "train", "export", "evaluate"])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--output", type=Path, default=output)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=minutes, help="wall-clock budget of the training")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    return parser
+
+
+def run_part(args: argparse.Namespace, run_folder: Path, **tasks: Callable[[argparse.Namespace], None]) -> None:
+    """Do the task asked for, or all of `tasks` in their order."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(args.threads)
+    cv2.setNumThreads(0)
+    run_folder.mkdir(parents=True, exist_ok=True)
+    for name, task in tasks.items():
+        if args.task in ("all", name):
+            task(args)
 
 
 class Every:

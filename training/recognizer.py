@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from training import augmentation
 from training.dlib_network import face_chip, load_dlib_network
-from training.loop import Budget, Every, cosine_rate, save_checkpoint
+from training.loop import Budget, Every, cosine_rate, part_parser, resume, run_part, save_checkpoint
 from training.onnx_weights import store_as_half
 from training.portraits import Portrait, load_portraits
 from training.teacher import DESCRIPTOR_SIZE, TeacherEmbeddings, TeacherSpace
@@ -241,12 +241,7 @@ def train(args: argparse.Namespace) -> None:
     network = RecognizerNetwork().to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=0.05)
     checkpoint = RUN / "checkpoint.pt"
-    spent, step = 0.0, 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        spent, step = state["spent"], state["step"]
+    spent, step = resume(checkpoint, network, optimizer, device)
 
     def save() -> None:
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
@@ -386,27 +381,9 @@ def export(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train, export and evaluate the recognizer.")
-    parser.add_argument("task", nargs="?", default="all", choices=["all", "train", "export", "evaluate"])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
-    parser.add_argument("--output", type=Path, default=OUTPUT)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=40.0, help="wall-clock budget of the training")
+    parser = part_parser("Train, export and evaluate the recognizer.", OUTPUT, minutes=40.0)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(args.threads)
-    cv2.setNumThreads(0)
-    RUN.mkdir(parents=True, exist_ok=True)
-    if args.task in ("all", "train"):
-        train(args)
-    if args.task in ("all", "export"):
-        export(args)
-    if args.task in ("all", "evaluate"):
-        evaluate(args)
+    run_part(parser.parse_args(), RUN, train=train, export=export, evaluate=evaluate)
 
 
 if __name__ == "__main__":
