@@ -1,0 +1,163 @@
+"""Folders for the Hugging Face Hub: the pipeline's code alone, or a complete model repository around nullface-tiny.
+
+The cards and the documentation are not part of an installed package, so exporting needs a clone.
+"""
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from nullface_pipeline.single_file import MODULES, single_file_source
+
+
+PACKAGE = Path(__file__).parent
+CLONE = PACKAGE.parent
+
+# The names under which the cards' examples load the two repositories.
+PIPELINE_REPOSITORY = "nullface/nullface"
+MODEL_REPOSITORY = "nullface/nullface-tiny"
+
+COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
+
+
+def pipeline_files(repository: str = PIPELINE_REPOSITORY) -> dict[str, bytes]:
+    """What a Hub repository holds that is loaded with `custom_pipeline=`.
+
+    Args:
+        repository (`str`): its name on the Hub, for the examples in its card.
+
+    Returns:
+        `dict[str, bytes]`: contents by path in the repository.
+
+    Raises:
+        FileNotFoundError: if the package is installed without its clone.
+    """
+    cards = card_folder()
+    card = (cards / "README.md").read_text(encoding="utf-8").replace("../", "")
+    return {
+        "README.md": _named(card, PIPELINE_REPOSITORY, repository).encode(),
+        "demo.jpg": (cards / "demo.jpg").read_bytes(),
+        **{f"{module}.py": (PACKAGE / f"{module}.py").read_bytes() for module in MODULES},
+        **_shared_files(),
+    }
+
+
+def model_files(repository: str = MODEL_REPOSITORY) -> dict[str, bytes]:
+    """What a Hub repository of nullface-tiny holds: code, components, FaceID adapter and face models.
+
+    Args, returns and raises as `pipeline_files`.
+    """
+    cards = card_folder() / "nullface-tiny"
+    card = (cards / "README.md").read_text(encoding="utf-8").replace("../../", "")
+    return {
+        "README.md": _named(card, MODEL_REPOSITORY, repository).encode(),
+        "LICENSE.md": (cards / "LICENSE.md").read_bytes(),
+        "model_index.json": _model_index().encode(),
+        # One file: with a model, diffusers fetches pipeline.py from the Hub and nothing that it imports.
+        "pipeline.py": single_file_source().encode(),
+        **_files_below(PACKAGE / "tiny" / "model", COMPONENTS),
+        **_files_below(PACKAGE / "tiny", ("face_adapter.safetensors", "face_models", "face_parser")),
+        **_shared_files(),
+    }
+
+
+def card_folder() -> Path:
+    """Where the cards lie; FileNotFoundError unless this is a clone."""
+    folder = CLONE / "model_card"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            "The model cards are not part of the installed package. Export from a clone of the repository, installed "
+            "with `pip install -e .`."
+        )
+    return folder
+
+
+def write_repository(files: dict[str, bytes], folder: Path) -> None:
+    """Write a repository's files to a folder that is new, empty, or an earlier export, which is replaced as a whole.
+
+    Args:
+        files (`dict[str, bytes]`): contents by path, as `pipeline_files` and `model_files` return them.
+        folder (`Path`): the folder; its parent must exist.
+
+    Raises:
+        ValueError: if the parent does not exist, or the folder holds anything that is not of an export.
+    """
+    folder = folder.resolve()
+    _check_replaceable(files, folder)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            path = temporary / "new" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if folder.exists():
+            folder.rename(temporary / "old")
+        (temporary / "new").rename(folder)
+    finally:
+        shutil.rmtree(temporary)
+
+
+def _check_replaceable(files: dict[str, bytes], folder: Path) -> None:
+    if not folder.parent.is_dir():
+        raise ValueError(f"The folder {folder.parent} does not exist.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; name a folder.")
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    foreign = sorted(there - set(files)) or ([] if not there or "pipeline.py" in there else sorted(there))
+    if foreign:
+        raise ValueError(f"{folder} holds what is not of an earlier export, {foreign[0]} for one. Name a new folder.")
+
+
+def push_repository(files: dict[str, bytes], repository: str) -> str:
+    """Upload a repository's files to the Hub in one commit, with the token of `hf auth login` or HF_TOKEN.
+
+    Files that are there and not among them stay.
+
+    Args:
+        files (`dict[str, bytes]`): contents by path.
+        repository (`str`): its name, "org/name"; made if it does not exist.
+
+    Returns:
+        `str`: address of the commit.
+
+    Raises:
+        HTTPError: (of httpx2) if the Hub refuses or cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    api.create_repo(repository, exist_ok=True)
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
+    return api.create_commit(repository, operations, commit_message="NullFace pipeline").commit_url
+
+
+def _model_index() -> str:
+    """nullface-tiny's index, naming the class in pipeline.py and only the components that it takes."""
+    index = json.loads((PACKAGE / "tiny" / "model" / "model_index.json").read_text())
+    named = {
+        "_class_name": ["pipeline", "StableDiffusionNullFacePipeline"],
+        "_diffusers_version": index["_diffusers_version"],
+        **{component: index[component] for component in COMPONENTS},
+    }
+    return json.dumps(named, indent=2) + "\n"
+
+
+def _shared_files() -> dict[str, bytes]:
+    documents = ("nullface-tiny.md", "nullface-tiny")
+    return {
+        "LICENSE": (CLONE / "LICENSE").read_bytes(),
+        **{f"docs/{name}": content for name, content in _files_below(CLONE / "docs", documents).items()},
+    }
+
+
+def _files_below(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """The named files, and all files in the named folders, by path below `folder`."""
+    paths = [path for name in names for path in (folder / name, *sorted((folder / name).rglob("*")))]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+
+
+def _named(card: str, default: str, repository: str) -> str:
+    """The card with the repository's own name in its examples."""
+    return re.sub(rf"\b{re.escape(default)}(?![\w-])", lambda _: repository, card)

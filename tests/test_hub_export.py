@@ -1,0 +1,194 @@
+import json
+import re
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from typer.testing import CliRunner
+
+from nullface_pipeline import hub_export
+from nullface_pipeline.cli import app
+from nullface_pipeline.hub_export import PACKAGE, model_files, pipeline_files, write_repository
+from nullface_pipeline.single_file import MODULES, write_single_file
+from nullface_pipeline.tiny_model import load_nullface_tiny
+
+from .local_hub import LocalHub, files_of, fill_cache, run_clean
+
+
+SETTINGS = {"num_inference_steps": 12, "skip": 0.5, "output_type": "np"}
+
+CALL = """
+import numpy as np
+import safetensors.torch
+from diffusers import DiffusionPipeline
+{load}
+assert type(pipe).__name__ == "StableDiffusionNullFacePipeline"
+pipe.load_face_adapter("{tiny}/face_adapter.safetensors")
+inputs = safetensors.torch.load_file("inputs.safetensors")
+generator = torch.Generator().manual_seed(0)
+images = pipe(inputs["image"], identity_embeds=inputs["embeds"], generator=generator, **{settings}).images
+np.save("image.npy", images)
+"""
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 8, 8, generator=generator)
+    image = torch.nn.functional.interpolate(coarse, (128, 128), mode="bicubic").clamp(0, 1)
+    return {"image": image, "embeds": torch.randn(1, 512, generator=generator)}
+
+
+@pytest.fixture(scope="module")
+def expected(inputs):
+    pipe = load_nullface_tiny()
+    generator = torch.Generator().manual_seed(0)
+    return pipe(inputs["image"], identity_embeds=inputs["embeds"], generator=generator, **SETTINGS).images
+
+
+@pytest.fixture
+def home(tmp_path, inputs):
+    folder = tmp_path / "home"
+    folder.mkdir()
+    safetensors.torch.save_file(inputs, folder / "inputs.safetensors")
+    return folder
+
+
+def image_of(home, load, tiny=PACKAGE / "tiny", **environment):
+    run_clean(CALL.format(load=load, tiny=tiny, settings=SETTINGS), home, **environment)
+    return np.load(home / "image.npy")
+
+
+def test_pipeline_repository_loads_from_a_hub(home, expected, tmp_path):
+    write_repository(pipeline_files(), tmp_path / "export")
+    load = f"pipe = DiffusionPipeline.from_pretrained('{PACKAGE}/tiny/model', custom_pipeline='nullface/nullface', trust_remote_code=True)"
+    with LocalHub({"nullface/nullface": tmp_path / "export"}) as hub:
+        image = image_of(home, load, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
+    assert np.array_equal(image, expected)
+
+
+def test_model_repository_loads_by_name_from_a_hub(home, expected, tmp_path):
+    write_repository(model_files(), tmp_path / "export")
+    load = "pipe = DiffusionPipeline.from_pretrained('nullface/nullface-tiny', trust_remote_code=True)"
+    with LocalHub({"nullface/nullface-tiny": tmp_path / "export"}) as hub:
+        image = image_of(home, load, tmp_path / "export", HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
+    assert np.array_equal(image, expected)
+
+
+def test_community_file_loads_by_name_from_a_cache(home, expected, tmp_path):
+    (tmp_path / "mirror" / "main").mkdir(parents=True)
+    write_single_file(tmp_path / "mirror" / "main" / "nullface.py")
+    fill_cache(home, "datasets", "diffusers/community-pipelines-mirror", tmp_path / "mirror")
+    load = f"""
+import diffusers.utils.dynamic_modules_utils as dynamic
+dynamic.get_diffusers_versions = lambda: []  # asks PyPI, which is not there
+pipe = DiffusionPipeline.from_pretrained('{PACKAGE}/tiny/model', custom_pipeline='nullface')
+"""
+    assert np.array_equal(image_of(home, load), expected)
+
+
+def test_pipeline_repository_is_code_and_no_weights():
+    files = pipeline_files()
+    assert {f"{module}.py" for module in MODULES} | {"README.md", "LICENSE"} <= set(files)
+    assert not [name for name in files if name.endswith((".safetensors", ".onnx", ".bin"))]
+    assert sum(map(len, files.values())) < 2e6
+
+
+def test_model_index_names_the_class_and_its_components():
+    index = json.loads(model_files()["model_index.json"])
+    assert index["_class_name"] == ["pipeline", "StableDiffusionNullFacePipeline"]
+    assert {name for name in index if not name.startswith("_")} == set(hub_export.COMPONENTS)
+
+
+@pytest.mark.parametrize("make_files", [pipeline_files, model_files])
+def test_links_of_the_cards_lead_to_files(make_files):
+    files = make_files()
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", files["README.md"].decode())
+    assert links and set(links) <= set(files)
+
+
+def test_the_card_bears_the_repositorys_name():
+    card = pipeline_files("me/mine")["README.md"].decode()
+    assert 'custom_pipeline="me/mine"' in card and "nullface/nullface" not in card
+    assert 'snapshot_download("me/tiny")' in model_files("me/tiny")["README.md"].decode()
+
+
+def export(*arguments, **environment):
+    return CliRunner().invoke(app, ["export", *map(str, arguments)], env={"COLUMNS": "200", **environment})
+
+
+@pytest.mark.parametrize(("option", "make_files"), [("--hub", pipeline_files), ("--model", model_files)])
+def test_export_writes_a_folder_and_replaces_only_its_own(tmp_path, option, make_files):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    for _ in range(2):
+        result = export(option, folder)
+        assert result.exit_code == 0, result.output
+        assert {name: (folder / name).read_bytes() for name in files_of(folder)} == make_files()
+        (folder / "pipeline.py").write_text("changed")
+    (folder / "diary.txt").write_text("dear diary")
+    result = export(option, folder)
+    assert result.exit_code == 1 and "diary.txt" in result.output
+    assert (folder / "pipeline.py").read_text() == "changed" and (folder / "diary.txt").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["export"], "nothing temporary is left"
+
+
+def test_a_folder_that_only_looks_like_an_export_is_kept(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    assert export("--hub", tmp_path).exit_code == 1
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "exactly one of"),
+        (["--hub", "a", "--model", "b"], "exactly one of"),
+        (["--hub", "a", "--single-file", "b.py"], "exactly one of"),
+        (["--push", "me/mine"], "exactly one of"),
+        (["--single-file", "nullface.py", "--push", "me/mine"], "--hub or --model"),
+        (["--hub", "no/such/folder"], "does not exist"),
+        (["--hub", "file.txt"], "is a file"),
+        (["--hub", "a", "--push", "not a name"], "not a name"),
+        (["--hub", "a", "--push", "mine"], "me/mine"),
+        (["--hub", "a", "--push", "me/mine", "--no-dry-run"], "hf auth login"),
+    ],
+)
+def test_wrong_usage_writes_nothing(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    (tmp_path / "file.txt").touch()
+    result = export(*arguments)
+    assert result.exit_code == 1 and message in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_export_needs_a_clone(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_export, "CLONE", tmp_path)
+    result = export("--hub", tmp_path / "export")
+    assert result.exit_code == 1 and "clone" in result.output
+
+
+UPLOAD = """
+from pathlib import Path
+from typer.testing import CliRunner
+from nullface_pipeline.cli import app
+for option in ("--dry-run", "--no-dry-run"):
+    result = CliRunner().invoke(app, ["export", "--hub", "export", "--push", "me/mine", option])
+    print(result.output)
+    Path(option[2:]).write_text(result.output)
+"""
+
+
+def test_push_says_what_it_would_upload_and_uploads(tmp_path):
+    """Through the Hub's own client; a new interpreter, because the client reads its settings when it is imported."""
+    with LocalHub({}) as hub:
+        code = "del sys.modules['nullface_pipeline']\n" + UPLOAD
+        run_clean(code, tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_TOKEN="hf_mine")
+        uploads, tokens = hub.uploads, hub.tokens
+    dry = (tmp_path / "dry-run").read_text()
+    assert "Nothing was uploaded" in dry and "face_crops.py" in dry and "kB" in dry
+    assert "Uploaded: http" in (tmp_path / "no-dry-run").read_text()
+    assert uploads == pipeline_files("me/mine")
+    assert tokens == {"Bearer hf_mine"}
