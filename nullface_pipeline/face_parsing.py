@@ -182,7 +182,7 @@ def check_kept_regions(regions: Iterable[str]) -> None:
 
 
 def anonymization_mask(
-    labels: np.ndarray, label_names: Iterable[str], keep: Iterable[str], softness: float = 0.01
+    labels: np.ndarray, label_names: Iterable[str], keep: Iterable[str], softness: float = 0.01, margin: float = 0.0
 ) -> np.ndarray:
     """M of Eq. 4: 1 where the face is to change, 0 on what is kept and outside the face, soft between them.
 
@@ -190,6 +190,7 @@ def anonymization_mask(
         labels (`np.ndarray`): (H, W) int label map of an aligned face.
         keep (`Iterable[str]`): keys of `REGIONS` that stay as they are.
         softness (`float`): standard deviation of the blurred edge, as a share of the image's height.
+        margin (`float`): how far the mask reaches beyond the face, as a share of the image's height.
 
     Returns:
         `np.ndarray`: (H, W) float32 in [0, 1].
@@ -197,10 +198,15 @@ def anonymization_mask(
     label_names = tuple(label_names)
     sigma = max(softness * labels.shape[0], 0.1)
     kept = region_mask(labels, label_names, keep)
+    face = _dilate(region_mask(labels, label_names, FACE_REGIONS), margin * labels.shape[0])
     # The soft edge lies outside what is kept; inside it, a narrow eye would be half changed.
-    reach = 2 * round(2.0 * sigma) + 1
-    around_kept = cv2.dilate(kept.astype(np.uint8), np.ones((reach, reach), dtype=np.uint8))
-    change = region_mask(labels, label_names, FACE_REGIONS) & (around_kept == 0)
+    change = face & ~_dilate(kept, 2.0 * sigma)
     mask = np.clip(cv2.GaussianBlur(change.astype(np.float32), (0, 0), sigma), 0.0, 1.0)
     mask[kept] = 0.0
     return mask
+
+
+def _dilate(mask: np.ndarray, pixels: float) -> np.ndarray:
+    """Grow an (H, W) bool mask by so many pixels, rounded, to every side."""
+    side = 2 * round(pixels) + 1
+    return cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0

@@ -26,6 +26,7 @@ from .face_identity import (
     turned_identity,
 )
 from .face_parsing import FACE_REGIONS, anonymization_mask, check_kept_regions, region_mask
+from .face_search import SAME_BOX, overlap, search_faces
 
 
 # The paper's knobs, set together. Settings given besides take precedence.
@@ -47,8 +48,8 @@ SETTINGS = (
     "inversion_batch_size",
 )
 
-# Two boxes that share more than this of their union are the same face.
-SAME_BOX = 0.3
+# How far beyond the parsed face its mask reaches, as a share of the crop: the parser's edge is the face's own contour.
+MASK_MARGIN = 0.02
 
 
 class NoFaceFoundError(ValueError):
@@ -139,7 +140,7 @@ def anonymize_photo(
     _check_options(pipe, keep, strength, max_attempts, on_failure, batch_faces, settings)
     threshold = same_person_similarity(pipe.face_analyser) if similarity_threshold is None else similarity_threshold
     pixels = read_pixels(photo)
-    faces = distinct_faces(detect_faces(pipe.face_analyser, pixels))
+    faces = search_faces(pipe.face_analyser, pixels)
     if not faces:
         raise NoFaceFoundError(
             "No face was found in the photo, so nothing was anonymized and nothing is returned. Lower the detection "
@@ -174,7 +175,7 @@ def anonymize_photo(
         )
     result = paste_all(pixels, hidden)
     # A second look, at the finished picture: what the detector missed at first must not get through either.
-    unseen = [face for face in detect_faces(pipe.face_analyser, result) if not _is_among(face, faces)]
+    unseen = [face for face in search_faces(pipe.face_analyser, result) if not _is_among(face, faces)]
     for face in [*(target.face for target in failed), *small, *unseen]:
         result = redact(result, face.box)
 
@@ -266,25 +267,6 @@ def find_spared_faces(
     return spared
 
 
-def distinct_faces(faces: list[DetectedFace]) -> list[DetectedFace]:
-    """Leave out what the detector found twice: of two boxes that largely overlap, the one of the lower score."""
-    distinct: list[DetectedFace] = []
-    for face in sorted(faces, key=lambda face: face.score, reverse=True):
-        if all(overlap(face.box, other.box) <= SAME_BOX for other in distinct):
-            distinct.append(face)
-    return sorted(distinct, key=lambda face: face.area, reverse=True)
-
-
-def overlap(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
-    """Intersection over union of two boxes (x0, y0, x1, y1)."""
-    width = min(first[2], second[2]) - max(first[0], second[0])
-    height = min(first[3], second[3]) - max(first[1], second[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (first, second)]
-    return float(width * height / (sum(areas) - width * height))
-
-
 def make_target(
     pipe: Any,
     pixels: np.ndarray,
@@ -322,7 +304,7 @@ def face_mask(parser: Any | None, aligned: np.ndarray, landmarks: np.ndarray, ke
         if keep:
             logging.get_logger(__name__).warning("A face's regions were not found; nothing of it is kept.")
         return ellipse
-    return anonymization_mask(labels, parser.labels, keep)
+    return anonymization_mask(labels, parser.labels, keep, margin=MASK_MARGIN)
 
 
 def nearest_face(crop: FaceCrop, face: DetectedFace, faces: list[DetectedFace]) -> np.ndarray:
@@ -361,9 +343,12 @@ def hide_faces(
             results = run_pipeline(pipe, [targets[i] for i in batch], identity_seed, stronger(settings, attempt))
             for index, result in zip(batch, results):
                 targets[index] = replace(targets[index], result=result, attempts=attempt + 1)
+        if not pending:
+            break
         finished = paste_all(pixels, targets)
+        seen = search_faces(analysers[0], finished)
         for index in pending:
-            closest = closest_similarity(analysers, pixels, finished, targets[index].face)
+            closest = closest_similarity(analysers, pixels, finished, targets[index].face, seen)
             targets[index] = replace(targets[index], similarity=closest)
     return targets
 
@@ -405,13 +390,15 @@ def paste_all(pixels: np.ndarray, targets: list[FaceTarget]) -> np.ndarray:
     return pixels
 
 
-def closest_similarity(analysers: list[Any], before: np.ndarray, after: np.ndarray, face: DetectedFace) -> float:
+def closest_similarity(
+    analysers: list[Any], before: np.ndarray, after: np.ndarray, face: DetectedFace, seen: list[DetectedFace]
+) -> float:
     """The highest similarity that any of the recognizers sees between a face before and after.
 
-    The face is embedded at its old landmarks and, where the detector finds it again, at its new ones: a misplaced crop
-    must not pass for a new identity.
+    The face is embedded at its old landmarks and, where it is among the faces `seen` in the picture `after`, at its new
+    ones: a misplaced crop must not pass for a new identity.
     """
-    redetected = [new.landmarks for new in detect_faces(analysers[0], after) if overlap(new.box, face.box) > SAME_BOX]
+    redetected = [new.landmarks for new in seen if overlap(new.box, face.box) > SAME_BOX]
     similarities = []
     for analyser in analysers:
         original = embed_face(analyser, before, face.landmarks)

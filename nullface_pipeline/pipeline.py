@@ -62,6 +62,7 @@ from .face_identity import (
     recognizer_name,
 )
 from .face_parsing import anonymization_mask, check_kept_regions, load_face_parser
+from .face_search import search_faces  # noqa: F401
 from .image_inputs import check_image_values, count_images, to_uint8
 from .photo import AnonymizedPhoto, anonymize_photo
 

@@ -16,6 +16,7 @@ MODULES = (
     "face_crops",
     "face_identity",
     "face_parsing",
+    "face_search",
     "image_inputs",
     "photo",
     "pipeline",

@@ -11,7 +11,8 @@ from nullface_pipeline import FaceNotHiddenError, NoFaceFoundError
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace, detect_faces
 from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
-from nullface_pipeline.photo import distinct_faces, face_ellipse, face_mask, nearest_face, overlap, redact
+from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.photo import face_ellipse, face_mask, nearest_face, redact
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .test_face_crops import landmarks_at
@@ -109,6 +110,20 @@ def test_a_second_judge_is_heard(pipe, astronaut):
     assert (alone.method, judged.method) == ("nullface", "redacted")
 
 
+@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+def test_people_who_lie_down_are_found(pipe, astronaut, quarter_turns):
+    """The new face lies the same way: turned back, the photo shows a face where the old one was."""
+    upright = pipe.anonymize(astronaut, seed=0, similarity_threshold=2.0, **FAST)
+    turned = PIL.Image.fromarray(np.rot90(np.asarray(astronaut), quarter_turns).copy())
+    result = pipe.anonymize(turned, seed=0, similarity_threshold=2.0, **FAST)
+    assert [face.method for face in result.faces] == ["nullface"]
+    after = np.rot90(np.asarray(result.image), -quarter_turns).astype(int)
+    box = upright.faces[0].box
+    new, old = (box_pixels(image, box).astype(int) for image in (after, astronaut))
+    assert np.abs(new - old).mean() > 5
+    assert np.abs(new - box_pixels(upright.image, box)).mean() < 0.5 * np.abs(new - old).mean()
+
+
 def test_small_faces_are_covered(pipe, group):
     result = pipe.anonymize(group, seed=0, min_face=90, similarity_threshold=2.0, **FAST)
     sizes = {max(face.box[2] - face.box[0], face.box[3] - face.box[1]): face.method for face in result.faces}
@@ -117,7 +132,7 @@ def test_small_faces_are_covered(pipe, group):
 
 
 def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
-    faces = distinct_faces(detect_faces(pipe.face_analyser, np.asarray(group)))
+    faces = search_faces(pipe.face_analyser, np.asarray(group))
     by_box = pipe.anonymize(group, skip_faces=[faces[0].box.tolist()], similarity_threshold=2.0, seed=0, **FAST)
     methods = {face.box: face.method for face in by_box.faces}
     assert sorted(methods.values()) == ["left alone", "nullface", "nullface", "nullface"]
@@ -268,17 +283,3 @@ def test_covering_a_face_leaves_nothing_of_it():
     assert len(np.unique(covered_pixels[30:71, 40:71].reshape(-1, 3), axis=0)) == 1
     assert np.array_equal(covered_pixels[:, :10], pixels[:, :10])
     assert np.array_equal(redact(pixels, np.array([-50, -50, -20, -20])), pixels)
-
-
-def test_a_face_found_twice_counts_once():
-    def found(box, score):
-        return DetectedFace(np.array(box, dtype=np.float32), np.zeros((5, 2)), score, np.zeros(512))
-
-    twice = [found((10, 10, 50, 60), 0.6), found((12, 15, 44, 50), 0.9), found((80, 10, 100, 40), 0.5)]
-    assert distinct_faces(twice) == [twice[1], twice[2]]
-
-
-def test_overlap_of_boxes():
-    assert overlap((0, 0, 10, 10), (0, 0, 10, 10)) == 1.0
-    assert overlap((0, 0, 10, 10), (5, 0, 15, 10)) == pytest.approx(1 / 3)
-    assert overlap((0, 0, 10, 10), (20, 20, 30, 30)) == 0.0
