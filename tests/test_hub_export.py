@@ -1,4 +1,5 @@
 import json
+import posixpath
 import re
 
 import numpy as np
@@ -102,10 +103,12 @@ def test_model_index_names_the_class_and_its_components():
 
 
 @pytest.mark.parametrize("make_files", [pipeline_files, model_files])
-def test_links_of_the_cards_lead_to_files(make_files):
+def test_links_between_the_pages_lead_to_files(make_files):
     files = make_files()
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", files["README.md"].decode())
-    assert links and set(links) <= set(files)
+    for page in (name for name in files if name.endswith(".md")):
+        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", files[page].decode())
+        assert {posixpath.join(posixpath.dirname(page), link) for link in links} <= set(files)
+    assert b"](docs/nullface-tiny.md)" in files["README.md"]
 
 
 def test_the_card_bears_the_repositorys_name():
