@@ -2,10 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo space test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nullface demo --output demo
+
+space: $(VENV)/.installed
+	$(BIN)/python space/app.py
 
 test: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -16,7 +19,7 @@ test: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,training]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,space,training]"
 	touch $@
 
 clean:

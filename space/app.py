@@ -1,0 +1,346 @@
+"""NullFace as a web page: a photo goes in, its faces are outlined, the result is compared and downloaded.
+
+Runs from the repository (`make space`) and as a Hugging Face Space.
+"""
+
+import atexit
+import os
+import shutil
+import signal
+import sys
+import tempfile
+
+
+# Before Gradio is imported, which reads them. Uploads go to a folder of this process alone.
+UPLOADS = tempfile.mkdtemp(prefix="nullface-space-")
+os.environ["GRADIO_TEMP_DIR"] = UPLOADS
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+atexit.register(shutil.rmtree, UPLOADS, ignore_errors=True)
+
+try:
+    # On ZeroGPU, where it has to come before torch.
+    import spaces
+except ImportError:
+    spaces = None
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import onnxruntime
+import PIL.Image
+import torch
+from huggingface_hub import try_to_load_from_cache
+from open_photo import MAX_PIXELS, OpenPhoto, draw_changes, open_photo, open_upload
+from page_parts import brush_value, keep_brush, painted_mask, picture, show_result
+from photo_upload import PhotoUpload
+from skimage import data
+
+from nullface_pipeline.console import quiet_libraries
+from nullface_pipeline.face_identity import same_person_similarity
+from nullface_pipeline.face_parsing import FACE_REGIONS, check_kept_regions
+from nullface_pipeline.model_sets import SD15, load_model_set, preset_settings
+from nullface_pipeline.photo import STRENGTHS, AnonymizedPhoto, NoFaceFoundError
+from nullface_pipeline.photo_files import PhotoFileError, read_photo
+
+
+# ONNX Runtime reports to its maker unless told not to.
+onnxruntime.disable_telemetry_events()
+
+MAX_FILE_SIZE = "30mb"
+
+# A page left open forgets its photo after this many seconds without use.
+FORGET_AFTER = 15 * 60
+
+KNOBS = ("skip", "guidance_scale", "identity_scale", "mask_start")
+
+NOTHING_OPEN = f"No photo is open. Choose one; it is forgotten after {FORGET_AFTER // 60} minutes."
+
+FOLDER = Path(__file__).parent
+
+THEME = gr.themes.Default(primary_hue="pink", font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
+    # Gradio's own are too pale to read.
+    block_info_text_color="*neutral_600",
+    block_info_text_color_dark="*neutral_300",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What this page runs: a name that `model_sets` knows, its pipeline, and a notice for the page."""
+
+    name: str
+    pipe: Any
+    notice: str
+
+    def settings(self, strength: str) -> dict[str, Any]:
+        return {"identity_scale": 1.0, "mask_start": 0.8, **preset_settings(self.name, strength)}
+
+
+def load_model() -> Model:
+    """Stable Diffusion 1.5 where its weights are at hand or a GPU could use them, else nullface-tiny."""
+    quiet_libraries()
+    if torch.cuda.is_available() or isinstance(try_to_load_from_cache(SD15, "model_index.json"), str):
+        try:
+            return Model("sd15", load_model_set("sd15"), "Model: **Stable Diffusion 1.5**, 512 px.")
+        except (OSError, RuntimeError, ValueError) as error:
+            print(f"Stable Diffusion 1.5 could not be loaded, so nullface-tiny is: {str(error).splitlines()[0]}")
+    notice = (
+        "Model: **nullface-tiny**, only a demonstration: its faces are 128 px and look it. "
+        "Stable Diffusion 1.5 is used where its weights are installed."
+    )
+    return Model("tiny", load_model_set("tiny"), notice)
+
+
+MODEL = load_model()
+
+
+def load_example() -> OpenPhoto:
+    """The portrait of an astronaut that ships with scikit-image, in the public domain."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "astronaut.png"
+        PIL.Image.fromarray(data.astronaut()).save(path)
+        return open_photo(read_photo(path), MODEL.pipe.face_analyser)
+
+
+EXAMPLE = load_example()
+
+
+def face_names(photo: OpenPhoto) -> list[str]:
+    return [f"Face {number}" for number in range(1, len(photo.faces) + 1)]
+
+
+def count_faces(photo: OpenPhoto) -> str:
+    count = len(photo.faces)
+    return "1 face was found." if count == 1 else f"{count} faces were found."
+
+
+def show_example() -> dict[Any, Any]:
+    return show_photo(EXAMPLE, f"Example photo. {count_faces(EXAMPLE)}")
+
+
+def show_upload(path: str | None) -> dict[Any, Any]:
+    """Open what the visitor chose, or say in plain words why not."""
+    try:
+        if path is None:
+            raise PhotoFileError(NOTHING_OPEN)
+        photo = open_upload(Path(path), MODEL.pipe.face_analyser)
+    except PhotoFileError as error:
+        return show_refusal(f"This file cannot be used. {error}")
+    except NoFaceFoundError:
+        return show_refusal("No face was found in this photo, so there is nothing to show. Try one that shows a face.")
+    return show_photo(photo, count_faces(photo))
+
+
+def show_photo(photo: OpenPhoto, message: str) -> dict[Any, Any]:
+    names = face_names(photo)
+    return {
+        state: photo,
+        status: message,
+        upload: gr.update(value=None, visible=False),
+        another: gr.update(visible=True),
+        preview: draw_preview(photo, names, [], brush_value(photo.view)),
+        faces: gr.update(choices=names, value=names),
+        keep: [],
+        brush: brush_value(photo.view),
+        choices: gr.update(visible=True),
+        result: "",
+    }
+
+
+def show_refusal(message: str) -> dict[Any, Any]:
+    gr.Warning(message)
+    return show_nothing(f"**{message}**")
+
+
+def show_nothing(message: str = NOTHING_OPEN) -> dict[Any, Any]:
+    return {
+        state: None,
+        status: message,
+        upload: gr.update(value=None, visible=True),
+        another: gr.update(visible=False),
+        preview: "",
+        faces: gr.update(choices=[], value=[]),
+        keep: [],
+        brush: brush_value(None),
+        choices: gr.update(visible=False),
+        result: "",
+    }
+
+
+def draw_preview(photo: OpenPhoto | None, chosen: list[str], kept: list[str], painting: dict[str, Any]) -> str:
+    """HTML of the photo with its outlines and the tint on what will change."""
+    if photo is None:
+        return ""
+    names = face_names(photo)
+    indices = [names.index(name) for name in chosen if name in names]
+    mask = painted_mask(painting, photo.view, (photo.view.shape[1], photo.view.shape[0]))
+    image = draw_changes(MODEL.pipe, photo, indices, kept, mask)
+    description = f"Your photo with {len(names)} outlined face(s). To be changed: {', '.join(chosen) or 'none'}."
+    return picture(image, description) + (
+        '<p class="legend"><span class="changes"></span> changes <span class="stays"></span> stays. '
+        "Look whether every face is outlined: the others stay as they are.</p>"
+    )
+
+
+def set_knobs(strength: str) -> list[float]:
+    settings = MODEL.settings(strength)
+    return [settings[name] for name in KNOBS]
+
+
+def run(
+    photo: OpenPhoto | None,
+    chosen: list[str],
+    kept: list[str],
+    painting: dict[str, Any],
+    strength: str,
+    *knobs: float,
+) -> tuple[str, str]:
+    """Status and result of one click. A photo that cannot be anonymized is never shown."""
+    if photo is None:
+        return NOTHING_OPEN, ""
+    if not chosen:
+        return "Tick at least one face to anonymize.", ""
+    try:
+        check_kept_regions(kept)
+        keep_mask = painted_mask(painting, photo.view, photo.file.image.size)
+        anonymized = anonymize(photo, chosen, kept, keep_mask, strength, knobs)
+        shown = show_result(photo, anonymized, same_person_similarity(MODEL.pipe.face_analyser))
+    except (PhotoFileError, ValueError) as error:
+        gr.Warning(str(error))
+        return f"**{error}**", ""
+    covered = sum(face.method == "redacted" for face in anonymized.faces)
+    return f"Done{f', {covered} face(s) covered instead of replaced' if covered else ''}. The result is below.", shown
+
+
+def anonymize(
+    photo: OpenPhoto,
+    chosen: list[str],
+    kept: list[str],
+    keep_mask: PIL.Image.Image | None,
+    strength: str,
+    knobs: tuple[float, ...],
+) -> AnonymizedPhoto:
+    """Every chosen face replaced or covered; another person on every call."""
+    spared = [face for name, face in zip(face_names(photo), photo.faces) if name not in chosen]
+    return MODEL.pipe.anonymize(
+        photo.file.image,
+        keep=tuple(kept),
+        keep_mask=keep_mask,
+        strength=strength,
+        skip_faces=[tuple(face.box.tolist()) for face in spared],
+        **{**MODEL.settings(strength), **dict(zip(KNOBS, knobs))},
+    )
+
+
+if spaces is not None:
+    anonymize = spaces.GPU(anonymize)
+
+
+def forget_visitor(request: gr.Request) -> None:
+    """Drop everything that is remembered of a visitor who closed the page; Gradio alone would keep it for an hour."""
+    page.state_holder.session_data.pop(request.session_hash, None)
+    page.state_holder.time_last_used.pop(request.session_hash, None)
+
+
+# Uploads that no event ever reads, of a page closed half-way, go after a minute.
+with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60)) as page:
+    gr.Markdown(
+        "# NullFace\n\nEvery face you tick is replaced by another person's. The rest of the photo stays as it is.\n\n"
+        + MODEL.notice
+    )
+    state = gr.State(time_to_live=FORGET_AFTER)
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            gr.Markdown("## 1. Photo")
+            upload = PhotoUpload(
+                label="Your photo", sources=["upload", "webcam", "clipboard"], type="filepath", buttons=[], height=260
+            )
+            preview = gr.HTML(elem_id="preview", js_on_load=None)
+            another = gr.Button("Choose another photo", visible=False)
+        with gr.Column(scale=2, min_width=300, visible=False) as choices:
+            gr.Markdown("## 2. What changes")
+            faces = gr.CheckboxGroup(label="Faces to anonymize", info="Untick a person who agreed to be seen.")
+            keep = gr.CheckboxGroup(
+                [*FACE_REGIONS, "lips"], label="Keep of these faces", info="What you tick stays as it is."
+            )
+            with gr.Accordion("Paint a region to keep", open=False):
+                gr.Markdown("A lesion, for example. What you paint stays as it is.")
+                brush = keep_brush()
+            strength = gr.Radio(
+                list(STRENGTHS), value="standard", label="Strength", info="Stronger: less like the person."
+            )
+            with gr.Accordion("Advanced", open=False):
+                values = MODEL.settings("standard")
+                knobs = [
+                    gr.Slider(0, 0.95, values["skip"], step=0.05, label="Skip", info="Higher stays closer."),
+                    gr.Slider(
+                        1, 20, values["guidance_scale"], step=0.5, label="Guidance", info="Push to the new identity."
+                    ),
+                    gr.Slider(
+                        0, 2, values["identity_scale"], step=0.1, label="Identity", info="Push away from the person."
+                    ),
+                    gr.Slider(
+                        0, 1, values["mask_start"], step=0.05, label="Mask start", info="Earlier keeps more around it."
+                    ),
+                ]
+            start = gr.Button("Anonymize", variant="primary")
+    status = gr.Markdown(elem_id="status")
+    result = gr.HTML(elem_id="result", js_on_load=None)
+    gr.Markdown(
+        "## Your privacy\n\n"
+        "* The uploaded file is deleted as soon as it has been read. Results are never stored in a file that stays.\n"
+        f"* While this page is open the photo is held in memory: until you close the page, or {FORGET_AFTER // 60} "
+        "minutes after you chose it. No statistics are collected.\n"
+        f"* Limits: {MAX_FILE_SIZE.upper()} and {MAX_PIXELS // 1_000_000} megapixels a photo; one photo is computed "
+        "at a time, the others wait.\n"
+        "* A program can miss a face, and people are also known by clothes, place and company. Look at what you publish."
+    )
+
+    shown = [state, status, upload, another, preview, faces, keep, brush, choices, result]
+    drawn = [state, faces, keep, brush]
+    page.load(show_example, None, shown, api_visibility="private")
+    upload.input(show_upload, upload, shown, api_visibility="private")
+    another.click(show_nothing, None, shown, api_visibility="private")
+    gr.on(
+        [faces.input, keep.input, brush.input],
+        draw_preview,
+        drawn,
+        preview,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        api_visibility="private",
+    )
+    strength.input(set_knobs, strength, knobs, api_visibility="private")
+    start.click(lambda: ("Working …", ""), None, [status, result], api_visibility="private").then(
+        run, [*drawn, strength, *knobs], [status, result], concurrency_limit=1, api_visibility="private"
+    )
+    page.unload(forget_visitor)
+
+
+def launch(**options: Any) -> tuple[Any, str, str]:
+    """Start the server with this page's limits; `options` are those of Gradio's `launch`."""
+    page.queue(max_size=20)
+    return page.launch(
+        css_paths=FOLDER / "style.css",
+        js=(FOLDER / "page.js").read_text(encoding="utf-8"),
+        theme=THEME,
+        max_file_size=MAX_FILE_SIZE,
+        state_session_capacity=100,
+        # Gradio would keep photos and results in the browser.
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        footer_links=[],
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    # So that the folder of the uploads is removed when the server is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    launch()
