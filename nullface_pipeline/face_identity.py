@@ -23,6 +23,10 @@ FACEID_RECOGNIZER = "w600k_r50.onnx"
 SAME_PERSON_SIMILARITY = {FACEID_RECOGNIZER: 0.3, "recognizer.onnx": 0.54}
 DEFAULT_SAME_PERSON_SIMILARITY = 0.3
 
+# Lowest score that counts as a face. Lower than detectors are usually run at: a missed face costs more than a changed
+# patch of background.
+DETECTION_THRESHOLD = 0.3
+
 
 @dataclass(frozen=True, eq=False)
 class DetectedFace:
@@ -54,7 +58,7 @@ class DetectedFace:
 def load_face_analyser(
     source: str | Path | Any = "buffalo_l",
     providers: list[str] | None = None,
-    detection_threshold: float = 0.5,
+    detection_threshold: float = DETECTION_THRESHOLD,
     detection_size: tuple[int, int] | None = None,
 ) -> Any:
     """Load an InsightFace `FaceAnalysis`, or return the ready object given.
@@ -77,6 +81,8 @@ def load_face_analyser(
         raise ImportError("InsightFace is needed to find and recognize faces: `pip install insightface onnxruntime`.")
     # Not an import statement: diffusers' loader would demand the package of everybody who loads the pipeline.
     face_analysis = importlib.import_module("insightface.app").FaceAnalysis
+    # On Windows, ONNX Runtime reports to its maker unless told not to.
+    importlib.import_module("onnxruntime").disable_telemetry_events()
     try:
         analyser = face_analysis(
             name=str(source),

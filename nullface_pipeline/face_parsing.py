@@ -132,9 +132,14 @@ def _load_bisenet(weights: Path | None, device: str | torch.device) -> FaceParse
     return FaceParser(model.to(device), CELEBAMASK_LABELS, BISENET_SIZE)
 
 
+def bisenet_path() -> Path:
+    """Where facexlib's published weights lie once fetched: in torch's cache."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / "parsing_bisenet.pth"
+
+
 def fetch_bisenet_weights() -> Path:
     """Path of facexlib's published BiSeNet weights in torch's cache; fetched and checked when absent."""
-    path = Path(torch.hub.get_dir()) / "checkpoints" / "parsing_bisenet.pth"
+    path = bisenet_path()
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(BISENET_URL, str(path), hash_prefix=BISENET_SHA256)

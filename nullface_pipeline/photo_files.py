@@ -197,7 +197,7 @@ def write_photo(
             f"It cannot be encoded as {source.format} ({_reason(error)}): convert the photo to another format first."
         ) from error
     try:
-        _write_whole(path, data)
+        write_whole(path, data)
     except OSError as error:
         raise PhotoFileError(
             f"It cannot be written ({_reason(error)}): check the output folder and the space left on its disk."
@@ -512,7 +512,19 @@ def _bare(picture: PIL.Image.Image) -> PIL.Image.Image:
     return picture
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_picture(picture: PIL.Image.Image, path: Path) -> None:
+    """Write a picture that is no photo, such as a preview, in the format of its suffix and without metadata.
+
+    Raises:
+        `OSError`, `ValueError`: if it cannot be written, or the suffix is not a picture's.
+    """
+    file = io.BytesIO()
+    _bare(picture.copy()).save(file, format=PIL.Image.registered_extensions().get(path.suffix.lower(), path.suffix))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, file.getvalue())
+
+
+def write_whole(path: Path, data: bytes) -> None:
     """The file under its name, complete and on the disk, or nothing."""
     # Not the photo's own name with something added: that may be as long as names can be.
     temporary = path.with_name(TEMPORARY_PATTERN.replace("*", secrets.token_hex(8)))

@@ -4,17 +4,27 @@ A photo ends up in the output folder complete and checked, or not at all. What i
 earlier run, because files only ever appear under their names whole; so a stopped run is resumed by giving it again.
 """
 
+import glob
 import json
+import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import PIL.Image
+import torch
 
 from nullface_pipeline.photo import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
-from nullface_pipeline.photo_files import SUFFIXES, PhotoFile, PhotoFileError, read_photo, write_photo
+from nullface_pipeline.photo_files import (
+    SUFFIXES,
+    TEMPORARY_PATTERN,
+    PhotoFile,
+    PhotoFileError,
+    read_photo,
+    write_photo,
+)
 
 
 @dataclass(frozen=True)
@@ -31,14 +41,16 @@ class PhotoOutcome:
 
     Attributes:
         status (`str`): "anonymized", "redacted" (at least one face is covered), "refused" (nothing was written), or
-            "done before".
+            "done before" (by an earlier run that kept no report).
         reason (`str`): why it was refused, else "".
+        not_hidden (`bool`): whether it was refused because a face could not be hidden.
     """
 
     job: PhotoJob
     status: str
     reason: str = ""
     faces: tuple[FaceRecord, ...] = ()
+    not_hidden: bool = False
 
     def as_json(self) -> str:
         """One line for the report; it names no person and holds no embedding."""
@@ -52,21 +64,22 @@ class PhotoOutcome:
         return json.dumps(record, ensure_ascii=False)
 
 
-def find_photos(paths: list[Path], output: Path) -> list[PhotoJob]:
-    """Files by name and whole folders, whose trees are mirrored below `output`; sorted, each once.
+def find_photos(paths: Sequence[str | Path], output: Path) -> list[PhotoJob]:
+    """Files by name or pattern and whole folders, whose trees are mirrored below `output`; each once.
+
+    Of what a folder or a pattern such as `photos/**/*.jpg` names, only files with a photo's suffix are taken.
 
     Raises:
         ValueError: if a path does not exist, two photos would get one name, or the output would be read as input.
     """
     jobs: dict[Path, Path] = {}
-    for path in paths:
-        if not path.exists():
-            raise ValueError(f"{path} does not exist.")
+    for path in (found for named in paths for found in _expand(named)):
         if path.is_dir():
             if output.resolve().is_relative_to(path.resolve()):
                 raise ValueError(f"The output folder {output} lies in {path}, whose photos are read; name another.")
-            sources = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            found = [(source, output / source.relative_to(path)) for source in sources]
+            found = [
+                (source, output / source.relative_to(path)) for source in sorted(path.rglob("*")) if _is_photo(source)
+            ]
         else:
             found = [(path, output / path.name)]
         for source, target in found:
@@ -76,31 +89,95 @@ def find_photos(paths: list[Path], output: Path) -> list[PhotoJob]:
     return [PhotoJob(source, target) for target, source in jobs.items()]
 
 
+def _expand(path: str | Path) -> list[Path]:
+    """A path as it is, or the photos that a pattern matches: not every shell expands them."""
+    if Path(path).exists():
+        return [Path(path)]
+    if not glob.has_magic(str(path)):
+        raise ValueError(f"{path} does not exist.")
+    found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if _is_photo(Path(match))]
+    if not found:
+        raise ValueError(f"No photo matches {path}.")
+    return found
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def split_finished(jobs: list[PhotoJob], report: Path | None) -> tuple[list[PhotoOutcome], list[PhotoJob]]:
+    """What an earlier run finished, and what is left to do.
+
+    Files appear under their names complete, so a photo that is there is finished. With a report it has to be recorded
+    there too: a run that was killed between writing a photo and recording it does that photo again.
+    """
+    recorded = {} if report is None else read_report(report)
+    finished = [job for job in jobs if job.output.exists() and (report is None or job.output in recorded)]
+    before = [recorded.get(job.output, PhotoOutcome(job, "done before")) for job in finished]
+    return before, [job for job in jobs if job not in finished]
+
+
+def read_report(path: Path) -> dict[Path, PhotoOutcome]:
+    """The photos that a report records as written, by output; a later line counts more than an earlier one.
+
+    Raises:
+        ValueError: if it is not a report.
+    """
+    recorded: dict[Path, PhotoOutcome] = {}
+    for number, line in enumerate(_whole_lines(path), start=1):
+        try:
+            record = json.loads(line)
+            faces = tuple(FaceRecord(**{**face, "box": tuple(face["box"])}) for face in record["faces"])
+            if record["output"] is not None:
+                job = PhotoJob(Path(record["source"]), Path(record["output"]))
+                recorded[job.output] = PhotoOutcome(job, record["status"], record["reason"] or "", faces)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Line {number} of {path} is none of a report; name another file for this one."
+            ) from error
+    return recorded
+
+
+def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
+    """Add a line; what a killed run left half-written is dropped."""
+    lines = _whole_lines(path)
+    if path.exists() and sum(len(line) for line in lines) < path.stat().st_size:
+        os.truncate(path, sum(len(line) for line in lines))
+    with path.open("ab") as file:
+        file.write(outcome.as_json().encode() + b"\n")
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    content = path.read_bytes() if path.exists() else b""
+    return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+def remove_leftovers(jobs: list[PhotoJob]) -> None:
+    """Delete the half-written files that a killed run left where these jobs write."""
+    for folder in {job.output.parent for job in jobs}:
+        for leftover in folder.glob(TEMPORARY_PATTERN):
+            leftover.unlink(missing_ok=True)
+
+
 def anonymize_photos(
-    anonymize: Callable[[PIL.Image.Image, str], AnonymizedPhoto],
-    jobs: list[PhotoJob],
-    keep_metadata: bool = False,
-    resume: bool = True,
+    anonymize: Callable[[PIL.Image.Image, str], AnonymizedPhoto], jobs: list[PhotoJob], keep_metadata: bool = False
 ) -> Iterator[PhotoOutcome]:
     """Run photos through `anonymize` one by one; while the model works, the next is read and the last is written.
 
     Args:
         anonymize (`Callable`): takes an upright RGB photo and the name of its output.
         keep_metadata (`bool`): as for `write_photo`.
-        resume (`bool`): leave out what is in the output folder already.
 
     Yields:
-        `PhotoOutcome`: first what was done before, then in the order of `jobs`, once on the disk or refused.
+        `PhotoOutcome`: in the order of `jobs`, once the photo is on the disk or refused.
     """
-    done = [job for job in jobs if resume and job.output.exists()]
-    yield from (PhotoOutcome(job, "done before") for job in done)
-    pending = [job for job in jobs if job not in done]
+    remove_leftovers(jobs)
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        reading = deque([reader.submit(_read, pending[0])] if pending else [])
+        reading = deque([reader.submit(_read, jobs[0])] if jobs else [])
         writing: Future[PhotoOutcome] | None = None
-        for number, job in enumerate(pending):
-            if number + 1 < len(pending):
-                reading.append(reader.submit(_read, pending[number + 1]))
+        for number, job in enumerate(jobs):
+            if number + 1 < len(jobs):
+                reading.append(reader.submit(_read, jobs[number + 1]))
             outcome = _hide_faces(anonymize, job, reading.popleft().result())
             if writing is not None:
                 yield writing.result()
@@ -133,7 +210,11 @@ def _hide_faces(
     try:
         result = anonymize(file.image, job.output.name)
     except (NoFaceFoundError, FaceNotHiddenError) as error:
-        return _Unwritten(PhotoOutcome(job, "refused", str(error)))
+        not_hidden = isinstance(error, FaceNotHiddenError)
+        return _Unwritten(PhotoOutcome(job, "refused", str(error), not_hidden=not_hidden))
+    except (MemoryError, torch.OutOfMemoryError):
+        reason = "It needs more memory than there is: shrink it, or lower the number of faces in a batch."
+        return _Unwritten(PhotoOutcome(job, "refused", reason))
     redacted = any(face.method == "redacted" for face in result.faces)
     outcome = PhotoOutcome(job, "redacted" if redacted else "anonymized", faces=result.faces)
     return _Unwritten(outcome, result.image, file)

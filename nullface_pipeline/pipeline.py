@@ -54,6 +54,7 @@ from .face_attention import (
 )
 from .face_crops import FaceCrop, edge_feather  # noqa: F401
 from .face_identity import (
+    DETECTION_THRESHOLD,
     FACEID_RECOGNIZER,
     choose_face,
     detect_faces,
@@ -245,7 +246,7 @@ class StableDiffusionNullFacePipeline(
         face_analyser: str | Path | Any = "buffalo_l",
         face_parser: str | Path | Any | None = "bisenet",
         providers: list[str] | None = None,
-        detection_threshold: float = 0.5,
+        detection_threshold: float = DETECTION_THRESHOLD,
         detection_size: tuple[int, int] | None = None,
     ):
         r"""
@@ -260,7 +261,7 @@ class StableDiffusionNullFacePipeline(
                 with CelebAMask-HQ labels, an object that works like `FaceParser`, or `None` to go without.
             providers (`list[str]`, *optional*):
                 ONNX Runtime providers; CUDA where it is installed, else CPU.
-            detection_threshold (`float`, *optional*, defaults to 0.5):
+            detection_threshold (`float`, *optional*, defaults to 0.3):
                 Lowest detection score that counts as a face.
             detection_size (`tuple[int, int]`, *optional*):
                 Width and height that a photo is scaled to for detection; InsightFace's default if not given.

@@ -9,6 +9,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app, side_by_side
+from nullface_pipeline.face_preview import PREVIEW_SUFFIX
 
 
 def invoke(*arguments):
@@ -33,18 +34,22 @@ def test_anonymize_a_folder(tmp_path):
     folder.mkdir()
     PIL.Image.fromarray(data.astronaut()).save(folder / "astronaut.jpg")
     PIL.Image.new("RGB", (200, 200), "white").save(folder / "wall.png")
-    report = tmp_path / "report.jsonl"
+    report, sheet = tmp_path / "report.jsonl", tmp_path / "sheet.png"
     arguments = ("anonymize", folder, "-o", tmp_path / "out", "--threshold", "2", "--report", report)
+    arguments += ("--contact-sheet", sheet)
     result = invoke(*arguments)
     assert result.exit_code == 3, result.output
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["astronaut.jpg"]
     assert "refused" in result.output and "wall.png" in result.output
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     assert [line["status"] for line in lines] == ["anonymized", "refused"]
+    with PIL.Image.open(sheet) as page:
+        assert page.size == (430, 254), "two fields"
     first = (tmp_path / "out" / "astronaut.jpg").read_bytes()
 
     (folder / "wall.png").unlink()
-    assert invoke(*arguments).exit_code == 0
+    again = invoke(*arguments)
+    assert again.exit_code == 0 and "1 done before" in again.output
     assert len(report.read_text().splitlines()) == 2, "nothing was done again"
     assert invoke(*arguments, "--no-resume").exit_code == 0
     assert (tmp_path / "out" / "astronaut.jpg").read_bytes() == first, "same seed, same picture"
@@ -52,11 +57,45 @@ def test_anonymize_a_folder(tmp_path):
 
 def test_covered_faces_have_their_own_exit_code(tmp_path):
     PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
-    arguments = ("anonymize", tmp_path / "astronaut.png", "--threshold", "-1", "--strength", "light")
+    arguments = ("anonymize", tmp_path / "astronaut.png", "--threshold", "-1", "--preset", "light")
     result = invoke(*arguments, "-o", tmp_path / "out")
     assert result.exit_code == 2, result.output
     result = invoke(*arguments, "-o", tmp_path / "none", "--on-failure", "skip-file")
     assert result.exit_code == 3 and not list((tmp_path / "none").iterdir())
+
+
+def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path):
+    for name in ("a.png", "b.png"):
+        PIL.Image.fromarray(data.astronaut()).save(tmp_path / name)
+    report = tmp_path / "report.jsonl"
+    result = invoke(
+        *("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", "--threshold", "-1", "--preset", "light"),
+        *("--on-failure", "error", "--report", report),
+    )
+    assert result.exit_code == 3, result.output
+    assert not list((tmp_path / "out").iterdir()) and len(report.read_text().splitlines()) == 1
+
+
+def test_a_dry_run_only_writes_previews_in_which_faces_are_covered(tmp_path):
+    photo, wall = tmp_path / "astronaut.png", tmp_path / "wall.png"
+    PIL.Image.fromarray(data.astronaut()).save(photo)
+    PIL.Image.new("RGB", (200, 200), "white").save(wall)
+    wall.with_name("broken.jpg").write_bytes(b"no photo")
+    output = tmp_path / "out"
+    result = invoke("anonymize", photo, wall, tmp_path / "broken.jpg", "-o", output, "--dry-run")
+    assert result.exit_code == 3, result.output
+    previews = {path.name: np.asarray(PIL.Image.open(path)) for path in output.iterdir()}
+    assert set(previews) == {f"astronaut.png{PREVIEW_SUFFIX}", f"wall.png{PREVIEW_SUFFIX}"}
+    face = previews[f"astronaut.png{PREVIEW_SUFFIX}"][90:150, 200:250]
+    assert len(np.unique(face.reshape(-1, 3), axis=0)) == 1
+    assert (previews[f"wall.png{PREVIEW_SUFFIX}"] == 255).all()
+
+
+def test_doctor():
+    result = invoke("doctor")
+    assert result.exit_code == 0, result.output
+    for expected in ("Python", "diffusers", "cores", "nullface-tiny", "OpenRAIL-M", "BiSeNet"):
+        assert expected in result.output
 
 
 @pytest.mark.parametrize(
@@ -64,6 +103,8 @@ def test_covered_faces_have_their_own_exit_code(tmp_path):
     [
         (["anonymize", "nowhere.jpg", "-o", "out"], "does not exist"),
         (["anonymize", ".", "-o", "out"], "lies in"),
+        (["anonymize", "*.jpg", "-o", "out"], "No photo matches"),
+        (["anonymize", ".", "-o", "out", "--preset", "weak"], "weak"),
         (["export", "--single-file", "no/such/folder/nullface.py"], "does not exist"),
         (["dance"], "No such command"),
     ],

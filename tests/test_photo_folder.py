@@ -6,7 +6,16 @@ import PIL.Image
 import pytest
 
 from nullface_pipeline.photo import AnonymizedPhoto, FaceRecord, NoFaceFoundError
-from nullface_pipeline.photo_folder import PhotoJob, anonymize_photos, find_photos
+from nullface_pipeline.photo_files import TEMPORARY_PATTERN
+from nullface_pipeline.photo_folder import (
+    PhotoJob,
+    anonymize_photos,
+    append_to_report,
+    find_photos,
+    read_report,
+    remove_leftovers,
+    split_finished,
+)
 
 
 def record(method):
@@ -65,24 +74,64 @@ def test_a_folder_is_mirrored_and_nothing_unprocessed_is_in_it(photos, tmp_path)
 
 def test_a_stopped_run_goes_on_where_it_ended(photos, tmp_path):
     output = tmp_path / "out"
-    seen = []
-
-    def note(photo, name):
-        seen.append(name)
-        return paint_black(photo, name)
-
-    stopped = anonymize_photos(note, find_photos([photos], output))
+    jobs = find_photos([photos], output)
+    stopped = anonymize_photos(paint_black, jobs)
     first = next(stopped)
     stopped.close()
     assert first.job.output.is_file()
-    before = len(seen)
-    rest = {
-        outcome.job.source.name: outcome.status for outcome in anonymize_photos(note, find_photos([photos], output))
-    }
-    assert rest[first.job.source.name] == "done before"
-    assert first.job.output.name not in seen[before:]
-    again = {outcome.status for outcome in run(photos, output, resume=False).values()}
-    assert "done before" not in again
+    before, rest = split_finished(jobs, None)
+    assert [outcome.job for outcome in before] == [job for job in jobs if job.output.exists()]
+    assert {outcome.status for outcome in before} == {"done before"} and first.job not in rest
+    assert {outcome.job.source.name for outcome in anonymize_photos(paint_black, rest)} >= {"broken.jpg"}
+    before, rest = split_finished(jobs, None)
+    assert [job.source.name for job in rest] == ["empty.webp", "broken.jpg"], "what was refused is tried again"
+
+
+def test_a_report_tells_what_was_done_before(photos, tmp_path):
+    report, jobs = tmp_path / "report.jsonl", find_photos([photos], tmp_path / "out")
+    outcomes = {outcome.job.source.name: outcome for outcome in anonymize_photos(paint_black, jobs)}
+    for outcome in outcomes.values():
+        append_to_report(report, outcome)
+    before, rest = split_finished(jobs, report)
+    assert before == [outcomes["a.jpg"], outcomes["d.JPG"], outcomes["hard.png"]]
+    assert before[-1].status == "redacted" and before[-1].faces[0].method == "redacted"
+
+    # Killed while the last line was written: that photo is done again, and its line is written whole.
+    lines = report.read_bytes().splitlines(keepends=True)[:-1]
+    report.write_bytes(b"".join(lines)[:-20])
+    assert len(split_finished(jobs, report)[0]) == 2
+    append_to_report(report, outcomes["hard.png"])
+    assert report.read_bytes().splitlines(keepends=True) == lines
+    # A photo whose line is missing altogether, too.
+    report.write_bytes(b"")
+    assert split_finished(jobs, report) == ([], jobs)
+
+
+def test_a_file_that_is_no_report_is_not_touched(tmp_path):
+    other = tmp_path / "thesis.txt"
+    other.write_text("Chapter 1\n")
+    with pytest.raises(ValueError, match="Line 1 of .* is none of a report"):
+        read_report(other)
+    assert read_report(tmp_path / "none.jsonl") == {}
+
+
+def test_leftovers_of_a_killed_run_are_removed(photos, tmp_path):
+    output = tmp_path / "out"
+    leftover, other = output / TEMPORARY_PATTERN.replace("*", "0123"), output / "notes.part"
+    output.mkdir()
+    for path in (leftover, other):
+        path.write_bytes(b"half")
+    remove_leftovers(find_photos([photos], output))
+    assert not leftover.exists() and other.exists()
+
+
+def test_too_little_memory_is_no_reason_to_stop(photos, tmp_path):
+    def give_up(photo, name):
+        raise MemoryError
+
+    outcomes = list(anonymize_photos(give_up, find_photos([photos / "a.jpg", photos / "b"], tmp_path / "out")))
+    assert len(outcomes) == 4
+    assert {(outcome.status, "memory" in outcome.reason) for outcome in outcomes} == {("refused", True)}
 
 
 def test_outcomes_name_no_person(photos, tmp_path):
@@ -103,6 +152,12 @@ def test_jobs(photos, tmp_path):
     one = photos / "a.jpg"
     assert find_photos([one], output) == [PhotoJob(one, output / "a.jpg")]
     assert find_photos([one, one], output) == find_photos([one], output)
+    assert find_photos([str(photos / "*.j*g"), photos / "notes.txt"], output) == [
+        PhotoJob(photos / name, output / name) for name in ("a.jpg", "broken.jpg", "notes.txt")
+    ]
+    assert len(find_photos([f"{photos}/**/*"], output)) == 5, "only photos of what a pattern matches"
+    with pytest.raises(ValueError, match="No photo matches"):
+        find_photos([f"{photos}/*.gif"], output)
     with pytest.raises(ValueError, match="does not exist"):
         find_photos([photos / "z.jpg"], output)
     with pytest.raises(ValueError, match="lies in"):

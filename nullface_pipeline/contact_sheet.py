@@ -1,0 +1,69 @@
+"""Small pictures of a run's results on a few pages, to look through hundreds of photos at a glance.
+
+Only results are shown, as they lie in the output folder; a photo that was refused is a grey field with the reason.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+
+from nullface_pipeline.photo_files import write_picture
+from nullface_pipeline.photo_folder import PhotoOutcome
+
+
+COLUMNS, ROWS = 6, 6
+TILE, CAPTION, GAP = 200, 34, 10
+COLOURS = {"anonymized": "#1a7f37", "redacted": "#9a6700", "refused": "#b42318"}
+
+
+def write_contact_sheets(outcomes: list[PhotoOutcome], path: Path) -> Iterator[Path]:
+    """Write one page to `path`, or several to `path` with numbers added; yields each once it is written.
+
+    Raises:
+        OSError: if a page cannot be written.
+        ValueError: if the suffix is not a picture's.
+    """
+    pages = [outcomes[start : start + COLUMNS * ROWS] for start in range(0, len(outcomes), COLUMNS * ROWS)]
+    for number, page in enumerate(pages, start=1):
+        target = path if len(pages) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        write_picture(draw_page(page), target)
+        yield target
+
+
+def draw_page(outcomes: list[PhotoOutcome]) -> PIL.Image.Image:
+    """One page of at most `COLUMNS` x `ROWS` results."""
+    columns, rows = min(COLUMNS, len(outcomes)), -(-len(outcomes) // COLUMNS)
+    width, height = TILE + GAP, TILE + CAPTION + GAP
+    page = PIL.Image.new("RGB", (GAP + columns * width, GAP + rows * height), "white")
+    draw, font = PIL.ImageDraw.Draw(page), PIL.ImageFont.load_default(13)
+    for index, outcome in enumerate(outcomes):
+        x, y = GAP + index % COLUMNS * width, GAP + index // COLUMNS * height
+        tile = draw_tile(outcome)
+        page.paste(tile, (x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2))
+        draw.text((x, y + TILE + 2), textwrap.shorten(outcome.job.output.name, 28, placeholder="…"), "black", font)
+        draw.text((x, y + TILE + 17), describe(outcome), COLOURS.get(outcome.status, "black"), font)
+    return page
+
+
+def draw_tile(outcome: PhotoOutcome) -> PIL.Image.Image:
+    """At most `TILE` x `TILE`: the result made small, or why there is none."""
+    if outcome.status != "refused":
+        with PIL.Image.open(outcome.job.output) as picture:
+            picture.draft("RGB", (2 * TILE, 2 * TILE))
+            tile = picture.convert("RGB")
+        tile.thumbnail((TILE, TILE), PIL.Image.Resampling.LANCZOS)
+        return tile
+    tile = PIL.Image.new("RGB", (TILE, TILE), "#e5e7eb")
+    reason = "\n".join(textwrap.wrap(outcome.reason, 28)[:10])
+    PIL.ImageDraw.Draw(tile).text((10, 10), reason, "#374151", PIL.ImageFont.load_default(13))
+    return tile
+
+
+def describe(outcome: PhotoOutcome) -> str:
+    """The status and how many faces, in a few words."""
+    count = len(outcome.faces)
+    return outcome.status if not count else f"{outcome.status}, {count} face{'s' if count > 1 else ''}"

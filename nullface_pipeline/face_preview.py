@@ -1,0 +1,58 @@
+"""Which faces would be found in a photo, before anything is anonymized.
+
+What is found is covered, so that a preview shows nobody whom the program knows of; whoever still is to be seen in it
+would be missed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+
+from nullface_pipeline.face_identity import DetectedFace
+from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.photo import redact
+from nullface_pipeline.photo_files import read_photo, write_picture
+from nullface_pipeline.photo_folder import PhotoJob
+
+
+PREVIEW_SUFFIX = ".preview.png"
+LONGEST_SIDE = 1280
+FRAME = (255, 196, 0)
+
+
+def write_preview(detector: Any, job: PhotoJob) -> tuple[list[DetectedFace], Path]:
+    """Look for the faces of one photo and write its preview beside where the result would be.
+
+    Args:
+        detector (`insightface.app.FaceAnalysis`): detection and recognition.
+
+    Returns:
+        The faces in photo pixels, and the preview's path.
+
+    Raises:
+        PhotoFileError: if the photo cannot be read.
+        OSError: if the preview cannot be written.
+    """
+    pixels = np.asarray(read_photo(job.source).image)
+    faces = search_faces(detector, pixels)
+    # Never the photo's own name: a later run would take the preview for the finished photo.
+    path = job.output.with_name(job.output.name + PREVIEW_SUFFIX)
+    write_picture(draw_faces(pixels, faces), path)
+    return faces, path
+
+
+def draw_faces(photo: np.ndarray, faces: list[DetectedFace]) -> PIL.Image.Image:
+    """Cover and number the faces of an (H, W, 3) uint8 RGB photo; at most 1280 pixels long."""
+    for face in faces:
+        photo = redact(photo, face.box)
+    scale = min(1.0, LONGEST_SIDE / max(photo.shape[:2]))
+    size = max(1, round(scale * photo.shape[1])), max(1, round(scale * photo.shape[0]))
+    picture = np.array(PIL.Image.fromarray(photo).resize(size, PIL.Image.Resampling.LANCZOS))
+    for number, face in enumerate(faces, start=1):
+        x0, y0, x1, y1 = (scale * face.box).round().astype(int).tolist()
+        cv2.rectangle(picture, (x0, y0), (x1, y1), FRAME, 2)
+        cv2.putText(picture, f"{number}: {face.score:.2f}", (x0, y0 - 5), cv2.FONT_HERSHEY_SIMPLEX, 0.45, FRAME, 1)
+    return PIL.Image.fromarray(picture)

@@ -1,0 +1,61 @@
+"""Complete pipelines by name, as the command line and the Space offer them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
+from nullface_pipeline.photo import STRENGTHS
+from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_PRESETS, load_nullface_tiny
+
+
+SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+FACE_MODELS = "buffalo_l"
+
+
+def load_model_set(
+    name: str = "tiny",
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    detection_threshold: float = DETECTION_THRESHOLD,
+) -> StableDiffusionNullFacePipeline:
+    """A pipeline with adapter and face models.
+
+    Args:
+        name (`str`): "tiny", "sd15", or a folder or Hub name of a Stable Diffusion 1.5 model.
+        device (`str`, *optional*): CUDA where there is a device, else the CPU.
+        dtype (`torch.dtype`, *optional*): float32 on a CPU, else float16.
+        detection_threshold (`float`): lowest detection score that counts as a face.
+
+    Raises:
+        OSError, RuntimeError, ValueError: if a part cannot be found, fetched or read.
+    """
+    device = device or default_device()
+    dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
+    if name == "tiny":
+        pipe = load_nullface_tiny(device, dtype, detection_threshold)
+    else:
+        pipe = StableDiffusionNullFacePipeline.from_pretrained(SD15 if name == "sd15" else name, dtype=dtype)
+        pipe.load_face_adapter()
+        pipe.to(device)
+        pipe.load_face_models(FACE_MODELS, detection_threshold=detection_threshold)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THRESHOLD) -> Any:
+    """Only the part of a model set that finds faces: an InsightFace `FaceAnalysis`."""
+    source: str | Path = TINY_FOLDER / "face_models" if name == "tiny" else FACE_MODELS
+    return load_face_analyser(source, detection_threshold=detection_threshold)
+
+
+def default_device() -> str:
+    """CUDA where there is a device, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def preset_settings(name: str, preset: str) -> dict[str, Any]:
+    """Settings of a model set for "light", "standard" or "strong"."""
+    return dict((TINY_PRESETS if name == "tiny" else STRENGTHS)[preset])
