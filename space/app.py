@@ -9,6 +9,8 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
+import time
 
 
 # Before Gradio is imported, which reads them. Uploads go to a folder of this process alone.
@@ -24,6 +26,7 @@ except ImportError:
     spaces = None
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,7 @@ FORGET_AFTER = 15 * 60
 
 KNOBS = ("skip", "guidance_scale", "identity_scale", "mask_start")
 
-NOTHING_OPEN = f"No photo is open. Choose one; it is forgotten after {FORGET_AFTER // 60} minutes."
+NOTHING_OPEN = f"No photo is open. Choose one; it is forgotten {FORGET_AFTER // 60} minutes after its last use."
 
 FOLDER = Path(__file__).parent
 
@@ -124,9 +127,10 @@ def show_example() -> dict[Any, Any]:
 
 def show_upload(path: str | None) -> dict[Any, Any]:
     """Open what the visitor chose, or say in plain words why not."""
+    if path is None:
+        # The visitor changed from files to the camera, or back.
+        return {status: NOTHING_OPEN}
     try:
-        if path is None:
-            raise PhotoFileError(NOTHING_OPEN)
         photo = open_upload(Path(path), MODEL.pipe.face_analyser)
     except PhotoFileError as error:
         return show_refusal(f"This file cannot be used. {error}")
@@ -152,7 +156,7 @@ def show_photo(photo: OpenPhoto, message: str) -> dict[Any, Any]:
 
 
 def show_refusal(message: str) -> dict[Any, Any]:
-    gr.Warning(message)
+    gr.Warning(message, title="Not used")
     return show_nothing(f"**{message}**")
 
 
@@ -182,7 +186,7 @@ def draw_preview(photo: OpenPhoto | None, chosen: list[str], kept: list[str], pa
     description = f"Your photo with {len(names)} outlined face(s). To be changed: {', '.join(chosen) or 'none'}."
     return picture(image, description) + (
         '<p class="legend"><span class="changes"></span> changes <span class="stays"></span> stays. '
-        "Look whether every face is outlined: the others stay as they are.</p>"
+        "Look whether every face is outlined: one that is not may stay as it is.</p>"
     )
 
 
@@ -210,7 +214,7 @@ def run(
         anonymized = anonymize(photo, chosen, kept, keep_mask, strength, knobs)
         shown = show_result(photo, anonymized, same_person_similarity(MODEL.pipe.face_analyser))
     except (PhotoFileError, ValueError) as error:
-        gr.Warning(str(error))
+        gr.Warning(str(error), title="No result")
         return f"**{error}**", ""
     covered = sum(face.method == "redacted" for face in anonymized.faces)
     return f"Done{f', {covered} face(s) covered instead of replaced' if covered else ''}. The result is below.", shown
@@ -242,8 +246,27 @@ if spaces is not None:
 
 def forget_visitor(request: gr.Request) -> None:
     """Drop everything that is remembered of a visitor who closed the page; Gradio alone would keep it for an hour."""
-    page.state_holder.session_data.pop(request.session_hash, None)
-    page.state_holder.time_last_used.pop(request.session_hash, None)
+    forget(request.session_hash)
+
+
+def forget_idle_visitors() -> None:
+    """Drop what is remembered of visitors whose page is still open, but was not used for a while."""
+    before = datetime.now() - timedelta(seconds=FORGET_AFTER)
+    for visitor, last_used in list(page.state_holder.time_last_used.items()):
+        if last_used < before:
+            forget(visitor)
+
+
+def forget(visitor: str | None) -> None:
+    # All of the session, because Gradio remembers what the page shows as well as the state.
+    page.state_holder.session_data.pop(visitor, None)
+    page.state_holder.time_last_used.pop(visitor, None)
+
+
+def forget_regularly() -> None:
+    while True:
+        time.sleep(10)
+        forget_idle_visitors()
 
 
 # Uploads that no event ever reads, of a page closed half-way, go after a minute.
@@ -252,7 +275,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
         "# NullFace\n\nEvery face you tick is replaced by another person's. The rest of the photo stays as it is.\n\n"
         + MODEL.notice
     )
-    state = gr.State(time_to_live=FORGET_AFTER)
+    state = gr.State()
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             gr.Markdown("## 1. Photo")
@@ -265,7 +288,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
             gr.Markdown("## 2. What changes")
             faces = gr.CheckboxGroup(label="Faces to anonymize", info="Untick a person who agreed to be seen.")
             keep = gr.CheckboxGroup(
-                [*FACE_REGIONS, "lips"], label="Keep of these faces", info="What you tick stays as it is."
+                [*FACE_REGIONS, "lips"], label="Leave as it is", info="Of every face that changes."
             )
             with gr.Accordion("Paint a region to keep", open=False):
                 gr.Markdown("A lesion, for example. What you paint stays as it is.")
@@ -294,7 +317,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
         "## Your privacy\n\n"
         "* The uploaded file is deleted as soon as it has been read. Results are never stored in a file that stays.\n"
         f"* While this page is open the photo is held in memory: until you close the page, or {FORGET_AFTER // 60} "
-        "minutes after you chose it. No statistics are collected.\n"
+        "minutes after you last used it. No statistics are collected.\n"
         f"* Limits: {MAX_FILE_SIZE.upper()} and {MAX_PIXELS // 1_000_000} megapixels a photo; one photo is computed "
         "at a time, the others wait.\n"
         "* A program can miss a face, and people are also known by clothes, place and company. Look at what you publish."
@@ -316,7 +339,12 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
     )
     strength.input(set_knobs, strength, knobs, api_visibility="private")
     start.click(lambda: ("Working …", ""), None, [status, result], api_visibility="private").then(
-        run, [*drawn, strength, *knobs], [status, result], concurrency_limit=1, api_visibility="private"
+        run,
+        [*drawn, strength, *knobs],
+        [status, result],
+        show_progress_on=status,
+        show_progress="minimal",
+        api_visibility="private",
     )
     page.unload(forget_visitor)
 
@@ -324,7 +352,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
 def launch(**options: Any) -> tuple[Any, str, str]:
     """Start the server with this page's limits; `options` are those of Gradio's `launch`."""
     page.queue(max_size=20)
-    return page.launch(
+    launched = page.launch(
         css_paths=FOLDER / "style.css",
         js=(FOLDER / "page.js").read_text(encoding="utf-8"),
         theme=THEME,
@@ -336,11 +364,15 @@ def launch(**options: Any) -> tuple[Any, str, str]:
         ssr_mode=False,
         pwa=False,
         footer_links=[],
+        prevent_thread_lock=True,
         **options,
     )
+    threading.Thread(target=forget_regularly, daemon=True).start()
+    return launched
 
 
 if __name__ == "__main__":
     # So that the folder of the uploads is removed when the server is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     launch()
+    page.block_thread()

@@ -9,6 +9,7 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -253,7 +254,7 @@ def test_weights_that_are_incomplete_leave_nullface_tiny(app, monkeypatch, tmp_p
 @pytest.fixture
 def address(app):
     """Where the page is served."""
-    _, address, _ = app.launch(prevent_thread_lock=True, quiet=True)
+    _, address, _ = app.launch(quiet=True)
     yield address
     app.page.close()
 
@@ -283,6 +284,14 @@ def test_closed_page_is_forgotten(app, address):
     while "visitor" in app.page.state_holder.session_data:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_idle_page_is_forgotten(app, address):
+    for visitor in ("idle", "busy"):
+        app.page.state_holder[visitor][app.state._id] = app.EXAMPLE
+    app.page.state_holder.time_last_used["idle"] -= timedelta(seconds=app.FORGET_AFTER + 1)
+    app.forget_idle_visitors()
+    assert list(app.page.state_holder.session_data) == ["busy"]
 
 
 def test_space_installs_this_package():

@@ -33,6 +33,9 @@ ARGUMENTS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # A camera that shows a test picture, without a face.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
 ]
 APP = Path(__file__).parents[1] / "space" / "app.py"
 
@@ -183,6 +186,18 @@ def test_too_large_a_file_is_refused(page):
     choose(page, bytes(31 * 2**20))
     page.get_by_text(re.compile("exceed", re.IGNORECASE)).first.wait_for()
     assert page.locator("img.photo").count() == 0
+
+
+def test_camera(page, server):
+    page.context.grant_permissions(["camera"])
+    page.get_by_role("button", name="Choose another photo").click()
+    page.get_by_role("button", name="Capture from camera").click()
+    page.get_by_role("button", name="Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('video')?.videoWidth > 0")
+    assert "No photo is open" in status(page)
+    page.get_by_role("button", name="capture photo").click()
+    page.wait_for_function("document.querySelector('#status').innerText.includes('No face was found')")
+    assert not pictures_in(server[1])
 
 
 def test_painted_region_stays(page):
