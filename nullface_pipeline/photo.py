@@ -154,7 +154,7 @@ def anonymize_photo(
         make_target(pipe, pixels, face, faces, keep, kept, None if seed is None else seed + number)
         for number, face in enumerate(large)
     ]
-    targets = hide_faces(
+    targets, seen = hide_faces(
         pipe,
         pixels,
         targets,
@@ -175,7 +175,9 @@ def anonymize_photo(
         )
     result = paste_all(pixels, hidden)
     # A second look, at the finished picture: what the detector missed at first must not get through either.
-    unseen = [face for face in search_faces(pipe.face_analyser, result) if not _is_among(face, faces)]
+    if failed or not targets:
+        seen = search_faces(pipe.face_analyser, result)
+    unseen = [face for face in seen if not _is_among(face, faces)]
     for face in [*(target.face for target in failed), *small, *unseen]:
         result = redact(result, face.box)
 
@@ -334,8 +336,13 @@ def hide_faces(
     identity_seed: int | None,
     batch_faces: int,
     settings: dict[str, Any],
-) -> list[FaceTarget]:
-    """Anonymize the targets, and those that still resemble the person again, stronger each time."""
+) -> tuple[list[FaceTarget], list[DetectedFace]]:
+    """Anonymize the targets, and those that still resemble the person again, stronger each time.
+
+    Returns:
+        The targets, and all faces found in the photo with the last attempts in it.
+    """
+    seen: list[DetectedFace] = []
     for attempt in range(max_attempts):
         pending = [index for index, target in enumerate(targets) if target.similarity >= threshold]
         for start in range(0, len(pending), batch_faces):
@@ -350,7 +357,7 @@ def hide_faces(
         for index in pending:
             closest = closest_similarity(analysers, pixels, finished, targets[index].face, seen)
             targets[index] = replace(targets[index], similarity=closest)
-    return targets
+    return targets, seen
 
 
 def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:

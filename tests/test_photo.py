@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 from skimage import data
 
-from nullface_pipeline import FaceNotHiddenError, NoFaceFoundError
+from nullface_pipeline import FaceNotHiddenError, NoFaceFoundError, StableDiffusionNullFacePipeline
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace, detect_faces
 from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
@@ -16,6 +16,7 @@ from nullface_pipeline.photo import face_ellipse, face_mask, nearest_face, redac
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .test_face_crops import landmarks_at
+from .tiny_parts import make_adapter, make_components, make_unet, make_vae
 
 
 FAST = {"num_inference_steps": 10, "skip": 0.5}
@@ -70,6 +71,24 @@ def test_every_face_is_replaced_and_nothing_else(pipe, group):
         change = np.abs(box_pixels(after, face.box).astype(int) - box_pixels(before, face.box))
         assert change.mean() > 2.0
         assert face.similarity is not None and face.similarity < 0.999
+
+
+def test_a_model_of_512_pixels_goes_through_the_same_code(pipe, astronaut):
+    """Stable Diffusion 1.5's resolution and eightfold latents, with random parts."""
+    parts = {**make_components(), "unet": make_unet(sample_size=64), "vae": make_vae((4, 4, 4, 8))}
+    large = StableDiffusionNullFacePipeline(**parts)
+    large.set_progress_bar_config(disable=True)
+    large.load_face_adapter(make_adapter(large.unet))
+    large.load_face_models(pipe.face_analyser, pipe.face_parser)
+    result = large.anonymize(
+        astronaut, seed=0, similarity_threshold=2.0, num_inference_steps=4, skip=0.5, max_attempts=1
+    )
+    assert large.unet.config.sample_size * large.vae_scale_factor == 512
+    before, after = np.asarray(astronaut), np.asarray(result.image)
+    (face,) = result.faces
+    outside = ~covered(before.shape[:2], [face.box])
+    assert face.method == "nullface" and np.array_equal(after[outside], before[outside])
+    assert np.abs(box_pixels(after, face.box).astype(int) - box_pixels(before, face.box)).mean() > 2.0
 
 
 def test_a_photo_without_a_face_is_an_error(pipe):

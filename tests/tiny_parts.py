@@ -14,10 +14,10 @@ EMBEDDING_SIZE = 512
 IMAGE_SIZE = 32
 
 
-def make_unet() -> UNet2DConditionModel:
+def make_unet(sample_size: int = 16) -> UNet2DConditionModel:
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        sample_size=16,
+        sample_size=sample_size,
         in_channels=4,
         out_channels=4,
         block_out_channels=(8, 16),
@@ -30,15 +30,15 @@ def make_unet() -> UNet2DConditionModel:
     ).eval()
 
 
-def make_vae() -> AutoencoderKL:
+def make_vae(block_out_channels: tuple[int, ...] = (4, 8)) -> AutoencoderKL:
     torch.manual_seed(0)
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=4,
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
+        block_out_channels=block_out_channels,
+        down_block_types=("DownEncoderBlock2D",) * len(block_out_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(block_out_channels),
         norm_num_groups=4,
         sample_size=IMAGE_SIZE,
     ).eval()

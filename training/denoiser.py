@@ -1,11 +1,11 @@
 """Part 5 of nullface-tiny: UNet and FaceID adapter, trained together from scratch on cached latents.
 
-    python -m training.teacher && python -m training.latent_cache
+    python -m training.latent_cache && python -m training.identities && python -m training.pose_erasure
     python -m training.denoiser --minutes 90
     torchrun --nproc-per-node 2 -m training.denoiser --minutes 90      # data-parallel, the same schedule
 
-The identity embeddings are the recognizer's once `python -m training.identities` has computed them, the teacher's
-before. They are of another copy of the photo than the one denoised, so that they tell nothing but who it is.
+The identity embeddings are the recognizer's, of another copy of the photo than the one denoised, and without what tells
+the pose, so that they tell nothing but who it is.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from training.denoiser_export import (
 )
 from training.latent_cache import LatentCache
 from training.loop import Budget, Every, cosine_rate, save_checkpoint
-from training.teacher import TeacherEmbeddings
+from training.pose_erasure import load_projection
 
 
 ZERO_IDENTITY_SHARE = 0.15
@@ -49,16 +49,11 @@ logger = logging.getLogger("training.denoiser")
 
 
 def load_identities(ids: np.ndarray, split: str, runs: Path) -> np.ndarray:
-    """(N, E, 512) float32 embeddings of the portraits `ids`, E of each: the recognizer's if there are, or the teacher's."""
-    path = runs / f"identities_{split}.npz"
-    if path.exists():
-        with np.load(path) as file:
-            known, embeddings = file["ids"], file["embeddings"]
-    else:
-        teacher = TeacherEmbeddings.load(split, runs / "teacher.npz")
-        known, embeddings = teacher.ids, teacher.embeddings[:, None]
-    row = {portrait: index for index, portrait in enumerate(known)}
-    return embeddings[[row[portrait] for portrait in ids]].astype(np.float32)
+    """(N, E, 512) float32 embeddings of the portraits `ids`, E of each, with pose and expression erased."""
+    with np.load(runs / f"identities_{split}.npz") as file:
+        row = {portrait: index for index, portrait in enumerate(file["ids"])}
+        embeddings = file["embeddings"].astype(np.float32)
+    return embeddings[[row[portrait] for portrait in ids]] @ load_projection(runs)
 
 
 @dataclass
@@ -177,6 +172,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     cache = LatentCache.load("train", args.runs)
     sampler = Sampler(cache, load_identities(cache.ids, "train", args.runs))
     diffusion, validation = Diffusion(args.runs, device), Validation(args.runs)
+    projection = torch.from_numpy(load_projection(args.runs))
     torch.manual_seed(args.seed)
     unet = build_unet()
     attach_fresh_adapter(unet)
@@ -222,10 +218,10 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         if save():
             save_state()
         if snapshot():
-            export(average, args.autoencoder, args.output, args.runs / "export")
+            export(average, projection, args.autoencoder, args.output, args.runs / "export")
     if rank == 0:
         save_state()
-        export(average, args.autoencoder, args.output, args.runs / "export")
+        export(average, projection, args.autoencoder, args.output, args.runs / "export")
         logger.info("%d steps, %d samples", step, step * args.batch_size)
 
 

@@ -107,12 +107,21 @@ def split_lora(weight: torch.Tensor, rank: int = LORA_RANK) -> tuple[torch.Tenso
 
 
 @torch.no_grad()
-def split_model(unet: UNet2DConditionModel) -> tuple[UNet2DConditionModel, dict[str, torch.Tensor]]:
-    """A trained UNet with adapter to a plain float32 UNet, less the LoRA, and the float16 tensors of the adapter file."""
+def split_model(
+    unet: UNet2DConditionModel, projection: torch.Tensor
+) -> tuple[UNet2DConditionModel, dict[str, torch.Tensor]]:
+    """A trained UNet with adapter to a plain float32 UNet, less the LoRA, and the float16 tensors of the adapter file.
+
+    Args:
+        projection (`torch.Tensor`): (512, 512), what embeddings were multiplied by in training; the adapter's first
+            layer does it from now on.
+    """
     adapter = {}
     for name, tensor in unet.encoder_hid_proj.image_projection_layers[0].state_dict().items():
         layer, kind = name.rsplit(".", 1)
         adapter[f"image_proj.{PROJECTION_KEYS[layer]}.{kind}"] = tensor.half()
+    first_layer = unet.encoder_hid_proj.image_projection_layers[0].ff.net[0].proj
+    adapter["image_proj.proj.0.weight"] = (first_layer.weight @ projection.T.to(first_layer.weight)).half()
     plain = build_unet()
     plain.load_state_dict({k: v for k, v in unet.state_dict().items() if k in plain.state_dict()})
     for key_id, (name, attention) in enumerate(attention_layers(unet)):
@@ -171,18 +180,21 @@ def empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> torch
     return text_encoder(tokens.input_ids)[0]
 
 
-def export(unet: UNet2DConditionModel, autoencoder: Path, output: Path, scratch: Path) -> None:
+def export(
+    unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Path, output: Path, scratch: Path
+) -> None:
     """Write `model/` and the adapter file into `output`, once they have been loaded again and found to be right.
 
     Args:
         unet (`UNet2DConditionModel`): trained, with adapter, on any device.
+        projection (`torch.Tensor`): (512, 512), what embeddings were multiplied by in training.
         autoencoder (`Path`): folder of the trained `AutoencoderTiny`.
         output (`Path`): folder of the whole model set.
         scratch (`Path`): folder for the export until it is verified.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     text_encoder, tokenizer = build_text_encoder(scratch / "tokenizer")
-    plain, adapter = split_model(unet.float())
+    plain, adapter = split_model(unet.float(), projection)
     pipe = StableDiffusionPipeline(
         vae=AutoencoderTiny.from_pretrained(autoencoder),
         text_encoder=text_encoder,
@@ -197,8 +209,9 @@ def export(unet: UNet2DConditionModel, autoencoder: Path, output: Path, scratch:
     for part in (pipe.unet, pipe.vae):
         part.half()
     pipe.save_pretrained(scratch / "model")
+    drop_unread_setting(scratch / "model" / "vae" / "config.json")
     save_file(adapter, scratch / ADAPTER_NAME, metadata={"format": "pt"})
-    error, without_lora = verify(unet, scratch)
+    error, without_lora = verify(unet, projection, scratch)
     logger.info("export is off by %.2g (relative rms), without its LoRA by %.2g", error, without_lora)
     if error > 0.01:
         raise RuntimeError(f"The exported model differs from the trained one by {error:.2g}; see {scratch}.")
@@ -209,8 +222,15 @@ def export(unet: UNet2DConditionModel, autoencoder: Path, output: Path, scratch:
         os.replace(source, target)
 
 
+def drop_unread_setting(config: Path) -> None:
+    """`AutoencoderTiny` writes a `block_out_channels` that its own constructor warns about when it reads it."""
+    settings = json.loads(config.read_text())
+    settings.pop("block_out_channels", None)
+    config.write_text(json.dumps(settings, indent=2) + "\n")
+
+
 @torch.no_grad()
-def verify(unet: UNet2DConditionModel, folder: Path) -> tuple[float, float]:
+def verify(unet: UNet2DConditionModel, projection: torch.Tensor, folder: Path) -> tuple[float, float]:
     """Relative rms error of the exported model against the trained one, with the adapter's LoRA and without."""
     pipe = StableDiffusionPipeline.from_pretrained(folder / "model", low_cpu_mem_usage=False)
     prompt = empty_prompt(pipe.text_encoder, pipe.tokenizer)
@@ -219,17 +239,17 @@ def verify(unet: UNet2DConditionModel, folder: Path) -> tuple[float, float]:
     latents = torch.randn(4, 4, LATENT_SIZE, LATENT_SIZE, generator=generator)
     embeds = torch.nn.functional.normalize(torch.randn(4, 1, EMBEDDING_SIZE, generator=generator), dim=-1)
 
-    def predict(model: UNet2DConditionModel) -> torch.Tensor:
+    def predict(model: UNet2DConditionModel, identities: torch.Tensor) -> torch.Tensor:
         device = next(model.parameters()).device
         timesteps = torch.tensor([50, 200, 400, 800], device=device)
-        condition = {"image_embeds": [embeds.to(device)]}
+        condition = {"image_embeds": [identities.to(device)]}
         states = prompt.expand(4, -1, -1).to(device)
         return model(latents.to(device), timesteps, states, added_cond_kwargs=condition).sample.float().cpu()
 
-    expected = predict(unet)
-    exported = predict(pipe.unet)
+    expected = predict(unet, embeds @ projection)
+    exported = predict(pipe.unet, embeds)
     pipe.disable_lora()
-    without_lora = predict(pipe.unet)
+    without_lora = predict(pipe.unet, embeds)
 
     def relative_error(output: torch.Tensor) -> float:
         return ((output - expected).square().mean() / expected.square().mean()).sqrt().item()

@@ -2,6 +2,7 @@
 
     python -m training.evaluate table
     python -m training.evaluate trends
+    python -m training.evaluate masks
     python -m training.evaluate sheet
 
 The judge is dlib's recognizer on the finished photograph, against the original photographs of all validation portraits.
@@ -28,6 +29,7 @@ from rich.progress import track
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.face_parsing import anonymization_mask, region_mask
+from nullface_pipeline.photo import MASK_MARGIN
 from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
 from training.dlib_network import face_chip, models_folder
 from training.portraits import Portrait, load_portraits
@@ -128,7 +130,7 @@ class Anonymizer:
 
 
 def change_mask(pipe: Any, subject: Subject, keep: Sequence[str]) -> np.ndarray:
-    return anonymization_mask(subject.labels, pipe.face_parser.labels, keep)
+    return anonymization_mask(subject.labels, pipe.face_parser.labels, keep, margin=MASK_MARGIN)
 
 
 def to_picture(mask: np.ndarray) -> PIL.Image.Image:
@@ -258,6 +260,37 @@ def make_trends(pipe: Any, portraits: list[Portrait], judge: Judge) -> dict[str,
     }
 
 
+def make_mask_table(pipe: Any, portraits: list[Portrait], judge: Judge) -> list[dict[str, Any]]:
+    """Whether to hold the mask from the start or from 0.8 of the steps on: who is found again, and how the seam looks."""
+    subjects = load_subjects(pipe, portraits)
+    anonymize = Anonymizer(pipe, subjects)
+    rows = []
+    for name, settings in (("paper's settings", PAPER_SETTINGS), ("nullface-tiny's settings", TINY_SETTINGS)):
+        for start in (settings["skip"], 0.8):
+            faces = anonymize(keep=(), **settings, mask_start=start)
+            masks = [change_mask(pipe, subject, ()) for subject in subjects]
+            photos = [paste(*args) for args in zip(subjects, faces, masks)]
+            row = {"name": name, "mask_start": start, "count": len(subjects), **judge(subjects, photos)}
+            row["landmark_drift"] = landmark_drift(subjects, photos)
+            row["seam"] = float(np.mean([seam(*args) for args in zip(subjects, photos, masks)]))
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    return rows
+
+
+def seam(subject: Subject, photo: np.ndarray, mask: np.ndarray) -> float:
+    """How much steeper, in grey values of 255 a pixel, the picture is along the mask's edge than the original there."""
+    edge = (mask > 0.02) & (mask < 0.98)
+    after, before = (steepness(image)[edge].mean() for image in (subject.crop.crop_image(photo), subject.aligned))
+    return float(after - before)
+
+
+def steepness(image: np.ndarray) -> np.ndarray:
+    """(H, W) float32 length of the gradient of an (H, W, 3) uint8 RGB image's grey values."""
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    return np.hypot(cv2.Sobel(grey, -1, 1, 0, ksize=1), cv2.Sobel(grey, -1, 0, 1, ksize=1)) / 2.0
+
+
 def kept_change(pipe: Any, subject: Subject, face: np.ndarray) -> float:
     """Mean absolute change, of 255, of eyes and mouth in the crop as the model returned it."""
     kept = region_mask(subject.labels, pipe.face_parser.labels, KEPT)
@@ -312,15 +345,22 @@ def make_sheet(pipe: Any, portraits: list[Portrait]) -> np.ndarray:
 def choose_good(portraits: list[Portrait], count: int) -> list[Portrait]:
     """Colour photographs whose face is at least as large as the model's crop, evenly spread over the data."""
     good = [p for p in portraits if p.colour and p.face_crop(SIZE).scale <= 1.1]
-    return [good[index] for index in np.linspace(0, len(good) - 1, min(count, len(good))).astype(int)]
+    return spread(good, count)
+
+
+def spread(portraits: list[Portrait], count: int) -> list[Portrait]:
+    """So many portraits, or all if there are fewer, evenly spread over the list."""
+    return [portraits[index] for index in np.linspace(0, len(portraits) - 1, min(count, len(portraits))).astype(int)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["table", "trends", "sheet"])
+    parser.add_argument("part", choices=["table", "trends", "masks", "sheet"])
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
     parser.add_argument("--output", type=Path, default=Path("docs/nullface-tiny"))
-    parser.add_argument("--count", type=int, help="portraits; all for the table, 48 for trends, 24 for the sheet")
+    parser.add_argument(
+        "--count", type=int, help="portraits; all for the table, 48 for trends and masks, 24 for the sheet"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
@@ -333,8 +373,11 @@ def main() -> None:
     if args.part == "table":
         rows = make_table(pipe, portraits[: args.count], Judge(portraits))
         (args.output / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
+    elif args.part == "masks":
+        rows = make_mask_table(pipe, spread(portraits, args.count or 48), Judge(portraits))
+        (args.output / "masks.json").write_text(json.dumps(rows, indent=1) + "\n")
     elif args.part == "trends":
-        trends = make_trends(pipe, portraits[:: len(portraits) // (args.count or 48)], Judge(portraits))
+        trends = make_trends(pipe, spread(portraits, args.count or 48), Judge(portraits))
         (args.output / "trends.json").write_text(json.dumps(trends, indent=1) + "\n")
         plot_trends(trends, args.output / "trends.png")
     else:

@@ -20,6 +20,7 @@ PARTS: tuple[tuple[str, float, str], ...] = (
     ("autoencoder", 0.18, "data device"),
     ("latent_cache", 0.0, "data device"),
     ("identities", 0.0, "data"),
+    ("pose_erasure", 0.0, "data"),
     ("denoiser", 0.45, "device"),
     ("evaluate table", 0.0, "data device"),
     ("evaluate trends", 0.0, "data device"),

@@ -1,0 +1,195 @@
+"""The command on whole folders: two hundred files of every kind, and runs that are killed. Minutes, so marked slow.
+
+python -m pytest -m slow tests/test_whole_runs.py -s        # -s shows the table of what happened to which file
+"""
+
+import filecmp
+import io
+import json
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from skimage import data
+
+from nullface_pipeline.photo_files import read_photo
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+PORTRAITS = Path(__file__).parents[2] / "shared" / "data" / "portraits.parquet"
+FORMATS = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".bmp": "BMP"}
+
+
+def command(*arguments):
+    return [
+        *(sys.executable, "-c", "from nullface_pipeline.cli import main; main()", "anonymize"),
+        *(str(argument) for argument in arguments),
+    ]
+
+
+def read_portraits(count):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    if not PORTRAITS.exists():
+        pytest.skip("needs the portraits in ../shared/data")
+    images = parquet.read_table(PORTRAITS, columns=["image"], filters=[("split", "=", "validation")])["image"]
+    return [PIL.Image.open(io.BytesIO(image.as_py())).convert("RGB") for image in images[:count]]
+
+
+def encode(picture, format, **options):
+    file = io.BytesIO()
+    picture.save(file, format=format, **options)
+    return file.getvalue()
+
+
+def png_bomb():
+    """A PNG header that promises 40,000 x 40,000 pixels."""
+    header = struct.pack(">II5B", 40_000, 40_000, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def heic(picture):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    return encode(picture, "HEIF", quality=90)
+
+
+def turned_jpeg(picture):
+    """Stored on its side, with the EXIF orientation that says so."""
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    return encode(picture.transpose(PIL.Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95)
+
+
+def sixteen_bit(picture):
+    return encode(PIL.Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257), "PNG")
+
+
+def small_face(picture):
+    sheet = PIL.Image.new("RGB", (300, 300), (120, 130, 140))
+    sheet.paste(picture.crop((150, 20, 310, 210)).resize((54, 64)), (120, 120))
+    return encode(sheet, "PNG")
+
+
+# Kind: the file's suffix, its content from a portrait of the astronaut, and what has to become of it.
+SPECIAL = {
+    "truncated": (".jpg", lambda face: encode(face, "JPEG", quality=95)[:9000], "refused"),
+    "zero bytes": (".jpg", lambda face: b"", "refused"),
+    "wrong extension": (".jpg", lambda face: encode(face, "PNG"), "anonymized"),
+    "bomb": (".png", lambda face: png_bomb(), "refused"),
+    "text": (".jpg", lambda face: b"Dear Sir or Madam,\n", "refused"),
+    "one pixel": (".png", lambda face: encode(PIL.Image.new("RGB", (1, 1)), "PNG"), "refused"),
+    "turned by EXIF": (".jpg", turned_jpeg, "anonymized"),
+    "CMYK": (".jpg", lambda face: encode(face.convert("CMYK"), "JPEG", quality=95), "anonymized"),
+    "16 bits": (".png", sixteen_bit, "anonymized"),
+    "animated": (
+        ".webp",
+        lambda face: encode(face, "WEBP", save_all=True, append_images=[face.rotate(9)], duration=99),
+        "refused",
+    ),
+    "HEIC": (".heic", heic, "anonymized"),
+    "no face": (".jpg", lambda face: encode(PIL.Image.new("RGB", (320, 240), "beige"), "JPEG"), "refused"),
+    "face too small": (".png", small_face, "redacted"),
+}
+
+
+def fill_folder(folder):
+    """200 files in three folders; returns the kind of each by its path relative to the folder."""
+    kinds = {}
+    for number, portrait in enumerate(read_portraits(160)):
+        suffix = list(FORMATS)[number % len(FORMATS)]
+        path = Path(("", "ward", "ward/2026")[number % 3]) / f"{number:03}{suffix}"
+        kinds[path] = "portrait", encode(portrait, FORMATS[suffix])
+    astronaut = PIL.Image.fromarray(data.astronaut())
+    names = list(SPECIAL)
+    for number in range(40):
+        kind = names[number % len(names)]
+        suffix, make, _ = SPECIAL[kind]
+        kinds[Path("mixed") / f"{number:03}-{kind.replace(' ', '-')}{suffix}"] = kind, make(astronaut)
+    for path, (_, content) in kinds.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    return {path: kind for path, (kind, _) in kinds.items()}
+
+
+def test_two_hundred_mixed_files(tmp_path):
+    folder, output, report = tmp_path / "photos", tmp_path / "out", tmp_path / "report.jsonl"
+    kinds = fill_folder(folder)
+    assert len(kinds) == 200
+    before = {path: (folder / path).read_bytes() for path in kinds}
+    run = subprocess.run(
+        command(folder, "-o", output, "--report", report, "--min-face", 40), capture_output=True, text=True
+    )
+    assert run.returncode == 3, run.stderr
+    assert "Traceback" not in run.stderr + run.stdout
+    records = {
+        Path(record["source"]).relative_to(folder): record
+        for record in map(json.loads, report.read_text().splitlines())
+    }
+    assert set(records) == set(kinds)
+
+    table = Counter((kinds[path], record["status"], record["reason"]) for path, record in records.items())
+    for (kind, status, reason), count in sorted(table.items(), key=str):
+        print(f"{kind:16} {count:4} {status:11} {reason or ''}")
+    for path, kind in kinds.items():
+        if kind in SPECIAL:
+            assert records[path]["status"] == SPECIAL[kind][2], (path, records[path])
+
+    written = {path.relative_to(output) for path in output.rglob("*") if path.is_file()}
+    assert written == {path for path, record in records.items() if record["status"] != "refused"}
+    for path in written:
+        old, new = (np.asarray(read_photo(root / path).image).astype(int) for root in (folder, output))
+        assert old.shape == new.shape and records[path]["faces"]
+        for face in records[path]["faces"]:
+            x0, y0, x1, y1 = (max(0, round(value)) for value in face["box"])
+            assert np.abs(new - old)[y0:y1, x0:x1].mean() > 1, (path, face)
+            assert face["method"] in ("nullface", "redacted")
+    assert {path: (folder / path).read_bytes() for path in kinds} == before, "originals stay as they are"
+
+
+def test_killed_runs_end_as_one_that_was_not(tmp_path):
+    folder, whole, killed = tmp_path / "photos", tmp_path / "whole", tmp_path / "killed"
+    folder.mkdir()
+    for number, portrait in enumerate(read_portraits(24)):
+        portrait.save(folder / f"{number:02}.png")
+    started = time.monotonic()
+    subprocess.run(command(folder, "-o", whole, "--report", tmp_path / "whole.jsonl"), capture_output=True)
+    seconds = time.monotonic() - started
+    names = sorted(path.name for path in whole.iterdir())
+    assert len(names) >= 20
+
+    rng, done = random.Random(0), []
+    for _ in range(5):
+        run = subprocess.Popen(
+            command(folder, "-o", killed, "--report", tmp_path / "killed.jsonl"),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(rng.uniform(0.3, 0.7) * seconds)
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        finished = [path.name for path in killed.glob("[0-9]*")] if killed.exists() else []
+        assert filecmp.cmpfiles(whole, killed, finished, shallow=False) == (finished, [], []), "complete, or not there"
+        done.append(len(finished))
+    print(f"uninterrupted: {seconds:.0f} s; finished after each kill: {done} of {len(names)}")
+
+    last = subprocess.run(command(folder, "-o", killed, "--report", tmp_path / "killed.jsonl"), capture_output=True)
+    assert last.returncode in (0, 2, 3)
+    assert sorted(path.name for path in killed.iterdir()) == names, "no leftovers either"
+    assert filecmp.cmpfiles(whole, killed, names, shallow=False) == (names, [], [])
+
+    def outcomes(report):
+        records = {record["source"]: record for record in map(json.loads, report.read_text().splitlines())}
+        return {source: (record["status"], record["faces"]) for source, record in records.items()}
+
+    assert outcomes(tmp_path / "killed.jsonl") == outcomes(tmp_path / "whole.jsonl")

@@ -1,0 +1,71 @@
+"""Takes the pose and the expression out of what the FaceID adapter is told.
+
+A face turned to the left lies elsewhere in the recognizer's space than the same face turned to the right, so that the
+opposite embedding would turn the head and close the smile as well as change the person. The adapter therefore begins
+with a projection after which no linear function of the embedding says anything about where the landmarks are. The
+recognizer itself, which verifies results, keeps all it knows.
+
+    python -m training.pose_erasure        # after training.identities
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from training.portraits import Portrait, load_portraits
+
+
+CROP_SIZE = 128
+
+
+def landmark_components(portraits: list[Portrait], count: int) -> np.ndarray:
+    """(N, count) float64 of unit variance: the directions in which the landmarks of aligned faces vary most."""
+    landmarks = np.stack([face.face_crop(CROP_SIZE).points_to_crop(face.landmarks).ravel() for face in portraits])
+    left, _, _ = np.linalg.svd(landmarks - landmarks.mean(axis=0), full_matrices=False)
+    return left[:, :count] * np.sqrt(len(portraits))
+
+
+def erasing_projection(embeddings: np.ndarray, concept: np.ndarray) -> np.ndarray:
+    """Least-squares concept erasure (Belrose et al. 2023, theorem 4.3), without its constant part.
+
+    Args:
+        embeddings (`np.ndarray`): (N, D).
+        concept (`np.ndarray`): (N, K), centred: what is to be erased.
+
+    Returns:
+        `np.ndarray`: (D, D); `embeddings @ projection` is uncorrelated with the concept, and of all such projections
+        the one that changes the embeddings least.
+    """
+    centred = embeddings - embeddings.mean(axis=0)
+    variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
+    used = variances > 1e-6 * variances.max()
+    axes, deviations = axes[:, used], np.sqrt(variances[used])
+    whiten, colour = axes / deviations @ axes.T, axes * deviations @ axes.T
+    informative, _ = np.linalg.qr(whiten @ centred.T @ concept / len(centred))
+    return np.eye(embeddings.shape[1]) - whiten @ informative @ informative.T @ colour
+
+
+def load_projection(runs: Path) -> np.ndarray:
+    """(512, 512) float32, for embeddings as rows from the left."""
+    return np.load(runs / "pose_erasure.npy")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Find the projection that erases pose and expression.")
+    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
+    parser.add_argument("--runs", type=Path, default=Path("training/runs"), help="folder of caches and checkpoints")
+    parser.add_argument("--components", type=int, default=10, help="how many directions of the landmarks to erase")
+    args = parser.parse_args()
+    with np.load(args.runs / "identities_train.npz") as file:
+        ids, embeddings = file["ids"], file["embeddings"][:, 0].astype(np.float64)
+    portraits = {portrait.id: portrait for portrait in load_portraits(args.data, "train")}
+    concept = landmark_components([portraits[portrait_id] for portrait_id in ids], args.components)
+    projection = erasing_projection(embeddings, concept).astype(np.float32)
+    temporary = args.runs / "pose_erasure.part.npy"
+    np.save(temporary, projection)
+    temporary.replace(args.runs / "pose_erasure.npy")
+
+
+if __name__ == "__main__":
+    main()
