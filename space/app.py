@@ -186,7 +186,7 @@ def draw_preview(photo: OpenPhoto | None, chosen: list[str], kept: list[str], pa
     description = f"Your photo with {len(names)} outlined face(s). To be changed: {', '.join(chosen) or 'none'}."
     return picture(image, description) + (
         '<p class="legend"><span class="changes"></span> changes <span class="stays"></span> stays. '
-        "Look whether every face is outlined: one that is not may stay as it is.</p>"
+        "Look whether every face is outlined: a missed one may stay as it is.</p>"
     )
 
 
@@ -343,7 +343,6 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
         [*drawn, strength, *knobs],
         [status, result],
         show_progress_on=status,
-        show_progress="minimal",
         api_visibility="private",
     )
     page.unload(forget_visitor)
