@@ -1,0 +1,161 @@
+"""Write docs/api.md from the docstrings: `python docs/make_api.py`."""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from nullface_pipeline import (
+    AnonymizedPhoto,
+    DDPMInversion,
+    FaceNotHiddenError,
+    FaceRecord,
+    NoFaceFoundError,
+    NullFacePipelineOutput,
+    StableDiffusionNullFacePipeline,
+)
+from nullface_pipeline.face_crops import FaceCrop
+from nullface_pipeline.face_parsing import FACE_REGIONS, REGIONS, FaceParser
+from nullface_pipeline.model_sets import load_detector, load_model_set
+from nullface_pipeline.photo import STRENGTHS
+from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, read_photo, write_photo
+from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome, anonymize_photos, find_photos
+from nullface_pipeline.pipeline import EXAMPLE_DOC_STRING
+from nullface_pipeline.tiny_model import TINY_PRESETS, load_nullface_tiny
+
+
+PAGE = Path(__file__).parent / "api.md"
+
+HEAD = """\
+# API reference
+
+Made from the docstrings by `python docs/make_api.py`. The command line explains itself: `nullface --help`.
+"""
+
+PIPELINE_METHODS = (
+    "anonymize",
+    "__call__",
+    "invert",
+    "load_face_adapter",
+    "unload_face_adapter",
+    "load_lora_weights",
+    "load_face_models",
+    "embed_faces",
+    "save_pretrained",
+)
+
+PARTS: dict[str, tuple[Any, ...]] = {
+    "Results": (AnonymizedPhoto, FaceRecord, NullFacePipelineOutput, DDPMInversion),
+    "Errors": (NoFaceFoundError, FaceNotHiddenError, PhotoFileError),
+    "Complete pipelines": (load_model_set, load_detector, load_nullface_tiny),
+    "Photo files and folders": (
+        read_photo,
+        write_photo,
+        PhotoFile,
+        find_photos,
+        anonymize_photos,
+        PhotoJob,
+        PhotoOutcome,
+    ),
+    "Parts to bring along": (FaceParser, FaceCrop),
+}
+
+
+def main() -> None:
+    PAGE.write_text(make_page())
+
+
+def make_page() -> str:
+    """The whole page."""
+    pipeline = StableDiffusionNullFacePipeline
+    sections = [HEAD, "## The pipeline", section(pipeline, show_signature=False)]
+    sections += [section(getattr(pipeline, name), f"pipe.{name}") for name in PIPELINE_METHODS]
+    sections += ["## Names of regions", regions(), "## Presets", presets()]
+    for title, objects in PARTS.items():
+        sections += [f"## {title}", *(section(each) for each in objects)]
+    return "\n\n".join(part.strip("\n") for part in sections) + "\n"
+
+
+def section(described: Callable[..., Any], name: str = "", show_signature: bool = True) -> str:
+    """Heading, signature and docstring of a class or function."""
+    name = name or described.__name__
+    lines = [f"### `{name.removesuffix('.__call__')}`"]
+    if show_signature and not (isinstance(described, type) and issubclass(described, Exception)):
+        lines += ["", "```text", signature(described, name.removesuffix(".__call__")), "```"]
+    return "\n".join([*lines, "", *docstring(described.__doc__ or "")])
+
+
+def signature(described: Callable[..., Any], name: str) -> str:
+    """Names and defaults; the types stand with the arguments."""
+    parameters = [
+        parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in inspect.signature(described).parameters.values()
+        if parameter.name != "self"
+    ]
+    return f"{name}({', '.join(map(str, parameters))})"
+
+
+def docstring(text: str) -> Iterator[str]:
+    """A docstring as Markdown, without its examples: the other pages have them."""
+    title = ""
+    text = inspect.cleandoc(text.replace(EXAMPLE_DOC_STRING, ""))
+    for is_title, lines in groupby(text.splitlines(), key=lambda line: re.fullmatch(r"[A-Z]\w+:", line) is not None):
+        if is_title:
+            title = list(lines)[-1]
+            continue
+        body = [plain_links(line) for line in lines]
+        yield from entries(title, body) if title else (re.sub("^ +- ", "- ", line) for line in body)
+
+
+def entries(title: str, body: list[str]) -> Iterator[str]:
+    """The arguments, attributes, returned values or errors of a docstring as a list."""
+    yield f"**{title.removesuffix(':')}**\n"
+    inset = min((len(line) - len(line.lstrip()) for line in body if line.strip()), default=0)
+    text = "\n".join(line[inset:].rstrip() for line in body if line.strip())
+    text = re.sub(r"^(\w+ \([^)\n]*)\n +", r"\1 ", text, flags=re.MULTILINE)  # a list of types on two lines
+    for line in text.splitlines():
+        named = re.match(r"(\w+(?:, \w+)*)( \(.*?\))?:(?= |$)(.*)", line) or re.match(r"(\w+)( \(.*\))()$", line)
+        if line.startswith(" "):
+            yield f"  {line.strip()}"
+        elif named:
+            yield f"* `{named[1]}`{named[2] or ''}:{named[3]}"
+        else:
+            yield f"* {line}"
+    yield ""
+
+
+def plain_links(line: str) -> str:
+    """Without the links that only diffusers' own documentation resolves."""
+    return re.sub(r"\[`~?(?:loaders\.|transformers\.)?([\w.]+)`\](?!\()", r"`\1`", line)
+
+
+def regions() -> str:
+    """What `keep` takes, and which labels of CelebAMask-HQ each name stands for."""
+    rows = [f"| `{name}` | {', '.join(labels)} |" for name, labels in REGIONS.items()]
+    face = ", ".join(f"`{name}`" for name in FACE_REGIONS)
+    return "\n".join(
+        [
+            f"`keep` takes these. The face, which changes unless it is kept, is {face}.",
+            "",
+            "| name | labels of CelebAMask-HQ |",
+            "| --- | --- |",
+            *rows,
+        ]
+    )
+
+
+def presets() -> str:
+    """What each preset sets, for both model sets."""
+    rows = [
+        f"| {model} | `{name}` | {', '.join(f'{key}={value}' for key, value in settings.items())} |"
+        for model, table in (("Stable Diffusion 1.5", STRENGTHS), ("nullface-tiny", TINY_PRESETS))
+        for name, settings in table.items()
+    ]
+    head = "`strength=` of `pipe.anonymize` takes the names of the first three; `--preset` of the command line all."
+    return "\n".join([head, "", "| model set | name | settings |", "| --- | --- | --- |", *rows])
+
+
+if __name__ == "__main__":
+    main()

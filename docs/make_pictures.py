@@ -1,0 +1,251 @@
+"""Make every picture of these pages again: `python docs/make_pictures.py`, one to two minutes on one core.
+
+All come from nullface-tiny and free pictures that ship with scikit-image, and are the same on every run of one machine.
+The pictures of the Space and of nullface-tiny's card are made elsewhere.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFilter
+import PIL.ImageFont
+import PIL.ImageOps
+import torch
+from skimage import data
+
+from nullface_pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.contact_sheet import draw_page
+from nullface_pipeline.face_crops import edge_feather
+from nullface_pipeline.face_identity import detect_faces
+from nullface_pipeline.face_preview import draw_faces
+from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.image_inputs import to_uint8
+from nullface_pipeline.photo import make_target
+from nullface_pipeline.photo_folder import anonymize_photos, find_photos
+from nullface_pipeline.tiny_model import TINY_PRESETS, TINY_SETTINGS, load_nullface_tiny
+
+
+IMAGES = Path(__file__).parent / "images"
+TILE, CAPTION, GAP = 192, 22, 8
+SEED = 0
+
+# A spot on the astronaut's cheek, and the head around it, in photo pixels.
+SPOT = (195, 122, 211, 136)
+HEAD = (140, 20, 310, 190)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    photo = PIL.Image.fromarray(data.astronaut())
+    save(demo(pipe, photo), "demo.jpg")
+    save(preview(pipe), "preview.jpg")
+    save(contact_sheet(pipe), "contact-sheet.png")
+    save(covered(pipe, photo), "covered.jpg")
+    save(how_it_works(pipe, photo), "how-it-works.jpg")
+    save(settings_grid(pipe, photo), "settings.jpg")
+    save(presets(pipe, photo), "presets.jpg")
+    save(kept_regions(pipe, photo), "keep.jpg")
+    save(medical(pipe, photo), "medical.jpg")
+
+
+def save(picture: PIL.Image.Image, name: str) -> None:
+    IMAGES.mkdir(exist_ok=True)
+    picture.save(IMAGES / name, quality=85, optimize=True)
+    print(f"{name}: {picture.width} x {picture.height}, {(IMAGES / name).stat().st_size / 1e3:.0f} kB")
+
+
+def demo(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    """What `nullface demo` shows."""
+    result = pipe.anonymize(photo, seed=SEED, **TINY_SETTINGS).image
+    return row([("the photo", photo), ("anonymized", result)], size=400)
+
+
+def group_photo() -> PIL.Image.Image:
+    """Three heads from one portrait: as it is, mirrored and smaller, and lying on the side."""
+    portrait = PIL.Image.fromarray(data.astronaut())
+    canvas = portrait.resize((1, 1)).resize((960, 420))
+    canvas.paste(portrait.crop((40, 0, 400, 420)), (0, 0))
+    canvas.paste(PIL.ImageOps.mirror(portrait).crop((110, 0, 420, 420)).resize((232, 315)), (370, 105))
+    canvas.paste(portrait.crop((90, 0, 350, 300)).rotate(90, expand=True), (640, 120))
+    return canvas
+
+
+def preview(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
+    """What a dry run writes for a group photo."""
+    pixels = np.asarray(group_photo())
+    return draw_faces(pixels, search_faces(pipe.face_analyser, pixels))
+
+
+def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
+    """The contact sheet of a folder: portraits, a group, a face that is covered, and two pictures without a face."""
+    astronaut = PIL.Image.fromarray(data.astronaut())
+    photos = {
+        "group.jpg": group_photo(),
+        "portrait.jpg": astronaut,
+        "mirrored.jpg": PIL.ImageOps.mirror(astronaut),
+        "grey.jpg": astronaut.convert("L").crop((60, 0, 420, 460)),
+        "rocket.jpg": PIL.Image.fromarray(data.rocket()),
+        "page.png": PIL.Image.fromarray(data.page()),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        originals, results = Path(folder) / "originals", Path(folder) / "results"
+        originals.mkdir()
+        for name, picture in photos.items():
+            picture.save(originals / name)
+
+        def hide_faces(picture: PIL.Image.Image, name: str) -> Any:
+            return pipe.anonymize(picture, seed=SEED, **TINY_SETTINGS)
+
+        page = draw_page(list(anonymize_photos(hide_faces, find_photos([originals], results))))
+    return page.quantize(128)
+
+
+def covered(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    """What happens to a face that no attempt hides; the threshold is set so that none can."""
+    result = pipe.anonymize(photo, seed=SEED, similarity_threshold=-1.0, max_attempts=1, **TINY_SETTINGS).image
+    return row([("the photo", photo.crop(HEAD)), ("covered", result.crop(HEAD))])
+
+
+def aligned_face(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image, keep: tuple[str, ...] = ()) -> Any:
+    """The one face of a photo, cut out and with its mask: a `FaceTarget`."""
+    pixels = np.asarray(photo)
+    faces = detect_faces(pipe.face_analyser, pixels)
+    return make_target(pipe, pixels, faces[0], faces[:1], keep, None, SEED)
+
+
+def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    """The paper's figure from our own run: every stage from the photo and back to it."""
+    target = aligned_face(pipe, photo)
+    face, mask = PIL.Image.fromarray(target.aligned), grey(target.mask)
+    generator = torch.Generator().manual_seed(SEED)
+    inversion = pipe.invert(
+        face,
+        num_inference_steps=TINY_SETTINGS["num_inference_steps"],
+        skip=TINY_SETTINGS["skip"],
+        generator=generator,
+    )
+    shown = {round(share * (len(inversion.schedule) - 1)) for share in (0.0, 0.3, 0.6, 0.8)}
+    steps: list[tuple[str, PIL.Image.Image]] = []
+
+    def keep_step(pipe: Any, step: int, timestep: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if step in shown:
+            steps.append((f"5 after step {step + 1} of {pipe.num_timesteps}", decoded(pipe, tensors["latents"])))
+        return tensors
+
+    result = pipe(
+        face,
+        inversion=inversion,
+        identity_embeds=torch.from_numpy(target.face.embedding)[None],
+        mask_image=mask,
+        guidance_scale=TINY_SETTINGS["guidance_scale"],
+        callback_on_step_end=keep_step,
+    ).images[0]
+    pasted = target.crop.paste(np.asarray(photo), np.asarray(result), target.mask * edge_feather(target.crop.size))
+    first = [("1 photo", photo.crop(HEAD)), ("2 aligned", face), ("3 mask", mask)]
+    noised = [("4 noise added", decoded(pipe, inversion.latents))]
+    last = [("6 result", result), ("7 pasted back", PIL.Image.fromarray(pasted).crop(HEAD))]
+    return grid([[*first, *noised, steps[0]], [*steps[1:], *last]], size=160)
+
+
+@torch.no_grad()
+def decoded(pipe: Any, latents: torch.Tensor) -> PIL.Image.Image:
+    return PIL.Image.fromarray(to_uint8(pipe.decode_latents(latents))[0])
+
+
+def settings_grid(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    """One aligned face over `skip` and `guidance_scale`."""
+    target = aligned_face(pipe, photo)
+    face, embedding = PIL.Image.fromarray(target.aligned), torch.from_numpy(target.face.embedding)[None]
+    rows = []
+    for skip in (0.9, 0.8, 0.7, 0.6):
+        generator = torch.Generator().manual_seed(SEED)
+        inversion = pipe.invert(face, num_inference_steps=50, skip=skip, generator=generator)
+        cells = [("the face", face)]
+        for scale in (2.5, 5.0, 10.0, 15.0):
+            result = pipe(
+                face,
+                inversion=inversion,
+                identity_embeds=embedding,
+                mask_image=grey(target.mask),
+                guidance_scale=scale,
+            ).images[0]
+            cells.append((f"skip {skip}, guidance {scale:g}", result))
+        rows.append(cells)
+    return grid(rows, size=160)
+
+
+def presets(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    results = [
+        (name, pipe.anonymize(photo, seed=SEED, **settings).image.crop(HEAD))
+        for name, settings in TINY_PRESETS.items()
+    ]
+    return row([("the photo", photo.crop(HEAD)), *results])
+
+
+def kept_regions(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    cells = [("the photo", photo.crop(HEAD))]
+    for keep in ((), ("eyes",), ("eyes", "mouth")):
+        result = pipe.anonymize(photo, keep=keep, seed=SEED, **TINY_SETTINGS).image
+        cells.append((f"kept: {', '.join(keep) or 'nothing'}", result.crop(HEAD)))
+    return row(cells)
+
+
+def medical(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    """A spot that is drawn on the cheek stays where a mask says so."""
+    patient, mask = draw_spot(photo), spot_mask(photo.size)
+    without = pipe.anonymize(patient, seed=SEED, **TINY_SETTINGS).image
+    kept = pipe.anonymize(patient, keep_mask=mask, seed=SEED, **TINY_SETTINGS).image
+    return row(
+        [
+            ("the photo, spot drawn in", patient.crop(HEAD)),
+            ("keep_mask", mask.crop(HEAD).convert("RGB")),
+            ("without keep_mask", without.crop(HEAD)),
+            ("with keep_mask", kept.crop(HEAD)),
+        ]
+    )
+
+
+def draw_spot(photo: PIL.Image.Image) -> PIL.Image.Image:
+    spot = PIL.Image.new("L", photo.size)
+    x0, y0, x1, y1 = SPOT
+    PIL.ImageDraw.Draw(spot).ellipse((x0 + 4, y0 + 4, x1 - 4, y1 - 4), fill=220)
+    return PIL.Image.composite(
+        PIL.Image.new("RGB", photo.size, (96, 40, 34)), photo, spot.filter(PIL.ImageFilter.GaussianBlur(1))
+    )
+
+
+def spot_mask(size: tuple[int, int]) -> PIL.Image.Image:
+    mask = PIL.Image.new("L", size)
+    PIL.ImageDraw.Draw(mask).ellipse(SPOT, fill=255)
+    return mask
+
+
+def grey(mask: np.ndarray) -> PIL.Image.Image:
+    return PIL.Image.fromarray((255 * mask).round().astype(np.uint8))
+
+
+def row(cells: list[tuple[str, PIL.Image.Image]], size: int = TILE) -> PIL.Image.Image:
+    return grid([cells], size)
+
+
+def grid(rows: list[list[tuple[str, PIL.Image.Image]]], size: int = TILE) -> PIL.Image.Image:
+    """Rows of square pictures with a caption below each."""
+    width, height = size + GAP, size + CAPTION + GAP
+    sheet = PIL.Image.new("RGB", (GAP + width * max(map(len, rows)), GAP + height * len(rows)), "white")
+    draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(13)
+    for y, cells in enumerate(rows):
+        for x, (caption, picture) in enumerate(cells):
+            left, top = GAP + x * width, GAP + y * height
+            sheet.paste(picture.resize((size, size), PIL.Image.Resampling.LANCZOS), (left, top))
+            draw.text((left, top + size + 3), caption, "black", font)
+    return sheet
+
+
+if __name__ == "__main__":
+    main()
