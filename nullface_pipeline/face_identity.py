@@ -81,7 +81,7 @@ def load_face_analyser(
         raise ImportError("InsightFace is needed to find and recognize faces: `pip install insightface onnxruntime`.")
     # Not an import statement: diffusers' loader would demand the package of everybody who loads the pipeline.
     face_analysis = importlib.import_module("insightface.app").FaceAnalysis
-    # On Windows, ONNX Runtime reports to its maker unless told not to.
+    # ONNX Runtime can report to its maker; not from here.
     importlib.import_module("onnxruntime").disable_telemetry_events()
     try:
         analyser = face_analysis(

@@ -16,8 +16,8 @@ from .face_identity import DetectedFace, detect_faces
 # Two boxes that share more than this of their union are the same face.
 SAME_BOX = 0.3
 
-# A photo in a quarter turn shows few faces and much that might be one, so a detection there needs a higher score.
-TURNED_SCORE = 0.5
+# Most of what a turned photo or a tile shows is no face, and some looks like one: there, a face needs a higher score.
+UNUSUAL_SCORE = 0.5
 
 # Side of a tile and how much neighbours share, in photo pixels. In a tile, InsightFace's 640 pixels find faces of 32
 # pixels; faces too large for what neighbours share are found in the whole photo.
@@ -31,14 +31,14 @@ def search_faces(analyser: Any, photo: np.ndarray) -> list[DetectedFace]:
         found += [
             turn_back(face, quarter_turns, photo.shape[:2])
             for face in detect_faces(analyser, np.rot90(photo, quarter_turns))
-            if face.score >= TURNED_SCORE
+            if face.score >= UNUSUAL_SCORE
         ]
     for tile in tiles(photo.shape[:2]):
         x0, y0, x1, y1 = tile
         found += [
             moved
             for face in detect_faces(analyser, photo[y0:y1, x0:x1])
-            if not is_cut(moved := move(face, x0, y0), tile, photo.shape[:2])
+            if face.score >= UNUSUAL_SCORE and not is_cut(moved := move(face, x0, y0), tile, photo.shape[:2])
         ]
     return distinct_faces(found)
 

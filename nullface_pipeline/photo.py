@@ -49,7 +49,8 @@ SETTINGS = (
 )
 
 # How far beyond the parsed face its mask reaches, as a share of the crop: the parser's edge is the face's own contour.
-MASK_MARGIN = 0.02
+# The wider one is for faces that are tried again.
+MASK_MARGIN, WIDER_MARGIN = 0.02, 0.06
 
 
 class NoFaceFoundError(ValueError):
@@ -97,6 +98,7 @@ class FaceTarget:
         crop (`FaceCrop`): from the photo to the model's square.
         aligned (`np.ndarray`): (size, size, 3) uint8 RGB, the crop of the photo.
         mask (`np.ndarray`): (size, size) float32 in [0, 1], what may change.
+        wider_mask (`np.ndarray`): the same for faces that are tried again.
         seed (`int` or `None`): of its noise.
         attempts (`int`): made so far.
         result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, of the latest attempt.
@@ -107,6 +109,7 @@ class FaceTarget:
     crop: FaceCrop
     aligned: np.ndarray
     mask: np.ndarray
+    wider_mask: np.ndarray
     seed: int | None
     attempts: int = 0
     result: np.ndarray | None = None
@@ -281,32 +284,38 @@ def make_target(
     """Cut one of several faces out of (H, W, 3) uint8 `pixels` and decide what of it may change."""
     crop = FaceCrop.from_landmarks(face.landmarks, pipe.unet.config.sample_size * pipe.vae_scale_factor)
     aligned = crop.crop_image(pixels)
-    mask = face_mask(pipe.face_parser, aligned, crop.points_to_crop(face.landmarks), keep)
-    mask = mask * nearest_face(crop, face, faces)
+    mine: np.ndarray = nearest_face(crop, face, faces).astype(np.float32)
     if keep_mask is not None:
-        mask = mask * (1.0 - crop.crop_mask(keep_mask))
-    return FaceTarget(face, crop, aligned, mask, seed)
+        mine = mine * (1.0 - crop.crop_mask(keep_mask))
+    mask, wider_mask = face_masks(pipe.face_parser, aligned, crop.points_to_crop(face.landmarks), keep)
+    return FaceTarget(face, crop, aligned, mine * mask, mine * wider_mask, seed)
 
 
-def face_mask(parser: Any | None, aligned: np.ndarray, landmarks: np.ndarray, keep: Sequence[str]) -> np.ndarray:
-    """The parsed face without what is kept, or an ellipse where the parser does not find the face.
+def face_masks(
+    parser: Any | None, aligned: np.ndarray, landmarks: np.ndarray, keep: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The parsed face without what is kept, or an ellipse where the parser does not find the face; and a wider one.
 
     Args:
         aligned (`np.ndarray`): (size, size, 3) uint8 RGB.
         landmarks (`np.ndarray`): (5, 2) in the crop.
 
     Returns:
-        `np.ndarray`: (size, size) float32 in [0, 1].
+        Two `np.ndarray`: (size, size) float32 in [0, 1].
     """
     ellipse = face_ellipse(landmarks, aligned.shape[0])
+    wider_ellipse = face_ellipse(landmarks, aligned.shape[0], margin=WIDER_MARGIN)
     if parser is None:
-        return ellipse
+        return ellipse, wider_ellipse
     labels = parser(aligned)
     if region_mask(labels, parser.labels, FACE_REGIONS)[ellipse > 0.5].mean() < 0.5:
         if keep:
             logging.get_logger(__name__).warning("A face's regions were not found; nothing of it is kept.")
-        return ellipse
-    return anonymization_mask(labels, parser.labels, keep, margin=MASK_MARGIN)
+        return ellipse, wider_ellipse
+    return (
+        anonymization_mask(labels, parser.labels, keep, margin=MASK_MARGIN),
+        anonymization_mask(labels, parser.labels, keep, margin=WIDER_MARGIN),
+    )
 
 
 def nearest_face(crop: FaceCrop, face: DetectedFace, faces: list[DetectedFace]) -> np.ndarray:
@@ -345,6 +354,8 @@ def hide_faces(
     seen: list[DetectedFace] = []
     for attempt in range(max_attempts):
         pending = [index for index, target in enumerate(targets) if target.similarity >= threshold]
+        if attempt > 0:
+            targets = [replace(t, mask=t.wider_mask) if i in pending else t for i, t in enumerate(targets)]
         for start in range(0, len(pending), batch_faces):
             batch = pending[start : start + batch_faces]
             results = run_pipeline(pipe, [targets[i] for i in batch], identity_seed, stronger(settings, attempt))
@@ -361,12 +372,13 @@ def hide_faces(
 
 
 def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
-    """Settings of the n-th attempt, counted from 0: more guidance, less skipped, and the mask from the start."""
+    """Settings of the n-th attempt, counted from 0: more guidance, a longer embedding, less skipped."""
     if attempt == 0:
         return settings
     return {
         **settings,
         "guidance_scale": settings["guidance_scale"] * (1.0 + 0.5 * attempt),
+        "identity_scale": settings.get("identity_scale", 1.0) * (1.0 + 0.25 * attempt),
         "skip": max(0.0, settings["skip"] - 0.1 * attempt),
     }
 
@@ -428,15 +440,20 @@ def redact(pixels: np.ndarray, box: np.ndarray, margin: float = 0.15) -> np.ndar
     return result
 
 
-def face_ellipse(landmarks: np.ndarray, size: int) -> np.ndarray:
-    """Soft ellipse from brow to chin and ear to ear around (5, 2) landmarks in the crop; (size, size) float32."""
+def face_ellipse(landmarks: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
+    """Soft ellipse from brow to chin and ear to ear around (5, 2) landmarks in the crop; (size, size) float32.
+
+    Args:
+        margin (`float`): how much farther it reaches, as a share of the crop.
+    """
     eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
     centre = eyes + 0.45 * (mouth - eyes)
     eye_distance, face_height = np.hypot(*(landmarks[1] - landmarks[0])), np.hypot(*(mouth - eyes))
     axes = max(1.15 * eye_distance, 0.9 * face_height), max(1.75 * face_height, 1.3 * eye_distance)
     angle = -np.degrees(np.arctan2(*(mouth - eyes)))
     mask = np.zeros((size, size), dtype=np.float32)
-    cv2.ellipse(mask, (tuple(centre.tolist()), tuple((2.0 * np.array(axes)).tolist()), float(angle)), 1.0, -1)
+    diameters = 2.0 * (np.array(axes) + margin * size)
+    cv2.ellipse(mask, (tuple(centre.tolist()), tuple(diameters.tolist()), float(angle)), 1.0, -1)
     return cv2.GaussianBlur(mask, (0, 0), 0.02 * size)
 
 

@@ -12,7 +12,7 @@ from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace, detect_faces
 from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
 from nullface_pipeline.face_search import search_faces
-from nullface_pipeline.photo import face_ellipse, face_mask, nearest_face, redact
+from nullface_pipeline.photo import face_ellipse, face_masks, nearest_face, redact, stronger
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .test_face_crops import landmarks_at
@@ -291,9 +291,29 @@ def test_a_face_that_is_hardly_parsed_is_hidden_whole():
 
     points = FaceCrop.from_landmarks(landmarks_at(64, 64, 20), 128).points_to_crop(landmarks_at(64, 64, 20))
     aligned = np.zeros((128, 128, 3), dtype=np.uint8)
-    mask = face_mask(Corner(), aligned, points, ("eyes",))
+    mask, wider = face_masks(Corner(), aligned, points, ("eyes",))
     assert np.array_equal(mask, face_ellipse(points, 128))
+    assert (wider >= mask).all() and wider.sum() > 1.2 * mask.sum()
     assert (mask[points[:, 1].round().astype(int), points[:, 0].round().astype(int)] > 0.99).all()
+
+
+def test_a_face_that_is_tried_again_gets_a_wider_mask_that_spares_what_is_kept(pipe, astronaut):
+    pixels = np.asarray(astronaut)
+    (face,) = detect_faces(pipe.face_analyser, pixels)
+    crop = FaceCrop.from_landmarks(face.landmarks, 128)
+    points = crop.points_to_crop(face.landmarks)
+    mask, wider = face_masks(pipe.face_parser, crop.crop_image(pixels), points, ("eyes",))
+    assert (wider >= mask - 1e-6).all() and wider.sum() > 1.1 * mask.sum()
+    x, y = points[0].round().astype(int)
+    assert mask[y, x] == wider[y, x] == 0.0
+
+
+def test_every_attempt_is_stronger_than_the_one_before():
+    settings = [stronger({"guidance_scale": 10.0, "skip": 0.15, "num_inference_steps": 20}, n) for n in range(3)]
+    assert settings[0] == {"guidance_scale": 10.0, "skip": 0.15, "num_inference_steps": 20}
+    assert [s["guidance_scale"] for s in settings] == [10.0, 15.0, 20.0]
+    assert [s["skip"] for s in settings] == pytest.approx([0.15, 0.05, 0.0])
+    assert settings[2]["identity_scale"] == 1.5
 
 
 def test_covering_a_face_leaves_nothing_of_it():
