@@ -198,6 +198,8 @@ def check_python(words: list[str], marks: set[str]) -> None:
 def check_line(line: str, project: dict[str, Any]) -> None:
     words = shlex.split(line, comments=True)
     program = words[0]
+    if program == "pytest":
+        words, program = ["python", "-m", *words], "python"
     if program == "make":
         assert re.search(rf"^{words[1]}:", (CLONE / "Makefile").read_text(), flags=re.MULTILINE)
     elif program in ("python", "python3"):
