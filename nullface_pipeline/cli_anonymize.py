@@ -1,5 +1,6 @@
 """`nullface anonymize`: files, patterns and folders, with resume, report, contact sheet and dry run."""
 
+import secrets
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ def anonymize(
     preset: Annotated[Preset, typer.Option(help="How far the new face is from the old one.")] = Preset.standard,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; what there is by default.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="float16 on a GPU and float32 on a CPU by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same faces.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same faces; a secret one by default.")] = None,
     on_failure: Annotated[
         OnFailure,
         typer.Option(help="A face that cannot be hidden: cover it, leave its photo out, or stop there."),
@@ -91,7 +92,8 @@ def anonymize(
         pipe = _load(model, device, dtype, detection_threshold)
         hide_faces = _face_hider(
             pipe,
-            seed,
+            # Whoever knows the seed can make the same result of a photo, and so recognize it.
+            secrets.randbits(62) if seed is None else seed,
             **_preset_settings(model, preset),
             keep=tuple(name.strip() for name in keep.split(",") if name.strip()),
             similarity_threshold=threshold,

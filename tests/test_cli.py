@@ -36,7 +36,7 @@ def test_anonymize_a_folder(tmp_path):
     PIL.Image.new("RGB", (200, 200), "white").save(folder / "wall.png")
     report, sheet = tmp_path / "report.jsonl", tmp_path / "sheet.png"
     arguments = ("anonymize", folder, "-o", tmp_path / "out", "--threshold", "2", "--report", report)
-    arguments += ("--contact-sheet", sheet)
+    arguments += ("--contact-sheet", sheet, "--seed", 0)
     result = invoke(*arguments)
     assert result.exit_code == 3, result.output
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["astronaut.jpg"]
@@ -53,6 +53,8 @@ def test_anonymize_a_folder(tmp_path):
     assert len(report.read_text().splitlines()) == 2, "nothing was done again"
     assert invoke(*arguments, "--no-resume").exit_code == 0
     assert (tmp_path / "out" / "astronaut.jpg").read_bytes() == first, "same seed, same picture"
+    assert invoke(*arguments[:-2], "--no-resume").exit_code == 0
+    assert (tmp_path / "out" / "astronaut.jpg").read_bytes() != first, "nobody can guess the seed"
 
 
 def test_covered_faces_have_their_own_exit_code(tmp_path):

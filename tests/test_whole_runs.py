@@ -33,7 +33,7 @@ FORMATS = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".bmp
 def command(*arguments):
     return [
         *(sys.executable, "-c", "from nullface_pipeline.cli import main; main()", "anonymize"),
-        *(str(argument) for argument in arguments),
+        *(str(argument) for argument in (*arguments, "--seed", 0)),
     ]
 
 

@@ -4,8 +4,9 @@
     python -m training.denoiser --minutes 90
     torchrun --nproc-per-node 2 -m training.denoiser --minutes 90      # data-parallel, the same schedule
 
-The identity embeddings are the recognizer's, of another copy of the photo than the one denoised, and without what tells
-the pose, so that they tell nothing but who it is.
+The identity embeddings are the recognizer's, of another copy of the photo than the one denoised, so that they tell little
+but who it is. What they tell of the pose all the same is erased in the exported adapter, not in training: a model trained
+on erased embeddings heeds the identity less, and needs guidance that distorts more.
 """
 
 import argparse
@@ -49,11 +50,11 @@ logger = logging.getLogger("training.denoiser")
 
 
 def load_identities(ids: np.ndarray, split: str, runs: Path) -> np.ndarray:
-    """(N, E, 512) float32 embeddings of the portraits `ids`, E of each, with pose and expression erased."""
+    """(N, E, 512) float32 embeddings of the portraits `ids`, E of each."""
     with np.load(runs / f"identities_{split}.npz") as file:
         row = {portrait: index for index, portrait in enumerate(file["ids"])}
         embeddings = file["embeddings"].astype(np.float32)
-    return embeddings[[row[portrait] for portrait in ids]] @ load_projection(runs)
+    return embeddings[[row[portrait] for portrait in ids]]
 
 
 @dataclass

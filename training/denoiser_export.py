@@ -113,8 +113,7 @@ def split_model(
     """A trained UNet with adapter to a plain float32 UNet, less the LoRA, and the float16 tensors of the adapter file.
 
     Args:
-        projection (`torch.Tensor`): (512, 512), what embeddings were multiplied by in training; the adapter's first
-            layer does it from now on.
+        projection (`torch.Tensor`): (512, 512), what the adapter does to embeddings from now on before anything else.
     """
     adapter = {}
     for name, tensor in unet.encoder_hid_proj.image_projection_layers[0].state_dict().items():
@@ -187,7 +186,7 @@ def export(
 
     Args:
         unet (`UNet2DConditionModel`): trained, with adapter, on any device.
-        projection (`torch.Tensor`): (512, 512), what embeddings were multiplied by in training.
+        projection (`torch.Tensor`): (512, 512), what the adapter does to embeddings before anything else.
         autoencoder (`Path`): folder of the trained `AutoencoderTiny`.
         output (`Path`): folder of the whole model set.
         scratch (`Path`): folder for the export until it is verified.
@@ -209,7 +208,7 @@ def export(
     for part in (pipe.unet, pipe.vae):
         part.half()
     pipe.save_pretrained(scratch / "model")
-    drop_unread_setting(scratch / "model" / "vae" / "config.json")
+    drop_odd_settings(scratch / "model" / "vae" / "config.json")
     save_file(adapter, scratch / ADAPTER_NAME, metadata={"format": "pt"})
     error, without_lora = verify(unet, projection, scratch)
     logger.info("export is off by %.2g (relative rms), without its LoRA by %.2g", error, without_lora)
@@ -222,10 +221,11 @@ def export(
         os.replace(source, target)
 
 
-def drop_unread_setting(config: Path) -> None:
-    """`AutoencoderTiny` writes a `block_out_channels` that its own constructor warns about when it reads it."""
+def drop_odd_settings(config: Path) -> None:
+    """`AutoencoderTiny` writes a setting that its own constructor warns about; and where it lay is nobody's business."""
     settings = json.loads(config.read_text())
-    settings.pop("block_out_channels", None)
+    for name in ("block_out_channels", "_name_or_path"):
+        settings.pop(name, None)
     config.write_text(json.dumps(settings, indent=2) + "\n")
 
 
