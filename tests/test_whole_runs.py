@@ -21,7 +21,9 @@ import PIL.Image
 import pytest
 from skimage import data
 
+from nullface_pipeline import NoFaceFoundError
 from nullface_pipeline.photo_files import read_photo
+from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -193,3 +195,35 @@ def test_killed_runs_end_as_one_that_was_not(tmp_path):
         return {source: (record["status"], record["faces"]) for source, record in records.items()}
 
     assert outcomes(tmp_path / "killed.jsonl") == outcomes(tmp_path / "whole.jsonl")
+
+
+def test_nobody_passes_when_the_identity_path_is_off():
+    """Without guidance the result is the person: verification has to notice it in every single face."""
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    methods, similarities = Counter(), []
+    for number, portrait in enumerate(read_portraits(40)):
+        settings = {"num_inference_steps": 20, "skip": 0.7, "guidance_scale": 0.0, "max_attempts": 1}
+        try:
+            result = pipe.anonymize(portrait, seed=number, **settings)
+        except NoFaceFoundError:
+            continue
+        methods.update(face.method for face in result.faces)
+        similarities += [face.similarity for face in result.faces if face.similarity is not None]
+    print(f"{dict(methods)}; similarities from {min(similarities):.2f} to {max(similarities):.2f}")
+    assert methods["redacted"] >= 35 and set(methods) == {"redacted"}
+
+
+def test_some_fail_are_tried_again_and_then_covered():
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    ends = Counter()
+    for number, portrait in enumerate(read_portraits(20)):
+        result = pipe.anonymize(portrait, seed=number, similarity_threshold=-0.1, **TINY_SETTINGS)
+        for face in result.faces:
+            ends[face.method, face.attempts] += 1
+            assert (face.method == "nullface") == (face.similarity is not None and face.similarity < -0.1)
+    for (method, attempts), count in sorted(ends.items()):
+        print(f"{method:9} after {attempts} attempt(s): {count}")
+    assert {attempts for method, attempts in ends if method == "nullface"} >= {1, 2}
+    assert ends["redacted", 3] > 0
