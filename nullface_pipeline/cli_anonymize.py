@@ -1,5 +1,6 @@
 """`nullface anonymize`: files, patterns and folders, with resume, report, contact sheet and dry run."""
 
+import os
 import secrets
 import zlib
 from collections import Counter
@@ -10,16 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import PIL.Image
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nullface_pipeline.console import TINY_NOTICE, console, fail, quiet_libraries
+from nullface_pipeline.console import TINY_NOTICE, console, fail, quiet_libraries, show
 
 
 if TYPE_CHECKING:
     from nullface_pipeline.photo import AnonymizedPhoto
     from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome
+
+
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class Dtype(StrEnum):
@@ -74,7 +77,7 @@ def anonymize(
     """Anonymize photos.
 
     Exit code: 0 if every face is verified, 2 if some are covered instead, 3 if some photos were refused, 1 for wrong
-    usage. A photo that cannot be anonymized is not written.
+    usage. A photo that cannot be anonymized is not written. What was done before counts by its line in the report.
     """
     from nullface_pipeline.photo_folder import anonymize_photos, find_photos, split_finished
 
@@ -84,24 +87,23 @@ def anonymize(
             fail("There are no photos in what was named.")
         if dry_run:
             raise typer.Exit(_preview(jobs, model, detection_threshold))
+        _check_written_files(jobs, report, contact_sheet)
         finished, jobs = split_finished(jobs, report) if resume else ([], jobs)
+        output.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         fail(str(error))
     outcomes = list(finished)
     if jobs:
         pipe = _load(model, device, dtype, detection_threshold)
-        hide_faces = _face_hider(
-            pipe,
-            # Whoever knows the seed can make the same result of a photo, and so recognize it.
-            secrets.randbits(62) if seed is None else seed,
+        settings: dict[str, Any] = {
             **_preset_settings(model, preset),
-            keep=tuple(name.strip() for name in keep.split(",") if name.strip()),
-            similarity_threshold=threshold,
-            min_face=min_face,
-            on_failure="redact" if on_failure is OnFailure.redact else "error",
-            batch_faces=batch_faces,
-        )
-        output.mkdir(parents=True, exist_ok=True)
+            "keep": tuple(name.strip() for name in keep.split(",") if name.strip()),
+            "similarity_threshold": threshold,
+            "min_face": min_face,
+            "on_failure": "redact" if on_failure is OnFailure.redact else "error",
+            "batch_faces": batch_faces,
+        }
+        hide_faces = _face_hider(pipe, seed, settings)
         outcomes += _run(anonymize_photos(hide_faces, jobs, keep_metadata), len(jobs), report, on_failure)
     console.print(outcomes_table(outcomes))
     if finished:
@@ -131,10 +133,37 @@ def _preset_settings(model: str, preset: Preset) -> dict[str, Any]:
     return preset_settings(model, preset)
 
 
-def _face_hider(pipe: Any, seed: int, **settings: Any) -> "Callable[[PIL.Image.Image, str], AnonymizedPhoto]":
+def _check_written_files(jobs: "list[PhotoJob]", report: Path | None, contact_sheet: Path | None) -> None:
+    """Before anything is computed: whether the report and the contact sheet can be what they are to be."""
+    from nullface_pipeline.photo_folder import read_report
+
+    photos = {job.source.resolve() for job in jobs}
+    for path in (report, contact_sheet):
+        if path is not None:
+            if path.resolve() in photos:
+                raise ValueError(f"{path} is one of the photos; name another file.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+    if report is not None:
+        read_report(report)
+    if contact_sheet is not None and contact_sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise ValueError(f"--contact-sheet takes a {' or '.join(SHEET_SUFFIXES)} file, not {contact_sheet}.")
+
+
+def _face_hider(
+    pipe: Any, seed: int | None, settings: dict[str, Any]
+) -> "Callable[[PIL.Image.Image, str], AnonymizedPhoto]":
+    from nullface_pipeline.photo import check_options
+
+    try:
+        check_options(pipe, **settings)
+    except (RuntimeError, ValueError) as error:
+        fail(str(error))
+    # Whoever knows the seed can make the same result of a photo, and so recognize it.
+    seed = secrets.randbits(62) if seed is None else seed
+
     def hide_faces(photo: PIL.Image.Image, name: str) -> "AnonymizedPhoto":
         # A photo's noise depends on its name, not on which others are run with it, so that a resumed run is the same.
-        return pipe.anonymize(photo, seed=seed + zlib.crc32(name.encode()), **settings)
+        return pipe.anonymize(photo, seed=seed + zlib.crc32(os.fsencode(name)), **settings)
 
     return hide_faces
 
@@ -154,7 +183,7 @@ def _run(
                 progress.update(task, advance=1, faces=sum(len(result.faces) for result in results))
                 if outcome.status == "refused":
                     line = f"{outcome.job.source}: {outcome.reason}"
-                    progress.console.print(f"[red]refused[/red] {escape(line)}", soft_wrap=True)
+                    progress.console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)
                 if report is not None:
                     append_to_report(report, outcome)
                 if on_failure is OnFailure.error and outcome.not_hidden:
@@ -194,11 +223,12 @@ def exit_code(outcomes: "list[PhotoOutcome]") -> int:
 
 def _write_contact_sheet(outcomes: "list[PhotoOutcome]", path: Path) -> None:
     from nullface_pipeline.contact_sheet import write_contact_sheets
+    from nullface_pipeline.photo_files import PhotoFileError
 
     try:
         for page in write_contact_sheets(outcomes, path):
-            console.print(f"Wrote {page}.", soft_wrap=True)
-    except (OSError, ValueError) as error:
+            console.print(f"Wrote {show(page)}.", soft_wrap=True)
+    except (OSError, PhotoFileError) as error:
         fail(f"The contact sheet could not be written: {error}")
 
 
@@ -218,9 +248,9 @@ def _preview(jobs: "list[PhotoJob]", model: str, detection_threshold: float) -> 
         try:
             faces, preview = write_preview(detector, job)
             sizes = ", ".join(f"{face.longer_side:.0f}" for face in faces)
-            table.add_row(escape(str(job.source)), str(len(faces)), sizes, escape(str(preview)))
+            table.add_row(show(str(job.source)), str(len(faces)), sizes, show(str(preview)))
         except PhotoFileError as error:
-            table.add_row(escape(str(job.source)), "", "", f"[red]refused:[/red] {escape(str(error))}")
+            table.add_row(show(str(job.source)), "", "", f"[red]refused:[/red] {show(str(error))}")
             refused += 1
     console.print(table)
     console.print("A dry run: nothing was anonymized. A face that a preview shows uncovered would be missed.")

@@ -22,7 +22,12 @@ def fail(message: str) -> NoReturn:
 
 def print_error(message: str) -> None:
     """One line, however long, on the error stream."""
-    error_console.print(f"[red]Error:[/red] {escape(message)}", soft_wrap=True)
+    error_console.print(f"[red]Error:[/red] {show(message)}", soft_wrap=True)
+
+
+def show(path: object) -> str:
+    """A path as text for the console; names of files may hold what no text can, and what means something to rich."""
+    return escape(str(path).encode(errors="backslashreplace").decode())
 
 
 def quiet_libraries() -> None:

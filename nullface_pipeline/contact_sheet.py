@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 
-from nullface_pipeline.photo_files import write_picture
+from nullface_pipeline.photo_files import read_photo, write_picture
 from nullface_pipeline.photo_folder import PhotoOutcome
 
 
@@ -25,7 +25,7 @@ def write_contact_sheets(outcomes: list[PhotoOutcome], path: Path) -> Iterator[P
 
     Raises:
         OSError: if a page cannot be written.
-        ValueError: if the suffix is not a picture's.
+        PhotoFileError: if a result is gone or damaged.
     """
     pages = [outcomes[start : start + COLUMNS * ROWS] for start in range(0, len(outcomes), COLUMNS * ROWS)]
     for number, page in enumerate(pages, start=1):
@@ -44,7 +44,7 @@ def draw_page(outcomes: list[PhotoOutcome]) -> PIL.Image.Image:
         x, y = GAP + index % COLUMNS * width, GAP + index // COLUMNS * height
         tile = draw_tile(outcome)
         page.paste(tile, (x + (TILE - tile.width) // 2, y + (TILE - tile.height) // 2))
-        draw.text((x, y + TILE + 2), textwrap.shorten(outcome.job.output.name, 28, placeholder="…"), "black", font)
+        draw.text((x, y + TILE + 2), shown_name(outcome), "black", font)
         draw.text((x, y + TILE + 17), describe(outcome), COLOURS.get(outcome.status, "black"), font)
     return page
 
@@ -52,15 +52,19 @@ def draw_page(outcomes: list[PhotoOutcome]) -> PIL.Image.Image:
 def draw_tile(outcome: PhotoOutcome) -> PIL.Image.Image:
     """At most `TILE` x `TILE`: the result made small, or why there is none."""
     if outcome.status != "refused":
-        with PIL.Image.open(outcome.job.output) as picture:
-            picture.draft("RGB", (2 * TILE, 2 * TILE))
-            tile = picture.convert("RGB")
+        tile = read_photo(outcome.job.output).image
         tile.thumbnail((TILE, TILE), PIL.Image.Resampling.LANCZOS)
         return tile
     tile = PIL.Image.new("RGB", (TILE, TILE), "#e5e7eb")
     reason = "\n".join(textwrap.wrap(outcome.reason, 28)[:10])
     PIL.ImageDraw.Draw(tile).text((10, 10), reason, "#374151", PIL.ImageFont.load_default(13))
     return tile
+
+
+def shown_name(outcome: PhotoOutcome) -> str:
+    """The photo's name, shortened; names may hold what no text can."""
+    name = outcome.job.output.name.encode(errors="replace").decode()
+    return name if len(name) <= 28 else f"{name[:27]}…"
 
 
 def describe(outcome: PhotoOutcome) -> str:

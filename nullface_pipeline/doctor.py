@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from nullface_pipeline.console import console, quiet_libraries
+from nullface_pipeline.console import console, fail, quiet_libraries
 
 
 PACKAGES = (
@@ -47,10 +47,13 @@ class Weights:
 
 def doctor() -> None:
     """Print versions, devices, and which weights are present under which licence. Fetches nothing."""
-    quiet_libraries()
     console.print(versions_table())
-    console.print(devices_table())
-    console.print(weights_table(find_weights()))
+    try:
+        quiet_libraries()
+        console.print(devices_table())
+        console.print(weights_table(find_weights()))
+    except ImportError as error:
+        fail(f"{error}. Install what is missing: `pip install nullface-pipeline`.")
 
 
 def versions_table() -> Table:
@@ -100,7 +103,7 @@ def find_weights() -> list[Weights]:
 
     return [
         Weights("nullface-tiny", TINY_FOLDER, "this package", "Apache-2.0; for demonstration and research"),
-        Weights("Stable Diffusion 1.5", cached(SD15, "model_index.json", whole=True), SD15, "CreativeML OpenRAIL-M"),
+        Weights("Stable Diffusion 1.5", stable_diffusion(), SD15, "CreativeML OpenRAIL-M"),
         Weights(
             "IP-Adapter FaceID",
             cached(FACEID_REPOSITORY, FACEID_WEIGHTS),
@@ -114,14 +117,23 @@ def find_weights() -> list[Weights]:
     ]
 
 
-def cached(repository: str, file: str, whole: bool = False) -> Path | None:
-    """A file of a Hub repository in the local cache, or the whole snapshot that holds it."""
+def stable_diffusion() -> Path | None:
+    """The snapshot in the Hub's cache, if it holds the largest of its files."""
+    from nullface_pipeline.model_sets import SD15
+
+    names = (f"unet/diffusion_pytorch_model{variant}" for variant in (".safetensors", ".fp16.safetensors", ".bin"))
+    for path in (cached(SD15, name) for name in names):
+        if path is not None:
+            return path.parents[1]
+    return None
+
+
+def cached(repository: str, file: str) -> Path | None:
+    """A file of a Hub repository in the local cache."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(repository, file)
-    if not isinstance(path, str):
-        return None
-    return Path(path).parent if whole else Path(path)
+    return Path(path) if isinstance(path, str) else None
 
 
 def insightface_pack() -> Path | None:

@@ -13,11 +13,16 @@ import numpy as np
 from .face_identity import DetectedFace, detect_faces
 
 
-# Two boxes that share more than this of their union are the same face.
+# Two boxes that share more than this of their union are about the same face.
 SAME_BOX = 0.3
 
-# Most of what a turned photo or a tile shows is no face, and some looks like one: there, a face needs a higher score.
-UNUSUAL_SCORE = 0.5
+# Found twice, a face has two boxes with almost one centre; those of two people cheek to cheek are farther apart. In
+# widths of the box.
+SAME_CENTRE = 0.25
+
+# Most of what a turned photo or a tile shows is no face, and some looks like one: there, a face needs a higher score,
+# by so much more than the detector's own threshold.
+UNUSUAL_MARGIN = 0.2
 
 # Side of a tile and how much neighbours share, in photo pixels. In a tile, InsightFace's 640 pixels find faces of 32
 # pixels; faces too large for what neighbours share are found in the whole photo.
@@ -26,21 +31,46 @@ TILE, TILE_OVERLAP = 1280, 320
 
 def search_faces(analyser: Any, photo: np.ndarray) -> list[DetectedFace]:
     """Find and embed the faces of an (H, W, 3) uint8 RGB photo, each once, largest first."""
-    found = detect_faces(analyser, photo)
+    size = photo.shape[:2]
+    faces = detect_faces(analyser, photo)
+    unusual_score = analyser.det_model.det_thresh + UNUSUAL_MARGIN
     for quarter_turns in (1, 2, 3):
-        found += [
-            turn_back(face, quarter_turns, photo.shape[:2])
-            for face in detect_faces(analyser, np.rot90(photo, quarter_turns))
-            if face.score >= UNUSUAL_SCORE
-        ]
-    for tile in tiles(photo.shape[:2]):
+        found = detect_faces(analyser, np.rot90(photo, quarter_turns))
+        turned = [turn_back(face, quarter_turns, size) for face in found if face.score >= unusual_score]
+        faces = merge(faces, turned)
+    cut: list[DetectedFace] = []
+    for tile in tiles(size):
         x0, y0, x1, y1 = tile
-        found += [
-            moved
-            for face in detect_faces(analyser, photo[y0:y1, x0:x1])
-            if face.score >= UNUSUAL_SCORE and not is_cut(moved := move(face, x0, y0), tile, photo.shape[:2])
-        ]
-    return distinct_faces(found)
+        found = detect_faces(analyser, photo[y0:y1, x0:x1])
+        moved = [move(face, x0, y0) for face in found if face.score >= unusual_score]
+        faces = merge(faces, [face for face in moved if not is_cut(face, tile, size)])
+        cut += [face for face in moved if is_cut(face, tile, size)]
+    # A face that is cut in every tile and too small for the whole photo is hidden in the parts that were found.
+    faces += [face for face in cut if not any(lies_in(face.box, other.box) for other in faces)]
+    return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+def merge(faces: list[DetectedFace], others: list[DetectedFace]) -> list[DetectedFace]:
+    """The faces of two looks at a photo; of what both found, the one of the higher score.
+
+    Two faces of one look are never taken for one: the detector has seen both.
+    """
+    merged = list(faces)
+    for other in others:
+        twins = [index for index, face in enumerate(faces) if is_same_place(face.box, other.box)]
+        for index in twins:
+            if other.score > faces[index].score:
+                merged[index] = other
+        if not twins:
+            merged.append(other)
+    return merged
+
+
+def is_same_place(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two boxes (x0, y0, x1, y1) largely overlap and have almost one centre."""
+    centres = np.hypot(*((first[:2] + first[2:]) / 2.0 - (second[:2] + second[2:]) / 2.0))
+    width = min(first[2] - first[0], second[2] - second[0])
+    return bool(overlap(first, second) > SAME_BOX and centres < SAME_CENTRE * width)
 
 
 def turn_back(face: DetectedFace, quarter_turns: int, photo_size: tuple[int, int]) -> DetectedFace:
@@ -83,7 +113,7 @@ def move(face: DetectedFace, x: int, y: int) -> DetectedFace:
 
 
 def is_cut(face: DetectedFace, tile: tuple[int, int, int, int], photo_size: tuple[int, int]) -> bool:
-    """Whether a tile's edge that is not the photo's cuts the face; another tile or the whole photo shows all of it."""
+    """Whether a tile's edge that is not the photo's cuts the face; mostly, another tile or the photo shows all of it."""
     x0, y0, x1, y1 = face.box
     left, top, right, bottom = tile
     height, width = photo_size
@@ -95,13 +125,10 @@ def is_cut(face: DetectedFace, tile: tuple[int, int, int, int], photo_size: tupl
     )
 
 
-def distinct_faces(faces: list[DetectedFace]) -> list[DetectedFace]:
-    """Leave out what was found twice: of two boxes that largely overlap, the one of the lower score; largest first."""
-    distinct: list[DetectedFace] = []
-    for face in sorted(faces, key=lambda face: face.score, reverse=True):
-        if all(overlap(face.box, other.box) <= SAME_BOX for other in distinct):
-            distinct.append(face)
-    return sorted(distinct, key=lambda face: face.area, reverse=True)
+def lies_in(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether the centre of one box (x0, y0, x1, y1) lies in another one."""
+    x, y = (first[:2] + first[2:]) / 2.0
+    return bool(second[0] <= x <= second[2] and second[1] <= y <= second[3])
 
 
 def overlap(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:

@@ -4,6 +4,7 @@ No face leaves this module as it came: what still resembles the person after eve
 and a photo in which nothing is found is an error.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,15 +19,13 @@ from diffusers.utils import logging
 from .face_crops import FaceCrop, edge_feather
 from .face_identity import (
     DetectedFace,
-    choose_face,
-    detect_faces,
     embed_face,
     same_person_similarity,
     similarity,
     turned_identity,
 )
 from .face_parsing import FACE_REGIONS, anonymization_mask, check_kept_regions, region_mask
-from .face_search import SAME_BOX, overlap, search_faces
+from .face_search import SAME_BOX, lies_in, overlap, search_faces
 
 
 # The paper's knobs, set together. Settings given besides take precedence.
@@ -47,6 +46,10 @@ SETTINGS = (
     "ip_adapter_scale",
     "inversion_batch_size",
 )
+
+# How much more than what is taken for the same person a face must resemble a reference photo to be left alone. To hide
+# somebody who agreed to be seen costs little, the contrary costs a person's privacy.
+CONSENT_MARGIN = 0.2
 
 # How far beyond the parsed face its mask reaches, as a share of the crop: the parser's edge is the face's own contour.
 # The wider one is for faces that are tried again.
@@ -102,7 +105,7 @@ class FaceTarget:
         seed (`int` or `None`): of its noise.
         attempts (`int`): made so far.
         result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, of the latest attempt.
-        similarity (`float`): of the latest attempt to the person; above 1 before the first.
+        similarity (`float`): of the latest attempt to the person; infinite before the first.
     """
 
     face: DetectedFace
@@ -113,7 +116,7 @@ class FaceTarget:
     seed: int | None
     attempts: int = 0
     result: np.ndarray | None = None
-    similarity: float = 2.0
+    similarity: float = math.inf
 
     def paste(self, pixels: np.ndarray) -> np.ndarray:
         """Put the latest attempt into (H, W, 3) uint8 `pixels`; returns a new array."""
@@ -140,7 +143,16 @@ def anonymize_photo(
     settings: dict[str, Any],
 ) -> AnonymizedPhoto:
     """Body of `StableDiffusionNullFacePipeline.anonymize`; see there."""
-    _check_options(pipe, keep, strength, max_attempts, on_failure, batch_faces, settings)
+    check_options(
+        pipe,
+        keep=keep,
+        strength=strength,
+        similarity_threshold=similarity_threshold,
+        max_attempts=max_attempts,
+        on_failure=on_failure,
+        batch_faces=batch_faces,
+        **settings,
+    )
     threshold = same_person_similarity(pipe.face_analyser) if similarity_threshold is None else similarity_threshold
     pixels = read_pixels(photo)
     faces = search_faces(pipe.face_analyser, pixels)
@@ -149,7 +161,8 @@ def anonymize_photo(
             "No face was found in the photo, so nothing was anonymized and nothing is returned. Lower the detection "
             "threshold in `load_face_models` if it shows one."
         )
-    spared = find_spared_faces(pipe.face_analyser, faces, skip_faces, threshold)
+    consent_threshold = max(threshold, same_person_similarity(pipe.face_analyser) + CONSENT_MARGIN)
+    spared = find_spared_faces(pipe.face_analyser, faces, skip_faces, consent_threshold)
     large = [face for face in faces if face not in spared and face.longer_side >= min_face]
     small = [face for face in faces if face not in spared and face.longer_side < min_face]
     kept = None if keep_mask is None else read_keep_mask(keep_mask, pixels)
@@ -168,7 +181,7 @@ def anonymize_photo(
         batch_faces,
         {**STRENGTHS[strength], **settings},
     )
-    hidden = [target for target in targets if target.similarity < threshold]
+    hidden = [target for target in targets if target.result is not None and target.similarity < threshold]
     failed = [target for target in targets if target not in hidden]
     if failed and on_failure == "error":
         boxes = ", ".join(str(target.face.box.round().astype(int).tolist()) for target in failed)
@@ -180,7 +193,7 @@ def anonymize_photo(
     # A second look, at the finished picture: what the detector missed at first must not get through either.
     if failed or not targets:
         seen = search_faces(pipe.face_analyser, result)
-    unseen = [face for face in seen if not _is_among(face, faces)]
+    unseen = [face for face in seen if not is_among(face, faces)]
     for face in [*(target.face for target in failed), *small, *unseen]:
         result = redact(result, face.box)
 
@@ -216,15 +229,22 @@ def read_keep_mask(mask: PIL.Image.Image, pixels: np.ndarray) -> np.ndarray:
     return np.asarray(mask.convert("L"), dtype=np.float32) / 255.0
 
 
-def _check_options(
+def check_options(
     pipe: Any,
-    keep: Sequence[str],
-    strength: str,
-    max_attempts: int,
-    on_failure: str,
-    batch_faces: int,
-    settings: dict[str, Any],
+    keep: Sequence[str] = (),
+    strength: str = "standard",
+    similarity_threshold: float | None = None,
+    max_attempts: int = 3,
+    on_failure: str = "redact",
+    batch_faces: int = 8,
+    min_face: float = 0.0,
+    **settings: Any,
 ) -> None:
+    """What `anonymize` demands of the pipeline and of its options, whatever the photo.
+
+    Raises:
+        ValueError, RuntimeError: as `StableDiffusionNullFacePipeline.anonymize`.
+    """
     if pipe.face_analyser is None:
         raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
     if "recognition" not in getattr(pipe.face_analyser, "models", {}):
@@ -234,6 +254,8 @@ def _check_options(
         raise RuntimeError("`keep` needs a face parser. Call `pipe.load_face_models()` with one.")
     if strength not in STRENGTHS:
         raise ValueError(f"`strength` must be one of {', '.join(STRENGTHS)}, got {strength!r}.")
+    if similarity_threshold is not None and not -1.0 <= similarity_threshold <= 1.0:
+        raise ValueError(f"`similarity_threshold` is a cosine in [-1, 1], got {similarity_threshold}.")
     if on_failure not in ("redact", "error"):
         raise ValueError(f"`on_failure` must be 'redact' or 'error', got {on_failure!r}.")
     if max_attempts < 1 or batch_faces < 1:
@@ -252,7 +274,8 @@ def find_spared_faces(
         faces (`list[DetectedFace]`): all faces of the photo.
         skip_faces (`Sequence`): boxes (x0, y0, x1, y1) in photo pixels, or reference photos (`PIL.Image.Image`) that
             show one person each.
-        threshold (`float`): similarity from which on a face is the person of a reference photo.
+        threshold (`float`): similarity from which on a face is the person of a reference photo. Of several such faces
+            only the most similar one is.
 
     Raises:
         ValueError: if no face is at a box, or a reference photo does not show exactly one face. A person of a
@@ -261,8 +284,13 @@ def find_spared_faces(
     spared: list[DetectedFace] = []
     for wanted in skip_faces:
         if isinstance(wanted, PIL.Image.Image):
-            reference = choose_face(detect_faces(analyser, np.array(wanted.convert("RGB"))), None)
-            found = [face for face in faces if similarity(face.embedding, reference.embedding) >= threshold]
+            references = search_faces(analyser, read_pixels(wanted))
+            if len(references) != 1:
+                raise ValueError(
+                    f"A reference photo of `skip_faces` must show one face; {len(references)} were found."
+                )
+            found = [face for face in faces if similarity(face.embedding, references[0].embedding) >= threshold]
+            found = sorted(found, key=lambda face: similarity(face.embedding, references[0].embedding))[-1:]
         else:
             found = sorted(faces, key=lambda face: overlap(face.box, wanted), reverse=True)[:1]
             if overlap(found[0].box, wanted) < SAME_BOX:
@@ -457,14 +485,12 @@ def face_ellipse(landmarks: np.ndarray, size: int, margin: float = 0.0) -> np.nd
     return cv2.GaussianBlur(mask, (0, 0), 0.02 * size)
 
 
-def _is_among(face: DetectedFace, faces: Sequence[DetectedFace]) -> bool:
-    """Whether a face lies on one of those known, though its box may have become larger or smaller."""
-    return any(_lies_in(face.box, other.box) or _lies_in(other.box, face.box) for other in faces)
-
-
-def _lies_in(first: np.ndarray, second: np.ndarray) -> bool:
-    x, y = (first[:2] + first[2:]) / 2.0
-    return bool(second[0] <= x <= second[2] and second[1] <= y <= second[3])
+def is_among(face: DetectedFace, faces: Sequence[DetectedFace]) -> bool:
+    """Whether a face lies on one of those known, though its box may have become somewhat larger or smaller."""
+    return any(
+        (lies_in(face.box, other.box) or lies_in(other.box, face.box)) and 0.25 < face.area / other.area < 4.0
+        for other in faces
+    )
 
 
 def _record(face: DetectedFace, similarity: float | None, attempts: int, method: str) -> FaceRecord:

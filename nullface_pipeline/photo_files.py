@@ -13,6 +13,8 @@ here: the colour profile, the resolution, the transparency and, only when asked 
 | BMP | RGB, alpha apart | BMP; it can carry neither profile nor AI mark, and few programs see its transparency |
 | HEIC | RGB, alpha apart | HEIC, quality 90, the file's own chroma; an encoder in pillow-heif is needed |
 
+Photos of which more than a tenth is half transparent are refused: the transparency could show the face once more.
+
 Grey photos stay grey, with their profile. The format is told by the content; a PNG named `.jpg` is written as a PNG
 under the name it is given. 16-bit photos are written at 8 bits: faces are looked for and judged at 8 bits, and what
 lies in the lower bits of a photo that is nearly black could hold a face that nobody has checked. Secondary pictures
@@ -50,6 +52,9 @@ MAX_PIXELS = 178_956_970
 
 # No face can be found in fewer pixels.
 MIN_SIDE = 16
+
+# Share of pixels that are neither opaque nor clear: the soft edge of a figure, not a picture in grey.
+MAX_HALF_TRANSPARENT = 0.1
 
 # Half-written files. A killed run may leave one behind; none is ever seen under a photo's name.
 TEMPORARY_PATTERN = ".nullface-*.part"
@@ -225,6 +230,8 @@ def _read(path: Path, file: BinaryIO, max_pixels: int) -> PhotoFile:
     notes = _read_exif(picture)
     bits, grey = _bits_and_grey(picture, file)
     image, alpha = _colour_and_alpha(picture, bits)
+    if alpha is not None:
+        _check_alpha(alpha)
     method = _TRANSPOSITIONS.get(notes.get(PIL.ExifTags.Base.Orientation, 1))
     if method is not None:
         image, alpha = image.transpose(method), None if alpha is None else alpha.transpose(method)
@@ -372,6 +379,13 @@ def _colour_and_alpha(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Im
     if picture.mode not in ("1", "L", "P", "RGB", "RGBX", "YCbCr"):
         raise PhotoFileError(f"Pixels of Pillow's type {picture.mode} are not supported: save it as 8-bit RGB first.")
     return _bare(picture.convert("RGB")), None
+
+
+def _check_alpha(alpha: PIL.Image.Image) -> None:
+    """Transparency is copied, and nobody looks for faces in it."""
+    counts = alpha.histogram()
+    if sum(counts[1:255]) > MAX_HALF_TRANSPARENT * sum(counts):
+        raise PhotoFileError("Its transparency could be a picture of its own: save it without transparency first.")
 
 
 def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:

@@ -10,8 +10,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import torch
@@ -25,6 +26,9 @@ from nullface_pipeline.photo_files import (
     read_photo,
     write_photo,
 )
+
+
+_LINE_START = b'{"source": '
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class PhotoOutcome:
             "reason": self.reason or None,
             "faces": [asdict(face) for face in self.faces],
         }
-        return json.dumps(record, ensure_ascii=False)
+        # Escaped, because names of files may be no valid text.
+        return json.dumps(record)
 
 
 def find_photos(paths: Sequence[str | Path], output: Path) -> list[PhotoJob]:
@@ -70,7 +75,7 @@ def find_photos(paths: Sequence[str | Path], output: Path) -> list[PhotoJob]:
     Of what a folder or a pattern such as `photos/**/*.jpg` names, only files with a photo's suffix are taken.
 
     Raises:
-        ValueError: if a path does not exist, two photos would get one name, or the output would be read as input.
+        ValueError: if a path does not exist, two photos would get one name, or a photo would be written over.
     """
     jobs: dict[Path, Path] = {}
     for path in (found for named in paths for found in _expand(named)):
@@ -86,6 +91,10 @@ def find_photos(paths: Sequence[str | Path], output: Path) -> list[PhotoJob]:
             if jobs.get(target, source) != source:
                 raise ValueError(f"{jobs[target]} and {source} would both be written to {target}; run them apart.")
             jobs[target] = source
+    originals = {source.resolve() for source in jobs.values()}
+    for target in jobs:
+        if target.resolve() in originals:
+            raise ValueError(f"{target} is one of the photos and would be written over; name another output folder.")
     return [PhotoJob(source, target) for target, source in jobs.items()]
 
 
@@ -110,46 +119,73 @@ def split_finished(jobs: list[PhotoJob], report: Path | None) -> tuple[list[Phot
 
     Files appear under their names complete, so a photo that is there is finished. With a report it has to be recorded
     there too: a run that was killed between writing a photo and recording it does that photo again.
+
+    Raises:
+        ValueError: if the report says that an output was made from another photo.
     """
     recorded = {} if report is None else read_report(report)
-    finished = [job for job in jobs if job.output.exists() and (report is None or job.output in recorded)]
-    before = [recorded.get(job.output, PhotoOutcome(job, "done before")) for job in finished]
-    return before, [job for job in jobs if job not in finished]
+    finished: list[PhotoOutcome] = []
+    pending: list[PhotoJob] = []
+    for job in jobs:
+        before = recorded.get(job.output.resolve())
+        if before is not None and before.job.source.resolve() != job.source.resolve() and job.output.exists():
+            raise ValueError(f"{job.output} was made from {before.job.source}, not from {job.source}; run them apart.")
+        if job.output.exists() and (report is None or before is not None):
+            finished.append(PhotoOutcome(job, "done before") if before is None else replace(before, job=job))
+        else:
+            pending.append(job)
+    return finished, pending
 
 
 def read_report(path: Path) -> dict[Path, PhotoOutcome]:
-    """The photos that a report records as written, by output; a later line counts more than an earlier one.
+    """The photos that a report records as written, by resolved output; a later line counts more than an earlier one.
 
     Raises:
         ValueError: if it is not a report.
     """
     recorded: dict[Path, PhotoOutcome] = {}
-    for number, line in enumerate(_whole_lines(path), start=1):
+    lines, rest = _whole_lines(path)
+    if rest and not rest.startswith(_LINE_START[: len(rest)]):
+        raise ValueError(f"{path} is no report; name another file for this one.")
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            faces = tuple(FaceRecord(**{**face, "box": tuple(face["box"])}) for face in record["faces"])
-            if record["output"] is not None:
-                job = PhotoJob(Path(record["source"]), Path(record["output"]))
-                recorded[job.output] = PhotoOutcome(job, record["status"], record["reason"] or "", faces)
+            outcome = _from_record(record)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"Line {number} of {path} is none of a report; name another file for this one."
             ) from error
+        if outcome.status == "refused":
+            recorded = {output: other for output, other in recorded.items() if other.job.source != outcome.job.source}
+        else:
+            recorded[outcome.job.output.resolve()] = outcome
     return recorded
 
 
+def _from_record(record: dict[str, Any]) -> PhotoOutcome:
+    faces = tuple(FaceRecord(**{**face, "box": tuple(face["box"])}) for face in record["faces"])
+    output = Path() if record["output"] is None else Path(record["output"])
+    return PhotoOutcome(PhotoJob(Path(record["source"]), output), record["status"], record["reason"] or "", faces)
+
+
 def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
-    """Add a line; what a killed run left half-written is dropped."""
-    lines = _whole_lines(path)
-    if path.exists() and sum(len(line) for line in lines) < path.stat().st_size:
+    """Add a line to a report, or begin one; what a killed run left half-written is dropped.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    lines, rest = _whole_lines(path)
+    if rest:
         os.truncate(path, sum(len(line) for line in lines))
     with path.open("ab") as file:
         file.write(outcome.as_json().encode() + b"\n")
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    content = path.read_bytes() if path.exists() else b""
-    return [line for line in content.splitlines(keepends=True) if line.endswith(b"\n")]
+def _whole_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """The lines of a file, and what comes after the last of them."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+    return lines, rest
 
 
 def remove_leftovers(jobs: list[PhotoJob]) -> None:
@@ -215,6 +251,10 @@ def _hide_faces(
     except (MemoryError, torch.OutOfMemoryError):
         reason = "It needs more memory than there is: shrink it, or lower the number of faces in a batch."
         return _Unwritten(PhotoOutcome(job, "refused", reason))
+    # One photo that a library chokes on is no reason to give up the others.
+    except Exception as error:
+        reason = f"It could not be processed ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
+        return _Unwritten(PhotoOutcome(job, "refused", reason))
     redacted = any(face.method == "redacted" for face in result.faces)
     outcome = PhotoOutcome(job, "redacted" if redacted else "anonymized", faces=result.faces)
     return _Unwritten(outcome, result.image, file)
@@ -223,6 +263,8 @@ def _hide_faces(
 def _write(unwritten: _Unwritten, keep_metadata: bool) -> PhotoOutcome:
     outcome = unwritten.outcome
     if unwritten.image is None or unwritten.file is None:
+        if outcome.job.output.exists():
+            return replace(outcome, reason=f"{outcome.reason} An older result is still at {outcome.job.output}.")
         return outcome
     try:
         outcome.job.output.parent.mkdir(parents=True, exist_ok=True)

@@ -861,12 +861,13 @@ class StableDiffusionNullFacePipeline(
                 together. `settings` take precedence.
             skip_faces (`list`, *optional*):
                 People to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, or reference photos that show one of
-                them each.
+                them each. The most similar face is taken for the person, if it is similar enough; a recognizer can
+                err, so boxes are safer.
             min_face (`float`, *optional*, defaults to 0):
                 Faces whose longer side is shorter than this many photo pixels are covered instead of anonymized.
             similarity_threshold (`float`, *optional*):
-                Cosine similarity from which on two faces count as the same person; by default what suits the
-                recognizer.
+                Cosine similarity in [-1, 1] from which on two faces count as the same person; by default what suits
+                the recognizer.
             max_attempts (`int`, *optional*, defaults to 3):
                 How often a face is tried before it is covered.
             on_failure (`str`, *optional*, defaults to `"redact"`):

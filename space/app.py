@@ -34,16 +34,16 @@ import gradio as gr
 import onnxruntime
 import PIL.Image
 import torch
-from huggingface_hub import try_to_load_from_cache
 from open_photo import MAX_PIXELS, OpenPhoto, draw_changes, open_photo, open_upload
 from page_parts import brush_value, keep_brush, painted_mask, picture, show_result
 from photo_upload import PhotoUpload
 from skimage import data
 
 from nullface_pipeline.console import quiet_libraries
+from nullface_pipeline.doctor import stable_diffusion
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_parsing import FACE_REGIONS, check_kept_regions
-from nullface_pipeline.model_sets import SD15, load_model_set, preset_settings
+from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo import STRENGTHS, AnonymizedPhoto, NoFaceFoundError
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 
@@ -86,7 +86,7 @@ class Model:
 def load_model() -> Model:
     """Stable Diffusion 1.5 where its weights are at hand or a GPU could use them, else nullface-tiny."""
     quiet_libraries()
-    if torch.cuda.is_available() or isinstance(try_to_load_from_cache(SD15, "model_index.json"), str):
+    if torch.cuda.is_available() or stable_diffusion() is not None:
         try:
             return Model("sd15", load_model_set("sd15"), "Model: **Stable Diffusion 1.5**, 512 px.")
         except (OSError, RuntimeError, ValueError) as error:
@@ -216,6 +216,10 @@ def run(
     except (PhotoFileError, ValueError) as error:
         gr.Warning(str(error), title="No result")
         return f"**{error}**", ""
+    # Whatever a library chokes on, too little memory included: the visitor must not be left waiting.
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return "**The photo could not be processed, so there is no result. Try a smaller one.**", ""
     covered = sum(face.method == "redacted" for face in anonymized.faces)
     return f"Done{f', {covered} face(s) covered instead of replaced' if covered else ''}. The result is below.", shown
 

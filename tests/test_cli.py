@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -35,7 +36,7 @@ def test_anonymize_a_folder(tmp_path):
     PIL.Image.fromarray(data.astronaut()).save(folder / "astronaut.jpg")
     PIL.Image.new("RGB", (200, 200), "white").save(folder / "wall.png")
     report, sheet = tmp_path / "report.jsonl", tmp_path / "sheet.png"
-    arguments = ("anonymize", folder, "-o", tmp_path / "out", "--threshold", "2", "--report", report)
+    arguments = ("anonymize", folder, "-o", tmp_path / "out", "--threshold", "1", "--report", report)
     arguments += ("--contact-sheet", sheet, "--seed", 0)
     result = invoke(*arguments)
     assert result.exit_code == 3, result.output
@@ -121,6 +122,29 @@ def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
     assert run.returncode == 1
     assert message in run.stderr and "Traceback" not in run.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "photo.png"], "exists"),
+        (["-o", "out", "--report", "photo.png"], "is one of the photos"),
+        (["-o", "out", "--report", "notes.txt"], "none of a report"),
+        (["-o", "out", "--contact-sheet", "sheet.xyz"], "--contact-sheet takes"),
+        (["-o", "."], "would be written over"),
+        (["-o", "out", "--threshold", "30"], "cosine"),
+        (["-o", "out", "--keep", "eye"], "Unknown region"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    PIL.Image.fromarray(data.astronaut()).save("photo.png")
+    Path("notes.txt").write_text("Dear diary\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    result = invoke("anonymize", "photo.png", *arguments)
+    assert result.exit_code == 1 and result.exception.__class__ is SystemExit
+    assert message in result.output
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_wrong_model(tmp_path):

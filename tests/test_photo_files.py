@@ -273,9 +273,15 @@ def test_photos_are_turned_upright(tmp_path, kind, orientation):
     assert difference(result, picture()) < 3
 
 
+def soft_edge():
+    """(64, 96) uint8 opacity: clear on the left, opaque on the right, and a few columns in between."""
+    columns = np.concatenate([np.zeros(40), np.linspace(20, 240, 8), np.full(48, 255)])
+    return np.tile(columns.astype(np.uint8), (64, 1))
+
+
 def test_transparency_is_turned_along(tmp_path):
     image = picture()
-    alpha = PIL.Image.fromarray(np.tile(np.linspace(0, 255, 96, dtype=np.uint8), (64, 1)))
+    alpha = PIL.Image.fromarray(soft_edge())
     image.putalpha(alpha)
     exif = PIL.Image.Exif()
     exif[PIL.ExifTags.Base.Orientation] = 6
@@ -346,7 +352,7 @@ def test_white_is_zero(tmp_path):
 @pytest.mark.parametrize("channels, colour_type", [(2, 4), (3, 2), (4, 6)])
 def test_sixteen_bits_in_several_channels(tmp_path, channels, colour_type):
     rows, columns = np.mgrid[:24, :24].astype(np.uint16)
-    values = np.stack([2000 * columns, 1500 * rows, 900 * (rows + columns), 65535 - 2000 * rows], axis=-1)
+    values = np.stack([2000 * columns, 1500 * rows, 900 * (rows + columns), 65535 * (rows > 9)], axis=-1)
     values = values[..., [0, 3]] if channels == 2 else values[..., :channels]
     photo = read_photo(put(tmp_path, png(24, 24, 16, colour_type, png_rows(values))))
     assert photo.bits == 16 and photo.grey == (channels == 2)
@@ -380,7 +386,7 @@ def test_palettes(tmp_path):
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_transparency_is_kept(tmp_path, kind, mode):
     image = picture().convert(mode)
-    alpha = np.tile(np.linspace(20, 255, 96, dtype=np.uint8), (64, 1))
+    alpha = soft_edge()
     image.putalpha(PIL.Image.fromarray(alpha))
     data = saved(image, kind)
     photo = read_photo(put(tmp_path, data))
@@ -388,6 +394,14 @@ def test_transparency_is_kept(tmp_path, kind, mode):
     result = opened(rewritten(tmp_path, data))
     assert np.abs(np.asarray(result.getchannel("A")).astype(int) - alpha).max() <= 12
     assert difference(result, image) < 2
+
+
+def test_transparency_that_could_be_a_picture_is_refused(tmp_path):
+    picture = PIL.Image.new("RGB", (100, 100), "grey")
+    picture.putalpha(PIL.Image.linear_gradient("L").resize((100, 100)))
+    picture.save(tmp_path / "photo.png")
+    with pytest.raises(PhotoFileError, match="transparency could be a picture"):
+        read_photo(tmp_path / "photo.png")
 
 
 def test_a_transparent_colour(tmp_path):

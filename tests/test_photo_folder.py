@@ -1,6 +1,8 @@
 """Folders of photos around a stand-in for the model, which paints them black: what is read, written and refused."""
 
 import json
+import os
+from pathlib import Path
 
 import PIL.Image
 import pytest
@@ -107,10 +109,61 @@ def test_a_report_tells_what_was_done_before(photos, tmp_path):
     assert split_finished(jobs, report) == ([], jobs)
 
 
+def test_a_result_that_was_refused_later_is_not_done(photos, tmp_path):
+    report, (job,) = tmp_path / "report.jsonl", find_photos([photos / "a.jpg"], tmp_path / "out")
+    (done,) = anonymize_photos(paint_black, [job])
+    append_to_report(report, done)
+    assert split_finished([job], report) == ([done], [])
+
+    def refuse(photo, name):
+        raise NoFaceFoundError("No face was found.")
+
+    (refused,) = anonymize_photos(refuse, [job])
+    assert refused.status == "refused" and f"An older result is still at {job.output}" in refused.reason
+    append_to_report(report, refused)
+    assert split_finished([job], report) == ([], [job])
+
+
+def test_a_result_of_another_photo_is_not_this_ones(photos, tmp_path):
+    report, (job,) = tmp_path / "report.jsonl", find_photos([photos / "a.jpg"], tmp_path / "out")
+    for outcome in anonymize_photos(paint_black, [job]):
+        append_to_report(report, outcome)
+    other = PhotoJob(photos / "b" / "d.JPG", job.output)
+    with pytest.raises(ValueError, match="was made from"):
+        split_finished([other], report)
+
+
+def test_one_photo_that_a_library_chokes_on_does_not_stop_the_others(photos, tmp_path):
+    def choke(photo, name):
+        if name == "a.jpg":
+            raise ArithmeticError("overflow\nin line 3")
+        return paint_black(photo, name)
+
+    outcomes = {
+        outcome.job.source.name: outcome for outcome in anonymize_photos(choke, find_photos([photos], tmp_path))
+    }
+    assert (
+        outcomes["a.jpg"].status == "refused" and "(ArithmeticError: overflow in line 3)" in outcomes["a.jpg"].reason
+    )
+    assert outcomes["d.JPG"].status == "anonymized"
+
+
+def test_names_may_hold_what_no_text_can(photos, tmp_path):
+    strange = Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9 [1].jpg"))
+    strange.write_bytes((photos / "a.jpg").read_bytes())
+    report, jobs = tmp_path / "report.jsonl", find_photos([strange], tmp_path / "out")
+    (outcome,) = anonymize_photos(paint_black, jobs)
+    append_to_report(report, outcome)
+    assert split_finished(jobs, report) == ([outcome], [])
+
+
 def test_a_file_that_is_no_report_is_not_touched(tmp_path):
     other = tmp_path / "thesis.txt"
     other.write_text("Chapter 1\n")
     with pytest.raises(ValueError, match="Line 1 of .* is none of a report"):
+        read_report(other)
+    other.write_text("no line end")
+    with pytest.raises(ValueError, match="is no report"):
         read_report(other)
     assert read_report(tmp_path / "none.jsonl") == {}
 
@@ -162,6 +215,9 @@ def test_jobs(photos, tmp_path):
         find_photos([photos / "z.jpg"], output)
     with pytest.raises(ValueError, match="lies in"):
         find_photos([photos], photos / "out")
+    for named in ([one], [photos / "*.jpg"]):
+        with pytest.raises(ValueError, match="would be written over"):
+            find_photos(named, photos)
     other = tmp_path / "other" / "a.jpg"
     other.parent.mkdir()
     other.write_bytes(one.read_bytes())
