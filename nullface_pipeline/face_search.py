@@ -36,40 +36,33 @@ def search_faces(analyser: Any, photo: np.ndarray) -> list[DetectedFace]:
     unusual_score = analyser.det_model.det_thresh + UNUSUAL_MARGIN
     for quarter_turns in (1, 2, 3):
         found = detect_faces(analyser, np.rot90(photo, quarter_turns))
-        turned = [turn_back(face, quarter_turns, size) for face in found if face.score >= unusual_score]
-        faces = merge(faces, turned)
+        faces += [turn_back(face, quarter_turns, size) for face in found if face.score >= unusual_score]
     cut: list[DetectedFace] = []
     for tile in tiles(size):
         x0, y0, x1, y1 = tile
         found = detect_faces(analyser, photo[y0:y1, x0:x1])
         moved = [move(face, x0, y0) for face in found if face.score >= unusual_score]
-        faces = merge(faces, [face for face in moved if not is_cut(face, tile, size)])
+        faces += [face for face in moved if not is_cut(face, tile, size)]
         cut += [face for face in moved if is_cut(face, tile, size)]
+    faces = distinct_faces(faces)
     # A face that is cut in every tile and too small for the whole photo is hidden in the parts that were found.
     faces += [face for face in cut if not any(lies_in(face.box, other.box) for other in faces)]
     return sorted(faces, key=lambda face: face.area, reverse=True)
 
 
-def merge(faces: list[DetectedFace], others: list[DetectedFace]) -> list[DetectedFace]:
-    """The faces of two looks at a photo; of what both found, the one of the higher score.
-
-    Two faces of one look are never taken for one: the detector has seen both.
-    """
-    merged = list(faces)
-    for other in others:
-        twins = [index for index, face in enumerate(faces) if is_same_place(face.box, other.box)]
-        for index in twins:
-            if other.score > faces[index].score:
-                merged[index] = other
-        if not twins:
-            merged.append(other)
-    return merged
+def distinct_faces(faces: list[DetectedFace]) -> list[DetectedFace]:
+    """Leave out what was found twice: of two boxes in the same place, the one of the lower score."""
+    distinct: list[DetectedFace] = []
+    for face in sorted(faces, key=lambda face: face.score, reverse=True):
+        if not any(is_same_place(face.box, other.box) for other in distinct):
+            distinct.append(face)
+    return distinct
 
 
 def is_same_place(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two boxes (x0, y0, x1, y1) largely overlap and have almost one centre."""
     centres = np.hypot(*((first[:2] + first[2:]) / 2.0 - (second[:2] + second[2:]) / 2.0))
-    width = min(first[2] - first[0], second[2] - second[0])
+    width = max(first[2] - first[0], second[2] - second[0])
     return bool(overlap(first, second) > SAME_BOX and centres < SAME_CENTRE * width)
 
 

@@ -274,8 +274,8 @@ def test_photos_are_turned_upright(tmp_path, kind, orientation):
 
 
 def soft_edge():
-    """(64, 96) uint8 opacity: clear on the left, opaque on the right, and a few columns in between."""
-    columns = np.concatenate([np.zeros(40), np.linspace(20, 240, 8), np.full(48, 255)])
+    """(64, 96) uint8 opacity: opaque but for a few columns."""
+    columns = np.concatenate([np.full(40, 255), np.linspace(20, 240, 8), np.full(48, 255)])
     return np.tile(columns.astype(np.uint8), (64, 1))
 
 
@@ -352,7 +352,9 @@ def test_white_is_zero(tmp_path):
 @pytest.mark.parametrize("channels, colour_type", [(2, 4), (3, 2), (4, 6)])
 def test_sixteen_bits_in_several_channels(tmp_path, channels, colour_type):
     rows, columns = np.mgrid[:24, :24].astype(np.uint16)
-    values = np.stack([2000 * columns, 1500 * rows, 900 * (rows + columns), 65535 * (rows > 9)], axis=-1)
+    values = np.stack(
+        [2000 * columns, 1500 * rows, 900 * (rows + columns), (65535 * (rows > 9)).astype(np.uint16)], axis=-1
+    )
     values = values[..., [0, 3]] if channels == 2 else values[..., :channels]
     photo = read_photo(put(tmp_path, png(24, 24, 16, colour_type, png_rows(values))))
     assert photo.bits == 16 and photo.grey == (channels == 2)
