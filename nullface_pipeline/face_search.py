@@ -18,7 +18,7 @@ SAME_BOX = 0.3
 
 # Found twice, a face has two boxes with almost one centre; those of two people cheek to cheek are farther apart. In
 # widths of the box.
-SAME_CENTRE = 0.25
+SAME_CENTRE = 0.4
 
 # Most of what a turned photo or a tile shows is no face, and some looks like one: there, a face needs a higher score,
 # by so much more than the detector's own threshold.

@@ -177,7 +177,7 @@ def test_killed_runs_end_as_one_that_was_not(tmp_path):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(rng.uniform(0.3, 0.7) * seconds)
+        time.sleep(rng.uniform(0.15, 0.4) * seconds)
         run.send_signal(signal.SIGKILL)
         run.wait()
         finished = [path.name for path in killed.glob("[0-9]*")] if killed.exists() else []

@@ -303,13 +303,14 @@ def plot_trends(trends: dict[str, list[dict[str, float]]], path: Path) -> None:
         ("guidance_scale", "similarity", "λ_cfg", "similarity to the person"),
         ("skip", "image_change", "skip", "change of the image, of 255"),
         ("kept_regions", "rank1", "regions kept", "re-identified at rank 1, %"),
-        ("mask_start", "kept_change", "mask_start", "change of kept eyes and mouth, of 255"),
+        ("mask_start", "kept_change", "mask_start", "change of what is kept, of 255"),
     )
     matplotlib.use("Agg")
     figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3), layout="constrained")
     for axis, (name, quantity, xlabel, ylabel) in zip(axes, panels):
         points = trends[name]
-        axis.plot([point["value"] for point in points], [point[quantity] for point in points], marker="o")
+        values = range(len(points)) if name == "kept_regions" else [point["value"] for point in points]
+        axis.plot(values, [point[quantity] for point in points], marker="o")
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.grid(alpha=0.3)
         if name == "kept_regions":
