@@ -74,7 +74,8 @@ def test_save_load_local(tmp_path, base_pipe_output):
     assert type(loaded) is StableDiffusionNullFacePipeline
     assert {name for name in pipe.load_config(tmp_path) if not name.startswith("_")} == pipe.components.keys()
     assert_same_weights(StableDiffusionNullFacePipeline(**make_components()), loaded)
-    assert torch.equal(run(ready(loaded)), base_pipe_output)
+    # Not bit by bit: weights read from a file lie elsewhere in memory, and some processors then add up in another order.
+    assert torch.allclose(run(ready(loaded)), base_pipe_output, atol=1e-5)
 
 
 def test_save_pretrained_refuses_any_lora(tmp_path):
