@@ -244,7 +244,7 @@ def test_strengths_set_the_knobs(app):
 def test_weights_that_are_incomplete_leave_nullface_tiny(app, monkeypatch, tmp_path, capsys):
     index = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
-    monkeypatch.setattr(app, "try_to_load_from_cache", lambda repository, file: str(tmp_path / file))
+    monkeypatch.setattr(app, "stable_diffusion", lambda: tmp_path)
     monkeypatch.setattr(model_sets, "SD15", str(tmp_path))
     model = app.load_model()
     assert model.name == "tiny" and "only a demonstration" in model.notice
