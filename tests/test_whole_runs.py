@@ -164,26 +164,31 @@ def test_killed_runs_end_as_one_that_was_not(tmp_path):
     folder.mkdir()
     for number, portrait in enumerate(read_portraits(24)):
         portrait.save(folder / f"{number:02}.png")
-    started = time.monotonic()
     subprocess.run(command(folder, "-o", whole, "--report", tmp_path / "whole.jsonl"), capture_output=True)
-    seconds = time.monotonic() - started
     names = sorted(path.name for path in whole.iterdir())
     assert len(names) >= 20
 
+    def finished():
+        return sorted(path.name for path in killed.glob("[0-9]*"))
+
     rng, done = random.Random(0), []
-    for _ in range(5):
+    for count in sorted(rng.sample(range(1, len(names) - 1), 5)):
         run = subprocess.Popen(
             command(folder, "-o", killed, "--report", tmp_path / "killed.jsonl"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(rng.uniform(0.15, 0.4) * seconds)
+        while len(finished()) < count and run.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.0, 1.0))
+        assert run.poll() is None, "killed before its end"
         run.send_signal(signal.SIGKILL)
         run.wait()
-        finished = [path.name for path in killed.glob("[0-9]*")] if killed.exists() else []
-        assert filecmp.cmpfiles(whole, killed, finished, shallow=False) == (finished, [], []), "complete, or not there"
-        done.append(len(finished))
-    print(f"uninterrupted: {seconds:.0f} s; finished after each kill: {done} of {len(names)}")
+        assert filecmp.cmpfiles(whole, killed, finished(), shallow=False) == (finished(), [], []), (
+            "complete, or absent"
+        )
+        done.append(len(finished()))
+    print(f"finished after each kill: {done} of {len(names)}")
 
     last = subprocess.run(command(folder, "-o", killed, "--report", tmp_path / "killed.jsonl"), capture_output=True)
     assert last.returncode in (0, 2, 3)
