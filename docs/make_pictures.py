@@ -5,6 +5,7 @@ The pictures of the Space and of nullface-tiny's card are made elsewhere.
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ from skimage import data
 
 from nullface_pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.contact_sheet import draw_page
-from nullface_pipeline.face_crops import edge_feather
 from nullface_pipeline.face_identity import detect_faces
 from nullface_pipeline.face_preview import draw_faces
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.image_inputs import to_uint8
-from nullface_pipeline.photo import make_target
+from nullface_pipeline.photo import make_target, mask_picture
 from nullface_pipeline.photo_folder import anonymize_photos, find_photos
 from nullface_pipeline.tiny_model import TINY_PRESETS, TINY_SETTINGS, load_nullface_tiny
 
@@ -122,7 +122,7 @@ def aligned_face(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image, 
 def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
     """The paper's figure from our own run: every stage from the photo and back to it."""
     target = aligned_face(pipe, photo)
-    face, mask = PIL.Image.fromarray(target.aligned), grey(target.mask)
+    face, mask = PIL.Image.fromarray(target.aligned), mask_picture(target.mask)
     generator = torch.Generator().manual_seed(SEED)
     inversion = pipe.invert(
         face,
@@ -146,7 +146,7 @@ def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) 
         guidance_scale=TINY_SETTINGS["guidance_scale"],
         callback_on_step_end=keep_step,
     ).images[0]
-    pasted = target.crop.paste(np.asarray(photo), np.asarray(result), target.mask * edge_feather(target.crop.size))
+    pasted = replace(target, result=np.asarray(result)).paste(np.asarray(photo))
     first = [("1 photo", photo.crop(HEAD)), ("2 aligned", face), ("3 mask", mask)]
     noised = [("4 noise added", decoded(pipe, inversion.latents))]
     last = [("6 result", result), ("7 pasted back", PIL.Image.fromarray(pasted).crop(HEAD))]
@@ -172,7 +172,7 @@ def settings_grid(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image)
                 face,
                 inversion=inversion,
                 identity_embeds=embedding,
-                mask_image=grey(target.mask),
+                mask_image=mask_picture(target.mask),
                 guidance_scale=scale,
             ).images[0]
             cells.append((f"skip {skip}, guidance {scale:g}", result))
@@ -224,10 +224,6 @@ def spot_mask(size: tuple[int, int]) -> PIL.Image.Image:
     mask = PIL.Image.new("L", size)
     PIL.ImageDraw.Draw(mask).ellipse(SPOT, fill=255)
     return mask
-
-
-def grey(mask: np.ndarray) -> PIL.Image.Image:
-    return PIL.Image.fromarray((255 * mask).round().astype(np.uint8))
 
 
 def row(cells: list[tuple[str, PIL.Image.Image]], size: int = TILE) -> PIL.Image.Image:

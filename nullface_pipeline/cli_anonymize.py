@@ -94,9 +94,11 @@ def anonymize(
         fail(str(error))
     outcomes = list(finished)
     if jobs:
+        from nullface_pipeline.model_sets import preset_settings
+
         pipe = _load(model, device, dtype, detection_threshold)
         settings: dict[str, Any] = {
-            **_preset_settings(model, preset),
+            **preset_settings(model, preset),
             "keep": tuple(name.strip() for name in keep.split(",") if name.strip()),
             "similarity_threshold": threshold,
             "min_face": min_face,
@@ -125,12 +127,6 @@ def _load(model: str, device: str | None, dtype: Dtype | None, detection_thresho
         return load_model_set(model, device, None if dtype is None else getattr(torch, dtype), detection_threshold)
     except (OSError, RuntimeError, ValueError) as error:
         fail(f"The model {model!r} could not be loaded: {str(error).splitlines()[0]}")
-
-
-def _preset_settings(model: str, preset: Preset) -> dict[str, Any]:
-    from nullface_pipeline.model_sets import preset_settings
-
-    return preset_settings(model, preset)
 
 
 def _check_written_files(jobs: "list[PhotoJob]", report: Path | None, contact_sheet: Path | None) -> None:
@@ -175,12 +171,14 @@ def _run(
     from nullface_pipeline.photo_folder import append_to_report
 
     results: "list[PhotoOutcome]" = []
+    faces = 0
     with _progress() as progress:
         task = progress.add_task("photos", total=total, faces=0)
         try:
             for outcome in outcomes:
                 results.append(outcome)
-                progress.update(task, advance=1, faces=sum(len(result.faces) for result in results))
+                faces += len(outcome.faces)
+                progress.update(task, advance=1, faces=faces)
                 if outcome.status == "refused":
                     line = f"{outcome.job.source}: {outcome.reason}"
                     progress.console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)

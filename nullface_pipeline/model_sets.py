@@ -32,7 +32,7 @@ def load_model_set(
     Raises:
         OSError, RuntimeError, ValueError: if a part cannot be found, fetched or read.
     """
-    device = device or default_device()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
     if name == "tiny":
         pipe = load_nullface_tiny(device, dtype, detection_threshold)
@@ -49,11 +49,6 @@ def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THR
     """Only the part of a model set that finds faces: an InsightFace `FaceAnalysis`."""
     source: str | Path = TINY_FOLDER / "face_models" if name == "tiny" else FACE_MODELS
     return load_face_analyser(source, detection_threshold=detection_threshold)
-
-
-def default_device() -> str:
-    """CUDA where there is a device, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def preset_settings(name: str, preset: str) -> dict[str, Any]:

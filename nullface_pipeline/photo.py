@@ -382,6 +382,8 @@ def hide_faces(
     seen: list[DetectedFace] = []
     for attempt in range(max_attempts):
         pending = [index for index, target in enumerate(targets) if target.similarity >= threshold]
+        if not pending:
+            break
         if attempt > 0:
             targets = [replace(t, mask=t.wider_mask) if i in pending else t for i, t in enumerate(targets)]
         for start in range(0, len(pending), batch_faces):
@@ -389,8 +391,6 @@ def hide_faces(
             results = run_pipeline(pipe, [targets[i] for i in batch], identity_seed, stronger(settings, attempt))
             for index, result in zip(batch, results):
                 targets[index] = replace(targets[index], result=result, attempts=attempt + 1)
-        if not pending:
-            break
         finished = paste_all(pixels, targets)
         seen = search_faces(analysers[0], finished)
         for index in pending:
@@ -423,11 +423,16 @@ def run_pipeline(
     images = pipe(
         [PIL.Image.fromarray(target.aligned) for target in targets],
         identity_embeds=embeds,
-        mask_image=[PIL.Image.fromarray((255 * target.mask).round().astype(np.uint8)) for target in targets],
+        mask_image=[mask_picture(target.mask) for target in targets],
         generator=generator or None,
         **settings,
     ).images
     return [np.asarray(image) for image in images]
+
+
+def mask_picture(mask: np.ndarray) -> PIL.Image.Image:
+    """An (H, W) mask in [0, 1] as an 8-bit grey picture."""
+    return PIL.Image.fromarray((255 * mask).round().astype(np.uint8))
 
 
 def paste_all(pixels: np.ndarray, targets: list[FaceTarget]) -> np.ndarray:

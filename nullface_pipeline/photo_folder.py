@@ -6,7 +6,6 @@ earlier run, because files only ever appear under their names whole; so a stoppe
 
 import glob
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -174,10 +173,12 @@ def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    lines, rest = _whole_lines(path)
-    if rest:
-        os.truncate(path, sum(len(line) for line in lines))
-    with path.open("ab") as file:
+    with path.open("ab+") as file:
+        # The last byte tells; reading all of a long report for every photo would not be worth it.
+        file.seek(max(0, file.tell() - 1))
+        if file.read(1) not in (b"", b"\n"):
+            lines, _ = _whole_lines(path)
+            file.truncate(sum(len(line) for line in lines))
         file.write(outcome.as_json().encode() + b"\n")
 
 

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import onnxruntime
 import PIL.Image
 import torch
 from open_photo import MAX_PIXELS, OpenPhoto, draw_changes, open_photo, open_upload
@@ -47,9 +46,6 @@ from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo import STRENGTHS, AnonymizedPhoto, NoFaceFoundError
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 
-
-# ONNX Runtime reports to its maker unless told not to.
-onnxruntime.disable_telemetry_events()
 
 MAX_FILE_SIZE = "30mb"
 
@@ -238,7 +234,6 @@ def anonymize(
         photo.file.image,
         keep=tuple(kept),
         keep_mask=keep_mask,
-        strength=strength,
         skip_faces=[tuple(face.box.tolist()) for face in spared],
         **{**MODEL.settings(strength), **dict(zip(KNOBS, knobs))},
     )

@@ -29,7 +29,7 @@ from rich.progress import track
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.face_parsing import anonymization_mask, region_mask
-from nullface_pipeline.photo import MASK_MARGIN
+from nullface_pipeline.photo import MASK_MARGIN, mask_picture
 from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
 from training.dlib_network import face_chip, models_folder
 from training.portraits import Portrait, load_portraits
@@ -97,7 +97,7 @@ class Anonymizer:
         inversions = self._invert(num_inference_steps, skip)
         for start, inversion in zip(range(0, len(self.subjects), BATCH), track(inversions, f"{keep} {settings}")):
             batch = self.subjects[start : start + BATCH]
-            masks = None if keep is None else [to_picture(change_mask(self.pipe, s, keep)) for s in batch]
+            masks = None if keep is None else [mask_picture(change_mask(self.pipe, s, keep)) for s in batch]
             images = self.pipe(
                 [PIL.Image.fromarray(subject.aligned) for subject in batch],
                 identity_embeds=torch.from_numpy(np.stack([subject.embedding for subject in batch])),
@@ -133,14 +133,18 @@ def change_mask(pipe: Any, subject: Subject, keep: Sequence[str]) -> np.ndarray:
     return anonymization_mask(subject.labels, pipe.face_parser.labels, keep, margin=MASK_MARGIN)
 
 
-def to_picture(mask: np.ndarray) -> PIL.Image.Image:
-    return PIL.Image.fromarray((255 * mask).round().astype(np.uint8))
-
-
 def paste(subject: Subject, face: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """The finished photograph."""
     weight = edge_feather(SIZE)
     return subject.crop.paste(subject.photo, face, weight if mask is None else weight * mask)
+
+
+def finish(
+    pipe: Any, subjects: list[Subject], faces: list[np.ndarray], keep: Sequence[str] | None
+) -> list[np.ndarray]:
+    """The finished photographs; with `keep` None, whole crops are pasted."""
+    masks = [None if keep is None else change_mask(pipe, subject, keep) for subject in subjects]
+    return [paste(*args) for args in zip(subjects, faces, masks)]
 
 
 def reconstruct(pipe: Any, subjects: list[Subject]) -> list[np.ndarray]:
@@ -228,9 +232,7 @@ def make_table(pipe: Any, portraits: list[Portrait], judge: Judge) -> list[dict[
     anonymize = Anonymizer(pipe, subjects)
     for title, settings in (("paper's settings", PAPER_SETTINGS), ("nullface-tiny's settings", TINY_SETTINGS)):
         for name, keep in (("whole face", ()), ("eyes and mouth kept", KEPT)):
-            faces = anonymize(keep=keep, **settings)
-            masks = [change_mask(pipe, subject, keep) for subject in subjects]
-            add(f"{name}, {title}", [paste(*args) for args in zip(subjects, faces, masks)])
+            add(f"{name}, {title}", finish(pipe, subjects, anonymize(keep=keep, **settings), keep))
     return rows
 
 
@@ -241,8 +243,7 @@ def make_trends(pipe: Any, portraits: list[Portrait], judge: Judge) -> dict[str,
 
     def measure(value: float, keep: Sequence[str] | None = None, **settings: Any) -> dict[str, float]:
         faces = anonymize(keep=keep, **settings)
-        masks = [None if keep is None else change_mask(pipe, subject, keep) for subject in subjects]
-        photos = [paste(*args) for args in zip(subjects, faces, masks)]
+        photos = finish(pipe, subjects, faces, keep)
         change = np.mean([np.abs(face.astype(int) - s.aligned).mean() for face, s in zip(faces, subjects)])
         point = {"value": value, **judge(subjects, photos), "image_change": float(change)}
         kept = [kept_change(pipe, subject, face) for subject, face in zip(subjects, faces)]
@@ -267,19 +268,18 @@ def make_mask_table(pipe: Any, portraits: list[Portrait], judge: Judge) -> list[
     rows = []
     for name, settings in (("paper's settings", PAPER_SETTINGS), ("nullface-tiny's settings", TINY_SETTINGS)):
         for start in (settings["skip"], 0.8):
-            faces = anonymize(keep=(), **settings, mask_start=start)
-            masks = [change_mask(pipe, subject, ()) for subject in subjects]
-            photos = [paste(*args) for args in zip(subjects, faces, masks)]
+            photos = finish(pipe, subjects, anonymize(keep=(), **settings, mask_start=start), ())
             row = {"name": name, "mask_start": start, "count": len(subjects), **judge(subjects, photos)}
             row["landmark_drift"] = landmark_drift(subjects, photos)
-            row["seam"] = float(np.mean([seam(*args) for args in zip(subjects, photos, masks)]))
+            row["seam"] = float(np.mean([seam(pipe, *args) for args in zip(subjects, photos)]))
             rows.append(row)
             print(json.dumps(row), flush=True)
     return rows
 
 
-def seam(subject: Subject, photo: np.ndarray, mask: np.ndarray) -> float:
+def seam(pipe: Any, subject: Subject, photo: np.ndarray) -> float:
     """How much steeper, in grey values of 255 a pixel, the picture is along the mask's edge than the original there."""
+    mask = change_mask(pipe, subject, ())
     edge = (mask > 0.02) & (mask < 0.98)
     after, before = (steepness(image)[edge].mean() for image in (subject.crop.crop_image(photo), subject.aligned))
     return float(after - before)
@@ -324,10 +324,8 @@ def make_sheet(pipe: Any, portraits: list[Portrait]) -> np.ndarray:
     anonymize = Anonymizer(pipe, subjects)
 
     def aligned(faces: list[np.ndarray], keep: Sequence[str]) -> list[np.ndarray]:
-        return [
-            subject.crop.crop_image(paste(subject, face, change_mask(pipe, subject, keep)))
-            for subject, face in zip(subjects, faces)
-        ]
+        photos = finish(pipe, subjects, faces, keep)
+        return [subject.crop.crop_image(photo) for subject, photo in zip(subjects, photos)]
 
     rows = [
         [subject.aligned for subject in subjects],
