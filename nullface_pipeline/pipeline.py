@@ -41,7 +41,7 @@ from .ddpm_inversion import (
     solve_noise_maps,
     whole_steps,
 )
-from .face_attention import (
+from .face_adapter import (
     FACE_LORA_NAME,
     activate_loras,
     active_loras,

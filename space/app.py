@@ -38,8 +38,8 @@ from page_parts import brush_value, keep_brush, painted_mask, picture, show_resu
 from photo_upload import PhotoUpload
 from skimage import data
 
-from nullface_pipeline.console import quiet_libraries
-from nullface_pipeline.doctor import stable_diffusion
+from nullface_pipeline.cli.console import quiet_libraries
+from nullface_pipeline.cli.doctor import stable_diffusion
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_parsing import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set, preset_settings

@@ -28,10 +28,10 @@ from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
 from nullface_pipeline.face_parsing import BISENET_SHA256
-from nullface_pipeline.hub_export import CLONE, PACKAGE
 from nullface_pipeline.photo import FaceRecord
 from nullface_pipeline.photo_files import MAX_PIXELS, SUFFIXES
 from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome
+from nullface_pipeline.publish.hub import CLONE, PACKAGE
 
 from .local_hub import fill_cache
 from .test_model_card import FACEID, SD15, bisenet, faceid, home  # noqa: F401

@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 
 import nullface_pipeline
-from nullface_pipeline.single_file import MODULES, write_single_file
+from nullface_pipeline.publish.single_file import MODULES, write_single_file
 
 from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images
 

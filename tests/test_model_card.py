@@ -17,8 +17,8 @@ from skimage import data
 
 from nullface_pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
-from nullface_pipeline.hub_export import CLONE, PACKAGE, model_files, pipeline_files, write_repository
-from nullface_pipeline.single_file import write_single_file
+from nullface_pipeline.publish.hub import CLONE, PACKAGE, model_files, pipeline_files, write_repository
+from nullface_pipeline.publish.single_file import write_single_file
 from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
 
 from .local_hub import LocalHub, fill_cache, run_clean

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from nullface_pipeline.console import console, fail
+from nullface_pipeline.cli.console import console, fail
 
 
 def export(
@@ -37,7 +37,7 @@ def export(
 
 
 def _export_single_file(path: Path) -> None:
-    from nullface_pipeline.single_file import write_single_file
+    from nullface_pipeline.publish.single_file import write_single_file
 
     if not path.parent.is_dir():
         fail(f"The folder {path.parent} does not exist.")
@@ -46,17 +46,23 @@ def _export_single_file(path: Path) -> None:
 
 
 def _export_repository(hub: Path | None, model: Path | None, push: str | None, dry_run: bool) -> None:
-    from nullface_pipeline import hub_export
+    from nullface_pipeline.publish.hub import (
+        MODEL_REPOSITORY,
+        PIPELINE_REPOSITORY,
+        model_files,
+        pipeline_files,
+        write_repository,
+    )
 
     if push is not None:
         _check_push(push, dry_run)
     try:
         if hub is not None:
-            files = hub_export.pipeline_files(push or hub_export.PIPELINE_REPOSITORY)
+            files = pipeline_files(push or PIPELINE_REPOSITORY)
         else:
-            files = hub_export.model_files(push or hub_export.MODEL_REPOSITORY)
+            files = model_files(push or MODEL_REPOSITORY)
         folder = hub or model or Path()
-        hub_export.write_repository(files, folder)
+        write_repository(files, folder)
     except (OSError, ValueError) as error:
         fail(str(error))
     console.print(f"Wrote {folder}/: {len(files)} files, {_size(files.values())}.", soft_wrap=True)
@@ -84,7 +90,7 @@ def _check_push(repository: str, dry_run: bool) -> None:
 def _upload(files: dict[str, bytes], repository: str) -> None:
     from httpx2 import HTTPError
 
-    from nullface_pipeline.hub_export import push_repository
+    from nullface_pipeline.publish.hub import push_repository
 
     try:
         address = push_repository(files, repository)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from nullface_pipeline.console import console, fail, quiet_libraries
+from nullface_pipeline.cli.console import console, fail, quiet_libraries
 
 
 PACKAGES = (

@@ -10,7 +10,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app, side_by_side
-from nullface_pipeline.face_preview import PREVIEW_SUFFIX
+from nullface_pipeline.photo_folder.preview import PREVIEW_SUFFIX
 
 
 def invoke(*arguments):

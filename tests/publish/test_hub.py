@@ -8,13 +8,13 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
-from nullface_pipeline import hub_export
 from nullface_pipeline.cli import app
-from nullface_pipeline.hub_export import PACKAGE, model_files, pipeline_files, write_repository
-from nullface_pipeline.single_file import MODULES, write_single_file
+from nullface_pipeline.publish import hub
+from nullface_pipeline.publish.hub import PACKAGE, model_files, pipeline_files, write_repository
+from nullface_pipeline.publish.single_file import MODULES, write_single_file
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
-from .local_hub import LocalHub, files_of, fill_cache, run_clean
+from ..local_hub import LocalHub, files_of, fill_cache, run_clean
 
 
 SETTINGS = {"num_inference_steps": 12, "skip": 0.5, "output_type": "np"}
@@ -99,7 +99,7 @@ def test_pipeline_repository_is_code_and_no_weights():
 def test_model_index_names_the_class_and_its_components():
     index = json.loads(model_files()["model_index.json"])
     assert index["_class_name"] == ["pipeline", "StableDiffusionNullFacePipeline"]
-    assert {name for name in index if not name.startswith("_")} == set(hub_export.COMPONENTS)
+    assert {name for name in index if not name.startswith("_")} == set(hub.COMPONENTS)
 
 
 @pytest.mark.parametrize("make_files", [pipeline_files, model_files])
@@ -168,7 +168,7 @@ def test_wrong_usage_writes_nothing(tmp_path, monkeypatch, arguments, message):
 
 
 def test_export_needs_a_clone(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub_export, "CLONE", tmp_path)
+    monkeypatch.setattr(hub, "CLONE", tmp_path)
     result = export("--hub", tmp_path / "export")
     assert result.exit_code == 1 and "clone" in result.output
 

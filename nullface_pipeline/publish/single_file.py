@@ -12,7 +12,7 @@ from pathlib import Path
 # Each module only uses those before it.
 MODULES = (
     "ddpm_inversion",
-    "face_attention",
+    "face_adapter",
     "face_crops",
     "face_identity",
     "face_parsing",
@@ -33,7 +33,7 @@ def write_single_file(path: Path) -> None:
 
 def single_file_source() -> str:
     """The text of the file."""
-    folder = Path(__file__).parent
+    folder = Path(__file__).parents[1]
     sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in MODULES}
     trees = {name: ast.parse(source) for name, source in sources.items()}
     licence = sources["pipeline"][: sources["pipeline"].index("\n\n")]

@@ -8,7 +8,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from nullface_pipeline import StableDiffusionNullFacePipeline
-from nullface_pipeline.face_attention import (
+from nullface_pipeline.face_adapter import (
     FACE_LORA_NAME,
     activate_loras,
     active_loras,

@@ -14,7 +14,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nullface_pipeline.console import TINY_NOTICE, console, fail, quiet_libraries, show
+from nullface_pipeline.cli.console import TINY_NOTICE, console, fail, quiet_libraries, show
 
 
 if TYPE_CHECKING:
@@ -220,8 +220,8 @@ def exit_code(outcomes: "list[PhotoOutcome]") -> int:
 
 
 def _write_contact_sheet(outcomes: "list[PhotoOutcome]", path: Path) -> None:
-    from nullface_pipeline.contact_sheet import write_contact_sheets
     from nullface_pipeline.photo_files import PhotoFileError
+    from nullface_pipeline.photo_folder.contact_sheet import write_contact_sheets
 
     try:
         for page in write_contact_sheets(outcomes, path):
@@ -232,9 +232,9 @@ def _write_contact_sheet(outcomes: "list[PhotoOutcome]", path: Path) -> None:
 
 def _preview(jobs: "list[PhotoJob]", model: str, detection_threshold: float) -> int:
     """Look for faces only; returns the exit code."""
-    from nullface_pipeline.face_preview import write_preview
     from nullface_pipeline.model_sets import load_detector
     from nullface_pipeline.photo_files import PhotoFileError
+    from nullface_pipeline.photo_folder.preview import write_preview
 
     quiet_libraries()
     try:

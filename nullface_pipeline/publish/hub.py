@@ -9,10 +9,10 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from nullface_pipeline.single_file import MODULES, single_file_source
+from nullface_pipeline.publish.single_file import MODULES, single_file_source
 
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 CLONE = PACKAGE.parent
 
 # The names under which the cards' examples load the two repositories.

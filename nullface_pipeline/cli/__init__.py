@@ -9,10 +9,10 @@ import PIL.Image
 import typer
 from rich.table import Table
 
-from nullface_pipeline.cli_anonymize import anonymize
-from nullface_pipeline.cli_export import export
-from nullface_pipeline.console import TINY_NOTICE, console, print_error, quiet_libraries
-from nullface_pipeline.doctor import doctor
+from nullface_pipeline.cli.anonymize import anonymize
+from nullface_pipeline.cli.console import TINY_NOTICE, console, print_error, quiet_libraries
+from nullface_pipeline.cli.doctor import doctor
+from nullface_pipeline.cli.export import export
 
 
 if TYPE_CHECKING:
