@@ -19,7 +19,7 @@ from nullface_pipeline import (
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_parsing import FACE_REGIONS, REGIONS, FaceParser
 from nullface_pipeline.model_sets import load_detector, load_model_set
-from nullface_pipeline.photo import STRENGTHS
+from nullface_pipeline.photo import PRESETS
 from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, read_photo, write_photo
 from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome, anonymize_photos, find_photos
 from nullface_pipeline.pipeline import EXAMPLE_DOC_STRING
@@ -150,10 +150,10 @@ def presets() -> str:
     """What each preset sets, for both model sets."""
     rows = [
         f"| {model} | `{name}` | {', '.join(f'{key}={value}' for key, value in settings.items())} |"
-        for model, table in (("Stable Diffusion 1.5", STRENGTHS), ("nullface-tiny", TINY_PRESETS))
+        for model, table in (("Stable Diffusion 1.5", PRESETS), ("nullface-tiny", TINY_PRESETS))
         for name, settings in table.items()
     ]
-    head = "`strength=` of `pipe.anonymize` takes the names of the first three; `--preset` of the command line all."
+    head = "`preset=` of `pipe.anonymize` takes the names of the first three; `--preset` of the command line all."
     return "\n".join([head, "", "| model set | name | settings |", "| --- | --- | --- |", *rows])
 
 

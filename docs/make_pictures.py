@@ -19,10 +19,11 @@ import torch
 from skimage import data
 
 from nullface_pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_identity import detect_faces
+from nullface_pipeline.face_masks import mask_picture
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.image_inputs import to_uint8
-from nullface_pipeline.photo import make_target, mask_picture
 from nullface_pipeline.photo_folder import anonymize_photos, find_photos
 from nullface_pipeline.photo_folder.contact_sheet import draw_page
 from nullface_pipeline.photo_folder.preview import draw_faces

@@ -13,17 +13,17 @@ _EXPORTS = {
     "StableDiffusionNullFacePipeline": "pipeline",
     "NullFacePipelineOutput": "pipeline",
     "DDPMInversion": "ddpm_inversion",
-    "AnonymizedPhoto": "photo",
-    "FaceRecord": "photo",
-    "FaceNotHiddenError": "photo",
-    "NoFaceFoundError": "photo",
+    "AnonymizedPhoto": "photo_records",
+    "FaceRecord": "photo_records",
+    "FaceNotHiddenError": "photo_records",
+    "NoFaceFoundError": "photo_records",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from .ddpm_inversion import DDPMInversion
-    from .photo import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
+    from .photo_records import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
     from .pipeline import NullFacePipelineOutput, StableDiffusionNullFacePipeline
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
-from nullface_pipeline.photo import STRENGTHS
+from nullface_pipeline.photo import PRESETS
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_PRESETS, load_nullface_tiny
 
@@ -53,4 +53,4 @@ def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THR
 
 def preset_settings(name: str, preset: str) -> dict[str, Any]:
     """Settings of a model set for "light", "standard" or "strong"."""
-    return dict((TINY_PRESETS if name == "tiny" else STRENGTHS)[preset])
+    return dict((TINY_PRESETS if name == "tiny" else PRESETS)[preset])

@@ -52,7 +52,8 @@ from .face_adapter import (
     identity_conditions,
     is_fused,
 )
-from .face_crops import FaceCrop, edge_feather  # noqa: F401
+from .face_crops import FaceCrop  # noqa: F401
+from .face_edit import hide_faces  # noqa: F401
 from .face_identity import (
     DETECTION_THRESHOLD,
     FACEID_RECOGNIZER,
@@ -62,10 +63,12 @@ from .face_identity import (
     opposite_identity,
     recognizer_name,
 )
+from .face_masks import face_masks  # noqa: F401
 from .face_parsing import anonymization_mask, check_kept_regions, load_face_parser
 from .face_search import search_faces  # noqa: F401
 from .image_inputs import check_image_values, count_images, to_uint8
-from .photo import AnonymizedPhoto, anonymize_photo
+from .photo import anonymize_photo
+from .photo_records import AnonymizedPhoto
 
 
 logger = logging.get_logger(__name__)  # pylint: disable=invalid-name
@@ -827,12 +830,12 @@ class StableDiffusionNullFacePipeline(
         keep: Sequence[str] = (),
         keep_mask: PIL.Image.Image | None = None,
         seed: int | None = None,
-        strength: str = "standard",
+        preset: str = "standard",
         skip_faces: Sequence[Any] = (),
         min_face: float = 0.0,
         similarity_threshold: float | None = None,
         max_attempts: int = 3,
-        on_failure: str = "redact",
+        on_failure: str = "cover",
         judge: Any | None = None,
         identity_seed: int | None = None,
         batch_faces: int = 8,
@@ -856,7 +859,7 @@ class StableDiffusionNullFacePipeline(
                 example.
             seed (`int`, *optional*):
                 Makes the result deterministic.
-            strength (`str`, *optional*, defaults to `"standard"`):
+            preset (`str`, *optional*, defaults to `"standard"`):
                 `"light"`, `"standard"` (the paper's settings) or `"strong"`: sets `skip` and `guidance_scale`
                 together. `settings` take precedence.
             skip_faces (`list`, *optional*):
@@ -870,8 +873,8 @@ class StableDiffusionNullFacePipeline(
                 the recognizer.
             max_attempts (`int`, *optional*, defaults to 3):
                 How often a face is tried before it is covered.
-            on_failure (`str`, *optional*, defaults to `"redact"`):
-                `"redact"` covers a face that still resembles the person; `"error"` raises and returns nothing.
+            on_failure (`str`, *optional*, defaults to `"cover"`):
+                `"cover"` covers a face that still resembles the person; `"error"` raises and returns nothing.
             judge (`insightface.app.FaceAnalysis`, *optional*):
                 A second recognizer that must not know the person again either, by the same threshold.
             identity_seed (`int`, *optional*):
@@ -897,7 +900,7 @@ class StableDiffusionNullFacePipeline(
             keep=keep,
             keep_mask=keep_mask,
             seed=seed,
-            strength=strength,
+            preset=preset,
             skip_faces=skip_faces,
             min_face=min_face,
             similarity_threshold=similarity_threshold,

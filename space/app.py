@@ -43,8 +43,9 @@ from nullface_pipeline.cli.doctor import stable_diffusion
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_parsing import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set, preset_settings
-from nullface_pipeline.photo import STRENGTHS, AnonymizedPhoto, NoFaceFoundError
+from nullface_pipeline.photo import PRESETS
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
+from nullface_pipeline.photo_records import AnonymizedPhoto, NoFaceFoundError
 
 
 MAX_FILE_SIZE = "30mb"
@@ -75,8 +76,8 @@ class Model:
     pipe: Any
     notice: str
 
-    def settings(self, strength: str) -> dict[str, Any]:
-        return {"identity_scale": 1.0, "mask_start": 0.8, **preset_settings(self.name, strength)}
+    def settings(self, preset: str) -> dict[str, Any]:
+        return {"identity_scale": 1.0, "mask_start": 0.8, **preset_settings(self.name, preset)}
 
 
 def load_model() -> Model:
@@ -186,8 +187,8 @@ def draw_preview(photo: OpenPhoto | None, chosen: list[str], kept: list[str], pa
     )
 
 
-def set_knobs(strength: str) -> list[float]:
-    settings = MODEL.settings(strength)
+def set_knobs(preset: str) -> list[float]:
+    settings = MODEL.settings(preset)
     return [settings[name] for name in KNOBS]
 
 
@@ -196,7 +197,7 @@ def run(
     chosen: list[str],
     kept: list[str],
     painting: dict[str, Any],
-    strength: str,
+    preset: str,
     *knobs: float,
 ) -> tuple[str, str]:
     """Status and result of one click. A photo that cannot be anonymized is never shown."""
@@ -207,7 +208,7 @@ def run(
     try:
         check_kept_regions(kept)
         keep_mask = painted_mask(painting, photo.view, photo.file.image.size)
-        anonymized = anonymize(photo, chosen, kept, keep_mask, strength, knobs)
+        anonymized = anonymize(photo, chosen, kept, keep_mask, preset, knobs)
         shown = show_result(photo, anonymized, same_person_similarity(MODEL.pipe.face_analyser))
     except (PhotoFileError, ValueError) as error:
         gr.Warning(str(error), title="No result")
@@ -216,7 +217,7 @@ def run(
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return "**The photo could not be processed, so there is no result. Try a smaller one.**", ""
-    covered = sum(face.method == "redacted" for face in anonymized.faces)
+    covered = sum(face.method == "covered" for face in anonymized.faces)
     return f"Done{f', {covered} face(s) covered instead of replaced' if covered else ''}. The result is below.", shown
 
 
@@ -225,7 +226,7 @@ def anonymize(
     chosen: list[str],
     kept: list[str],
     keep_mask: PIL.Image.Image | None,
-    strength: str,
+    preset: str,
     knobs: tuple[float, ...],
 ) -> AnonymizedPhoto:
     """Every chosen face replaced or covered; another person on every call."""
@@ -235,7 +236,7 @@ def anonymize(
         keep=tuple(kept),
         keep_mask=keep_mask,
         skip_faces=[tuple(face.box.tolist()) for face in spared],
-        **{**MODEL.settings(strength), **dict(zip(KNOBS, knobs))},
+        **{**MODEL.settings(preset), **dict(zip(KNOBS, knobs))},
     )
 
 
@@ -292,8 +293,8 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
             with gr.Accordion("Paint a region to keep", open=False):
                 gr.Markdown("A lesion, for example. What you paint stays as it is.")
                 brush = keep_brush()
-            strength = gr.Radio(
-                list(STRENGTHS), value="standard", label="Strength", info="Stronger: less like the person."
+            preset = gr.Radio(
+                list(PRESETS), value="standard", label="Strength", info="Stronger: less like the person."
             )
             with gr.Accordion("Advanced", open=False):
                 values = MODEL.settings("standard")
@@ -337,10 +338,10 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
         trigger_mode="always_last",
         api_visibility="private",
     )
-    strength.input(set_knobs, strength, knobs, api_visibility="private")
+    preset.input(set_knobs, preset, knobs, api_visibility="private")
     start.click(lambda: ("Working …", ""), None, [status, result], api_visibility="private").then(
         run,
-        [*drawn, strength, *knobs],
+        [*drawn, preset, *knobs],
         [status, result],
         show_progress_on=status,
         api_visibility="private",

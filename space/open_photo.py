@@ -13,10 +13,11 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from nullface_pipeline.face_crops import edge_feather
+from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_search import search_faces
-from nullface_pipeline.photo import NoFaceFoundError, make_target
 from nullface_pipeline.photo_files import PhotoFile, read_photo
+from nullface_pipeline.photo_records import NoFaceFoundError
 
 
 MAX_PIXELS = 25_000_000

@@ -16,8 +16,8 @@ import numpy as np
 import PIL.Image
 from open_photo import OpenPhoto, shrink
 
-from nullface_pipeline.photo import AnonymizedPhoto, FaceRecord
 from nullface_pipeline.photo_files import write_photo
+from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord
 
 
 MIME_TYPES = {
@@ -101,7 +101,7 @@ def describe_face(record: FaceRecord, name: str, threshold: float) -> str:
     figures = ""
     if record.similarity is not None:
         figures = f" (similarity {record.similarity:.2f}; same person from {threshold:.2f})"
-    if record.method == "left alone":
+    if record.method == "spared":
         return f"{name}: left as it was, as you chose."
     if record.method == "nullface":
         return f"{name}: replaced. Not recognised as the same person{figures}."

@@ -28,9 +28,9 @@ from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
 from nullface_pipeline.face_parsing import BISENET_SHA256
-from nullface_pipeline.photo import FaceRecord
 from nullface_pipeline.photo_files import MAX_PIXELS, SUFFIXES
 from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome
+from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.publish.hub import CLONE, PACKAGE
 
 from .local_hub import fill_cache
@@ -253,8 +253,8 @@ def test_files_and_report_are_as_the_page_on_folders_says():
     assert listed and set(listed[1].split()) == SUFFIXES
     assert f"{MAX_PIXELS:,} pixels" in text
     shown = json.loads(next(block.code for block in BLOCKS if block.language == "json"))
-    face = FaceRecord((0.0, 0.0, 1.0, 1.0), 1.0, None, 0, "redacted")
-    record = json.loads(PhotoOutcome(PhotoJob(Path("a"), Path("b")), "redacted", faces=(face,)).as_json())
+    face = FaceRecord((0.0, 0.0, 1.0, 1.0), 1.0, None, 0, "covered")
+    record = json.loads(PhotoOutcome(PhotoJob(Path("a"), Path("b")), "covered", faces=(face,)).as_json())
     assert list(shown) == list(record) and list(shown["faces"][0]) == list(record["faces"][0])
     assert all(f"`{name}`" in text for name in [*record, *record["faces"][0]])
 

@@ -9,18 +9,12 @@ from skimage import data
 
 from nullface_pipeline import FaceNotHiddenError, NoFaceFoundError, StableDiffusionNullFacePipeline
 from nullface_pipeline.face_crops import FaceCrop
+from nullface_pipeline.face_edit import cover_face, stronger
 from nullface_pipeline.face_identity import DetectedFace, detect_faces
+from nullface_pipeline.face_masks import face_ellipse, face_masks, nearest_face
 from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
 from nullface_pipeline.face_search import search_faces
-from nullface_pipeline.photo import (
-    face_ellipse,
-    face_masks,
-    find_spared_faces,
-    is_among,
-    nearest_face,
-    redact,
-    stronger,
-)
+from nullface_pipeline.photo import find_spared_faces, is_among
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .test_face_crops import landmarks_at
@@ -107,7 +101,7 @@ def test_a_photo_without_a_face_is_an_error(pipe):
 def test_without_the_identity_path_every_face_is_covered(pipe, group):
     """What comes out is the person; verification has to notice."""
     result = pipe.anonymize(group, seed=0, guidance_scale=0.0, max_attempts=2, **FAST)
-    assert {face.method for face in result.faces} == {"redacted"}
+    assert {face.method for face in result.faces} == {"covered"}
     for face in result.faces:
         middle = box_pixels(result.image, face.box)
         assert (middle == middle[0, 0]).all(), "one flat colour over the whole box"
@@ -116,7 +110,7 @@ def test_without_the_identity_path_every_face_is_covered(pipe, group):
 def test_failures_are_tried_again_and_then_covered(pipe, astronaut):
     result = pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=3, **FAST)
     (face,) = result.faces
-    assert (face.method, face.attempts) == ("redacted", 3)
+    assert (face.method, face.attempts) == ("covered", 3)
     with pytest.raises(FaceNotHiddenError, match="nothing is returned"):
         pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=1, on_failure="error", **FAST)
 
@@ -134,7 +128,7 @@ def test_a_second_judge_is_heard(pipe, astronaut):
     settings = {"seed": 0, "max_attempts": 1, "similarity_threshold": 0.99999, **FAST}
     (alone,) = pipe.anonymize(astronaut, **settings).faces
     (judged,) = pipe.anonymize(astronaut, judge=KnowsEverybody(), **settings).faces
-    assert (alone.method, judged.method) == ("nullface", "redacted")
+    assert (alone.method, judged.method) == ("nullface", "covered")
 
 
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
@@ -154,7 +148,7 @@ def test_people_who_lie_down_are_found(pipe, astronaut, quarter_turns):
 def test_small_faces_are_covered(pipe, group):
     result = pipe.anonymize(group, seed=0, min_face=90, similarity_threshold=1.0, **FAST)
     sizes = {max(face.box[2] - face.box[0], face.box[3] - face.box[1]): face.method for face in result.faces}
-    assert {method for size, method in sizes.items() if size < 90} == {"redacted"}
+    assert {method for size, method in sizes.items() if size < 90} == {"covered"}
     assert {method for size, method in sizes.items() if size >= 90} == {"nullface"}
 
 
@@ -162,14 +156,14 @@ def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
     faces = search_faces(pipe.face_analyser, np.asarray(group))
     by_box = pipe.anonymize(group, skip_faces=[faces[0].box.tolist()], similarity_threshold=1.0, seed=0, **FAST)
     methods = {face.box: face.method for face in by_box.faces}
-    assert sorted(methods.values()) == ["left alone", "nullface", "nullface", "nullface"]
+    assert sorted(methods.values()) == ["nullface", "nullface", "nullface", "spared"]
     box = tuple(float(value) for value in faces[0].box)
-    assert methods[box] == "left alone"
+    assert methods[box] == "spared"
     assert np.array_equal(box_pixels(by_box.image, box), box_pixels(group, box))
     with pytest.raises(ValueError, match="skip_faces"):
         pipe.anonymize(group, skip_faces=[(0, 0, 5, 5)], **FAST)
     by_photo = pipe.anonymize(astronaut, skip_faces=[astronaut], similarity_threshold=0.9, seed=0, **FAST)
-    assert [face.method for face in by_photo.faces] == ["left alone"]
+    assert [face.method for face in by_photo.faces] == ["spared"]
     assert np.array_equal(np.asarray(by_photo.image), np.asarray(astronaut))
 
 
@@ -193,7 +187,7 @@ def test_reference_photos_are_turned_upright(pipe, astronaut):
     exif[0x0112] = 6
     astronaut.transpose(PIL.Image.Transpose.ROTATE_90).save(file, "JPEG", exif=exif, quality=95)
     result = pipe.anonymize(astronaut, skip_faces=[PIL.Image.open(file)], seed=0, **FAST)
-    assert [face.method for face in result.faces] == ["left alone"]
+    assert [face.method for face in result.faces] == ["spared"]
     with pytest.raises(ValueError, match="reference photo of `skip_faces` must show one face; 0 were found"):
         pipe.anonymize(astronaut, skip_faces=[PIL.Image.new("RGB", (300, 300))], seed=0, **FAST)
 
@@ -238,7 +232,7 @@ def test_keeping_the_whole_face_by_mask_covers_it(pipe, astronaut):
     """A mask that leaves nothing to change leaves the person, which verification finds."""
     mask = PIL.Image.new("L", astronaut.size, 255)
     result = pipe.anonymize(astronaut, keep_mask=mask, seed=0, max_attempts=1, **FAST)
-    assert [face.method for face in result.faces] == ["redacted"]
+    assert [face.method for face in result.faces] == ["covered"]
 
 
 def test_the_seed_fixes_the_result(pipe, astronaut):
@@ -288,7 +282,7 @@ def test_bad_photos_and_options(pipe, astronaut):
     with pytest.raises(ValueError, match="PIL image"):
         pipe.anonymize("photo.jpg")
     for bad, message in (
-        ({"strength": "much"}, "light, standard, strong"),
+        ({"preset": "much"}, "light, standard, strong"),
         ({"similarity_threshold": 30}, "cosine in"),
         ({"similarity_threshold": float("nan")}, "cosine in"),
         ({"on_failure": "ignore"}, "on_failure"),
@@ -364,7 +358,7 @@ def test_every_attempt_is_stronger_than_the_one_before():
 
 def test_covering_a_face_leaves_nothing_of_it():
     pixels = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
-    covered_pixels = redact(pixels, np.array([40, 30, 70, 70]))
+    covered_pixels = cover_face(pixels, np.array([40, 30, 70, 70]))
     assert len(np.unique(covered_pixels[30:71, 40:71].reshape(-1, 3), axis=0)) == 1
     assert np.array_equal(covered_pixels[:, :10], pixels[:, :10])
-    assert np.array_equal(redact(pixels, np.array([-50, -50, -20, -20])), pixels)
+    assert np.array_equal(cover_face(pixels, np.array([-50, -50, -20, -20])), pixels)

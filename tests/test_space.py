@@ -19,8 +19,9 @@ from packaging.requirements import Requirement
 from skimage import data
 
 from nullface_pipeline import model_sets
+from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_parsing import region_mask
-from nullface_pipeline.photo import FaceRecord, make_target
+from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.tiny_model import TINY_PRESETS, TINY_SETTINGS
 
 
@@ -221,13 +222,13 @@ def test_forgotten_photo(app):
             "Face 1: replaced. Not recognised as the same person (similarity -0.04; same person from 0.54).",
         ),
         (
-            "redacted",
+            "covered",
             0.61,
             3,
             "Face 1: covered, because it was still recognised after 3 attempts (similarity 0.61; same person from 0.54).",
         ),
-        ("redacted", None, 0, "Face 1: covered, because it was seen only when the finished photo was checked."),
-        ("left alone", None, 0, "Face 1: left as it was, as you chose."),
+        ("covered", None, 0, "Face 1: covered, because it was seen only when the finished photo was checked."),
+        ("spared", None, 0, "Face 1: left as it was, as you chose."),
     ],
 )
 def test_plain_words(app, method, similarity, attempts, sentence):

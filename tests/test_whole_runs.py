@@ -101,7 +101,7 @@ SPECIAL = {
     ),
     "HEIC": (".heic", heic, "anonymized"),
     "no face": (".jpg", lambda face: encode(PIL.Image.new("RGB", (320, 240), "beige"), "JPEG"), "refused"),
-    "face too small": (".png", small_face, "redacted"),
+    "face too small": (".png", small_face, "covered"),
 }
 
 
@@ -155,7 +155,7 @@ def test_two_hundred_mixed_files(tmp_path):
         for face in records[path]["faces"]:
             x0, y0, x1, y1 = (max(0, round(value)) for value in face["box"])
             assert np.abs(new - old)[y0:y1, x0:x1].mean() > 1, (path, face)
-            assert face["method"] in ("nullface", "redacted")
+            assert face["method"] in ("nullface", "covered")
     assert {path: (folder / path).read_bytes() for path in kinds} == before, "originals stay as they are"
 
 
@@ -216,7 +216,7 @@ def test_nobody_passes_when_the_identity_path_is_off():
         methods.update(face.method for face in result.faces)
         similarities += [face.similarity for face in result.faces if face.similarity is not None]
     print(f"{dict(methods)}; similarities from {min(similarities):.2f} to {max(similarities):.2f}")
-    assert methods["redacted"] >= 35 and set(methods) == {"redacted"}
+    assert methods["covered"] >= 35 and set(methods) == {"covered"}
 
 
 def test_some_fail_are_tried_again_and_then_covered():
@@ -231,4 +231,4 @@ def test_some_fail_are_tried_again_and_then_covered():
     for (method, attempts), count in sorted(ends.items()):
         print(f"{method:9} after {attempts} attempt(s): {count}")
     assert {attempts for method, attempts in ends if method == "nullface"} >= {1, 2}
-    assert ends["redacted", 3] > 0
+    assert ends["covered", 3] > 0

@@ -28,8 +28,8 @@ from rich.progress import track
 
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import embed_face
+from nullface_pipeline.face_masks import MASK_MARGIN, mask_picture
 from nullface_pipeline.face_parsing import anonymization_mask, region_mask
-from nullface_pipeline.photo import MASK_MARGIN, mask_picture
 from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
 from training.dlib_network import face_chip, models_folder
 from training.portraits import Portrait, load_portraits

@@ -16,7 +16,7 @@ from nullface_pipeline.cli.export import export
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo import AnonymizedPhoto
+    from nullface_pipeline.photo_records import AnonymizedPhoto
 
 
 app = typer.Typer(

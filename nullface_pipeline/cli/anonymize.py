@@ -18,8 +18,8 @@ from nullface_pipeline.cli.console import TINY_NOTICE, console, fail, quiet_libr
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo import AnonymizedPhoto
     from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome
+    from nullface_pipeline.photo_records import AnonymizedPhoto
 
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -38,7 +38,7 @@ class Preset(StrEnum):
 
 
 class OnFailure(StrEnum):
-    redact = "redact"
+    cover = "cover"
     skip_file = "skip-file"
     error = "error"
 
@@ -57,7 +57,7 @@ def anonymize(
     on_failure: Annotated[
         OnFailure,
         typer.Option(help="A face that cannot be hidden: cover it, leave its photo out, or stop there."),
-    ] = OnFailure.redact,
+    ] = OnFailure.cover,
     threshold: Annotated[
         float | None, typer.Option(help="Similarity from which on a result still is the person; by recognizer.")
     ] = None,
@@ -102,7 +102,7 @@ def anonymize(
             "keep": tuple(name.strip() for name in keep.split(",") if name.strip()),
             "similarity_threshold": threshold,
             "min_face": min_face,
-            "on_failure": "redact" if on_failure is OnFailure.redact else "error",
+            "on_failure": "cover" if on_failure is OnFailure.cover else "error",
             "batch_faces": batch_faces,
         }
         hide_faces = _face_hider(pipe, seed, settings)
@@ -206,7 +206,7 @@ def outcomes_table(outcomes: "list[PhotoOutcome]") -> Table:
     """How many photos and faces came to which end."""
     table = Table("", "photos", "faces")
     photos = Counter(outcome.status for outcome in outcomes)
-    for status in ("anonymized", "redacted", "refused", "done before"):
+    for status in ("anonymized", "covered", "refused", "done before"):
         faces = Counter(face.method for outcome in outcomes if outcome.status == status for face in outcome.faces)
         counted = ", ".join(f"{count} {method}" for method, count in sorted(faces.items()))
         table.add_row(status, str(photos[status]), counted)
@@ -216,7 +216,7 @@ def outcomes_table(outcomes: "list[PhotoOutcome]") -> Table:
 def exit_code(outcomes: "list[PhotoOutcome]") -> int:
     """3 if a photo was refused, else 2 if a face is covered, else 0."""
     statuses = {outcome.status for outcome in outcomes}
-    return 3 if "refused" in statuses else 2 if "redacted" in statuses else 0
+    return 3 if "refused" in statuses else 2 if "covered" in statuses else 0
 
 
 def _write_contact_sheet(outcomes: "list[PhotoOutcome]", path: Path) -> None:

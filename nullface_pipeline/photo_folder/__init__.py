@@ -16,7 +16,6 @@ from typing import Any
 import PIL.Image
 import torch
 
-from nullface_pipeline.photo import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
 from nullface_pipeline.photo_files import (
     SUFFIXES,
     TEMPORARY_PATTERN,
@@ -25,6 +24,7 @@ from nullface_pipeline.photo_files import (
     read_photo,
     write_photo,
 )
+from nullface_pipeline.photo_records import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
 
 
 _LINE_START = b'{"source": '
@@ -43,7 +43,7 @@ class PhotoOutcome:
     """What became of one photo.
 
     Attributes:
-        status (`str`): "anonymized", "redacted" (at least one face is covered), "refused" (nothing was written), or
+        status (`str`): "anonymized", "covered" (at least one face is covered), "refused" (nothing was written), or
             "done before" (by an earlier run that kept no report).
         reason (`str`): why it was refused, else "".
         not_hidden (`bool`): whether it was refused because a face could not be hidden.
@@ -256,8 +256,8 @@ def _hide_faces(
     except Exception as error:
         reason = f"It could not be processed ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
         return _Unwritten(PhotoOutcome(job, "refused", reason))
-    redacted = any(face.method == "redacted" for face in result.faces)
-    outcome = PhotoOutcome(job, "redacted" if redacted else "anonymized", faces=result.faces)
+    covered = any(face.method == "covered" for face in result.faces)
+    outcome = PhotoOutcome(job, "covered" if covered else "anonymized", faces=result.faces)
     return _Unwritten(outcome, result.image, file)
 
 

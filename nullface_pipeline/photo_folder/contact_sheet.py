@@ -17,7 +17,7 @@ from nullface_pipeline.photo_folder import PhotoOutcome
 
 COLUMNS, ROWS = 6, 6
 TILE, CAPTION, GAP = 200, 34, 10
-COLOURS = {"anonymized": "#1a7f37", "redacted": "#9a6700", "refused": "#b42318"}
+COLOURS = {"anonymized": "#1a7f37", "covered": "#9a6700", "refused": "#b42318"}
 
 
 def write_contact_sheets(outcomes: list[PhotoOutcome], path: Path) -> Iterator[Path]:

@@ -17,7 +17,10 @@ MODULES = (
     "face_identity",
     "face_parsing",
     "face_search",
+    "face_masks",
+    "face_edit",
     "image_inputs",
+    "photo_records",
     "photo",
     "pipeline",
 )

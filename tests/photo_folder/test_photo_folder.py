@@ -7,7 +7,6 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from nullface_pipeline.photo import AnonymizedPhoto, FaceRecord, NoFaceFoundError
 from nullface_pipeline.photo_files import TEMPORARY_PATTERN
 from nullface_pipeline.photo_folder import (
     PhotoJob,
@@ -18,6 +17,7 @@ from nullface_pipeline.photo_folder import (
     remove_leftovers,
     split_finished,
 )
+from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, NoFaceFoundError
 
 
 def record(method):
@@ -27,7 +27,7 @@ def record(method):
 def paint_black(photo, name):
     if "empty" in name:
         raise NoFaceFoundError("No face was found in the photo.")
-    method = "redacted" if "hard" in name else "nullface"
+    method = "covered" if "hard" in name else "nullface"
     return AnonymizedPhoto(PIL.Image.new("RGB", photo.size), (record(method),))
 
 
@@ -62,7 +62,7 @@ def test_a_folder_is_mirrored_and_nothing_unprocessed_is_in_it(photos, tmp_path)
         "broken.jpg": "refused",
         "d.JPG": "anonymized",
         "empty.webp": "refused",
-        "hard.png": "redacted",
+        "hard.png": "covered",
     }
     written = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
     assert written == ["a.jpg", "b/d.JPG", "b/hard.png"]
@@ -96,7 +96,7 @@ def test_a_report_tells_what_was_done_before(photos, tmp_path):
         append_to_report(report, outcome)
     before, rest = split_finished(jobs, report)
     assert before == [outcomes["a.jpg"], outcomes["d.JPG"], outcomes["hard.png"]]
-    assert before[-1].status == "redacted" and before[-1].faces[0].method == "redacted"
+    assert before[-1].status == "covered" and before[-1].faces[0].method == "covered"
 
     # Killed while the last line was written: that photo is done again, and its line is written whole.
     lines = report.read_bytes().splitlines(keepends=True)[:-1]

@@ -1,0 +1,173 @@
+"""Faces in a photo: cut out, anonymized in batches until nobody is recognized, pasted back, or covered."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+import torch
+
+from .face_crops import FaceCrop, edge_feather
+from .face_identity import DetectedFace, embed_face, similarity, turned_identity
+from .face_masks import face_masks, mask_picture, nearest_face
+from .face_search import SAME_BOX, overlap, search_faces
+
+
+@dataclass(frozen=True, eq=False)
+class FaceTarget:
+    """One face to hide, and the latest attempt at it.
+
+    Attributes:
+        face (`DetectedFace`): as it was in the photo.
+        crop (`FaceCrop`): from the photo to the model's square.
+        aligned (`np.ndarray`): (size, size, 3) uint8 RGB, the crop of the photo.
+        mask (`np.ndarray`): (size, size) float32 in [0, 1], what may change.
+        wider_mask (`np.ndarray`): the same for faces that are tried again.
+        seed (`int` or `None`): of its noise.
+        attempts (`int`): made so far.
+        result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, of the latest attempt.
+        similarity (`float`): of the latest attempt to the person; infinite before the first.
+    """
+
+    face: DetectedFace
+    crop: FaceCrop
+    aligned: np.ndarray
+    mask: np.ndarray
+    wider_mask: np.ndarray
+    seed: int | None
+    attempts: int = 0
+    result: np.ndarray | None = None
+    similarity: float = math.inf
+
+    def paste(self, pixels: np.ndarray) -> np.ndarray:
+        """Put the latest attempt into (H, W, 3) uint8 `pixels`; returns a new array."""
+        if self.result is None:
+            return pixels
+        return self.crop.paste(pixels, self.result, self.mask * edge_feather(self.crop.size))
+
+
+def make_target(
+    pipe: Any,
+    pixels: np.ndarray,
+    face: DetectedFace,
+    faces: list[DetectedFace],
+    keep: Sequence[str],
+    keep_mask: np.ndarray | None,
+    seed: int | None,
+) -> FaceTarget:
+    """Cut one of several faces out of (H, W, 3) uint8 `pixels` and decide what of it may change."""
+    crop = FaceCrop.from_landmarks(face.landmarks, pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    aligned = crop.crop_image(pixels)
+    mine: np.ndarray = nearest_face(crop, face, faces).astype(np.float32)
+    if keep_mask is not None:
+        mine = mine * (1.0 - crop.crop_mask(keep_mask))
+    mask, wider_mask = face_masks(pipe.face_parser, aligned, crop.points_to_crop(face.landmarks), keep)
+    return FaceTarget(face, crop, aligned, mine * mask, mine * wider_mask, seed)
+
+
+def hide_faces(
+    pipe: Any,
+    pixels: np.ndarray,
+    targets: list[FaceTarget],
+    analysers: list[Any],
+    threshold: float,
+    max_attempts: int,
+    identity_seed: int | None,
+    batch_faces: int,
+    settings: dict[str, Any],
+) -> tuple[list[FaceTarget], list[DetectedFace]]:
+    """Anonymize the targets, and those that still resemble the person again, stronger each time.
+
+    Returns:
+        The targets, and all faces found in the photo with the last attempts in it.
+    """
+    seen: list[DetectedFace] = []
+    for attempt in range(max_attempts):
+        pending = [index for index, target in enumerate(targets) if target.similarity >= threshold]
+        if not pending:
+            break
+        if attempt > 0:
+            targets = [replace(t, mask=t.wider_mask) if i in pending else t for i, t in enumerate(targets)]
+        for start in range(0, len(pending), batch_faces):
+            batch = pending[start : start + batch_faces]
+            results = run_pipeline(pipe, [targets[i] for i in batch], identity_seed, stronger(settings, attempt))
+            for index, result in zip(batch, results):
+                targets[index] = replace(targets[index], result=result, attempts=attempt + 1)
+        finished = paste_all(pixels, targets)
+        seen = search_faces(analysers[0], finished)
+        for index in pending:
+            closest = closest_similarity(analysers, pixels, finished, targets[index].face, seen)
+            targets[index] = replace(targets[index], similarity=closest)
+    return targets, seen
+
+
+def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
+    """Settings of the n-th attempt, counted from 0: more guidance, a longer embedding, less skipped."""
+    if attempt == 0:
+        return settings
+    return {
+        **settings,
+        "guidance_scale": settings["guidance_scale"] * (1.0 + 0.5 * attempt),
+        "identity_scale": settings.get("identity_scale", 1.0) * (1.0 + 0.25 * attempt),
+        "skip": max(0.0, settings["skip"] - 0.1 * attempt),
+    }
+
+
+def run_pipeline(
+    pipe: Any, targets: list[FaceTarget], identity_seed: int | None, settings: dict[str, Any]
+) -> list[np.ndarray]:
+    """One batch of faces through the pipeline; returns (size, size, 3) uint8 RGB each."""
+    embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
+    if identity_seed is not None:
+        embeds = turned_identity(embeds, identity_seed)
+    # One generator a face, so that a face's result does not depend on which others there are.
+    generator = [torch.Generator().manual_seed(t.seed + 1000 * t.attempts) for t in targets if t.seed is not None]
+    images = pipe(
+        [PIL.Image.fromarray(target.aligned) for target in targets],
+        identity_embeds=embeds,
+        mask_image=[mask_picture(target.mask) for target in targets],
+        generator=generator or None,
+        **settings,
+    ).images
+    return [np.asarray(image) for image in images]
+
+
+def paste_all(pixels: np.ndarray, targets: list[FaceTarget]) -> np.ndarray:
+    """The photo with every attempt in it, large faces last: where two overlap, the larger is usually in front."""
+    for target in sorted(targets, key=lambda target: target.face.area):
+        pixels = target.paste(pixels)
+    return pixels
+
+
+def closest_similarity(
+    analysers: list[Any], before: np.ndarray, after: np.ndarray, face: DetectedFace, seen: list[DetectedFace]
+) -> float:
+    """The highest similarity that any of the recognizers sees between a face before and after.
+
+    The face is embedded at its old landmarks and, where it is among the faces `seen` in the picture `after`, at its new
+    ones: a misplaced crop must not pass for a new identity.
+    """
+    redetected = [new.landmarks for new in seen if overlap(new.box, face.box) > SAME_BOX]
+    similarities = []
+    for analyser in analysers:
+        original = embed_face(analyser, before, face.landmarks)
+        for landmarks in [face.landmarks, *redetected]:
+            similarities.append(similarity(original, embed_face(analyser, after, landmarks)))
+    return max(similarities)
+
+
+def cover_face(pixels: np.ndarray, box: np.ndarray, margin: float = 0.15) -> np.ndarray:
+    """Cover a face by an ellipse of its mean colour, from which nothing can be reconstructed; returns a new array."""
+    x0, y0, x1, y1 = (float(value) for value in box)
+    centre, axes = ((x0 + x1) / 2, (y0 + y1) / 2), (x1 - x0, y1 - y0)
+    covered = np.zeros(pixels.shape[:2], dtype=np.uint8)
+    # An ellipse around the box's corners, so that the whole box and a margin are covered.
+    axes = (axes[0] * (2**0.5 + margin), axes[1] * (2**0.5 + margin))
+    cv2.ellipse(covered, (centre, axes, 0.0), 255, -1)
+    result = pixels.copy()
+    if covered.any():
+        result[covered > 0] = pixels[covered > 0].mean(axis=0).round().astype(np.uint8)
+    return result

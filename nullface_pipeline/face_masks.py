@@ -1,0 +1,94 @@
+"""What of an aligned face may change: the parsed face or an ellipse, less what is kept and what is another's."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+from diffusers.utils import logging
+
+from .face_crops import FaceCrop
+from .face_identity import DetectedFace
+from .face_parsing import FACE_REGIONS, anonymization_mask, region_mask
+
+
+# How far beyond the parsed face its mask reaches, as a share of the crop: the parser's edge is the face's own contour.
+# The wider one is for faces that are tried again.
+MASK_MARGIN, WIDER_MARGIN = 0.02, 0.06
+
+
+def face_masks(
+    parser: Any | None, aligned: np.ndarray, landmarks: np.ndarray, keep: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The parsed face without what is kept, or an ellipse where the parser does not find the face; and a wider one.
+
+    Args:
+        aligned (`np.ndarray`): (size, size, 3) uint8 RGB.
+        landmarks (`np.ndarray`): (5, 2) in the crop.
+
+    Returns:
+        Two `np.ndarray`: (size, size) float32 in [0, 1].
+    """
+    ellipse = face_ellipse(landmarks, aligned.shape[0])
+    wider_ellipse = face_ellipse(landmarks, aligned.shape[0], margin=WIDER_MARGIN)
+    if parser is None:
+        return ellipse, wider_ellipse
+    labels = parser(aligned)
+    if region_mask(labels, parser.labels, FACE_REGIONS)[ellipse > 0.5].mean() < 0.5:
+        if keep:
+            logging.get_logger(__name__).warning("A face's regions were not found; nothing of it is kept.")
+        return ellipse, wider_ellipse
+    return (
+        anonymization_mask(labels, parser.labels, keep, margin=MASK_MARGIN),
+        anonymization_mask(labels, parser.labels, keep, margin=WIDER_MARGIN),
+    )
+
+
+def face_ellipse(landmarks: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
+    """Soft ellipse from brow to chin and ear to ear around (5, 2) landmarks in the crop; (size, size) float32.
+
+    Args:
+        margin (`float`): how much farther it reaches, as a share of the crop.
+    """
+    eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
+    centre = eyes + 0.45 * (mouth - eyes)
+    eye_distance, face_height = np.hypot(*(landmarks[1] - landmarks[0])), np.hypot(*(mouth - eyes))
+    axes = max(1.15 * eye_distance, 0.9 * face_height), max(1.75 * face_height, 1.3 * eye_distance)
+    angle = -np.degrees(np.arctan2(*(mouth - eyes)))
+    mask = np.zeros((size, size), dtype=np.float32)
+    diameters = 2.0 * (np.array(axes) + margin * size)
+    cv2.ellipse(mask, (tuple(centre.tolist()), tuple(diameters.tolist()), float(angle)), 1.0, -1)
+    return cv2.GaussianBlur(mask, (0, 0), 0.02 * size)
+
+
+def nearest_face(crop: FaceCrop, face: DetectedFace, faces: list[DetectedFace]) -> np.ndarray:
+    """(size, size) bool, the part of the crop that is nearer to this face than to any other, in units of face size.
+
+    Neighbours' skin in a crop must neither take this face's identity nor be pasted back as it was.
+    """
+    y, x = np.mgrid[: crop.size, : crop.size]
+    points = np.stack([x, y], axis=-1).astype(np.float64)  # (size, size, 2)
+
+    def distance(other: DetectedFace) -> np.ndarray:
+        landmarks = crop.points_to_crop(other.landmarks)
+        centre = landmarks.mean(axis=0)
+        return np.linalg.norm(points - centre, axis=-1) / np.linalg.norm(landmarks - centre, axis=-1).mean()
+
+    own = distance(face)
+    return np.all([own <= distance(other) for other in faces], axis=0)
+
+
+def read_keep_mask(mask: PIL.Image.Image, pixels: np.ndarray) -> np.ndarray:
+    """(H, W) float32 in [0, 1]; raises ValueError on another size than the photo's."""
+    if mask.size != (pixels.shape[1], pixels.shape[0]):
+        raise ValueError(
+            f"`keep_mask` must have the size of the upright photo, {pixels.shape[1]} x {pixels.shape[0]}, got "
+            f"{mask.size[0]} x {mask.size[1]}."
+        )
+    return np.asarray(mask.convert("L"), dtype=np.float32) / 255.0
+
+
+def mask_picture(mask: np.ndarray) -> PIL.Image.Image:
+    """An (H, W) mask in [0, 1] as an 8-bit grey picture."""
+    return PIL.Image.fromarray((255 * mask).round().astype(np.uint8))
