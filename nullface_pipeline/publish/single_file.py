@@ -16,11 +16,11 @@ MODULES = (
     "face_crops",
     "face_identity",
     "face_parsing",
+    "photo_records",
     "face_search",
     "face_masks",
     "face_edit",
     "image_inputs",
-    "photo_records",
     "photo",
     "pipeline",
 )
