@@ -1,8 +1,6 @@
 """Photo files in: what is read is upright 8-bit RGB, and whatever cannot be anonymized as a whole is refused."""
 
-import contextlib
 import functools
-import io
 import os
 import stat
 import struct
@@ -12,20 +10,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.ExifTags
 import PIL.Image
-import PIL.ImageCms
 import PIL.ImageFile
 import PIL.JpegImagePlugin
 
+from nullface_pipeline.photo_files.colour_profile import converted_to_srgb, is_profile, rebuilt_profile
 from nullface_pipeline.photo_files.metadata import (
     XMP,
     heif_colours,
-    kept_exif,
-    matching_profile,
-    output_profile,
     png_chunks,
-    read_exif,
     resolution,
 )
+from nullface_pipeline.photo_files.notes import kept_exif, read_exif
 from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
 
 
@@ -109,6 +104,8 @@ def _read(path: Path, file: BinaryIO, max_pixels: int) -> PhotoFile:
     notes = read_exif(picture)
     bits, grey = _bits_and_grey(picture, file)
     image, alpha = _colour_and_alpha(picture, bits)
+    profile = None if picture.mode == "CMYK" else picture.info.get("icc_profile")
+    image, profile = _with_profile(image, profile, grey)
     if alpha is not None:
         _check_alpha(alpha)
     method = _TRANSPOSITIONS.get(notes.get(PIL.ExifTags.Base.Orientation, 1))
@@ -121,7 +118,7 @@ def _read(path: Path, file: BinaryIO, max_pixels: int) -> PhotoFile:
         format="JPEG" if picture.format == "MPO" else str(picture.format),
         grey=grey,
         bits=bits,
-        icc_profile=output_profile(picture, grey),
+        icc_profile=profile,
         dpi=resolution(picture, turned=image.size != picture.size),
         exif=kept_exif(notes, image.size),
         encoding=_encoding(picture, file),
@@ -227,21 +224,21 @@ def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image,
 
 def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     """sRGB, through the file's profile where it has a sound one."""
-    profile = matching_profile(picture.info.get("icc_profile"), b"CMYK")
-    if profile is not None:
-        with contextlib.suppress(PIL.ImageCms.PyCMSError):
-            converted = PIL.ImageCms.profileToProfile(
-                picture,
-                io.BytesIO(profile),
-                PIL.ImageCms.createProfile("sRGB"),
-                # As photo editors do: colours stay what they are, and black becomes black.
-                renderingIntent=PIL.ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                flags=PIL.ImageCms.Flags.BLACKPOINTCOMPENSATION,
-                outputMode="RGB",
-            )
-            if converted is not None:
-                return converted
-    return picture.convert("RGB")
+    profile = picture.info.get("icc_profile")
+    converted = converted_to_srgb(picture, profile) if is_profile(profile, b"CMYK") else None
+    return picture.convert("RGB") if converted is None else converted
+
+
+def _with_profile(image: PIL.Image.Image, profile: Any, grey: bool) -> tuple[PIL.Image.Image, bytes | None]:
+    """The photo and the profile that it is written with; `None` for sRGB, to which it may have been converted."""
+    colour_space = b"GRAY" if grey else b"RGB "
+    if not is_profile(profile, colour_space):
+        return image, None
+    rebuilt = rebuilt_profile(profile, colour_space)
+    if rebuilt is not None:
+        return image, rebuilt
+    converted = converted_to_srgb(image.convert("L") if grey else image, profile)
+    return image if converted is None else bare(converted), None
 
 
 def _encoding(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> dict[str, Any]:
@@ -251,7 +248,7 @@ def _encoding(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> dict[str, Any
             # -1 stands for grey, CMYK and what Pillow cannot write.
             return {"quality": 95, "subsampling": max(PIL.JpegImagePlugin.get_sampling(picture), 0), "xmp": XMP}
         case "PNG":
-            return {"pnginfo": png_chunks(file)}
+            return {"pnginfo": png_chunks(file, has_profile="icc_profile" in picture.info)}
         case "WEBP":
             # The quality of lossless files is the effort made.
             return {"lossless": True, "quality": 70, "xmp": XMP} if _is_lossless(file) else {"quality": 95, "xmp": XMP}
@@ -259,7 +256,9 @@ def _encoding(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> dict[str, Any
             compression = picture.info.get("compression")
             return {"compression": compression if compression in ("raw", "tiff_lzw") else "tiff_adobe_deflate"}
         case "HEIF":
-            return {"quality": 90, "chroma": picture.info.get("chroma", 444), "xmp": XMP} | heif_colours(picture)
+            chroma = picture.info.get("chroma")
+            chroma = chroma if chroma in (420, 422) else 444
+            return {"quality": 90, "chroma": chroma, "xmp": XMP} | heif_colours(picture)
     return {}
 
 

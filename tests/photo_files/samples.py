@@ -197,9 +197,49 @@ def srgb() -> bytes:
     return PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
 
 
-def grey_profile() -> bytes:
-    """Told apart by its header alone."""
-    return srgb()[:16] + b"GRAY" + srgb()[20:]
+def curve(*values: int) -> bytes:
+    """One value is a gamma in 256ths, more are a table of 16 bits."""
+    return b"curv" + struct.pack(">II", 0, len(values)) + struct.pack(f">{len(values)}H", *values)
+
+
+def colour(*xyz: float) -> bytes:
+    return b"XYZ " + bytes(4) + struct.pack(">3i", *(round(value * 65536) for value in xyz))
+
+
+def profile(colour_space: bytes, *tags: tuple[bytes, bytes], connection: bytes = b"XYZ ") -> bytes:
+    """An ICC profile put together by hand."""
+    start = 128 + 4 + 12 * len(tags)
+    listing, body = struct.pack(">I", len(tags)), b""
+    for name, content in tags:
+        listing += struct.pack(">4sII", name, start + len(body), len(content))
+        body += content + bytes(-len(content) % 4)
+    header = struct.pack(">I4sI4s4s4s", start + len(body), b"", 0x02400000, b"mntr", colour_space, connection)
+    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + listing + body
+
+
+ADOBE_PRIMARIES = (
+    (b"wtpt", colour(0.9642, 1, 0.8249)),
+    (b"rXYZ", colour(0.6097, 0.3111, 0.0195)),
+    (b"gXYZ", colour(0.2053, 0.6257, 0.0609)),
+    (b"bXYZ", colour(0.1492, 0.0632, 0.7446)),
+)
+
+
+def adobe_rgb(*tags: tuple[bytes, bytes], curve: bytes = curve(563)) -> bytes:
+    return profile(b"RGB ", *ADOBE_PRIMARIES, *((name, curve) for name in (b"rTRC", b"gTRC", b"bTRC")), *tags)
+
+
+def grey_profile(curve: bytes = curve(461), *tags: tuple[bytes, bytes]) -> bytes:
+    return profile(b"GRAY", (b"wtpt", colour(0.9642, 1, 0.8249)), (b"kTRC", curve), *tags)
+
+
+def in_srgb(image: PIL.Image.Image, icc_profile: bytes | None) -> PIL.Image.Image:
+    """What a viewer shows that minds the profile."""
+    if icc_profile is None:
+        return image.convert("RGB")
+    target = PIL.ImageCms.createProfile("sRGB")
+    return PIL.ImageCms.profileToProfile(image, io.BytesIO(icc_profile), target, outputMode="RGB")
 
 
 def cmyk_profile_with_red_cyan() -> bytes:
@@ -208,16 +248,7 @@ def cmyk_profile_with_red_cyan() -> bytes:
     identity = b"".join(struct.pack(">i", 65536 * (index % 4 == 0)) for index in range(9))
     ramp = bytes(range(256))
     table = b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + identity + 4 * ramp + 8 * white + 8 * red + 3 * ramp
-    white_point = struct.pack(">3i", 63190, 65536, 54061)
-    tags = [(b"wtpt", b"XYZ " + bytes(4) + white_point), (b"A2B0", table)]
-    start = 128 + 4 + 12 * len(tags)
-    listing, body = struct.pack(">I", len(tags)), b""
-    for name, content in tags:
-        listing += struct.pack(">4sII", name, start + len(body), len(content))
-        body += content
-    header = struct.pack(">I4sI4s4s4s", start + len(body), b"", 0x02400000, b"prtr", b"CMYK", b"Lab ")
-    header += bytes(12) + b"acsp" + bytes(28) + white_point
-    return header.ljust(128, b"\0") + listing + body
+    return profile(b"CMYK", (b"wtpt", colour(0.9642, 1, 0.8249)), (b"A2B0", table), connection=b"Lab ")
 
 
 def digital_source_type(data: bytes) -> str:

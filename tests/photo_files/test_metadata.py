@@ -30,15 +30,8 @@ from .samples import (
     put,
     rewritten,
     saved,
-    srgb,
     talkative_jpeg,
 )
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", HEIF])
-def test_colour_profile_is_kept(tmp_path, kind):
-    profile = srgb()[:-4] + b"mine"
-    assert opened(rewritten(tmp_path, saved(picture(), kind, icc_profile=profile))).info["icc_profile"] == profile
 
 
 def test_profile_of_another_colour_space_is_dropped(tmp_path):
@@ -47,7 +40,7 @@ def test_profile_of_another_colour_space_is_dropped(tmp_path):
 
 
 def test_colour_chunks_of_a_png_are_kept(tmp_path):
-    chunks = (b"gAMA", struct.pack(">I", 100_000)), (b"cICP", bytes([9, 16, 0, 1])), (b"tEXt", b"Author\0Erika")
+    chunks = (b"gAMA", struct.pack(">I", 45_455)), (b"cICP", bytes([9, 16, 0, 1])), (b"tEXt", b"Author\0Erika")
     data = png(20, 20, 8, 0, png_rows(np.full((20, 20), 77, dtype=np.uint8)), *chunks)
     written = png_chunks(rewritten(tmp_path, data))
     assert set(written) == {b"IHDR", b"gAMA", b"cICP", b"iTXt", b"IDAT", b"IEND"}
