@@ -140,14 +140,16 @@ def _evaluate(tag: bytes, levels: np.ndarray) -> np.ndarray:
         raise ValueError("not a curve")
     [kind] = struct.unpack_from(">H", tag, 8)
     numbers = [value / 65536 for value in struct.unpack_from(f">{_PARAMETERS[kind]}i", tag, 12)]
-    # Each kind as the last one, which has all the parameters: g, a, b, c, d, e, f.
-    g, a, b, c, d, e, f = {
-        0: lambda g: (g, 1, 0, 0, 0, 0, 0),
-        1: lambda g, a, b: (g, a, b, 0, -b / a, 0, 0),
-        2: lambda g, a, b, c: (g, a, b, 0, -b / a, c, c),
-        3: lambda g, a, b, c, d: (g, a, b, c, d, 0, 0),
-        4: lambda *all_of_them: all_of_them,
-    }[kind](*numbers)
+    # Each kind in the numbers of the last one, which has them all.
+    g, *rest = numbers
+    a, b = rest[:2] if kind else (1.0, 0.0)
+    c, d, e, f = 0.0, 0.0, 0.0, 0.0
+    if kind in (1, 2):
+        d, e = -b / a, rest[2] if kind == 2 else 0.0
+        f = e
+    elif kind >= 3:
+        c, d = rest[2:4]
+        e, f = rest[4:6] if kind == 4 else (0.0, 0.0)
     return np.where(levels >= d, (a * levels + b) ** g + e, c * levels + f)
 
 

@@ -16,20 +16,20 @@ class PhotoFile:
     """A photo as it was read, and what is needed to write its anonymized version as the same kind of file.
 
     Attributes:
-        path (`Path`): where it was read.
+        path (`Path`, *optional*): where it was read; `None` for an open file.
         image (`PIL.Image.Image`): upright RGB, 8 bits a channel, without metadata. Transparent pixels have the
             colours that the file gives them.
-        alpha (`PIL.Image.Image`, *optional*): 8-bit opacity of the same size, mode "L".
+        alpha (`PIL.Image.Image`, *optional*): 8-bit opacity of the same size, mode "L"; `None` if all is opaque.
         format (`str`): "JPEG", "PNG", "WEBP", "TIFF", "BMP" or "HEIF", by content.
         grey (`bool`): whether the file has a single channel of colour.
         bits (`int`): bits a channel in the file. Output has 8.
-        icc_profile (`bytes`, *optional*): the profile of what is written; `None` means sRGB.
+        icc_profile (`bytes`, *optional*): the profile of `image`, made anew; `None` means sRGB.
         dpi (`tuple[float, float]`, *optional*): horizontal and vertical resolution.
-        exif (`bytes`, *optional*): the notes that `keep_metadata` keeps, without thumbnail, orientation 1.
+        exif (`bytes`, *optional*): the notes that `keep_metadata` keeps, made anew, orientation 1.
         encoding (`dict[str, Any]`): settings of Pillow's encoder for this kind of file, the AI mark included.
     """
 
-    path: Path
+    path: Path | None
     image: PIL.Image.Image
     alpha: PIL.Image.Image | None
     format: str

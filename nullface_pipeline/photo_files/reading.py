@@ -1,6 +1,7 @@
 """Photo files in: what is read is upright 8-bit RGB, and whatever cannot be anonymized as a whole is refused."""
 
 import functools
+import io
 import os
 import stat
 import struct
@@ -22,6 +23,7 @@ from nullface_pipeline.photo_files.metadata import (
 )
 from nullface_pipeline.photo_files.notes import kept_exif, read_exif
 from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
+from nullface_pipeline.photo_files.transparency import settled
 
 
 # What counts as a photo when folders are walked. What a file really is, its content says.
@@ -34,9 +36,6 @@ MAX_PIXELS = 178_956_970
 
 # No face can be found in fewer pixels.
 MIN_SIDE = 16
-
-# Share of pixels that are neither opaque nor clear: the soft edge of a figure, not a picture in grey.
-MAX_HALF_TRANSPARENT = 0.1
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "HEIF")
 
@@ -53,19 +52,20 @@ _TRANSPOSITIONS = {
 }
 
 
-def read_photo(path: str | os.PathLike[str], max_pixels: int = MAX_PIXELS) -> PhotoFile:
+def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_PIXELS) -> PhotoFile:
     """Read one photo.
 
     Args:
-        path (`str` or `os.PathLike`): a JPEG, PNG, WebP, TIFF, BMP or HEIC file, whatever its name.
+        source (`str`, `os.PathLike` or a binary file): a JPEG, PNG, WebP, TIFF, BMP or HEIC file, whatever its name.
+            An open file is read to its end and stays open; the photo has no path then.
         max_pixels (`int`): larger pictures are refused before they are decoded. Pillow's own limit
             (`PIL.Image.MAX_IMAGE_PIXELS`) holds as well.
 
     Raises:
         `PhotoFileError`: for whatever is wrong with the file. Nothing else is raised, whatever it contains.
     """
-    path = Path(path)
-    with _open_file(path) as file:
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    with _in_memory(source) if path is None else _open_file(path) as file:
         try:
             return _read(path, file, max_pixels)
         except PhotoFileError:
@@ -97,7 +97,17 @@ def _open_file(path: Path) -> BinaryIO:
         raise PhotoFileError(f"It cannot be opened ({reason(error)}): check the name and the permissions.") from error
 
 
-def _read(path: Path, file: BinaryIO, max_pixels: int) -> PhotoFile:
+def _in_memory(source: Any) -> BinaryIO:
+    """A copy of what an open file holds: decoders jump back and forth, uploads may not."""
+    data = source.read() if hasattr(source, "read") else None
+    if not isinstance(data, bytes):
+        raise TypeError(f"`source` must be a path or a file opened in binary mode, but it is {type(source).__name__}.")
+    if not data:
+        raise PhotoFileError("The file is empty: copy it again from where it came.")
+    return io.BytesIO(data)
+
+
+def _read(path: Path | None, file: BinaryIO, max_pixels: int) -> PhotoFile:
     picture = PIL.Image.open(file, formats=_readable_formats(file))
     _check_header(picture, max_pixels)
     picture.load()
@@ -106,8 +116,7 @@ def _read(path: Path, file: BinaryIO, max_pixels: int) -> PhotoFile:
     image, alpha = _colour_and_alpha(picture, bits)
     profile = None if picture.mode == "CMYK" else picture.info.get("icc_profile")
     image, profile = _with_profile(image, profile, grey)
-    if alpha is not None:
-        _check_alpha(alpha)
+    alpha = None if alpha is None else settled(alpha)
     method = _TRANSPOSITIONS.get(notes.get(PIL.ExifTags.Base.Orientation, 1))
     if method is not None:
         image, alpha = image.transpose(method), None if alpha is None else alpha.transpose(method)
@@ -202,13 +211,6 @@ def _colour_and_alpha(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Im
     return bare(picture.convert("RGB")), None
 
 
-def _check_alpha(alpha: PIL.Image.Image) -> None:
-    """Transparency is copied, and nobody looks for faces in it."""
-    counts = alpha.histogram()
-    if sum(counts[1:255]) > MAX_HALF_TRANSPARENT * sum(counts):
-        raise PhotoFileError("Its transparency could be a picture of its own: save it without transparency first.")
-
-
 def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
     """Grey of more than 8 bits, black to white as the format defines them: no stretching to what is there."""
     pixels, white = np.asarray(picture), 2**bits - 1
@@ -225,14 +227,14 @@ def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image,
 def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     """sRGB, through the file's profile where it has a sound one."""
     profile = picture.info.get("icc_profile")
-    converted = converted_to_srgb(picture, profile) if is_profile(profile, b"CMYK") else None
+    converted = converted_to_srgb(picture, profile) if profile and is_profile(profile, b"CMYK") else None
     return picture.convert("RGB") if converted is None else converted
 
 
-def _with_profile(image: PIL.Image.Image, profile: Any, grey: bool) -> tuple[PIL.Image.Image, bytes | None]:
+def _with_profile(image: PIL.Image.Image, profile: bytes | None, grey: bool) -> tuple[PIL.Image.Image, bytes | None]:
     """The photo and the profile that it is written with; `None` for sRGB, to which it may have been converted."""
     colour_space = b"GRAY" if grey else b"RGB "
-    if not is_profile(profile, colour_space):
+    if profile is None or not is_profile(profile, colour_space):
         return image, None
     rebuilt = rebuilt_profile(profile, colour_space)
     if rebuilt is not None:

@@ -9,7 +9,35 @@ import PIL.Image
 from nullface_pipeline.photo_files.metadata import tiff_tags
 from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
 from nullface_pipeline.photo_files.reading import register_heif
+from nullface_pipeline.photo_files.transparency import with_alpha
 from nullface_pipeline.photo_files.whole_file import write_whole
+
+
+def encode_photo(image: PIL.Image.Image, source: PhotoFile, keep_metadata: bool = False) -> bytes:
+    """An anonymized photo as a file of the kind that it was read from, marked as edited by AI.
+
+    Args:
+        image (`PIL.Image.Image`): the result, of the size of `source.image`. Only its pixels are written, in black
+            where the photo is fully transparent. It is made grey if the source is.
+        source (`PhotoFile`): what `read_photo` returned.
+        keep_metadata (`bool`): whether the EXIF's notes are kept: date, camera, exposure, description, author and
+            GPS position, as far as they are plausible. The thumbnail and MakerNote never are, nor is any metadata
+            besides EXIF.
+
+    Raises:
+        `PhotoFileError`: if it cannot be encoded.
+        `ValueError`: if `image` has another size.
+    """
+    if image.size != source.image.size:
+        raise ValueError(f"`image` has the size {image.size}, but its source has {source.image.size}.")
+    if source.format == "HEIF" and not (register_heif() and "HEIF" in PIL.Image.SAVE):
+        raise PhotoFileError("Writing HEIC needs pillow-heif with an encoder: install it or convert the photo first.")
+    try:
+        return _encode(image, source, keep_metadata)
+    except Exception as error:
+        raise PhotoFileError(
+            f"It cannot be encoded as {source.format} ({reason(error)}): convert the photo to another format first."
+        ) from error
 
 
 def write_photo(
@@ -21,29 +49,17 @@ def write_photo(
     the disk and renamed. A file that is already there is replaced, unless it is the source.
 
     Args:
-        image (`PIL.Image.Image`): the result, of the size of `source.image`. Only its pixels are written. It is made
-            grey if the source is.
+        image, source, keep_metadata: as for `encode_photo`.
         path (`str` or `os.PathLike`): where to; its folder has to exist. The suffix does not decide on the format.
-        source (`PhotoFile`): what `read_photo` returned.
-        keep_metadata (`bool`): whether the EXIF's notes are kept: date, camera, exposure, description, author and
-            GPS position. The thumbnail and MakerNote never are, nor is any metadata besides EXIF.
 
     Raises:
         `PhotoFileError`: if it cannot be encoded or written, or if `path` is the source itself.
+        `ValueError`: if `image` has another size.
     """
     path = Path(path)
-    if image.size != source.image.size:
-        raise ValueError(f"`image` has the size {image.size}, but its source has {source.image.size}.")
-    if _same_file(path, source.path):
+    if source.path is not None and _same_file(path, source.path):
         raise PhotoFileError("The output would replace the original: choose another folder or name.")
-    if source.format == "HEIF" and not (register_heif() and "HEIF" in PIL.Image.SAVE):
-        raise PhotoFileError("Writing HEIC needs pillow-heif with an encoder: install it or convert the photo first.")
-    try:
-        data = _encode(image, source, keep_metadata)
-    except Exception as error:
-        raise PhotoFileError(
-            f"It cannot be encoded as {source.format} ({reason(error)}): convert the photo to another format first."
-        ) from error
+    data = encode_photo(image, source, keep_metadata)
     try:
         write_whole(path, data)
     except OSError as error:
@@ -55,7 +71,7 @@ def write_photo(
 def _encode(image: PIL.Image.Image, source: PhotoFile, keep_metadata: bool) -> bytes:
     picture = bare(image.convert("L" if source.grey else "RGB"))
     if source.alpha is not None:
-        picture.putalpha(source.alpha)
+        picture = with_alpha(picture, source.alpha)
     options = source.encoding | {"icc_profile": source.icc_profile}
     if source.dpi is not None:
         options["dpi"] = source.dpi
