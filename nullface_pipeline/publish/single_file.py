@@ -12,9 +12,9 @@ from pathlib import Path
 # Each module only uses those before it.
 MODULES = (
     "ddpm_inversion",
-    "face_adapter",
     "face_crops",
     "face_identity",
+    "face_adapter",
     "face_parsing",
     "face_search",
     "face_masks",
@@ -22,6 +22,7 @@ MODULES = (
     "image_inputs",
     "photo_records",
     "photo",
+    "nullface_engine",
     "pipeline",
 )
 LINE_LENGTH = 119
