@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "StableDiffusionNullFacePipeline": "pipeline",
-    "NullFacePipelineOutput": "pipeline",
+    "NullFacePipelineOutput": "nullface_engine",
     "DDPMInversion": "ddpm_inversion",
     "AnonymizedPhoto": "photo_records",
     "FaceRecord": "photo_records",
@@ -26,6 +26,7 @@ __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderA
 
 if TYPE_CHECKING:
     from .ddpm_inversion import DDPMInversion
+    from .nullface_engine import NullFacePipelineOutput
     from .photo_records import (
         AnonymizedPhoto,
         FaceNotHiddenError,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
         PhotoRefusedError,
         TooManyFacesError,
     )
-    from .pipeline import NullFacePipelineOutput, StableDiffusionNullFacePipeline
+    from .pipeline import StableDiffusionNullFacePipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from .colour_profile import with_rebuilt_profile
 from .face_edit import FaceTarget, cover_face, hide_faces, make_target, paste_all
 from .face_identity import DetectedFace, same_person_similarity, similarity
 from .face_masks import read_keep_mask
@@ -78,7 +79,7 @@ class FinishedFaces:
 def anonymize_photo(pipe: Any, photo: PIL.Image.Image, options: PhotoOptions) -> AnonymizedPhoto:
     """Body of `StableDiffusionNullFacePipeline.anonymize`; see there."""
     check_pipeline(pipe, options)
-    pixels = read_pixels(photo)
+    pixels, icc_profile = read_pixels(photo)
     kept = None if options.keep_mask is None else read_keep_mask(options.keep_mask, pixels)
     found = find_faces(pipe, pixels, options)
     targets, seen = hide_faces(
@@ -87,8 +88,8 @@ def anonymize_photo(pipe: Any, photo: PIL.Image.Image, options: PhotoOptions) ->
     finished = finish_faces(pipe, found, targets, seen, options)
     check_finished(found, finished)
     image = PIL.Image.fromarray(finished.pixels)
-    if photo.mode in ("RGB", "RGBA", "P") and "icc_profile" in photo.info:
-        image.info["icc_profile"] = photo.info["icc_profile"]
+    if icc_profile is not None:
+        image.info["icc_profile"] = icc_profile
     return AnonymizedPhoto(image=image, faces=records(found, finished))
 
 
@@ -129,8 +130,15 @@ def similarity_threshold(pipe: Any, options: PhotoOptions) -> float:
     return options.similarity_threshold
 
 
-def read_pixels(photo: PIL.Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a photo, turned upright; raises TypeError or ValueError where it cannot be read."""
+def read_pixels(photo: PIL.Image.Image) -> tuple[np.ndarray, bytes | None]:
+    """A photo's pixels, turned upright, and a colour profile for them that holds nothing else of the photo.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and an ICC profile made anew; `None` for sRGB.
+
+    Raises:
+        TypeError, ValueError: where it is no photo, or cannot be read.
+    """
     if not isinstance(photo, PIL.Image.Image):
         raise TypeError(f"`photo` must be a PIL image, got {type(photo).__name__}; open files with PIL.Image.open.")
     try:
@@ -140,9 +148,11 @@ def read_pixels(photo: PIL.Image.Image) -> np.ndarray:
             upright = PIL.Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
         if upright.mode not in _PHOTO_MODES:
             raise ValueError(f"Photos of Pillow's mode {upright.mode} have no agreed white: convert it to RGB first.")
-        return np.array(upright.convert("RGB"))
+        own_profile = photo.info.get("icc_profile") if photo.mode in ("RGB", "RGBA", "P") else None
+        picture, icc_profile = with_rebuilt_profile(upright.convert("RGB"), own_profile)
     except OSError as error:
         raise ValueError(f"The photo cannot be read: {error}.") from error
+    return np.array(picture), icc_profile
 
 
 def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFaces:
@@ -187,7 +197,7 @@ def find_spared_faces(
     spared: list[DetectedFace] = []
     for wanted in skip_faces:
         if isinstance(wanted, PIL.Image.Image):
-            references = search_faces(analyser, read_pixels(wanted))
+            references = search_faces(analyser, read_pixels(wanted)[0])
             if len(references) != 1:
                 raise ValueError(
                     f"A reference photo of `skip_faces` must show one face; {len(references)} were found."

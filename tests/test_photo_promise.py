@@ -225,7 +225,7 @@ def test_grey_of_16_bits_is_seen_as_it_is(pipe, pixels):
     grey = np.asarray(PIL.Image.fromarray(pixels).convert("L"))
     deep = PIL.Image.fromarray(grey.astype(np.uint16) * 257)
     assert deep.mode.startswith("I;16")
-    assert np.array_equal(read_pixels(deep)[..., 0], grey)
+    assert np.array_equal(read_pixels(deep)[0][..., 0], grey)
     assert pipe.anonymize(deep, **PASSES).faces[0].method == "nullface"
 
 

@@ -14,7 +14,7 @@ import PIL.Image
 import PIL.ImageFile
 import PIL.JpegImagePlugin
 
-from nullface_pipeline.photo_files.colour_profile import converted_to_srgb, is_profile, rebuilt_profile
+from nullface_pipeline.colour_profile import converted_to_srgb, is_profile, with_rebuilt_profile
 from nullface_pipeline.photo_files.metadata import (
     XMP,
     heif_colours,
@@ -115,7 +115,7 @@ def _read(path: Path | None, file: BinaryIO, max_pixels: int) -> PhotoFile:
     bits, grey = _bits_and_grey(picture, file)
     image, alpha = _colour_and_alpha(picture, bits)
     profile = None if picture.mode == "CMYK" else picture.info.get("icc_profile")
-    image, profile = _with_profile(image, profile, grey)
+    image, profile = with_rebuilt_profile(image, profile, grey)
     alpha = None if alpha is None else settled(alpha)
     method = _TRANSPOSITIONS.get(notes.get(PIL.ExifTags.Base.Orientation, 1))
     if method is not None:
@@ -229,18 +229,6 @@ def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     profile = picture.info.get("icc_profile")
     converted = converted_to_srgb(picture, profile) if profile and is_profile(profile, b"CMYK") else None
     return picture.convert("RGB") if converted is None else converted
-
-
-def _with_profile(image: PIL.Image.Image, profile: bytes | None, grey: bool) -> tuple[PIL.Image.Image, bytes | None]:
-    """The photo and the profile that it is written with; `None` for sRGB, to which it may have been converted."""
-    colour_space = b"GRAY" if grey else b"RGB "
-    if profile is None or not is_profile(profile, colour_space):
-        return image, None
-    rebuilt = rebuilt_profile(profile, colour_space)
-    if rebuilt is not None:
-        return image, rebuilt
-    converted = converted_to_srgb(image.convert("L") if grey else image, profile)
-    return image if converted is None else bare(converted), None
 
 
 def _encoding(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> dict[str, Any]:

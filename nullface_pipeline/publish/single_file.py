@@ -13,10 +13,11 @@ from nullface_pipeline.photo_files.whole_file import write_whole
 
 # Each module only uses those before it.
 MODULES = (
+    "colour_profile",
     "ddpm_inversion",
-    "face_adapter",
     "face_crops",
     "face_identity",
+    "face_adapter",
     "face_parsing",
     "photo_records",
     "face_search",
@@ -24,6 +25,7 @@ MODULES = (
     "face_edit",
     "image_inputs",
     "photo",
+    "nullface_engine",
     "pipeline",
 )
 LINE_LENGTH = 119

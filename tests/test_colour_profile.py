@@ -5,10 +5,10 @@ import PIL.Image
 import PIL.ImageCms
 import pytest
 
+from nullface_pipeline.colour_profile import rebuilt_profile
 from nullface_pipeline.photo_files import read_photo
-from nullface_pipeline.photo_files.colour_profile import rebuilt_profile
 
-from .samples import (
+from .photo_files.samples import (
     ADOBE_PRIMARIES,
     HEIF,
     adobe_rgb,

@@ -86,6 +86,28 @@ def converted_to_srgb(picture: PIL.Image.Image, profile: bytes) -> PIL.Image.Ima
     return None
 
 
+def with_rebuilt_profile(
+    picture: PIL.Image.Image, profile: Any, grey: bool = False
+) -> tuple[PIL.Image.Image, bytes | None]:
+    """An "RGB" picture and the profile to write it with; `None` for sRGB, to which the picture may have been converted.
+
+    Args:
+        profile (`bytes`, *optional*): the picture's own ICC profile, or anything.
+        grey (`bool`): whether the picture is of one colour and so is its profile.
+    """
+    colour_space = b"GRAY" if grey else b"RGB "
+    if not is_profile(profile, colour_space):
+        return picture, None
+    rebuilt = rebuilt_profile(profile, colour_space)
+    if rebuilt is not None:
+        return picture, rebuilt
+    converted = converted_to_srgb(picture.convert("L") if grey else picture, profile)
+    if converted is not None:
+        # LittleCMS's pictures carry the target profile along.
+        converted.info = {}
+    return picture if converted is None else converted, None
+
+
 def _tags(data: bytes) -> dict[bytes, bytes]:
     [count] = struct.unpack_from(">I", data, 128)
     entries = [struct.unpack_from(">4sII", data, 132 + 12 * index) for index in range(min(count, 100))]
