@@ -130,7 +130,8 @@ def show_result(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> 
         PhotoFileError: if the result cannot be written in the photo's format.
     """
     sentences = "".join(f"<li>{html.escape(text)}</li>" for text in describe_faces(photo, result, threshold))
-    name = html.escape(f"{Path(photo.file.path or 'photo').stem}-anonymized.{SUFFIXES[photo.file.format]}", quote=True)
+    stem = "photo" if photo.file.path is None else photo.file.path.stem
+    name = html.escape(f"{stem}-anonymized.{SUFFIXES[photo.file.format]}", quote=True)
     link = data_url(result_file(photo, result), MIME_TYPES[photo.file.format])
     return (
         "<h2>Result</h2>"

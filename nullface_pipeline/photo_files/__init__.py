@@ -13,9 +13,17 @@ here: the colour profile, the resolution, the transparency and, only when asked 
 | BMP | RGB, alpha apart | BMP; it can carry neither profile nor AI mark, and few programs see its transparency |
 | HEIC | RGB, alpha apart | HEIC, quality 90, the file's own chroma; an encoder in pillow-heif is needed |
 
-Photos of which more than a tenth is half transparent are refused: the transparency could show the face once more.
+What leaves is made anew, not copied:
 
-Grey photos stay grey, with their profile. The format is told by the content; a PNG named `.jpg` is written as a PNG
+* A profile of primaries and plain curves (sRGB, Adobe RGB, Display P3, grey gammas) is rebuilt from its numbers; with any
+  other the photo is converted to sRGB, before faces are looked for. So `colour_profile.py`.
+* Transparency that is dithered, or half transparent on more than a tenth of the picture, is refused. Other transparency is
+  kept, and `alpha_views` and `composed_views` are what has to be searched for faces; `flatten` does without it. What lies
+  under full transparency is written black.
+* Notes are kept if their tag is known and the value is of a plausible kind, length and range. So `notes.py`.
+* Colour numbers of PNG and HEIC are kept if they name colours of photos, the resolution if a printer could mean it.
+
+Grey photos stay grey. The format is told by the content; a PNG named `.jpg` is written as a PNG
 under the name it is given. 16-bit photos are written at 8 bits: faces are looked for and judged at 8 bits, and what
 lies in the lower bits of a photo that is nearly black could hold a face that nobody has checked. Secondary pictures
 inside a file, such as thumbnails, previews, gain maps, depth maps and motion clips, are left out.

@@ -148,7 +148,7 @@ EXPOSURE_TAGS: dict[int, Check] = {
     0x9214: _whole(65_535, (2, 3, 4)),
     0xA214: _whole(65_535, (2,)),
     0xA300: _exactly(rb"[\1-\3]"),
-    0xA301: _exactly(rb"\1"),
+    0xA301: _exactly(rb"[\1]"),
     0xA420: _like(r"[0-9A-Fa-f]{1,32}"),
     **dict.fromkeys((0xA430, 0xA431, 0xA433, 0xA434, 0xA435), _NAME),
     0xA432: _measured(0, 1e6, (4,)),

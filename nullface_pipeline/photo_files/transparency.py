@@ -59,7 +59,11 @@ def alpha_views(photo: PhotoFile) -> list[PIL.Image.Image]:
     if photo.alpha is None:
         return []
     stretched = PIL.ImageOps.autocontrast(photo.alpha)
-    return [view.convert("RGB") for grey in (stretched, PIL.ImageOps.invert(stretched)) for view in _smoothed(grey)]
+    return [
+        view.convert("RGB")
+        for grey in (stretched, PIL.ImageOps.invert(stretched))
+        for view in _smoothed(grey, SMOOTHINGS)
+    ]
 
 
 def composed_views(photo: PhotoFile, image: PIL.Image.Image) -> list[PIL.Image.Image]:
@@ -78,7 +82,7 @@ def composed_views(photo: PhotoFile, image: PIL.Image.Image) -> list[PIL.Image.I
     return [
         smoothed
         for background in ("black", "white")
-        for smoothed in list(_smoothed(_over(image, photo.alpha, background)))[::2]
+        for smoothed in _smoothed(_over(image, photo.alpha, background), (0, 4))
     ]
 
 
@@ -105,8 +109,8 @@ def _over(image: PIL.Image.Image, alpha: PIL.Image.Image, background: str | tupl
     return PIL.Image.composite(image, PIL.Image.new("RGB", image.size, background), alpha)
 
 
-def _smoothed(picture: PIL.Image.Image) -> Iterator[PIL.Image.Image]:
-    for size in SMOOTHINGS:
+def _smoothed(picture: PIL.Image.Image, sizes: tuple[int, ...]) -> Iterator[PIL.Image.Image]:
+    for size in sizes:
         yield picture.filter(PIL.ImageFilter.BoxBlur(size / 2)) if size else picture
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from nullface_pipeline.photo_files import (
     PhotoFileError,
+    encode_photo,
     read_photo,
     write_photo,
 )
@@ -420,3 +421,27 @@ def test_no_file_raises_anything_else(tmp_path, data):
         assert not result.exists()
     else:
         assert opened(result.read_bytes()).size == photo.image.size
+
+
+# Photos without a path
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", HEIF])
+def test_photos_from_open_files(tmp_path, kind):
+    content = saved(picture(), kind)
+    file = io.BytesIO(content)
+    photo = read_photo(file)
+    assert photo.path is None and not file.closed
+    assert difference(photo.image, read_photo(put(tmp_path, content)).image) == 0
+    write_photo(photo.image, tmp_path / "photo", photo)
+    assert (tmp_path / "photo").read_bytes() == encode_photo(photo.image, photo)
+
+
+def test_open_files_that_are_none():
+    with pytest.raises(PhotoFileError, match="empty"):
+        read_photo(io.BytesIO())
+    with pytest.raises(PhotoFileError, match="not a JPEG"):
+        read_photo(io.BytesIO(b"Dear colleague"))
+    for wrong in (io.StringIO("text"), None, 3, b"bytes"):
+        with pytest.raises(TypeError, match="binary mode"):
+            read_photo(wrong)
