@@ -15,8 +15,11 @@ _EXPORTS = {
     "DDPMInversion": "ddpm_inversion",
     "AnonymizedPhoto": "photo_records",
     "FaceRecord": "photo_records",
+    "PhotoOptions": "photo_records",
+    "PhotoRefusedError": "photo_records",
     "FaceNotHiddenError": "photo_records",
     "NoFaceFoundError": "photo_records",
+    "TooManyFacesError": "photo_records",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -24,7 +27,15 @@ __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderA
 if TYPE_CHECKING:
     from .ddpm_inversion import DDPMInversion
     from .nullface_engine import NullFacePipelineOutput
-    from .photo_records import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
+    from .photo_records import (
+        AnonymizedPhoto,
+        FaceNotHiddenError,
+        FaceRecord,
+        NoFaceFoundError,
+        PhotoOptions,
+        PhotoRefusedError,
+        TooManyFacesError,
+    )
     from .pipeline import StableDiffusionNullFacePipeline
 
 

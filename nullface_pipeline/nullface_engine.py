@@ -43,7 +43,7 @@ from .face_identity import DETECTION_THRESHOLD, choose_face, detect_faces, load_
 from .face_parsing import anonymization_mask, check_kept_regions, load_face_parser
 from .image_inputs import check_image_values, count_images, to_uint8
 from .photo import anonymize_photo
-from .photo_records import AnonymizedPhoto
+from .photo_records import AnonymizedPhoto, PhotoOptions
 
 
 # Samples in one UNet call of the inversion. On a CPU larger batches gain nothing and cost memory.
@@ -680,21 +680,7 @@ class NullFaceMixin(FaceAdapterMixin):
         return NullFacePipelineOutput(images=images)
 
     def anonymize(
-        self,
-        photo: PIL.Image.Image,
-        keep: Sequence[str] = (),
-        keep_mask: PIL.Image.Image | None = None,
-        seed: int | None = None,
-        preset: str = "standard",
-        skip_faces: Sequence[Any] = (),
-        min_face: float = 0.0,
-        similarity_threshold: float | None = None,
-        max_attempts: int = 3,
-        on_failure: str = "cover",
-        judge: Any | None = None,
-        identity_seed: int | None = None,
-        batch_faces: int = 8,
-        **settings,
+        self, photo: PIL.Image.Image, options: PhotoOptions | None = None, **arguments: Any
     ) -> AnonymizedPhoto:
         r"""
         Anonymize every face that is found in a photo of any size, and check that it worked.
@@ -707,62 +693,19 @@ class NullFaceMixin(FaceAdapterMixin):
         Args:
             photo (`PIL.Image.Image`):
                 The photo. Its EXIF orientation is applied; of its metadata only the colour profile is carried over.
-            keep (`tuple[str]` or `list[str]`, *optional*):
-                Regions of the faces to leave as they are, as for [`__call__`]. They keep the photo's own pixels.
-            keep_mask (`PIL.Image.Image`, *optional*):
-                A picture of the photo's size, upright: white is left as it is wherever it meets a face, a lesion for
-                example.
-            seed (`int`, *optional*):
-                Makes the result deterministic.
-            preset (`str`, *optional*, defaults to `"standard"`):
-                `"light"`, `"standard"` (the paper's settings) or `"strong"`: sets `skip` and `guidance_scale`
-                together. `settings` take precedence.
-            skip_faces (`list`, *optional*):
-                People to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, or reference photos that show one of
-                them each. The most similar face is taken for the person, if it is similar enough; a recognizer can
-                err, so boxes are safer.
-            min_face (`float`, *optional*, defaults to 0):
-                Faces whose longer side is shorter than this many photo pixels are covered instead of anonymized.
-            similarity_threshold (`float`, *optional*):
-                Cosine similarity in [-1, 1] from which on two faces count as the same person; by default what suits
-                the recognizer.
-            max_attempts (`int`, *optional*, defaults to 3):
-                How often a face is tried before it is covered.
-            on_failure (`str`, *optional*, defaults to `"cover"`):
-                `"cover"` covers a face that still resembles the person; `"error"` raises and returns nothing.
-            judge (`insightface.app.FaceAnalysis`, *optional*):
-                A second recognizer that must not know the person again either, by the same threshold.
-            identity_seed (`int`, *optional*):
-                Gives a person the same new identity in every photo, and another one for another seed.
-            batch_faces (`int`, *optional*, defaults to 8):
-                Faces in one batch.
-            settings:
-                Any of `num_inference_steps`, `skip`, `guidance_scale`, `identity_scale`, `identity_angle`,
-                `mask_start`, `eta`, `ip_adapter_scale` and `inversion_batch_size` of [`__call__`].
+            options ([`PhotoOptions`], *optional*):
+                What is asked, checked already.
+            arguments:
+                Any of the attributes of [`PhotoOptions`] by name: `keep=("eyes", "mouth")`, `seed=0`. They take
+                precedence over `options`.
 
         Returns:
             [`AnonymizedPhoto`]: the photo as a new image of the same size, and a record of each face.
 
         Raises:
-            NoFaceFoundError: (a `ValueError`) if no face is found; a photo that cannot be anonymized is not returned.
-            FaceNotHiddenError: (a `RuntimeError`) with `on_failure="error"`, if a face still resembles the person.
-            ValueError: if an argument has a wrong value or the photo cannot be read.
+            PhotoRefusedError: if this photo cannot be anonymized; nothing of it is returned. `NoFaceFoundError` and
+                `TooManyFacesError` are `ValueError`s too, `FaceNotHiddenError` is a `RuntimeError`.
+            TypeError, ValueError: if an option is of a wrong type or out of range, or the photo cannot be read.
             RuntimeError: if the FaceID adapter or the face models are not loaded.
         """
-        return anonymize_photo(
-            self,
-            photo,
-            keep=keep,
-            keep_mask=keep_mask,
-            seed=seed,
-            preset=preset,
-            skip_faces=skip_faces,
-            min_face=min_face,
-            similarity_threshold=similarity_threshold,
-            max_attempts=max_attempts,
-            on_failure=on_failure,
-            judge=judge,
-            identity_seed=identity_seed,
-            batch_faces=batch_faces,
-            settings=settings,
-        )
+        return anonymize_photo(self, photo, PhotoOptions.from_arguments(arguments, options))

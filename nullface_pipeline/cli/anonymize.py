@@ -148,18 +148,20 @@ def _check_written_files(jobs: "list[PhotoJob]", report: Path | None, contact_sh
 def _face_hider(
     pipe: Any, seed: int | None, settings: dict[str, Any]
 ) -> "Callable[[PIL.Image.Image, str], AnonymizedPhoto]":
-    from nullface_pipeline.photo import check_options
+    from nullface_pipeline.photo import check_pipeline
+    from nullface_pipeline.photo_records import PhotoOptions
 
     try:
-        check_options(pipe, **settings)
-    except (RuntimeError, ValueError) as error:
+        options = PhotoOptions(**settings)
+        check_pipeline(pipe, options)
+    except (RuntimeError, TypeError, ValueError) as error:
         fail(str(error))
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(62) if seed is None else seed
 
     def hide_faces(photo: PIL.Image.Image, name: str) -> "AnonymizedPhoto":
         # A photo's noise depends on its name, not on which others are run with it, so that a resumed run is the same.
-        return pipe.anonymize(photo, seed=seed + zlib.crc32(os.fsencode(name)), **settings)
+        return pipe.anonymize(photo, options, seed=seed + zlib.crc32(os.fsencode(name)))
 
     return hide_faces
 
