@@ -6,7 +6,7 @@ a photo in which nothing is found is an error, and so is one whose result does n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
@@ -14,7 +14,7 @@ import PIL.ImageOps
 
 from .colour_profile import with_rebuilt_profile
 from .face_edit import FaceTarget, cover_face, hide_faces, make_target, paste_all
-from .face_identity import DetectedFace, same_person_similarity, similarity
+from .face_identity import DetectedFace, FaceLocation, same_person_similarity, similarity
 from .face_masks import read_keep_mask
 from .face_parsing import check_kept_regions
 from .face_search import SAME_BOX, lies_in, overlap, search_faces
@@ -27,6 +27,8 @@ from .photo_records import (
     PhotoOptions,
 )
 
+
+Face = TypeVar("Face", bound=FaceLocation)
 
 # How much more than what is taken for the same person a face must resemble a reference photo to be spared. To hide
 # somebody who agreed to be seen costs little, the contrary costs a person's privacy.
@@ -254,7 +256,7 @@ def finish_faces(
     return FinishedFaces(pixels, tuple(hidden), tuple(failed), tuple(covered))
 
 
-def unmatched_faces(seen: Sequence[DetectedFace], known: Sequence[DetectedFace]) -> list[DetectedFace]:
+def unmatched_faces(seen: Sequence[Face], known: Sequence[FaceLocation]) -> list[Face]:
     """Which of the faces seen are none of those known. Each known face accounts for one that is seen, the closest."""
     pairs = [(overlap(new.box, old.box), i, j) for i, new in enumerate(seen) for j, old in enumerate(known)]
     matched_seen: set[int] = set()
@@ -266,7 +268,7 @@ def unmatched_faces(seen: Sequence[DetectedFace], known: Sequence[DetectedFace])
     return [face for i, face in enumerate(seen) if i not in matched_seen]
 
 
-def is_same_face(first: DetectedFace, second: DetectedFace) -> bool:
+def is_same_face(first: FaceLocation, second: FaceLocation) -> bool:
     """Whether one face lies on the other, though its box may have become somewhat larger or smaller."""
     similar = first.area > 0.25 * second.area and second.area > 0.25 * first.area
     return similar and (lies_in(first.box, second.box) or lies_in(second.box, first.box))
