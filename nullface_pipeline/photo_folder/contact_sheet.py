@@ -12,7 +12,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from nullface_pipeline.photo_files import read_photo, write_picture
-from nullface_pipeline.photo_folder import PhotoOutcome
+from nullface_pipeline.photo_folder.report import PhotoOutcome
 
 
 COLUMNS, ROWS = 6, 6

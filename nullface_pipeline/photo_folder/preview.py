@@ -15,7 +15,7 @@ from nullface_pipeline.face_edit import cover_face
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo_files import read_photo, write_picture
-from nullface_pipeline.photo_folder import PhotoJob
+from nullface_pipeline.photo_folder.jobs import PhotoJob
 
 
 PREVIEW_SUFFIX = ".preview.png"
