@@ -1,13 +1,19 @@
-"""What became of the photos, as the report tells it to the next run."""
+"""What became of the photos, one line of JSON each, as the report tells it to people and to the next run."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+import math
+import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nullface_pipeline.photo_folder.jobs import PhotoJob
+from nullface_pipeline.photo_folder.lock import locked
+from nullface_pipeline.photo_folder.records import MadeFrom
 from nullface_pipeline.photo_records import FaceRecord
 
+
+STATUSES = ("anonymized", "covered", "refused", "done before")
 
 _LINE_START = b'{"source": '
 
@@ -21,6 +27,7 @@ class PhotoOutcome:
             "done before" (by an earlier run that kept no report).
         reason (`str`): why it was refused, else "".
         not_hidden (`bool`): whether it was refused because a face could not be hidden.
+        made (`MadeFrom`, *optional*): hashes of the result, and of what it was made from.
     """
 
     job: PhotoJob
@@ -28,6 +35,7 @@ class PhotoOutcome:
     reason: str = ""
     faces: tuple[FaceRecord, ...] = ()
     not_hidden: bool = False
+    made: MadeFrom | None = None
 
     def as_json(self) -> str:
         """One line for the report; it names no person and holds no embedding."""
@@ -36,33 +44,13 @@ class PhotoOutcome:
             "output": str(self.job.output) if self.status != "refused" else None,
             "status": self.status,
             "reason": self.reason or None,
+            "original_sha256": None if self.made is None else self.made.original,
+            "options_sha256": None if self.made is None else self.made.options,
+            "result_sha256": None if self.made is None else self.made.result,
             "faces": [asdict(face) for face in self.faces],
         }
         # Escaped, because names of files may be no valid text.
         return json.dumps(record)
-
-
-def split_finished(jobs: list[PhotoJob], report: Path | None) -> tuple[list[PhotoOutcome], list[PhotoJob]]:
-    """What an earlier run finished, and what is left to do.
-
-    Files appear under their names complete, so a photo that is there is finished. With a report it has to be recorded
-    there too: a run that was killed between writing a photo and recording it does that photo again.
-
-    Raises:
-        ValueError: if the report says that an output was made from another photo.
-    """
-    recorded = {} if report is None else read_report(report)
-    finished: list[PhotoOutcome] = []
-    pending: list[PhotoJob] = []
-    for job in jobs:
-        before = recorded.get(job.output.resolve())
-        if before is not None and before.job.source.resolve() != job.source.resolve() and job.output.exists():
-            raise ValueError(f"{job.output} was made from {before.job.source}, not from {job.source}; run them apart.")
-        if job.output.exists() and (report is None or before is not None):
-            finished.append(PhotoOutcome(job, "done before") if before is None else replace(before, job=job))
-        else:
-            pending.append(job)
-    return finished, pending
 
 
 def read_report(path: Path) -> dict[Path, PhotoOutcome]:
@@ -77,23 +65,78 @@ def read_report(path: Path) -> dict[Path, PhotoOutcome]:
         raise ValueError(f"{path} is no report; name another file for this one.")
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
-            outcome = _from_record(record)
-        except (KeyError, TypeError, ValueError) as error:
+            outcome = _from_record(json.loads(line))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"Line {number} of {path} is none of a report; name another file for this one."
             ) from error
         if outcome.status == "refused":
             recorded = {output: other for output, other in recorded.items() if other.job.source != outcome.job.source}
         else:
-            recorded[outcome.job.output.resolve()] = outcome
+            recorded[real_path(outcome.job.output)] = outcome
     return recorded
 
 
+def real_path(path: Path) -> Path:
+    """A path without links, whether it exists or not."""
+    return Path(os.path.realpath(path))
+
+
 def _from_record(record: dict[str, Any]) -> PhotoOutcome:
-    faces = tuple(FaceRecord(**{**face, "box": tuple(face["box"])}) for face in record["faces"])
-    output = Path() if record["output"] is None else Path(record["output"])
-    return PhotoOutcome(PhotoJob(Path(record["source"]), output), record["status"], record["reason"] or "", faces)
+    """An outcome of which every field is what it has to be."""
+    output = Path() if record["output"] is None else _path(record["output"])
+    job = PhotoJob(_path(record["source"]), output)
+    reason, status = record["reason"] or "", record["status"]
+    if status not in STATUSES or not isinstance(reason, str) or (record["output"] is None) != (status == "refused"):
+        raise ValueError("`status`, `reason` and `output` do not go together.")
+    faces = tuple(_face(face) for face in _list(record["faces"]))
+    return PhotoOutcome(job, status, reason, faces, made=_made(record))
+
+
+def _made(record: dict[str, Any]) -> MadeFrom | None:
+    """None for lines of refused photos, and of versions that wrote no hashes: those vouch for nothing."""
+    values = [record.get(f"{name}_sha256") for name in ("original", "options", "result")]
+    if all(value is None for value in values):
+        return None
+    if not all(isinstance(value, str) and len(value) == 64 for value in values):
+        raise ValueError("A hash is none.")
+    return MadeFrom(*map(str, values))
+
+
+def _face(face: dict[str, Any]) -> FaceRecord:
+    x0, y0, x1, y1 = (_number(value) for value in _list(face["box"]))
+    similarity = None if face["similarity"] is None else _number(face["similarity"])
+    attempts, method = face["attempts"], face["method"]
+    if type(attempts) is not int or not isinstance(method, str):
+        raise ValueError("`attempts` and `method` are a number and a word.")
+    return FaceRecord((x0, y0, x1, y1), _number(face["score"]), similarity, attempts, method)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value := _as_float(value)):
+        raise ValueError("Not a finite number.")
+    return value
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("Not a list.")
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("Not a path.")
+    # What no file system could have named.
+    os.fsencode(value)
+    return Path(value)
 
 
 def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
@@ -102,13 +145,17 @@ def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    with path.open("ab+") as file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two runs may share a report: neither takes the other's line for a half-written one.
+    with path.open("ab+") as file, locked(file):
         # The last byte tells; reading all of a long report for every photo would not be worth it.
-        file.seek(max(0, file.tell() - 1))
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         if file.read(1) not in (b"", b"\n"):
             lines, _ = _whole_lines(path)
             file.truncate(sum(len(line) for line in lines))
         file.write(outcome.as_json().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _whole_lines(path: Path) -> tuple[list[bytes], bytes]:
