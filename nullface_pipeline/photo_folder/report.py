@@ -86,7 +86,7 @@ def _from_record(record: dict[str, Any]) -> PhotoOutcome:
     """An outcome of which every field is what it has to be."""
     output = Path() if record["output"] is None else _path(record["output"])
     job = PhotoJob(_path(record["source"]), output)
-    reason, status = record["reason"] or "", record["status"]
+    reason, status = "" if record["reason"] is None else record["reason"], record["status"]
     if status not in STATUSES or not isinstance(reason, str) or (record["output"] is None) != (status == "refused"):
         raise ValueError("`status`, `reason` and `output` do not go together.")
     faces = tuple(_face(face) for face in _list(record["faces"]))
