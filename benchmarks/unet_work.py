@@ -26,7 +26,10 @@ def published_order(pipe: StableDiffusionNullFacePipeline, image: torch.Tensor, 
     """Only the encoder, the decoder and the UNet evaluations, so that the comparison flatters the published code."""
     device = embeds.device
     timesteps = NoiseSchedule.from_scheduler_config(pipe.scheduler.config, STEPS).to(device).timesteps
-    latents, prompt_embeds = pipe.encode_image(pipe.prepare_image(image)), pipe.encode_empty_prompt(device)
+    latents, prompt_embeds = (
+        pipe.encode_image(pipe.prepare_image(image)),
+        pipe.prompt_conditions("", *image.shape[-2:])["prompt_embeds"],
+    )
     nobody = torch.zeros_like(embeds)
     for t in timesteps:
         pipe.predict_noise(latents, t, nobody, prompt_embeds)

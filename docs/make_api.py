@@ -14,14 +14,17 @@ from nullface_pipeline import (
     FaceRecord,
     NoFaceFoundError,
     NullFacePipelineOutput,
+    PhotoOptions,
+    PhotoRefusedError,
     StableDiffusionNullFacePipeline,
+    TooManyFacesError,
 )
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_parsing import FACE_REGIONS, REGIONS, FaceParser
 from nullface_pipeline.model_sets import load_detector, load_model_set
-from nullface_pipeline.photo import PRESETS
 from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, read_photo, write_photo
 from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome, anonymize_photos, find_photos
+from nullface_pipeline.photo_records import PRESETS
 from nullface_pipeline.pipeline import EXAMPLE_DOC_STRING
 from nullface_pipeline.tiny_model import TINY_PRESETS, load_nullface_tiny
 
@@ -47,8 +50,9 @@ PIPELINE_METHODS = (
 )
 
 PARTS: dict[str, tuple[Any, ...]] = {
+    "Options of a photo": (PhotoOptions,),
     "Results": (AnonymizedPhoto, FaceRecord, NullFacePipelineOutput, DDPMInversion),
-    "Errors": (NoFaceFoundError, FaceNotHiddenError, PhotoFileError),
+    "Errors": (PhotoRefusedError, NoFaceFoundError, TooManyFacesError, FaceNotHiddenError, PhotoFileError),
     "Complete pipelines": (load_model_set, load_detector, load_nullface_tiny),
     "Photo files and folders": (
         read_photo,

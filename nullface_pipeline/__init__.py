@@ -11,20 +11,32 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "StableDiffusionNullFacePipeline": "pipeline",
-    "NullFacePipelineOutput": "pipeline",
+    "NullFacePipelineOutput": "nullface_engine",
     "DDPMInversion": "ddpm_inversion",
     "AnonymizedPhoto": "photo_records",
     "FaceRecord": "photo_records",
+    "PhotoOptions": "photo_records",
+    "PhotoRefusedError": "photo_records",
     "FaceNotHiddenError": "photo_records",
     "NoFaceFoundError": "photo_records",
+    "TooManyFacesError": "photo_records",
 }
 
 __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from .ddpm_inversion import DDPMInversion
-    from .photo_records import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
-    from .pipeline import NullFacePipelineOutput, StableDiffusionNullFacePipeline
+    from .nullface_engine import NullFacePipelineOutput
+    from .photo_records import (
+        AnonymizedPhoto,
+        FaceNotHiddenError,
+        FaceRecord,
+        NoFaceFoundError,
+        PhotoOptions,
+        PhotoRefusedError,
+        TooManyFacesError,
+    )
+    from .pipeline import StableDiffusionNullFacePipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ on every attention layer. Loading both is diffusers' work (`load_ip_adapter`); w
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,130 @@ from diffusers.models.attention_processor import (
     IPAdapterXFormersAttnProcessor,
 )
 from diffusers.models.embeddings import IPAdapterFaceIDImageProjection, MultiIPAdapterImageProjection
+from diffusers.utils import is_peft_available, logging
 
+from .face_identity import FACEID_RECOGNIZER, recognizer_name
+
+
+FACEID_REPOSITORY = "h94/IP-Adapter-FaceID"
 
 # The name under which `load_ip_adapter` registers the LoRA half of the first adapter.
 FACE_LORA_NAME = "faceid_0"
 
 IP_ADAPTER_PROCESSORS = (IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0, IPAdapterXFormersAttnProcessor)
+
+
+class FaceAdapterMixin:
+    """Loading and unloading of the FaceID adapter, for a pipeline with a UNet and diffusers' own loading mixins.
+
+    It comes before those among a pipeline's bases, because it refines `load_lora_weights` and `save_pretrained`.
+    """
+
+    unet: Any
+    face_analyser: Any = None
+    _lora_loadable_modules: list[str]
+    load_ip_adapter: Any
+    unload_ip_adapter: Any
+    unfuse_lora: Any
+    face_adapter_name: str  # of the published weight file
+    _face_adapter_weights = ""
+
+    def load_face_adapter(
+        self,
+        pretrained_model_name_or_path_or_dict: str | Path | dict[str, Any] = FACEID_REPOSITORY,
+        weight_name: str | None = None,
+        subfolder: str | None = None,
+        **kwargs,
+    ):
+        r"""
+        Load IP-Adapter FaceID, both its attention and its LoRA half. LoRA adapters that are active stay active.
+
+        Args:
+            pretrained_model_name_or_path_or_dict (`str`, `Path` or `dict`, *optional*, defaults to
+                `"h94/IP-Adapter-FaceID"`):
+                A Hub repository, a folder, a weight file, or a state dict with the keys `image_proj` and
+                `ip_adapter`.
+            weight_name (`str`, *optional*):
+                Name of the weight file in the repository or folder; by default `ip-adapter-faceid_sd15.bin`, or what
+                is published for the model at hand.
+            subfolder (`str`, *optional*):
+                Folder of the weight file within the repository.
+            kwargs:
+                Passed on to [`~loaders.IPAdapterMixin.load_ip_adapter`], for example `local_files_only` or `token`.
+
+        Raises:
+            RuntimeError: if `peft` is missing; FaceID without its LoRA half is not the method.
+        """
+        if not is_peft_available():
+            raise RuntimeError("The FaceID adapter's LoRA half needs peft: `pip install peft`.")
+        source = pretrained_model_name_or_path_or_dict
+        if isinstance(source, (str, Path)):
+            source = str(source)
+            weight_name = weight_name or (Path(source).name if Path(source).is_file() else self.face_adapter_name)
+        self.unload_face_adapter()
+        models = [getattr(self, name) for name in self._lora_loadable_modules]
+        active = {model: active_loras(model) for model in models}
+        try:
+            self.load_ip_adapter(
+                source, subfolder=subfolder, weight_name=weight_name or "", image_encoder_folder=None, **kwargs
+            )
+        except BaseException:
+            self.unload_face_adapter()  # half an adapter would run, and be wrong
+            raise
+        finally:
+            # `load_ip_adapter` makes its LoRA the only active one.
+            for model, names in active.items():
+                added = [FACE_LORA_NAME] if model is self.unet and has_face_lora(model) else []
+                activate_loras(model, [*names, *added])
+        # Noted on the UNet, which pipelines may share, so that the loss of this half is noticed.
+        self.unet.encoder_hid_proj.has_lora_half = has_face_lora(self.unet)
+        self._face_adapter_weights = weight_name or ""
+        self._warn_of_other_recognizer()
+
+    def load_lora_weights(self, *args, **kwargs):
+        r"""See [`~loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`]; FaceID's own LoRA stays active."""
+        super().load_lora_weights(*args, **kwargs)  # type: ignore[misc]
+        names = active_loras(self.unet)
+        if has_face_lora(self.unet) and FACE_LORA_NAME not in names:
+            activate_loras(self.unet, [*names, FACE_LORA_NAME])
+
+    def unload_face_adapter(self):
+        r"""Remove both halves of the FaceID adapter; other LoRA adapters stay. Does nothing where none is loaded."""
+        self._face_adapter_weights = ""
+        if getattr(self.unet, "encoder_hid_proj", None) is not None:
+            self.unload_ip_adapter()
+        if not has_face_lora(self.unet):
+            return
+        if is_fused(self.unet):
+            self.unfuse_lora(["unet"])  # or its LoRA would stay in the weights
+        if set(self.unet.peft_config) == {FACE_LORA_NAME}:
+            self.unet.unload_lora()
+        else:
+            self.unet.delete_adapters(FACE_LORA_NAME)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs):
+        r"""
+        Save the pipeline's components; see [`DiffusionPipeline.save_pretrained`].
+
+        Raises:
+            RuntimeError: while the UNet has an adapter. It would be written with the adapters' parameter names, and
+                reloading it would replace attention weights by random ones.
+        """
+        if getattr(self.unet, "encoder_hid_proj", None) is not None or getattr(self.unet, "peft_config", {}):
+            raise RuntimeError(
+                "The UNet cannot be saved while adapters are loaded. Call `pipe.unload_face_adapter()` (and "
+                "`pipe.unload_lora_weights()` if you loaded other LoRAs) first; the adapter has its own file."
+            )
+        super().save_pretrained(save_directory, **kwargs)  # type: ignore[misc]
+
+    def _warn_of_other_recognizer(self):
+        published = self._face_adapter_weights.startswith("ip-adapter-faceid")
+        recognizer = recognizer_name(self.face_analyser)
+        if published and recognizer and recognizer != FACEID_RECOGNIZER:
+            logging.get_logger(__name__).warning(
+                f"The FaceID adapter was trained on the embeddings of {FACEID_RECOGNIZER} (InsightFace's buffalo_l); "
+                f"those of {recognizer} lie in another space, and the result may still resemble the person."
+            )
 
 
 def check_face_adapter(unet: UNet2DConditionModel) -> None:

@@ -76,19 +76,41 @@ class FaceCrop:
 
     def crop_image(self, photo: np.ndarray) -> np.ndarray:
         """Cut the aligned crop out of an (H, W, C) uint8 photo; what lies outside the photo is its mirror image."""
-        return _warp(photo, self.matrix, (self.size, self.size), cv2.BORDER_REFLECT_101)
+        part, matrix = self._part_below(photo)
+        return _warp(part, matrix, (self.size, self.size), cv2.BORDER_REFLECT_101)
 
     def crop_mask(self, mask: np.ndarray) -> np.ndarray:
         """Cut the aligned crop out of an (H, W) float32 mask in [0, 1]; what lies outside the photo is 0."""
-        return _warp(mask, self.matrix, (self.size, self.size), cv2.BORDER_CONSTANT)
+        part, matrix = self._part_below(mask)
+        return _warp(part, matrix, (self.size, self.size), cv2.BORDER_CONSTANT)
+
+    def _part_below(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The part of an (H, W, ...) picture that the crop shows, mirrored parts included, and the matrix from there.
+
+        OpenCV warps no picture of more than 32,766 pixels a side.
+        """
+        low, high = self._photo_bounds()
+        low, high = np.floor(low) - 2, np.ceil(high) + 3
+        end = np.array(picture.shape[1::-1])
+        # What lies beyond an edge is mirrored from as far within it.
+        x0, y0 = np.clip(np.minimum(low, 2 * end - high - 2), 0, end - 1).astype(int)
+        x1, y1 = np.clip(np.maximum(high, 2 - low), 1, end).astype(int)
+        matrix = self.matrix.copy()
+        matrix[:, 2] += matrix[:, :2] @ np.array([x0, y0])
+        return picture[y0:y1, x0:x1], matrix
+
+    def _photo_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lowest and the highest (x, y) of the crop's corners in the photo frame."""
+        edge = self.size - 0.5
+        corners = self.points_to_photo(np.array([[-0.5, -0.5], [edge, -0.5], [edge, edge], [-0.5, edge]]))
+        return corners.min(axis=0), corners.max(axis=0)
 
     def photo_box(self, photo_size: tuple[int, int]) -> tuple[int, int, int, int]:
         """The crop's bounding box (x0, y0, x1, y1), end exclusive, in whole pixels, cut to an (H, W) photo."""
-        edge = self.size - 0.5
-        corners = self.points_to_photo(np.array([[-0.5, -0.5], [edge, -0.5], [edge, edge], [-0.5, edge]]))
+        low, high = self._photo_bounds()
         height, width = photo_size
-        x0, y0 = np.clip(np.floor(corners.min(axis=0)), 0, [width, height]).astype(int)
-        x1, y1 = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, [width, height]).astype(int)
+        x0, y0 = np.clip(np.floor(low), 0, [width, height]).astype(int)
+        x1, y1 = np.clip(np.ceil(high) + 1, 0, [width, height]).astype(int)
         return int(x0), int(y0), int(x1), int(y1)
 
     def paste(self, photo: np.ndarray, face: np.ndarray, mask: np.ndarray) -> np.ndarray:

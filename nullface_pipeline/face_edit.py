@@ -5,15 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import cv2
 import numpy as np
 import PIL.Image
 import torch
 
 from .face_crops import FaceCrop, edge_feather
 from .face_identity import DetectedFace, embed_face, similarity, turned_identity
-from .face_masks import face_masks, mask_picture, nearest_face
+from .face_masks import face_ellipse, face_masks, mask_picture, nearest_face
 from .face_search import SAME_BOX, overlap, search_faces
+from .photo_records import PhotoOptions
+
+
+# Share of a face that has to be free to change. With less of it, no result can be another person, whatever a
+# recognizer says of it.
+MIN_CHANGE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,20 @@ class FaceTarget:
     result: np.ndarray | None = None
     similarity: float = math.inf
 
+    @property
+    def can_change(self) -> bool:
+        """Whether enough of the face may change for another person to come out."""
+        return bool(self.mask.sum() >= MIN_CHANGE * face_ellipse(self.landmarks, self.crop.size).sum())
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """(5, 2) float64 in the crop."""
+        return self.crop.points_to_crop(self.face.landmarks)
+
+    def is_hidden(self, threshold: float) -> bool:
+        """Whether there is an attempt that does not resemble the person; no number is no."""
+        return self.result is not None and self.similarity < threshold
+
     def paste(self, pixels: np.ndarray) -> np.ndarray:
         """Put the latest attempt into (H, W, 3) uint8 `pixels`; returns a new array."""
         if self.result is None:
@@ -69,38 +88,41 @@ def make_target(
 
 
 def hide_faces(
-    pipe: Any,
-    pixels: np.ndarray,
-    targets: list[FaceTarget],
-    analysers: list[Any],
-    threshold: float,
-    max_attempts: int,
-    identity_seed: int | None,
-    batch_faces: int,
-    settings: dict[str, Any],
+    pipe: Any, pixels: np.ndarray, targets: list[FaceTarget], options: PhotoOptions, threshold: float
 ) -> tuple[list[FaceTarget], list[DetectedFace]]:
     """Anonymize the targets, and those that still resemble the person again, stronger each time.
+
+    Args:
+        threshold (`float`): similarity from which on a face still is the person.
 
     Returns:
         The targets, and all faces found in the photo with the last attempts in it.
     """
+    analysers = [pipe.face_analyser] if options.judge is None else [pipe.face_analyser, options.judge]
     seen: list[DetectedFace] = []
-    for attempt in range(max_attempts):
-        pending = [index for index, target in enumerate(targets) if target.similarity >= threshold]
+    for attempt in range(options.max_attempts):
+        # Not "at or above": what cannot be compared is not hidden.
+        pending = [
+            index for index, target in enumerate(targets) if target.can_change and not target.is_hidden(threshold)
+        ]
         if not pending:
             break
         if attempt > 0:
             targets = [replace(t, mask=t.wider_mask) if i in pending else t for i, t in enumerate(targets)]
-        for start in range(0, len(pending), batch_faces):
-            batch = pending[start : start + batch_faces]
-            results = run_pipeline(pipe, [targets[i] for i in batch], identity_seed, stronger(settings, attempt))
+        for start in range(0, len(pending), options.batch_faces):
+            batch = pending[start : start + options.batch_faces]
+            results = run_pipeline(
+                pipe, [targets[i] for i in batch], options.identity_seed, stronger(options.settings, attempt)
+            )
             for index, result in zip(batch, results):
                 targets[index] = replace(targets[index], result=result, attempts=attempt + 1)
         finished = paste_all(pixels, targets)
-        seen = search_faces(analysers[0], finished)
-        for index in pending:
-            closest = closest_similarity(analysers, pixels, finished, targets[index].face, seen)
-            targets[index] = replace(targets[index], similarity=closest)
+        seen = search_faces(pipe.face_analyser, finished)
+        # All, because a neighbour's new attempt may have changed what an earlier one was judged by.
+        targets = [
+            replace(target, similarity=closest_similarity(analysers, pixels, finished, target.face, seen))
+            for target in targets
+        ]
     return targets, seen
 
 
@@ -124,7 +146,9 @@ def run_pipeline(
     if identity_seed is not None:
         embeds = turned_identity(embeds, identity_seed)
     # One generator a face, so that a face's result does not depend on which others there are.
-    generator = [torch.Generator().manual_seed(t.seed + 1000 * t.attempts) for t in targets if t.seed is not None]
+    generator = [
+        torch.Generator().manual_seed((t.seed + 1000 * t.attempts) % 2**63) for t in targets if t.seed is not None
+    ]
     images = pipe(
         [PIL.Image.fromarray(target.aligned) for target in targets],
         identity_embeds=embeds,
@@ -156,18 +180,28 @@ def closest_similarity(
         original = embed_face(analyser, before, face.landmarks)
         for landmarks in [face.landmarks, *redetected]:
             similarities.append(similarity(original, embed_face(analyser, after, landmarks)))
-    return max(similarities)
+    # Not Python's maximum, which passes over what is no number; NumPy's is none then, and is below no threshold.
+    return float(np.max(similarities))
 
 
 def cover_face(pixels: np.ndarray, box: np.ndarray, margin: float = 0.15) -> np.ndarray:
-    """Cover a face by an ellipse of its mean colour, from which nothing can be reconstructed; returns a new array."""
-    x0, y0, x1, y1 = (float(value) for value in box)
-    centre, axes = ((x0 + x1) / 2, (y0 + y1) / 2), (x1 - x0, y1 - y0)
-    covered = np.zeros(pixels.shape[:2], dtype=np.uint8)
-    # An ellipse around the box's corners, so that the whole box and a margin are covered.
-    axes = (axes[0] * (2**0.5 + margin), axes[1] * (2**0.5 + margin))
-    cv2.ellipse(covered, (centre, axes, 0.0), 255, -1)
+    """Cover a face by an ellipse of its mean colour, from which nothing can be reconstructed; returns a new array.
+
+    Args:
+        pixels (`np.ndarray`): (H, W, 3) uint8.
+        box (`np.ndarray`): (4,) x0, y0, x1, y1 in pixels; the ellipse goes around its corners.
+        margin (`float`): how much farther it reaches, as a share of the box.
+    """
+    centre, sides = (box[:2] + box[2:]) / 2.0, np.maximum(box[2:] - box[:2], 1.0)
+    radii = (2**0.5 + margin) * sides / 2.0
+    height, width = pixels.shape[:2]
+    x0, y0 = np.clip(np.floor(centre - radii), 0, [width, height]).astype(int)
+    x1, y1 = np.clip(np.ceil(centre + radii) + 1, [x0, y0], [width, height]).astype(int)
+    # Not OpenCV's: its fixed-point ellipses go wrong in pictures of tens of thousands of pixels.
+    y, x = np.ogrid[y0:y1, x0:x1]
+    inside = ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 <= 1.0
     result = pixels.copy()
-    if covered.any():
-        result[covered > 0] = pixels[covered > 0].mean(axis=0).round().astype(np.uint8)
+    if inside.any():
+        patch = result[y0:y1, x0:x1]
+        patch[inside] = patch[inside].mean(axis=0).round().astype(np.uint8)
     return result

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,22 +28,30 @@ DEFAULT_SAME_PERSON_SIMILARITY = 0.3
 # patch of background.
 DETECTION_THRESHOLD = 0.3
 
+# Below, everything is a face; above, hardly anything.
+DETECTION_THRESHOLDS = (0.05, 0.95)
+
+# Length over width of the narrowest picture that a detector is shown.
+MAX_ASPECT = 64
+
+# How much of the photo around a face its recognizer is shown, in spans of the landmarks to every side: more than its
+# aligned crop reaches.
+EMBEDDING_MARGIN = 3.0
+
 
 @dataclass(frozen=True, eq=False)
-class DetectedFace:
-    """One face of a photo.
+class FaceLocation:
+    """Where a face is in a photo.
 
     Attributes:
         box (`np.ndarray`): (4,) float32, x0, y0, x1, y1 in photo pixels.
         landmarks (`np.ndarray`): (5, 2) float32, eye, eye, nose tip, mouth corner, mouth corner, from left to right.
         score (`float`): detection score in [0, 1].
-        embedding (`np.ndarray`): (512,) float32, unit norm.
     """
 
     box: np.ndarray
     landmarks: np.ndarray
     score: float
-    embedding: np.ndarray
 
     @property
     def longer_side(self) -> float:
@@ -53,6 +62,17 @@ class DetectedFace:
     def area(self) -> float:
         """Area of the box in square photo pixels."""
         return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
+
+
+@dataclass(frozen=True, eq=False)
+class DetectedFace(FaceLocation):
+    """One face of a photo: where it is, and who.
+
+    Attributes:
+        embedding (`np.ndarray`): (512,) float32, unit norm.
+    """
+
+    embedding: np.ndarray
 
 
 def load_face_analyser(
@@ -74,9 +94,13 @@ def load_face_analyser(
     Raises:
         ImportError: if InsightFace is not installed.
         RuntimeError: if the models cannot be fetched or read, or lack a detector or a recognizer.
+        ValueError: if the threshold is not in `DETECTION_THRESHOLDS`.
     """
     if not isinstance(source, (str, Path)):
         return source
+    lowest, highest = DETECTION_THRESHOLDS
+    if not lowest <= detection_threshold <= highest:
+        raise ValueError(f"`detection_threshold` must be in [{lowest}, {highest}], got {detection_threshold}.")
     if importlib.util.find_spec("insightface") is None:
         raise ImportError("InsightFace is needed to find and recognize faces: `pip install insightface onnxruntime`.")
     # Not an import statement: diffusers' loader would demand the package of everybody who loads the pipeline.
@@ -117,19 +141,37 @@ def same_person_similarity(analyser: Any) -> float:
     return SAME_PERSON_SIMILARITY.get(recognizer_name(analyser), DEFAULT_SAME_PERSON_SIMILARITY)
 
 
-def detect_faces(analyser: Any, image: np.ndarray) -> list[DetectedFace]:
-    """Find and embed every face of an (H, W, 3) uint8 RGB image, largest first."""
-    found = analyser.get(np.ascontiguousarray(image[..., ::-1]))  # InsightFace takes BGR
+def locate_faces(analyser: Any, image: np.ndarray) -> list[FaceLocation]:
+    """Find every face of an (H, W, 3) uint8 RGB image, largest first, without asking who it is."""
+    bgr = _less_narrow(image)[..., ::-1]  # InsightFace takes BGR
+    boxes, landmarks = analyser.det_model.detect(np.ascontiguousarray(bgr))
+    if landmarks is None:
+        raise RuntimeError("The detector gives no landmarks, without which a face cannot be aligned. Use another one.")
     faces = [
-        DetectedFace(
-            box=np.asarray(face.bbox, dtype=np.float32),
-            landmarks=np.asarray(face.kps, dtype=np.float32),
-            score=float(face.det_score),
-            embedding=np.asarray(face.normed_embedding, dtype=np.float32),
-        )
-        for face in found
+        FaceLocation(np.asarray(box[:4], dtype=np.float32), np.asarray(points, dtype=np.float32), float(box[4]))
+        for box, points in zip(boxes, landmarks)
     ]
     return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+def _less_narrow(image: np.ndarray) -> np.ndarray:
+    """A very long (H, W, 3) image with black added at its right or lower side: a detector scales the longer side to its
+    input, and would have no pixel left of the other one."""
+    missing = np.maximum(max(image.shape[:2]) // MAX_ASPECT - np.array(image.shape[:2]), 0)
+    return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)]) if missing.any() else image
+
+
+def detect_faces(analyser: Any, image: np.ndarray) -> list[DetectedFace]:
+    """Find and embed every face of an (H, W, 3) uint8 RGB image, largest first."""
+    return embed_faces(analyser, image, locate_faces(analyser, image))
+
+
+def embed_faces(analyser: Any, image: np.ndarray, faces: Sequence[FaceLocation]) -> list[DetectedFace]:
+    """Recognize faces of an (H, W, 3) uint8 RGB image, in the order given."""
+    return [
+        DetectedFace(face.box, face.landmarks, face.score, embed_face(analyser, image, face.landmarks))
+        for face in faces
+    ]
 
 
 def embed_face(analyser: Any, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -137,15 +179,27 @@ def embed_face(analyser: Any, image: np.ndarray, landmarks: np.ndarray) -> np.nd
 
     Args:
         image (`np.ndarray`): (H, W, 3) uint8 RGB.
-        landmarks (`np.ndarray`): (5, 2) in pixels of `image`, in the order of `DetectedFace`.
+        landmarks (`np.ndarray`): (5, 2) in pixels of `image`, in the order of `FaceLocation`.
 
     Returns:
         `np.ndarray`: (512,) float32, unit norm.
     """
     face_type = importlib.import_module("insightface.app.common").Face
-    face = face_type(kps=np.asarray(landmarks, dtype=np.float32))
-    analyser.models["recognition"].get(np.ascontiguousarray(image[..., ::-1]), face)
+    # Only the part around the face: OpenCV warps no picture of more than 32,766 pixels a side.
+    x, y, x_end, y_end = _surroundings(landmarks, image.shape[:2])
+    face = face_type(kps=np.asarray(landmarks - np.array([x, y]), dtype=np.float32))
+    analyser.models["recognition"].get(np.ascontiguousarray(image[y:y_end, x:x_end, ::-1]), face)
     return np.asarray(face.normed_embedding, dtype=np.float32)
+
+
+def _surroundings(landmarks: np.ndarray, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1), end exclusive and of at least one pixel, of the part of an (H, W) image around a face."""
+    low, high = landmarks.min(axis=0), landmarks.max(axis=0)
+    reach = EMBEDDING_MARGIN * float((high - low).max()) + 1.0
+    height, width = image_size
+    x0, y0 = np.clip(np.floor(low - reach), 0, [width - 1, height - 1]).astype(int)
+    x1, y1 = np.clip(np.ceil(high + reach) + 1, [x0 + 1, y0 + 1], [width, height]).astype(int)
+    return int(x0), int(y0), int(x1), int(y1)
 
 
 def choose_face(faces: list[DetectedFace], face_index: int | None) -> DetectedFace:

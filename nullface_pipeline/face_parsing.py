@@ -176,14 +176,14 @@ def region_mask(labels: np.ndarray, label_names: Iterable[str], regions: Iterabl
 
 
 def check_kept_regions(regions: Iterable[str]) -> None:
-    """Raise ValueError unless the names are keys of `REGIONS`, in a list, that leave something of the face to change."""
+    """Raise ValueError unless the names are keys of `REGIONS`, in a list, that leave the skin to change."""
     if isinstance(regions, str):
         raise ValueError(f"`keep` must be a list or tuple of region names, for example ({regions!r},).")
     unknown = [region for region in regions if region not in REGIONS]
     if unknown:
         raise ValueError(f"Unknown region(s) {unknown}; the regions are {', '.join(REGIONS)}.")
-    if set(FACE_REGIONS) <= set(regions):
-        raise ValueError("`keep` names every region of the face, which would leave the person as they are.")
+    if "skin" in regions:
+        raise ValueError("`keep` names the skin; without skin to change, the person would stay as they are.")
 
 
 def anonymization_mask(

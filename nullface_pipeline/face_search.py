@@ -1,7 +1,8 @@
 """Looking for every face of a photo, also where a detector that sees the photo once, upright and as a whole, fails.
 
 Detectors are trained on upright faces and scale a photo to 640 pixels: they miss people who lie down, and small faces in
-large photos. So the photo is looked at in four quarter turns, and a large one in tiles as well.
+large photos. So the photo is looked at in four quarter turns, and a large one in tiles as well. Only what is left, once
+each face counts once, is embedded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .face_identity import DetectedFace, detect_faces
+from .face_identity import DetectedFace, FaceLocation, embed_faces, locate_faces
+from .photo_records import TooManyFacesError
 
 
 # Two boxes that share more than this of their union are about the same face.
@@ -28,31 +30,53 @@ UNUSUAL_MARGIN = 0.2
 # pixels; faces too large for what neighbours share are found in the whole photo.
 TILE, TILE_OVERLAP = 1280, 320
 
+# More boxes than this are no crowd but a detector that takes everything for a face; what follows takes time that grows
+# with the square of their number.
+MAX_FACES = 1000
+
 
 def search_faces(analyser: Any, photo: np.ndarray) -> list[DetectedFace]:
-    """Find and embed the faces of an (H, W, 3) uint8 RGB photo, each once, largest first."""
+    """Find and embed the faces of an (H, W, 3) uint8 RGB photo, each once, largest first.
+
+    Raises:
+        TooManyFacesError: (a `ValueError`) if there are more than `MAX_FACES`.
+    """
+    return embed_faces(analyser, photo, search_locations(analyser, photo))
+
+
+def search_locations(analyser: Any, photo: np.ndarray) -> list[FaceLocation]:
+    """Find the faces of an (H, W, 3) uint8 RGB photo, each once, largest first; raises as `search_faces`."""
     size = photo.shape[:2]
-    faces = detect_faces(analyser, photo)
+    faces = locate_faces(analyser, photo)
     unusual_score = analyser.det_model.det_thresh + UNUSUAL_MARGIN
     for quarter_turns in (1, 2, 3):
-        found = detect_faces(analyser, np.rot90(photo, quarter_turns))
+        found = locate_faces(analyser, np.rot90(photo, quarter_turns))
         faces += [turn_back(face, quarter_turns, size) for face in found if face.score >= unusual_score]
-    cut: list[DetectedFace] = []
+    cut: list[FaceLocation] = []
     for tile in tiles(size):
         x0, y0, x1, y1 = tile
-        found = detect_faces(analyser, photo[y0:y1, x0:x1])
+        found = locate_faces(analyser, photo[y0:y1, x0:x1])
         moved = [move(face, x0, y0) for face in found if face.score >= unusual_score]
         faces += [face for face in moved if not is_cut(face, tile, size)]
         cut += [face for face in moved if is_cut(face, tile, size)]
+    _check_number(len(faces) + len(cut))
     faces = distinct_faces(faces)
     # A face that is cut in every tile and too small for the whole photo is hidden in the parts that were found.
     faces += [face for face in cut if not any(lies_in(face.box, other.box) for other in faces)]
     return sorted(faces, key=lambda face: face.area, reverse=True)
 
 
-def distinct_faces(faces: list[DetectedFace]) -> list[DetectedFace]:
+def _check_number(found: int) -> None:
+    if found > MAX_FACES:
+        raise TooManyFacesError(
+            f"{found} faces were found, more than {MAX_FACES}, so nothing was anonymized and nothing is returned. Raise "
+            "the detection threshold, or cut the photo into parts."
+        )
+
+
+def distinct_faces(faces: list[FaceLocation]) -> list[FaceLocation]:
     """Leave out what was found twice: of two boxes in the same place, the one of the lower score."""
-    distinct: list[DetectedFace] = []
+    distinct: list[FaceLocation] = []
     for face in sorted(faces, key=lambda face: face.score, reverse=True):
         if not any(is_same_place(face.box, other.box) for other in distinct):
             distinct.append(face)
@@ -66,7 +90,7 @@ def is_same_place(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(overlap(first, second) > SAME_BOX and centres < SAME_CENTRE * width)
 
 
-def turn_back(face: DetectedFace, quarter_turns: int, photo_size: tuple[int, int]) -> DetectedFace:
+def turn_back(face: FaceLocation, quarter_turns: int, photo_size: tuple[int, int]) -> FaceLocation:
     """A face found in `np.rot90(photo, quarter_turns)`, in the frame of the (H, W) photo itself."""
     x0, y0, x1, y1 = face.box
     corners = _turn_points_back(np.array([[x0, y0], [x1, y1]]), quarter_turns, photo_size)
@@ -99,13 +123,13 @@ def _spans(length: int) -> list[tuple[int, int]]:
     return [(int(start), int(min(start + TILE, length))) for start in starts]
 
 
-def move(face: DetectedFace, x: int, y: int) -> DetectedFace:
+def move(face: FaceLocation, x: int, y: int) -> FaceLocation:
     """A face in another frame: shifted by (x, y) pixels."""
     shift = np.array([x, y], dtype=np.float32)
     return replace(face, box=face.box + np.tile(shift, 2), landmarks=face.landmarks + shift)
 
 
-def is_cut(face: DetectedFace, tile: tuple[int, int, int, int], photo_size: tuple[int, int]) -> bool:
+def is_cut(face: FaceLocation, tile: tuple[int, int, int, int], photo_size: tuple[int, int]) -> bool:
     """Whether a tile's edge that is not the photo's cuts the face; mostly, another tile or the photo shows all of it."""
     x0, y0, x1, y1 = face.box
     left, top, right, bottom = tile

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
-from nullface_pipeline.photo import PRESETS
+from nullface_pipeline.photo_records import PRESETS
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_PRESETS, load_nullface_tiny
 

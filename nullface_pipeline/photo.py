@@ -1,178 +1,182 @@
-"""Whole photos: find every face, anonymize the aligned crops in batches, paste them back, and make sure it worked.
+"""Whole photos: find every face, hide each, finish the picture, and make sure that it worked.
 
 No face leaves this module as it came: what still resembles the person after every attempt is covered by a plain patch,
-and a photo in which nothing is found is an error.
+a photo in which nothing is found is an error, and so is one whose result does not account for every face.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from .face_edit import cover_face, hide_faces, make_target, paste_all
+from .colour_profile import with_rebuilt_profile
+from .face_edit import FaceTarget, cover_face, hide_faces, make_target, paste_all
 from .face_identity import DetectedFace, same_person_similarity, similarity
 from .face_masks import read_keep_mask
 from .face_parsing import check_kept_regions
 from .face_search import SAME_BOX, lies_in, overlap, search_faces
-from .photo_records import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, NoFaceFoundError
-
-
-# The paper's knobs, set together. Settings given besides take precedence.
-PRESETS: dict[str, dict[str, float]] = {
-    "light": {"skip": 0.8, "guidance_scale": 7.5},
-    "standard": {"skip": 0.7, "guidance_scale": 10.0},
-    "strong": {"skip": 0.6, "guidance_scale": 15.0},
-}
-
-
-SETTINGS = (
-    "num_inference_steps",
-    "skip",
-    "guidance_scale",
-    "identity_scale",
-    "identity_angle",
-    "mask_start",
-    "eta",
-    "ip_adapter_scale",
-    "inversion_batch_size",
+from .photo_records import (
+    MAX_SEED,
+    AnonymizedPhoto,
+    FaceNotHiddenError,
+    FaceRecord,
+    NoFaceFoundError,
+    PhotoOptions,
 )
 
 
-# How much more than what is taken for the same person a face must resemble a reference photo to be left alone. To hide
+# How much more than what is taken for the same person a face must resemble a reference photo to be spared. To hide
 # somebody who agreed to be seen costs little, the contrary costs a person's privacy.
 CONSENT_MARGIN = 0.2
 
+# Share of the pixels of a hidden face's box that must differ from before. A box shows some hair and background too.
+MIN_CHANGED_PIXELS = 0.1
 
-def anonymize_photo(
-    pipe: Any,
-    photo: PIL.Image.Image,
-    keep: Sequence[str],
-    keep_mask: PIL.Image.Image | None,
-    seed: int | None,
-    preset: str,
-    skip_faces: Sequence[Any],
-    min_face: float,
-    similarity_threshold: float | None,
-    max_attempts: int,
-    on_failure: str,
-    judge: Any | None,
-    identity_seed: int | None,
-    batch_faces: int,
-    settings: dict[str, Any],
-) -> AnonymizedPhoto:
+# What Pillow turns into RGB without loss of what is to be seen.
+_PHOTO_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+@dataclass(frozen=True, eq=False)
+class FoundFaces:
+    """The faces of a photo, and what is to become of each: every one is in exactly one of three lists.
+
+    Attributes:
+        pixels (`np.ndarray`): (H, W, 3) uint8 RGB, the photo.
+        hide, cover, spare (`tuple[DetectedFace, ...]`): to be replaced, to be covered at once, to be left alone.
+    """
+
+    pixels: np.ndarray
+    hide: tuple[DetectedFace, ...]
+    cover: tuple[DetectedFace, ...]
+    spare: tuple[DetectedFace, ...]
+
+    @property
+    def all(self) -> list[DetectedFace]:
+        """Every face, largest first."""
+        return sorted([*self.hide, *self.cover, *self.spare], key=lambda face: face.area, reverse=True)
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedFaces:
+    """The finished picture, and every face of it by what was done.
+
+    Attributes:
+        pixels (`np.ndarray`): (H, W, 3) uint8 RGB.
+        hidden (`tuple[FaceTarget, ...]`): replaced and verified.
+        failed (`tuple[FaceTarget, ...]`): covered, because no attempt passed.
+        covered (`tuple[DetectedFace, ...]`): covered without an attempt: too small, or only seen at the second look.
+    """
+
+    pixels: np.ndarray
+    hidden: tuple[FaceTarget, ...]
+    failed: tuple[FaceTarget, ...]
+    covered: tuple[DetectedFace, ...]
+
+
+def anonymize_photo(pipe: Any, photo: PIL.Image.Image, options: PhotoOptions) -> AnonymizedPhoto:
     """Body of `StableDiffusionNullFacePipeline.anonymize`; see there."""
-    check_options(
-        pipe,
-        keep=keep,
-        preset=preset,
-        similarity_threshold=similarity_threshold,
-        max_attempts=max_attempts,
-        on_failure=on_failure,
-        batch_faces=batch_faces,
-        **settings,
+    check_pipeline(pipe, options)
+    pixels, icc_profile = read_pixels(photo)
+    kept = None if options.keep_mask is None else read_keep_mask(options.keep_mask, pixels)
+    found = find_faces(pipe, pixels, options)
+    targets, seen = hide_faces(
+        pipe, pixels, make_targets(pipe, found, options, kept), options, similarity_threshold(pipe, options)
     )
-    threshold = same_person_similarity(pipe.face_analyser) if similarity_threshold is None else similarity_threshold
-    pixels = read_pixels(photo)
+    finished = finish_faces(pipe, found, targets, seen, options)
+    check_finished(found, finished)
+    image = PIL.Image.fromarray(finished.pixels)
+    if icc_profile is not None:
+        image.info["icc_profile"] = icc_profile
+    return AnonymizedPhoto(image=image, faces=records(found, finished))
+
+
+def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
+    """What these options demand of the pipeline, whatever the photo.
+
+    Raises:
+        RuntimeError: if the face models are not loaded, or lack a recognizer or a parser that is needed.
+        TypeError: if the judge is no recognizer.
+        ValueError: if the regions to keep are unknown or leave no skin to change, or the threshold is above what
+            suits the recognizer and `accept_recognizable` is not set.
+    """
+    if pipe.face_analyser is None:
+        raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
+    if not _recognizes(pipe.face_analyser):
+        raise RuntimeError("The face models hold no recognizer, without which no result can be verified.")
+    if options.judge is not None and not _recognizes(options.judge):
+        raise TypeError("`judge` must be an InsightFace `FaceAnalysis` with a recognizer.")
+    check_kept_regions(options.keep)
+    if options.keep and pipe.face_parser is None:
+        raise RuntimeError("`keep` needs a face parser. Call `pipe.load_face_models()` with one.")
+    suits = same_person_similarity(pipe.face_analyser)
+    if similarity_threshold(pipe, options) > suits and not options.accept_recognizable:
+        raise ValueError(
+            f"`similarity_threshold` is {options.similarity_threshold}, but from {suits} on this recognizer takes two "
+            "faces for one person. Lower it, or set `accept_recognizable=True` as well."
+        )
+
+
+def _recognizes(analyser: Any) -> bool:
+    return hasattr(getattr(analyser, "models", {}).get("recognition"), "get")
+
+
+def similarity_threshold(pipe: Any, options: PhotoOptions) -> float:
+    """Similarity from which on a result still is the person: what was asked for, or what suits the recognizer."""
+    if options.similarity_threshold is None:
+        return same_person_similarity(pipe.face_analyser)
+    return options.similarity_threshold
+
+
+def read_pixels(photo: PIL.Image.Image) -> tuple[np.ndarray, bytes | None]:
+    """A photo's pixels, turned upright, and a colour profile for them that holds nothing else of the photo.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and an ICC profile made anew; `None` for sRGB.
+
+    Raises:
+        TypeError, ValueError: where it is no photo, or cannot be read.
+    """
+    if not isinstance(photo, PIL.Image.Image):
+        raise TypeError(f"`photo` must be a PIL image, got {type(photo).__name__}; open files with PIL.Image.open.")
+    try:
+        upright = PIL.ImageOps.exif_transpose(photo)
+        if upright.mode.startswith("I;16"):
+            # Pillow would cut off what is above 255.
+            upright = PIL.Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+        if upright.mode not in _PHOTO_MODES:
+            raise ValueError(f"Photos of Pillow's mode {upright.mode} have no agreed white: convert it to RGB first.")
+        own_profile = photo.info.get("icc_profile") if photo.mode in ("RGB", "RGBA", "P") else None
+        picture, icc_profile = with_rebuilt_profile(upright.convert("RGB"), own_profile)
+    except OSError as error:
+        raise ValueError(f"The photo cannot be read: {error}.") from error
+    return np.array(picture), icc_profile
+
+
+def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFaces:
+    """Find every face of an (H, W, 3) uint8 RGB photo and decide what is to become of it.
+
+    Raises:
+        NoFaceFoundError: if there is none.
+        ValueError: as `find_spared_faces`.
+    """
     faces = search_faces(pipe.face_analyser, pixels)
     if not faces:
         raise NoFaceFoundError(
             "No face was found in the photo, so nothing was anonymized and nothing is returned. Lower the detection "
             "threshold in `load_face_models` if it shows one."
         )
-    consent_threshold = max(threshold, same_person_similarity(pipe.face_analyser) + CONSENT_MARGIN)
-    spared = find_spared_faces(pipe.face_analyser, faces, skip_faces, consent_threshold)
-    large = [face for face in faces if face not in spared and face.longer_side >= min_face]
-    small = [face for face in faces if face not in spared and face.longer_side < min_face]
-    kept = None if keep_mask is None else read_keep_mask(keep_mask, pixels)
-    targets = [
-        make_target(pipe, pixels, face, faces, keep, kept, None if seed is None else seed + number)
-        for number, face in enumerate(large)
-    ]
-    targets, seen = hide_faces(
-        pipe,
-        pixels,
-        targets,
-        [pipe.face_analyser] if judge is None else [pipe.face_analyser, judge],
-        threshold,
-        max_attempts,
-        identity_seed,
-        batch_faces,
-        {**PRESETS[preset], **settings},
-    )
-    hidden = [target for target in targets if target.result is not None and target.similarity < threshold]
-    failed = [target for target in targets if target not in hidden]
-    if failed and on_failure == "error":
-        boxes = ", ".join(str(target.face.box.round().astype(int).tolist()) for target in failed)
-        raise FaceNotHiddenError(
-            f"{len(failed)} face(s) still resemble the person after {max_attempts} attempt(s), at {boxes}; nothing is "
-            "returned. Use a stronger setting, or `on_failure='cover'`."
-        )
-    result = paste_all(pixels, hidden)
-    # A second look, at the finished picture: what the detector missed at first must not get through either.
-    if failed or not targets:
-        seen = search_faces(pipe.face_analyser, result)
-    unseen = [face for face in seen if not is_among(face, faces)]
-    for face in [*(target.face for target in failed), *small, *unseen]:
-        result = cover_face(result, face.box)
-
-    image = PIL.Image.fromarray(result)
-    if photo.mode in ("RGB", "RGBA", "P") and "icc_profile" in photo.info:
-        image.info["icc_profile"] = photo.info["icc_profile"]
-    records = [
-        *(_record(target.face, target.similarity, target.attempts, "nullface") for target in hidden),
-        *(_record(target.face, target.similarity, target.attempts, "covered") for target in failed),
-        *(_record(face, None, 0, "covered") for face in [*small, *unseen]),
-        *(_record(face, None, 0, "spared") for face in spared),
-    ]
-    return AnonymizedPhoto(image=image, faces=tuple(records))
-
-
-def read_pixels(photo: PIL.Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a photo, turned upright; raises ValueError where it cannot be decoded."""
-    if not isinstance(photo, PIL.Image.Image):
-        raise ValueError(f"`photo` must be a PIL image, got {type(photo).__name__}; open files with PIL.Image.open.")
-    try:
-        return np.array(PIL.ImageOps.exif_transpose(photo).convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"The photo cannot be read: {error}.") from error
-
-
-def check_options(
-    pipe: Any,
-    keep: Sequence[str] = (),
-    preset: str = "standard",
-    similarity_threshold: float | None = None,
-    max_attempts: int = 3,
-    on_failure: str = "cover",
-    batch_faces: int = 8,
-    min_face: float = 0.0,
-    **settings: Any,
-) -> None:
-    """What `anonymize` demands of the pipeline and of its options, whatever the photo.
-
-    Raises:
-        ValueError, RuntimeError: as `StableDiffusionNullFacePipeline.anonymize`.
-    """
-    if pipe.face_analyser is None:
-        raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
-    if "recognition" not in getattr(pipe.face_analyser, "models", {}):
-        raise RuntimeError("The face models hold no recognizer, without which no result can be verified.")
-    check_kept_regions(keep)
-    if keep and pipe.face_parser is None:
-        raise RuntimeError("`keep` needs a face parser. Call `pipe.load_face_models()` with one.")
-    if preset not in PRESETS:
-        raise ValueError(f"`preset` must be one of {', '.join(PRESETS)}, got {preset!r}.")
-    if similarity_threshold is not None and not -1.0 <= similarity_threshold <= 1.0:
-        raise ValueError(f"`similarity_threshold` is a cosine in [-1, 1], got {similarity_threshold}.")
-    if on_failure not in ("cover", "error"):
-        raise ValueError(f"`on_failure` must be 'cover' or 'error', got {on_failure!r}.")
-    if max_attempts < 1 or batch_faces < 1:
-        raise ValueError("`max_attempts` and `batch_faces` must be at least 1.")
-    unknown = sorted(set(settings) - set(SETTINGS))
-    if unknown:
-        raise ValueError(f"`anonymize` does not take {unknown}; its settings are {', '.join(SETTINGS)}, and `seed`.")
+    consent_threshold = same_person_similarity(pipe.face_analyser) + CONSENT_MARGIN
+    consent_threshold = max(similarity_threshold(pipe, options), consent_threshold)
+    spared = find_spared_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold)
+    hide: list[DetectedFace] = []
+    cover: list[DetectedFace] = []
+    for face in faces:
+        if face not in spared:
+            (hide if face.longer_side >= options.min_face else cover).append(face)
+    return FoundFaces(pixels, tuple(hide), tuple(cover), tuple(spared))
 
 
 def find_spared_faces(
@@ -182,8 +186,7 @@ def find_spared_faces(
 
     Args:
         faces (`list[DetectedFace]`): all faces of the photo.
-        skip_faces (`Sequence`): boxes (x0, y0, x1, y1) in photo pixels, or reference photos (`PIL.Image.Image`) that
-            show one person each.
+        skip_faces (`Sequence`): as in `PhotoOptions`.
         threshold (`float`): similarity from which on a face is the person of a reference photo. Of several such faces
             only the most similar one is.
 
@@ -194,7 +197,7 @@ def find_spared_faces(
     spared: list[DetectedFace] = []
     for wanted in skip_faces:
         if isinstance(wanted, PIL.Image.Image):
-            references = search_faces(analyser, read_pixels(wanted))
+            references = search_faces(analyser, read_pixels(wanted)[0])
             if len(references) != 1:
                 raise ValueError(
                     f"A reference photo of `skip_faces` must show one face; {len(references)} were found."
@@ -210,14 +213,123 @@ def find_spared_faces(
     return spared
 
 
-def is_among(face: DetectedFace, faces: Sequence[DetectedFace]) -> bool:
-    """Whether a face lies on one of those known, though its box may have become somewhat larger or smaller."""
-    return any(
-        (lies_in(face.box, other.box) or lies_in(other.box, face.box)) and 0.25 < face.area / other.area < 4.0
-        for other in faces
+def make_targets(
+    pipe: Any, found: FoundFaces, options: PhotoOptions, keep_mask: np.ndarray | None
+) -> list[FaceTarget]:
+    """Cut out every face that is to be hidden; each has noise of its own."""
+    seeds = [None if options.seed is None else (options.seed + number) % MAX_SEED for number in range(len(found.hide))]
+    return [
+        make_target(pipe, found.pixels, face, found.all, options.keep, keep_mask, seed)
+        for face, seed in zip(found.hide, seeds)
+    ]
+
+
+def finish_faces(
+    pipe: Any, found: FoundFaces, targets: list[FaceTarget], seen: list[DetectedFace], options: PhotoOptions
+) -> FinishedFaces:
+    """Put the new faces into the photo and cover what could not be hidden, or is seen only now.
+
+    Args:
+        seen (`list[DetectedFace]`): faces found in the photo with the last attempts in it.
+
+    Raises:
+        FaceNotHiddenError: if a face could not be hidden and `on_failure` is "error".
+    """
+    threshold = similarity_threshold(pipe, options)
+    hidden = [target for target in targets if target.is_hidden(threshold)]
+    failed = [target for target in targets if not target.is_hidden(threshold)]
+    if failed and options.on_failure == "error":
+        raise FaceNotHiddenError(
+            f"{len(failed)} face(s) still resemble the person after {options.max_attempts} attempt(s), at "
+            f"{', '.join(_box_text(target.face) for target in failed)}; nothing is returned. Use a stronger setting, or "
+            "`on_failure='cover'`."
+        )
+    pixels = paste_all(found.pixels, hidden)
+    # A second look, at the finished picture: what the detector missed at first must not get through either.
+    if failed or not targets:
+        seen = search_faces(pipe.face_analyser, pixels)
+    covered = [*found.cover, *unmatched_faces(seen, found.all)]
+    for face in [*(target.face for target in failed), *covered]:
+        pixels = cover_face(pixels, face.box)
+    return FinishedFaces(pixels, tuple(hidden), tuple(failed), tuple(covered))
+
+
+def unmatched_faces(seen: Sequence[DetectedFace], known: Sequence[DetectedFace]) -> list[DetectedFace]:
+    """Which of the faces seen are none of those known. Each known face accounts for one that is seen, the closest."""
+    pairs = [(overlap(new.box, old.box), i, j) for i, new in enumerate(seen) for j, old in enumerate(known)]
+    matched_seen: set[int] = set()
+    matched_known: set[int] = set()
+    for _, i, j in sorted(pairs, reverse=True):
+        if i not in matched_seen and j not in matched_known and is_same_face(seen[i], known[j]):
+            matched_seen.add(i)
+            matched_known.add(j)
+    return [face for i, face in enumerate(seen) if i not in matched_seen]
+
+
+def is_same_face(first: DetectedFace, second: DetectedFace) -> bool:
+    """Whether one face lies on the other, though its box may have become somewhat larger or smaller."""
+    similar = first.area > 0.25 * second.area and second.area > 0.25 * first.area
+    return similar and (lies_in(first.box, second.box) or lies_in(second.box, first.box))
+
+
+def check_finished(found: FoundFaces, finished: FinishedFaces) -> None:
+    """The promise, asked of the picture itself: every face is accounted for once, and what was to change has changed.
+
+    Raises:
+        FaceNotHiddenError: if not; nothing may be returned then.
+    """
+    done = [
+        *(target.face for target in (*finished.hidden, *finished.failed)),
+        *(face for face in finished.covered if any(face is old for old in found.cover)),
+        *found.spare,
+    ]
+    if sorted(map(id, done)) != sorted(map(id, found.all)):
+        raise FaceNotHiddenError("Not every face of the photo is accounted for; nothing is returned.")
+    covers = [*(target.face for target in finished.failed), *finished.covered]
+    left = [face for face in covers if not _is_covered(finished.pixels, face.box, len(covers))]
+    left += [target.face for target in finished.hidden if not _is_changed(found.pixels, finished.pixels, target)]
+    if left:
+        boxes = ", ".join(map(_box_text, left))
+        raise FaceNotHiddenError(f"The face(s) at {boxes} did not change as they should; nothing is returned.")
+
+
+def _is_changed(before: np.ndarray, after: np.ndarray, target: FaceTarget) -> bool:
+    x0, y0, x1, y1 = _pixel_box(target.face.box, before.shape)
+    changed = (before[y0:y1, x0:x1] != after[y0:y1, x0:x1]).any(axis=-1)
+    return changed.size == 0 or bool(changed.mean() >= MIN_CHANGED_PIXELS)
+
+
+def _is_covered(pixels: np.ndarray, box: np.ndarray, covers: int) -> bool:
+    """Whether a box holds no more colours than there are patches, which may overlap."""
+    x0, y0, x1, y1 = _pixel_box(box, pixels.shape)
+    return len(np.unique(pixels[y0:y1, x0:x1].reshape(-1, 3), axis=0)) <= covers
+
+
+def _pixel_box(box: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1), end exclusive: the whole pixels in a box, as far as they are in the picture."""
+    x0, y0 = np.clip(np.ceil(box[:2]), 0, shape[1::-1]).astype(int)
+    x1, y1 = np.clip(np.floor(box[2:]) + 1, [x0, y0], [max(shape[1], x0), max(shape[0], y0)]).astype(int)
+    return int(x0), int(y0), int(x1), int(y1)
+
+
+def _box_text(face: DetectedFace) -> str:
+    return str(face.box.round().astype(int).tolist())
+
+
+def records(found: FoundFaces, finished: FinishedFaces) -> tuple[FaceRecord, ...]:
+    """What was done to each face."""
+    return (
+        *(_record(target.face, "nullface", target.similarity, target.attempts) for target in finished.hidden),
+        *(_record(target.face, "covered", _tried(target), target.attempts) for target in finished.failed),
+        *(_record(face, "covered") for face in finished.covered),
+        *(_record(face, "spared") for face in found.spare),
     )
 
 
-def _record(face: DetectedFace, similarity: float | None, attempts: int, method: str) -> FaceRecord:
+def _tried(target: FaceTarget) -> float | None:
+    return target.similarity if target.attempts else None
+
+
+def _record(face: DetectedFace, method: str, similarity: float | None = None, attempts: int = 0) -> FaceRecord:
     x0, y0, x1, y1 = (float(value) for value in face.box)
     return FaceRecord((x0, y0, x1, y1), face.score, similarity, attempts, method)

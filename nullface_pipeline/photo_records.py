@@ -1,16 +1,225 @@
-"""What is said of an anonymized photo: the picture, a record of each face, and why there is none."""
+"""What is asked of one photo and what is said of its result: checked options, a record of each face, refusals.
 
-from dataclasses import dataclass
+Nothing here needs torch, so that a wrong option is answered before anything is loaded.
+"""
+
+import math
+import numbers
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from types import NoneType
+from typing import Any
 
 import PIL.Image
 
 
-class NoFaceFoundError(ValueError):
+# The paper's knobs, set together. Settings given besides take precedence.
+PRESETS: dict[str, dict[str, float]] = {
+    "light": {"skip": 0.8, "guidance_scale": 7.5},
+    "standard": {"skip": 0.7, "guidance_scale": 10.0},
+    "strong": {"skip": 0.6, "guidance_scale": 15.0},
+}
+
+MAX_SEED = 2**63 - 1
+
+# Range of each number, and whether it is a whole one; the ends are allowed. None where the field may be left out.
+_NUMBERS: dict[str, tuple[float, float, bool]] = {
+    "seed": (0, MAX_SEED, True),
+    "identity_seed": (0, MAX_SEED, True),
+    "min_face": (0.0, 1e6, False),
+    "similarity_threshold": (-1.0, 1.0, False),
+    "max_attempts": (1, 20, True),
+    "batch_faces": (1, 1024, True),
+    "num_inference_steps": (1, 999, True),
+    "skip": (0.0, 0.999, False),
+    "guidance_scale": (-100.0, 100.0, False),
+    "identity_scale": (-10.0, 10.0, False),
+    "identity_angle": (0.0, 180.0, False),
+    "mask_start": (0.0, 1.0, False),
+    "eta": (1e-3, 1.0, False),
+    "ip_adapter_scale": (-10.0, 10.0, False),
+    "inversion_batch_size": (1, 4096, True),
+}
+
+# Passed on to the pipeline as they are, where given.
+_SETTINGS = (
+    "num_inference_steps",
+    "skip",
+    "guidance_scale",
+    "identity_scale",
+    "identity_angle",
+    "mask_start",
+    "eta",
+    "ip_adapter_scale",
+    "inversion_batch_size",
+)
+
+Box = tuple[float, float, float, float]
+
+
+class PhotoRefusedError(Exception):
+    """A photo of which nothing is returned. The message says why, and what to do; other photos may be fine."""
+
+
+class NoFaceFoundError(PhotoRefusedError, ValueError):
     """A photo shows no face, as far as the detector can tell."""
 
 
-class FaceNotHiddenError(RuntimeError):
-    """A face still resembles the person after every attempt, and covering it was not wanted."""
+class TooManyFacesError(PhotoRefusedError, ValueError):
+    """A photo seems to show more faces than any photo does."""
+
+
+class FaceNotHiddenError(PhotoRefusedError, RuntimeError):
+    """A face is not hidden as it should be, and covering it was not wanted or did not work."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PhotoOptions:
+    """What is asked of one photo; checked once, here, for whoever asks.
+
+    Attributes:
+        keep (`tuple[str, ...]`): regions of the faces to leave as they are, such as `("eyes", "mouth")`. They keep the
+            photo's own pixels.
+        keep_mask (`PIL.Image.Image`, *optional*): a picture of the photo's size, upright: white is left as it is
+            wherever it meets a face, a lesion for example. A face of which too little is left to change is covered.
+        seed (`int`, *optional*): makes the result deterministic; 0 to 2**63 - 1.
+        preset (`str`): `"light"`, `"standard"` (the paper's settings) or `"strong"`: sets `skip` and `guidance_scale`
+            together.
+        skip_faces (`tuple`): people to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, or reference photos that
+            show one of them each. The most similar face is taken for the person, if it is similar enough; a recognizer
+            can err, so boxes are safer.
+        min_face (`float`): faces whose longer side is shorter than this many photo pixels are covered instead of
+            anonymized.
+        similarity_threshold (`float`, *optional*): cosine similarity in [-1, 1] from which on two faces count as the
+            same person; by default what suits the recognizer.
+        accept_recognizable (`bool`): has to be set for a `similarity_threshold` above what suits the recognizer, with
+            which results that it knows again pass.
+        max_attempts (`int`): how often a face is tried before it is covered; 1 to 20.
+        on_failure (`str`): `"cover"` covers a face that still resembles the person; `"error"` raises and returns
+            nothing.
+        judge (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
+            either, by the same threshold.
+        identity_seed (`int`, *optional*): gives a person the same new identity in every photo, and another one for
+            another seed.
+        batch_faces (`int`): faces in one batch; 1 to 1024.
+        num_inference_steps, skip, guidance_scale, identity_scale, identity_angle, mask_start, eta, ip_adapter_scale,
+            inversion_batch_size: as for the pipeline's `__call__`; they take precedence over the preset.
+
+    Raises:
+        TypeError: if a value is of the wrong type; the field is named.
+        ValueError: if a value is out of range or not finite; the field is named.
+    """
+
+    keep: tuple[str, ...] = ()
+    keep_mask: PIL.Image.Image | None = None
+    seed: int | None = None
+    preset: str = "standard"
+    skip_faces: tuple[Box | PIL.Image.Image, ...] = ()
+    min_face: float = 0.0
+    similarity_threshold: float | None = None
+    accept_recognizable: bool = False
+    max_attempts: int = 3
+    on_failure: str = "cover"
+    judge: Any | None = None
+    identity_seed: int | None = None
+    batch_faces: int = 8
+    num_inference_steps: int | None = None
+    skip: float | None = None
+    guidance_scale: float | None = None
+    identity_scale: float | None = None
+    identity_angle: float | None = None
+    mask_start: float | None = None
+    eta: float | None = None
+    ip_adapter_scale: float | None = None
+    inversion_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.name in _NUMBERS and not (field.default is None and getattr(self, field.name) is None):
+                self._set(field.name, check_number(field.name, getattr(self, field.name)))
+        self._set("keep", _region_names(self.keep))
+        self._set("skip_faces", _faces_to_skip(self.skip_faces))
+        _check_choice("preset", self.preset, tuple(PRESETS))
+        _check_choice("on_failure", self.on_failure, ("cover", "error"))
+        if not isinstance(self.accept_recognizable, bool):
+            raise TypeError(f"`accept_recognizable` must be True or False, got {self.accept_recognizable!r}.")
+        if self.keep_mask is not None and not isinstance(self.keep_mask, PIL.Image.Image):
+            raise TypeError(f"`keep_mask` must be a PIL image, got {type(self.keep_mask).__name__}.")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any], options: "PhotoOptions | None" = None) -> "PhotoOptions":
+        """Options by name, those left out as in `options` or by default; TypeError for an unknown name."""
+        if not isinstance(options, (cls, NoneType)):
+            raise TypeError(f"`options` must be PhotoOptions, got {type(options).__name__}; name each option.")
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(arguments) - set(known))
+        if unknown:
+            raise TypeError(f"`anonymize` does not take {', '.join(unknown)}; its options are {', '.join(known)}.")
+        return replace(options or cls(), **arguments)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The pipeline's settings: the preset's, and over them those that were given."""
+        given = {name: getattr(self, name) for name in _SETTINGS}
+        return {**PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None}}
+
+
+def check_number(name: str, value: Any) -> Any:
+    """A number in the range of the option `name`, as a plain int or float.
+
+    Raises:
+        TypeError: if it is no number, or not a whole one where that is wanted.
+        ValueError: if it is not finite or out of range.
+    """
+    low, high, whole = _NUMBERS[name]
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        wanted = "a whole number" if whole else "a number"
+        raise TypeError(f"`{name}` must be {wanted}, got {value!r:.80}.")
+    value = int(value) if isinstance(value, numbers.Integral) and whole else float(value)
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"`{name}` must be from {low} to {high}, got {value}.")
+    return value
+
+
+def _region_names(keep: Any) -> tuple[str, ...]:
+    """Whether the names are regions is the face parser's business."""
+    if isinstance(keep, str):
+        raise ValueError(f"`keep` must be a list or tuple of region names, for example ({keep!r},).")
+    if not isinstance(keep, Iterable):
+        raise TypeError(f"`keep` must be a list or tuple of region names, got {keep!r:.80}.")
+    names = tuple(keep)
+    wrong = [name for name in names if not isinstance(name, str)]
+    if wrong:
+        raise TypeError(f"`keep` must hold names of regions, got {wrong[0]!r:.80}.")
+    return names
+
+
+def _faces_to_skip(skip_faces: Any) -> tuple[Box | PIL.Image.Image, ...]:
+    if isinstance(skip_faces, (str, bytes, Mapping, PIL.Image.Image)) or not isinstance(skip_faces, Iterable):
+        raise TypeError(f"`skip_faces` must be a list of boxes or reference photos, got {type(skip_faces).__name__}.")
+    return tuple(face if isinstance(face, PIL.Image.Image) else _box(face) for face in skip_faces)
+
+
+def _box(value: Any) -> Box:
+    corners = list(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else []
+    real = [corner for corner in corners if isinstance(corner, numbers.Real) and not isinstance(corner, bool)]
+    if len(corners) != 4 or len(real) != 4:
+        raise TypeError(
+            f"`skip_faces` must be a list of boxes (x0, y0, x1, y1) or reference photos; {value!r:.80} is neither."
+        )
+    x0, y0, x1, y1 = (float(corner) for corner in real)
+    if not all(map(math.isfinite, (x0, y0, x1, y1))) or x0 >= x1 or y0 >= y1:
+        raise ValueError(f"`skip_faces` names the box {(x0, y0, x1, y1)}; x0 < x1 and y0 < y1 must be finite.")
+    return x0, y0, x1, y1
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {value!r:.80}.")
 
 
 @dataclass(frozen=True)
@@ -26,7 +235,7 @@ class FaceRecord:
         method (`str`): "nullface", "covered" or "spared".
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     score: float
     similarity: float | None
     attempts: int

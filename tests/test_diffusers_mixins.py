@@ -55,23 +55,23 @@ def import_mixins(checkout):
 mixins = import_mixins(SOURCE)
 
 
-class WholeImageFace:
-    """The part of an InsightFace `Face` that the pipeline reads; its embedding is a random projection of the image."""
-
-    def __init__(self, image):
-        projection = np.random.default_rng(0).standard_normal((image.size, EMBEDDING_SIZE), dtype=np.float32)
-        embedding = (image.astype(np.float32).ravel() / 255 - 0.5) @ projection
-        self.normed_embedding = embedding / np.linalg.norm(embedding)
-        self.bbox = np.array([0, 0, *image.shape[1::-1]])
-        self.kps = np.zeros((5, 2))
-        self.det_score = 1.0
-
-
 class WholeImageAnalyser:
-    """Works like InsightFace's `FaceAnalysis`: takes the image as it is for its only face."""
+    """Works like InsightFace's `FaceAnalysis`: takes the image as it is for its only face.
 
-    def get(self, image):
-        return [WholeImageFace(image)]
+    Its embedding is a random projection of the image.
+    """
+
+    def __init__(self):
+        self.det_model = self
+        self.models = {"detection": self, "recognition": self}
+
+    def detect(self, image):
+        height, width = image.shape[:2]
+        return np.array([[0.0, 0.0, width, height, 1.0]]), np.array([[[0.0, 0.0], [width, height]] + 3 * [[0.0, 0.0]]])
+
+    def get(self, image, face):
+        projection = np.random.default_rng(0).standard_normal((image.size, EMBEDDING_SIZE), dtype=np.float32)
+        face.embedding = (image.astype(np.float32).ravel() / 255 - 0.5) @ projection
 
 
 class ReadyPipeline(StableDiffusionNullFacePipeline):

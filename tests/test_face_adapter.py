@@ -1,13 +1,11 @@
 """Loading FaceID: both halves, beside other adapters, and gone without a trace."""
 
-import sys
-
 import pytest
 import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
 
-from nullface_pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline import StableDiffusionNullFacePipeline, face_adapter
 from nullface_pipeline.face_adapter import (
     FACE_LORA_NAME,
     activate_loras,
@@ -89,8 +87,7 @@ def test_the_lora_half_matters():
 
 
 def test_missing_peft_is_an_error(monkeypatch):
-    module = sys.modules[StableDiffusionNullFacePipeline.__module__]
-    monkeypatch.setattr(module, "is_peft_available", lambda: False)
+    monkeypatch.setattr(face_adapter, "is_peft_available", lambda: False)
     pipe = StableDiffusionNullFacePipeline(**make_components())
     with pytest.raises(RuntimeError, match="pip install peft"):
         pipe.load_face_adapter(make_adapter(pipe.unet))

@@ -29,12 +29,17 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        print_error(f"{error} See `nullface --help`.")
+        print_error(f"{in_words(error)} See `nullface --help`.")
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         print_error("Stopped. Give the same command again to go on.")
         code = 1
     sys.exit(code)
+
+
+def in_words(error: typer.TyperException) -> str:
+    """With the option's name."""
+    return " ".join(error.format_message().split())
 
 
 for command in (demo, anonymize, export, doctor):

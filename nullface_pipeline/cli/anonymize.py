@@ -5,7 +5,8 @@ import secrets
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from nullface_pipeline.cli.console import TINY_NOTICE, console, fail, notice, quiet_libraries, show, words
+from nullface_pipeline.cli.console import TINY_NOTICE, as_options, console, fail, notice, quiet_libraries, show, words
 from nullface_pipeline.cli.options import (
     MAX_SEED,
     Dtype,
@@ -29,7 +30,7 @@ from nullface_pipeline.cli.options import (
 
 if TYPE_CHECKING:
     from nullface_pipeline.photo_folder import Earlier, FoundPhotos, PhotoJob, PhotoOutcome, ResultRecord
-    from nullface_pipeline.photo_records import AnonymizedPhoto
+    from nullface_pipeline.photo_records import AnonymizedPhoto, Box, PhotoOptions
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Asked:
     seed: int | None
     on_failure: OnFailure
     threshold: float | None
+    accept_recognizable: bool
     detection_threshold: float
     min_face: float
     batch_faces: int
@@ -56,28 +58,38 @@ class Asked:
     overwrite: bool
     dry_run: bool
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What is asked of each photo, besides the preset and the seed."""
-        return {
-            "keep": region_names(self.keep),
-            "similarity_threshold": self.threshold,
-            "min_face": self.min_face,
-            "on_failure": "cover" if self.on_failure is OnFailure.cover else "error",
-        }
+    @cached_property
+    def photo_options(self) -> "PhotoOptions":
+        """What is asked of each photo, besides the seed and the preset's numbers, which depend on the model."""
+        from nullface_pipeline.photo_records import PhotoOptions
+
+        return PhotoOptions(
+            keep=region_names(self.keep),
+            similarity_threshold=self.threshold,
+            accept_recognizable=self.accept_recognizable,
+            min_face=self.min_face,
+            on_failure="cover" if self.on_failure is OnFailure.cover else "error",
+            batch_faces=self.batch_faces,
+        )
 
     @property
     def digest(self) -> str:
         """Of all that decides on a result, but for the seed, see `options_digest`."""
         from nullface_pipeline.photo_folder import options_digest
 
-        more = {
-            "model": self.model,
-            "preset": self.preset,
-            "detection_threshold": self.detection_threshold,
-            "keep_metadata": self.keep_metadata,
-        }
-        return options_digest({**self.settings, "keep": sorted(self.settings["keep"]), **more})
+        photo = self.photo_options
+        return options_digest(
+            {
+                "model": self.model,
+                "preset": self.preset,
+                "keep": sorted(photo.keep),
+                "threshold": photo.similarity_threshold,
+                "min_face": photo.min_face,
+                "on_failure": photo.on_failure,
+                "detection_threshold": self.detection_threshold,
+                "keep_metadata": self.keep_metadata,
+            }
+        )
 
 
 def anonymize(
@@ -106,6 +118,9 @@ def anonymize(
             min=-1.0, max=1.0, callback=finite, help="Similarity from which on a result still is the person."
         ),
     ] = None,
+    accept_recognizable: Annotated[
+        bool, typer.Option("--accept-recognizable", help="Allow a --threshold with which recognizable results pass.")
+    ] = False,
     detection_threshold: Annotated[
         float, typer.Option(min=0.05, max=0.95, callback=finite, help="Lowest score that counts as a face.")
     ] = 0.3,
@@ -140,14 +155,16 @@ def anonymize(
     from nullface_pipeline.photo_folder import hold_folder
 
     try:
+        # Options first: they need no disk.
+        asked.photo_options
         found, earlier = _plan(asked)
         # Known wrong before the folder is made or a model loaded.
         _check_keep(asked)
         with hold_folder(asked.output):
             earlier.record.prepare()
             code = (_preview if asked.dry_run else _anonymize)(asked, found.jobs, earlier)
-    except (OSError, ValueError) as error:
-        fail(words(error))
+    except (OSError, TypeError, ValueError) as error:
+        fail(as_options(words(error)))
     _tell_unsearched(found)
     raise typer.Exit(code)
 
@@ -176,10 +193,10 @@ def _plan(asked: Asked) -> "tuple[FoundPhotos, Earlier]":
 
 
 def _check_keep(asked: Asked) -> None:
-    if asked.settings["keep"]:
+    if asked.photo_options.keep:
         from nullface_pipeline.face_parsing import check_kept_regions
 
-        check_kept_regions(asked.settings["keep"])
+        check_kept_regions(asked.photo_options.keep)
 
 
 def _tell_unsearched(found: "FoundPhotos") -> None:
@@ -223,7 +240,9 @@ def _run(asked: Asked, jobs: "list[PhotoJob]", record: "ResultRecord") -> "list[
     from nullface_pipeline.photo_folder import anonymize_photos
 
     pipe = _load(asked)
-    outcomes = anonymize_photos(_face_hider(pipe, asked), jobs, asked.keep_metadata, asked.digest, record.add)
+    outcomes = anonymize_photos(
+        _face_hider(pipe, asked), jobs, asked.keep_metadata, asked.digest, record.add, _face_finder(pipe)
+    )
     results: "list[PhotoOutcome]" = []
     faces = 0
     with _progress() as progress:
@@ -262,26 +281,38 @@ def _load(asked: Asked) -> Any:
         return load_model_set(asked.model, asked.device, dtype, asked.detection_threshold)
     # Libraries raise what they like for a device or a model that is not there.
     except Exception as error:
-        fail(f"The model {asked.model!r} could not be loaded: {words(error)}")
+        fail(f"The model {asked.model!r} could not be loaded: {words(error).splitlines()[0]}")
 
 
 def _face_hider(pipe: Any, asked: Asked) -> "Callable[[PIL.Image.Image, str], AnonymizedPhoto]":
     from nullface_pipeline.model_sets import preset_settings
-    from nullface_pipeline.photo import check_options
+    from nullface_pipeline.photo import check_pipeline
 
-    settings = {**preset_settings(asked.model, asked.preset), **asked.settings, "batch_faces": asked.batch_faces}
+    options = replace(asked.photo_options, **preset_settings(asked.model, asked.preset))
     try:
-        check_options(pipe, **settings)
+        check_pipeline(pipe, options)
     except (RuntimeError, TypeError, ValueError) as error:
-        fail(words(error))
+        fail(as_options(words(error)))
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(62) if asked.seed is None else asked.seed
 
     def hide_faces(photo: PIL.Image.Image, name: str) -> "AnonymizedPhoto":
         # A photo's noise depends on its name, not on which others are run with it, so that a resumed run is the same.
-        return pipe.anonymize(photo, seed=seed + zlib.crc32(os.fsencode(name)), **settings)
+        return pipe.anonymize(photo, options, seed=seed + zlib.crc32(os.fsencode(name)))
 
     return hide_faces
+
+
+def _face_finder(pipe: Any) -> "Callable[[PIL.Image.Image], list[Box]]":
+    import numpy as np
+
+    from nullface_pipeline.face_search import search_faces
+
+    def find_faces(picture: PIL.Image.Image) -> "list[Box]":
+        faces = search_faces(pipe.face_analyser, np.asarray(picture.convert("RGB")))
+        return [tuple(float(value) for value in face.box) for face in faces]  # type: ignore[misc]
+
+    return find_faces
 
 
 def _progress() -> Progress:

@@ -1,5 +1,6 @@
 """What the commands share: two consoles, and how they end with an error."""
 
+import re
 import sys
 import warnings
 from typing import NoReturn
@@ -39,11 +40,17 @@ def show(text: object) -> str:
 
 
 def words(error: BaseException) -> str:
-    """An exception in one line, without numbers and brackets of the system's."""
+    """An exception as text, without the system's numbers and brackets."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}." if error.filename is None else f"{error.filename}: {error.strerror}."
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else f"{type(error).__name__}."
+    return str(error).strip() or f"{type(error).__name__}."
+
+
+def as_options(message: str) -> str:
+    """A message of Python's fields in the command's words: `--keep` for `keep`."""
+    message = message.replace("`similarity_threshold`", "--threshold")
+    message = message.replace("`accept_recognizable=True`", "--accept-recognizable")
+    return re.sub(r"`(keep|min_face|batch_faces|seed)`", lambda name: "--" + name[1].replace("_", "-"), message)
 
 
 def write_what_the_terminal_can() -> None:

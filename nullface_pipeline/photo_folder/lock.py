@@ -37,7 +37,6 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         held = next((each for each in folder.resolve().parents if is_held(each)), None)
         if held is not None:
             raise _busy(held)
@@ -56,7 +55,12 @@ def _take(folder: Path) -> BinaryIO:
     """The locked file. One that its last owner removed in the meantime locks nobody out, so it is made again."""
     path = folder / LOCK_NAME
     while True:
-        file = _open(path)
+        # The last owner may also have removed the folder, as one that stayed empty.
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            file = _open(path)
+        except FileNotFoundError:
+            continue
         try:
             _lock(file)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -1,26 +1,36 @@
 """One photo after the other through the pipeline, without a leak.
 
-A result is written under a passing name and hashed; what it is gets recorded; then it appears under its own name. So a
-run that is killed at any moment leaves no result that the next one would not know.
+A result is encoded and hashed; what it is gets recorded; then it appears. So a run that is killed at any moment leaves
+no result that the next one would not know.
 """
 
-import secrets
+import io
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import PIL.Image
 
-from nullface_pipeline.photo_files import TEMPORARY_PATTERN, PhotoFile, PhotoFileError, read_photo, write_photo
+from nullface_pipeline.photo_files import (
+    PhotoFile,
+    PhotoFileError,
+    alpha_views,
+    composed_views,
+    encode_photo,
+    flatten,
+    read_photo,
+    write_whole,
+)
 from nullface_pipeline.photo_folder.jobs import PhotoJob
-from nullface_pipeline.photo_folder.paths import identity
-from nullface_pipeline.photo_folder.records import MadeFrom, digest, file_digest
+from nullface_pipeline.photo_folder.paths import identity, is_regular
+from nullface_pipeline.photo_folder.records import MadeFrom, digest
 from nullface_pipeline.photo_folder.report import PhotoOutcome
-from nullface_pipeline.photo_records import AnonymizedPhoto, FaceNotHiddenError, NoFaceFoundError
+from nullface_pipeline.photo_records import AnonymizedPhoto, Box, FaceNotHiddenError, PhotoRefusedError
 
 
 Anonymize = Callable[[PIL.Image.Image, str], AnonymizedPhoto]
+FindFaces = Callable[[PIL.Image.Image], Sequence[Box]]
 
 
 def anonymize_photos(
@@ -29,6 +39,7 @@ def anonymize_photos(
     keep_metadata: bool = False,
     options: str = "",
     before_writing: Callable[[MadeFrom], None] | None = None,
+    find_faces: FindFaces | None = None,
 ) -> Iterator[PhotoOutcome]:
     """Run photos through `anonymize` one by one; while the model works, the next is read and the last is written.
 
@@ -38,6 +49,8 @@ def anonymize_photos(
         options (`str`): what the outcomes say of the options, see `options_digest`.
         before_writing (`Callable`, *optional*): is told the hashes of a result before it appears under its name. What
             it raises as an `OSError` has the photo refused.
+        find_faces (`Callable`, *optional*): takes an RGB picture and returns the boxes of its faces. Only with it
+            transparency is kept, and only where it shows no face; else photos are laid on white.
 
     Yields:
         `PhotoOutcome`: in the order of `jobs`, once the photo is on the disk or refused.
@@ -48,7 +61,7 @@ def anonymize_photos(
         for number, job in enumerate(jobs):
             if number + 1 < len(jobs):
                 reading.append(reader.submit(_read, jobs[number + 1]))
-            unwritten = _hide_faces(anonymize, job, reading.popleft().result())
+            unwritten = _hide_faces(anonymize, find_faces, job, reading.popleft().result())
             if writing is not None:
                 yield writing.result()
             writing = writer.submit(_write, unwritten, keep_metadata, options, before_writing)
@@ -74,22 +87,31 @@ class _Unwritten:
 
 
 def _read(job: PhotoJob) -> _Read | PhotoFileError:
-    original = file_digest(job.source)
+    """What is hashed is what is decoded: the file's bytes, read once."""
     try:
-        file = read_photo(job.source)
+        # What is no file, or cannot be opened, is for `read_photo` to put into words.
+        if not is_regular(job.source):
+            return _Read(read_photo(job.source), "")
+        data = job.source.read_bytes()
+        return _Read(read_photo(io.BytesIO(data)), digest(data))
     except PhotoFileError as error:
         return error
-    if original is None or file_digest(job.source) != original:
-        return PhotoFileError("It changed while it was read: wait until nobody writes to it, and try again.")
-    return _Read(file, original)
+    except OSError as error:
+        return PhotoFileError(f"It cannot be read ({error.strerror}): check its permissions.")
+    except MemoryError:
+        return PhotoFileError("It needs more memory than there is: shrink it.")
 
 
-def _hide_faces(anonymize: Anonymize, job: PhotoJob, read: _Read | PhotoFileError) -> _Unwritten:
+def _hide_faces(
+    anonymize: Anonymize, find_faces: FindFaces | None, job: PhotoJob, read: _Read | PhotoFileError
+) -> _Unwritten:
     if isinstance(read, PhotoFileError):
         return _Unwritten(PhotoOutcome(job, "refused", str(read)))
     try:
+        read = replace(read, file=_without_faces_in_transparency(read.file, find_faces))
         result = anonymize(read.file.image, job.output.name)
-    except (NoFaceFoundError, FaceNotHiddenError) as error:
+        _check_composed(read.file, result, find_faces)
+    except PhotoRefusedError as error:
         not_hidden = isinstance(error, FaceNotHiddenError)
         return _Unwritten(PhotoOutcome(job, "refused", str(error), not_hidden=not_hidden))
     # One photo that a library chokes on is no reason to give up the others.
@@ -98,6 +120,29 @@ def _hide_faces(anonymize: Anonymize, job: PhotoJob, read: _Read | PhotoFileErro
     covered = any(face.method == "covered" for face in result.faces)
     outcome = PhotoOutcome(job, "covered" if covered else "anonymized", faces=result.faces)
     return _Unwritten(outcome, result.image, read)
+
+
+def _without_faces_in_transparency(file: PhotoFile, find_faces: FindFaces | None) -> PhotoFile:
+    """The photo, laid on white if its transparency shows a face, or nobody can tell."""
+    if file.alpha is not None and (find_faces is None or any(map(find_faces, alpha_views(file)))):
+        return flatten(file)
+    return file
+
+
+def _check_composed(file: PhotoFile, result: AnonymizedPhoto, find_faces: FindFaces | None) -> None:
+    """That the result shows no further face when it is laid on black or white, which cuts other figures out of it."""
+    if find_faces is None:
+        return
+    known = [face.box for face in result.faces]
+    for box in (box for view in composed_views(file, result.image) for box in find_faces(view)):
+        if not any(_holds_middle(box, other) for other in known):
+            raise FaceNotHiddenError("Its transparency shows a face that the photo does not: save it without first.")
+
+
+def _holds_middle(inner: Box, outer: Box) -> bool:
+    """Whether the middle of one box lies in another."""
+    x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
+    return outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3]
 
 
 def _in_words(error: Exception) -> str:
@@ -133,20 +178,15 @@ def _write_result(
     options: str,
     before_writing: Callable[[MadeFrom], None] | None,
 ) -> MadeFrom:
-    """Write a result under a passing name, say what it is, and only then give it its own."""
+    """Say what a result is, and only then let it appear."""
     if identity(job.output) == identity(job.source):
         raise PhotoFileError("The output would replace the original: choose another folder or name.")
+    data = encode_photo(image, read.file, keep_metadata)
+    made = MadeFrom(read.original, options, digest(data))
+    if made.result == made.original:
+        raise PhotoFileError("The result would be the original, byte by byte: nothing was written.")
     job.output.parent.mkdir(parents=True, exist_ok=True)
-    # Not the photo's own name with something added: that may be as long as names can be.
-    passing = job.output.with_name(TEMPORARY_PATTERN.replace("*", secrets.token_hex(8)))
-    try:
-        write_photo(image, passing, read.file, keep_metadata)
-        made = MadeFrom(read.original, options, digest(passing.read_bytes()))
-        if made.result == made.original:
-            raise PhotoFileError("The result would be the original, byte by byte: nothing was written.")
-        if before_writing is not None:
-            before_writing(made)
-        passing.replace(job.output)
-    finally:
-        passing.unlink(missing_ok=True)
+    if before_writing is not None:
+        before_writing(made)
+    write_whole(job.output, data)
     return made

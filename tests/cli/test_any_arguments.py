@@ -58,6 +58,7 @@ def quick_models():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(model_sets, "load_model_set", load)
+        patch.setattr(model_sets, "load_detector", lambda name, detection_threshold: pipe.face_analyser)
         patch.setattr(
             model_sets,
             "preset_settings",

@@ -68,7 +68,6 @@ def test_lines_of_before_there_were_hashes_vouch_for_nothing(tmp_path):
         {"faces": [{**LINE["faces"][0], "attempts": 1.5}]},
         {"result_sha256": 7},
         {"result_sha256": None},
-        {"original_sha256": "short"},
     ],
     ids=str,
 )

@@ -6,7 +6,6 @@ import pytest
 
 from nullface_pipeline.photo_folder import (
     Earlier,
-    PhotoOutcome,
     ResultRecord,
     anonymize_photos,
     append_to_report,
@@ -180,13 +179,3 @@ def test_the_digest_of_options():
     assert options_digest({"a": 1}) != options_digest({"a": 2})
     with pytest.raises(ValueError):
         options_digest({"a": float("nan")})
-
-
-def test_a_photo_that_changes_while_it_is_read(photos, tmp_path, monkeypatch):
-    from nullface_pipeline.photo_folder import run
-
-    digests = iter(["1" * 64, "2" * 64])
-    monkeypatch.setattr(run, "file_digest", lambda path: next(digests))
-    outcome: PhotoOutcome
-    (outcome,) = anonymize_photos(paint_black, find_photos([photos / "a.jpg"], tmp_path / "out"))
-    assert outcome.status == "refused" and "changed while" in outcome.reason

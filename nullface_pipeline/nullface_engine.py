@@ -1,0 +1,711 @@
+# Copyright 2026 The NullFace pipeline authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+"""What the NullFace pipelines share: everything but their components, their text and the file of their adapter."""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
+from diffusers.utils import BaseOutput
+
+from .ddpm_inversion import (
+    DDPMInversion,
+    NoiseSchedule,
+    denoising_step,
+    guide_noise,
+    sample_trajectory,
+    solve_noise_maps,
+    whole_steps,
+)
+from .face_adapter import FaceAdapterMixin, adapter_scale, check_face_adapter, embedding_size, identity_conditions
+from .face_identity import DETECTION_THRESHOLD, choose_face, detect_faces, load_face_analyser, opposite_identity
+from .face_parsing import anonymization_mask, check_kept_regions, load_face_parser
+from .image_inputs import check_image_values, count_images, to_uint8
+from .photo import anonymize_photo
+from .photo_records import AnonymizedPhoto, PhotoOptions
+
+
+# Samples in one UNet call of the inversion. On a CPU larger batches gain nothing and cost memory.
+INVERSION_BATCH_SIZE = 16
+INVERSION_BATCH_SIZES = {"cpu": 4}
+
+
+@dataclass
+class NullFacePipelineOutput(BaseOutput):
+    """
+    Output class for NullFace pipelines.
+
+    Args:
+        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`)
+            The anonymized images: a list of `B` PIL images, an array of shape `(B, H, W, 3)` or a tensor of shape
+            `(B, 3, H, W)`, values in [0, 1]; latents of shape `(B, C, h, w)` for `output_type="latent"`.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+
+
+class NullFaceMixin(FaceAdapterMixin):
+    r"""
+    The method, for a [`DiffusionPipeline`] with a VAE, a UNet and a scheduler as components.
+
+    A plain mixin: diffusers takes any `DiffusionPipeline` that a custom pipeline's file imports for another pipeline.
+    A class has it before its other bases, calls `_prepare` at the end of its `__init__`, names the published
+    file of its adapter in `face_adapter_name`, and says in `prompt_conditions` what the UNet is told of a text.
+    """
+
+    _callback_tensor_inputs = ["latents", "noise_pred", "identity_embeds"]
+
+    vae: Any
+    unet: Any
+    scheduler: Any
+    face_analyser: Any = None
+    face_parser: Any = None
+
+    # Of DiffusionPipeline
+    _execution_device: Any
+    progress_bar: Any
+    maybe_free_model_hooks: Any
+
+    def _prepare(self):
+        self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
+        self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
+        self.mask_processor = VaeImageProcessor(do_resize=False, do_normalize=False, do_convert_grayscale=True)
+
+    def prompt_conditions(self, prompt: str, height: int, width: int) -> dict[str, torch.Tensor]:
+        r"""
+        What the UNet is told beside the identity, for [`predict_noise`].
+
+        Args:
+            prompt (`str`): the text.
+            height, width (`int`): of the images, in pixels.
+
+        Returns:
+            `dict[str, torch.Tensor]`: in the UNet's dtype, one row each: `prompt_embeds` (1, tokens, channels) and
+            whatever else the UNet's `added_cond_kwargs` hold, (1, channels) by name.
+        """
+        raise NotImplementedError
+
+    def load_face_models(
+        self,
+        face_analyser: str | Path | Any = "buffalo_l",
+        face_parser: str | Path | Any | None = "bisenet",
+        providers: list[str] | None = None,
+        detection_threshold: float = DETECTION_THRESHOLD,
+        detection_size: tuple[int, int] | None = None,
+    ):
+        r"""
+        Load the models that find, recognize and parse faces.
+
+        Args:
+            face_analyser (`str`, `Path` or `insightface.app.FaceAnalysis`, *optional*, defaults to `"buffalo_l"`):
+                An InsightFace pack by name, a folder of its ONNX files, or a prepared object. The published FaceID
+                adapters were trained on the recognizer of `buffalo_l`.
+            face_parser (`str`, `Path`, callable or `None`, *optional*, defaults to `"bisenet"`):
+                facexlib's BiSeNet, a file of its weights, a folder or Hub name of a transformers segmentation model
+                with CelebAMask-HQ labels, an object that works like `FaceParser`, or `None` to go without.
+            providers (`list[str]`, *optional*):
+                ONNX Runtime providers; CUDA where it is installed, else CPU.
+            detection_threshold (`float`, *optional*, defaults to 0.3):
+                Lowest detection score that counts as a face.
+            detection_size (`tuple[int, int]`, *optional*):
+                Width and height that a photo is scaled to for detection; InsightFace's default if not given.
+        """
+        self.face_analyser = load_face_analyser(face_analyser, providers, detection_threshold, detection_size)
+        self.face_parser = None if face_parser is None else load_face_parser(face_parser, self._execution_device)
+        self._warn_of_other_recognizer()
+
+    def check_inputs(
+        self,
+        image,
+        num_inference_steps,
+        skip,
+        eta,
+        ip_adapter_scale,
+        inversion_batch_size,
+        generator,
+    ):
+        check_face_adapter(self.unet)
+        prediction_type = self.scheduler.config.get("prediction_type", "epsilon")
+        if prediction_type != "epsilon":
+            raise ValueError(
+                f"The model predicts {prediction_type!r}; this pipeline needs one that predicts the noise ('epsilon')."
+            )
+        train_steps = self.scheduler.config.num_train_timesteps
+        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps < train_steps:
+            raise ValueError(
+                f"`num_inference_steps` must be an integer from 1 to {train_steps - 1}, got {num_inference_steps}."
+            )
+        if not 0.0 <= skip < 1.0:
+            raise ValueError(f"`skip` is a fraction of the steps in [0, 1), got {skip}.")
+        if whole_steps(num_inference_steps, skip) >= num_inference_steps:
+            raise ValueError(
+                f"`skip`={skip} leaves none of {num_inference_steps} steps; lower it or raise `num_inference_steps`."
+            )
+        if not 0.0 < eta <= 1.0:
+            raise ValueError(
+                f"`eta` must be in (0, 1], got {eta}; without noise there are no noise maps to solve for."
+            )
+        if not math.isfinite(ip_adapter_scale):
+            raise ValueError(f"`ip_adapter_scale` must be a finite number, got {ip_adapter_scale}.")
+        if inversion_batch_size is not None and inversion_batch_size < 1:
+            raise ValueError(f"`inversion_batch_size` must be at least 1, got {inversion_batch_size}.")
+        check_image_values(image, "image")
+        self.check_generators(generator, count_images(image))
+
+    def check_edit_inputs(
+        self,
+        image,
+        identity_embeds,
+        mask_image,
+        keep,
+        guidance_scale,
+        identity_scale,
+        identity_angle,
+        mask_start,
+        inversion,
+        identity_generator,
+        callback_on_step_end_tensor_inputs,
+    ):
+        for name, value in (("guidance_scale", guidance_scale), ("identity_scale", identity_scale)):
+            if not math.isfinite(value):
+                raise ValueError(f"`{name}` must be a finite number, got {value}.")
+        if not 0.0 <= identity_angle <= 180.0:
+            raise ValueError(f"`identity_angle` must be in [0, 180] degrees, got {identity_angle}.")
+        if not 0.0 <= mask_start <= 1.0:
+            raise ValueError(f"`mask_start` is a fraction of the steps in [0, 1], got {mask_start}.")
+        batch_size = count_images(image)
+        self.check_generators(identity_generator, batch_size)
+        if identity_embeds is None and self.face_analyser is None:
+            raise RuntimeError(
+                "No face models are loaded. Call `pipe.load_face_models()` first, or pass `identity_embeds`."
+            )
+        if identity_embeds is not None:
+            shape = (batch_size, embedding_size(self.unet))
+            if tuple(identity_embeds.shape) != shape:
+                raise ValueError(f"`identity_embeds` must have the shape {shape}, got {tuple(identity_embeds.shape)}.")
+            if not torch.isfinite(identity_embeds).all() or not identity_embeds.any(dim=-1).all():
+                raise ValueError("`identity_embeds` must be finite and not zero; away from nobody, nothing changes.")
+        if mask_image is not None:
+            check_image_values(mask_image, "mask_image")
+        elif keep is not None:
+            check_kept_regions(keep)
+            if self.face_parser is None:
+                raise RuntimeError(
+                    "`keep` needs a face parser. Call `pipe.load_face_models()` first, or pass `mask_image`."
+                )
+        if inversion is not None and inversion.latents.shape[0] != batch_size:
+            raise ValueError(f"`inversion` is of {inversion.latents.shape[0]} image(s), `image` of {batch_size}.")
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` has to be in {self._callback_tensor_inputs}, but found "
+                f"{sorted(unknown)}."
+            )
+
+    def check_generators(self, generator, batch_size):
+        if isinstance(generator, list) and len(generator) != batch_size:
+            raise ValueError(f"{len(generator)} generators were given for {batch_size} image(s).")
+
+    def check_inversion_settings(self, inversion, num_inference_steps, skip, eta, ip_adapter_scale):
+        # An inversion brings its own settings along; one that was asked for besides must not be ignored silently.
+        defaults = inspect.signature(self.invert).parameters
+        asked = {
+            "num_inference_steps": num_inference_steps,
+            "skip": skip,
+            "eta": eta,
+            "ip_adapter_scale": ip_adapter_scale,
+        }
+        for name, value in asked.items():
+            if value not in (getattr(inversion, name), defaults[name].default):
+                raise ValueError(
+                    f"`{name}` is {value}, but `inversion` was made with {getattr(inversion, name)}. Leave it out, or "
+                    "invert again."
+                )
+
+    def embed_faces(self, image: PipelineImageInput, face_index: int | None = None) -> torch.Tensor:
+        r"""
+        Recognize the face in each image.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
+                One or more images, as for [`__call__`].
+            face_index (`int`, *optional*):
+                Which face to take where there are several, 0 being the largest. By default there must be exactly one.
+
+        Returns:
+            `torch.Tensor`: (B, 512) float32 embeddings of unit norm.
+
+        Raises:
+            ValueError: if an image shows no face, or several and none was chosen.
+        """
+        if self.face_analyser is None:
+            raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
+        embeds = [
+            choose_face(detect_faces(self.face_analyser, pixels), face_index).embedding
+            for pixels in to_uint8(self.prepare_image(image))
+        ]
+        return torch.from_numpy(np.stack(embeds))
+
+    def prepare_image(self, image: PipelineImageInput) -> torch.Tensor:
+        r"""Bring images of any accepted form to (B, 3, H, W) float32 in [-1, 1]; raises ValueError on a wrong size."""
+        pixels = self.image_processor.preprocess(image).float()
+        multiple = max(8, self.vae_scale_factor)
+        height, width = pixels.shape[-2:]
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"`image` must have three colour channels, got the shape {tuple(pixels.shape)}.")
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"Image sides must be multiples of {multiple}, got {width} x {height}. Resize or crop the image to "
+                f"{max(1, round(width / multiple)) * multiple} x {max(1, round(height / multiple)) * multiple}, or use "
+                "`pipe.anonymize`, which takes photos of any size."
+            )
+        return pixels
+
+    def prepare_mask(
+        self, mask_image: PipelineImageInput | None, keep: Sequence[str] | None, pixels: torch.Tensor
+    ) -> torch.Tensor | None:
+        r"""
+        The mask of what is to change, on the latent grid: (B, 1, h, w) float32 in [0, 1], or `None` for everything.
+
+        Args:
+            mask_image: One mask, or one for each image; white is anonymized. Takes precedence over `keep`.
+            keep: Names of regions to leave as they are; the face around them is anonymized.
+            pixels: (B, 3, H, W) in [-1, 1].
+        """
+        if mask_image is not None:
+            mask = self.mask_processor.preprocess(mask_image).float()
+            shape = (pixels.shape[0], 1, *pixels.shape[-2:])
+            if tuple(mask.shape) not in (shape, (1, *shape[1:])):
+                raise ValueError(
+                    f"`mask_image` must be one grey mask, or one for each image, of the images' size: {shape}, got "
+                    f"{tuple(mask.shape)}."
+                )
+        elif keep is not None:
+            masks = [
+                anonymization_mask(self.face_parser(face), self.face_parser.labels, keep) for face in to_uint8(pixels)
+            ]
+            for number, face_mask in enumerate(masks):
+                if face_mask.max() < 0.5:
+                    raise ValueError(
+                        f"The face parser finds nothing to change in image {number}. Use an aligned face, keep fewer "
+                        "regions, or pass `mask_image`."
+                    )
+            mask = torch.from_numpy(np.stack(masks))[:, None]
+        else:
+            return None
+        size = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
+        return F.interpolate(mask, size=size, mode="area").to(self._execution_device)
+
+    def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
+        r"""x_0: the mode of the VAE's posterior, scaled; (B, C, h, w) float32."""
+        encoded = self.vae.encode(pixels.to(self._execution_device, self.vae.dtype))
+        return retrieve_latents(encoded, sample_mode="argmax").float() * self.vae.config.scaling_factor
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        r"""Pixels (B, 3, H, W) float32, nominally in [-1, 1]."""
+        return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample.float()
+
+    def predict_noise(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        identity_embeds: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        **added_conditions: torch.Tensor,
+    ) -> torch.Tensor:
+        r"""
+        One call of the UNet.
+
+        Args:
+            latents (`torch.Tensor`): (N, C, h, w).
+            timesteps (`torch.Tensor`): one timestep, or (N,).
+            identity_embeds (`torch.Tensor`): (N, D), one identity a sample; zeros for none.
+            prompt_embeds (`torch.Tensor`): (1, tokens, channels), or (N, tokens, channels).
+            added_conditions (`torch.Tensor`): the rest of [`prompt_conditions`], (1, channels) or (N, channels) each.
+
+        Returns:
+            `torch.Tensor`: (N, C, h, w) float32.
+        """
+        if identity_embeds.shape[0] != latents.shape[0]:
+            raise ValueError(f"{identity_embeds.shape[0]} identities were given for {latents.shape[0]} samples.")
+        count = latents.shape[0]
+        added_cond_kwargs = {name: rows.expand(count, -1) for name, rows in added_conditions.items()}
+        noise_pred = self.unet(
+            latents.to(self.unet.dtype),
+            timesteps,
+            encoder_hidden_states=prompt_embeds.expand(count, -1, -1),
+            added_cond_kwargs={**added_cond_kwargs, **identity_conditions(self.unet, identity_embeds)},
+            return_dict=False,
+        )[0]
+        return noise_pred.float()
+
+    @torch.no_grad()
+    def invert(
+        self,
+        image: PipelineImageInput,
+        num_inference_steps: int = 100,
+        skip: float = 0.7,
+        eta: float = 1.0,
+        ip_adapter_scale: float = 1.0,
+        inversion_batch_size: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> DDPMInversion:
+        r"""
+        Find the noise that makes the sampler reproduce the images, once for many edits of them (section 3.2).
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
+                One or more images of one size, as for [`__call__`].
+            num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator:
+                As for [`__call__`].
+
+        Returns:
+            [`DDPMInversion`]: a frozen record to pass to [`__call__`] as `inversion`, any number of times.
+        """
+        self.check_inputs(image, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator)
+        pixels = self.prepare_image(image)
+        inversion = self._invert_pixels(
+            pixels,
+            self.prompt_conditions("", *pixels.shape[-2:]),
+            num_inference_steps,
+            skip,
+            eta,
+            ip_adapter_scale,
+            inversion_batch_size,
+            generator,
+        )
+        self.maybe_free_model_hooks()
+        return inversion
+
+    def _invert_pixels(
+        self,
+        pixels: torch.Tensor,
+        conditions: dict[str, torch.Tensor],
+        num_inference_steps: int,
+        skip: float,
+        eta: float,
+        ip_adapter_scale: float,
+        inversion_batch_size: int | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+    ) -> DDPMInversion:
+        device = self._execution_device
+        schedule = NoiseSchedule.from_scheduler_config(self.scheduler.config, num_inference_steps)
+        schedule = schedule.skip(whole_steps(num_inference_steps, skip)).to(device)
+        trajectory = sample_trajectory(self.encode_image(pixels), schedule, generator)
+
+        # No prediction depends on another, so steps and images make up one long batch.
+        samples = trajectory[:-1].flatten(0, 1)  # (S, B, C, h, w) -> (S * B, C, h, w)
+        timesteps = schedule.timesteps.repeat_interleave(pixels.shape[0])
+        identity_embeds = torch.zeros(len(samples), embedding_size(self.unet), device=device)
+        batch_size = inversion_batch_size or INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)
+        batches = list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
+        predictions = []
+        with adapter_scale(self.unet, ip_adapter_scale):
+            for latents, t, nobody in self.progress_bar(batches):
+                predictions.append(self.predict_noise(latents, t, nobody, **conditions))
+        noise_preds = torch.cat(predictions).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
+
+        return DDPMInversion(
+            latents=trajectory[0],
+            noise_maps=solve_noise_maps(trajectory, noise_preds, schedule, eta),
+            noise_pred=noise_preds[0],
+            schedule=schedule,
+            num_inference_steps=num_inference_steps,
+            skip=skip,
+            eta=eta,
+            ip_adapter_scale=ip_adapter_scale,
+        )
+
+    def denoise(
+        self,
+        inversion: DDPMInversion,
+        identity_embeds: torch.Tensor,
+        conditions: dict[str, torch.Tensor],
+        mask: torch.Tensor | None,
+        first_masked: int,
+        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None,
+        callback_on_step_end_tensor_inputs: list[str],
+    ) -> torch.Tensor:
+        r"""
+        Walk from the inversion's latents to clean ones, towards the identities (Eq. 1, 3 and 4).
+
+        Args:
+            identity_embeds (`torch.Tensor`): (B, D) float32, as the adapter is to see them.
+            mask (`torch.Tensor` or `None`): (B, 1, h, w) in [0, 1], what is to change.
+            first_masked (`int`): the kept step from which on the mask is applied.
+
+        Returns:
+            `torch.Tensor`: (B, C, h, w) float32.
+        """
+        schedule, latents = inversion.schedule, inversion.latents
+        self._num_timesteps = len(schedule)
+        with adapter_scale(self.unet, inversion.ip_adapter_scale), self.progress_bar(total=len(schedule)) as progress:
+            for i, t in enumerate(schedule.timesteps):
+                if self.interrupt:
+                    continue
+
+                if i == 0:
+                    noise_pred_uncond = inversion.noise_pred
+                    noise_pred_identity = self.predict_noise(latents, t, identity_embeds, **conditions)
+                else:
+                    pair = torch.cat([torch.zeros_like(identity_embeds), identity_embeds])
+                    noise_preds = self.predict_noise(torch.cat([latents] * 2), t, pair, **conditions)
+                    noise_pred_uncond, noise_pred_identity = noise_preds.chunk(2)
+                # The property, because a callback may have changed it.
+                noise_pred = guide_noise(
+                    noise_pred_uncond, noise_pred_identity, self.guidance_scale, mask if i >= first_masked else None
+                )
+                latents = denoising_step(
+                    latents,
+                    noise_pred,
+                    inversion.noise_maps[i],
+                    schedule.alphas_cumprod[i],
+                    schedule.alphas_cumprod_prev[i],
+                    inversion.eta,
+                )
+
+                if callback_on_step_end is not None:
+                    tensors = {"latents": latents, "noise_pred": noise_pred, "identity_embeds": identity_embeds}
+                    callback_kwargs = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
+                    callback_outputs = callback_on_step_end(self, i, t, callback_kwargs)
+
+                    latents = callback_outputs.pop("latents", latents)
+                    identity_embeds = callback_outputs.pop("identity_embeds", identity_embeds)
+
+                progress.update()
+        return latents
+
+    @property
+    def guidance_scale(self):
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self):
+        return self._num_timesteps
+
+    @property
+    def interrupt(self):
+        return self._interrupt
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: PipelineImageInput,
+        identity_embeds: torch.Tensor | None = None,
+        mask_image: PipelineImageInput | None = None,
+        keep: Sequence[str] | None = None,
+        num_inference_steps: int = 100,
+        skip: float = 0.7,
+        guidance_scale: float = 10.0,
+        identity_scale: float = 1.0,
+        identity_angle: float = 0.0,
+        mask_start: float = 0.8,
+        eta: float = 1.0,
+        ip_adapter_scale: float = 1.0,
+        face_index: int | None = None,
+        inversion: DDPMInversion | None = None,
+        inversion_batch_size: int | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        identity_generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str | None = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+    ):
+        r"""
+        Anonymize aligned faces. For whole photos, see [`anonymize`].
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
+                One or more images of one aligned face each, all of one size whose sides are multiples of 8. Arrays of
+                shape `(H, W, 3)` or `(B, H, W, 3)` and tensors of shape `(3, H, W)` or `(B, 3, H, W)` have values in
+                [0, 1].
+            identity_embeds (`torch.Tensor` or `np.ndarray`, *optional*):
+                ArcFace embeddings of the people shown, of shape `(B, 512)` and any norm. By default they are computed
+                by the models of [`load_face_models`].
+            mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these, *optional*):
+                One mask, or one for each image, of the images' size: white is anonymized, black is left alone. Takes
+                precedence over `keep`.
+            keep (`tuple[str]` or `list[str]`, *optional*):
+                Regions of the face to leave as they are, such as `("eyes", "mouth")`; the rest of the face changes and
+                the background is held. `()` keeps nothing of the face. With neither `keep` nor `mask_image` the whole
+                image is free to change.
+            num_inference_steps (`int`, *optional*, defaults to 100):
+                T, the number of steps of the full schedule.
+            skip (`float`, *optional*, defaults to 0.7):
+                T_skip as a fraction of T in [0, 1): how many of the noisiest steps are left out. Higher values stay
+                closer to the input.
+            guidance_scale (`float`, *optional*, defaults to 10.0):
+                lambda_cfg of Eq. 3, how strongly the result is pushed towards the new identity.
+            identity_scale (`float`, *optional*, defaults to 1.0):
+                lambda_id, the norm of the negated embedding. Negative values push towards the person instead.
+            identity_angle (`float`, *optional*, defaults to 0.0):
+                Degrees in [0, 180]. The negated embedding is turned by a random angle up to this one, so that the same
+                person can be given different faces.
+            mask_start (`float`, *optional*, defaults to 0.8):
+                Fraction of T from which on the mask is applied (Eq. 4). Earlier steps change the whole image; lower
+                values keep more.
+            eta (`float`, *optional*, defaults to 1.0):
+                Share of noise in a step, in (0, 1]; 1 is DDPM.
+            ip_adapter_scale (`float`, *optional*, defaults to 1.0):
+                Weight of the identity tokens in the UNet's cross-attention, for this call; what
+                [`set_ip_adapter_scale`] set is ignored and left as it is.
+            face_index (`int`, *optional*):
+                Which face's identity to take where an image shows several, 0 being the largest. By default there must
+                be exactly one.
+            inversion ([`DDPMInversion`], *optional*):
+                What [`invert`] returned for the same images. Its `num_inference_steps`, `skip`, `eta` and
+                `ip_adapter_scale` are used; passing others, apart from the defaults, is an error.
+            inversion_batch_size (`int`, *optional*):
+                Samples in one UNet call of the inversion; 4 on a CPU and 16 elsewhere by default.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Makes the result deterministic; a list has one generator for each image.
+            identity_generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
+                Separate randomness for `identity_angle`; `generator` by default.
+            output_type (`str`, *optional*, defaults to `"pil"`):
+                `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                Whether to return a [`NullFacePipelineOutput`] instead of a plain tuple.
+            callback_on_step_end (`Callable`, *optional*):
+                Called after each denoising step as `callback_on_step_end(pipe, step, timestep, callback_kwargs)`;
+                `latents` and `identity_embeds` in the dictionary it returns replace the pipeline's own.
+            callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
+                Which of `latents`, `noise_pred` and `identity_embeds` to put into `callback_kwargs`.
+
+        Returns:
+            [`NullFacePipelineOutput`] or `tuple`:
+                The images, of the size of the input.
+
+        Raises:
+            ValueError: if an argument has a wrong value, shape or size, or no face, or more than one, is found.
+            RuntimeError: if the FaceID adapter, or a face model that is needed, is not loaded.
+        """
+        # 1. Check inputs
+        if identity_embeds is not None:
+            identity_embeds = torch.as_tensor(identity_embeds)
+        self.check_inputs(image, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator)
+        self.check_edit_inputs(
+            image,
+            identity_embeds,
+            mask_image,
+            keep,
+            guidance_scale,
+            identity_scale,
+            identity_angle,
+            mask_start,
+            inversion,
+            identity_generator,
+            callback_on_step_end_tensor_inputs,
+        )
+        if inversion is not None:
+            self.check_inversion_settings(inversion, num_inference_steps, skip, eta, ip_adapter_scale)
+        self._guidance_scale = guidance_scale
+        self._interrupt = False
+        device = self._execution_device
+
+        # 2. Prepare image, identity and mask
+        pixels = self.prepare_image(image)
+        if identity_embeds is None:
+            identity_embeds = self.embed_faces(image, face_index)
+        mask = self.prepare_mask(mask_image, keep, pixels)
+        size = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
+        if inversion is not None and inversion.latents.shape[-2:] != size:
+            raise ValueError("`inversion` was made from images of another size.")
+
+        # 3. Invert
+        conditions = self.prompt_conditions("", *pixels.shape[-2:])
+        if inversion is None:
+            inversion = self._invert_pixels(
+                pixels,
+                conditions,
+                num_inference_steps,
+                skip,
+                eta,
+                ip_adapter_scale,
+                inversion_batch_size,
+                generator,
+            )
+        inversion = inversion.to(device)
+
+        # 4. Denoise under the opposite identity
+        identity_embeds = opposite_identity(
+            identity_embeds.to(device), identity_scale, identity_angle, identity_generator or generator
+        )
+        first_masked = whole_steps(inversion.num_inference_steps, mask_start) - whole_steps(
+            inversion.num_inference_steps, inversion.skip
+        )
+        latents = self.denoise(
+            inversion,
+            identity_embeds,
+            conditions,
+            mask,
+            first_masked,
+            callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )
+
+        # 5. Decode
+        if output_type == "latent":
+            images = latents
+        else:
+            images = self.image_processor.postprocess(self.decode_latents(latents), output_type=output_type)
+
+        # Offload all models
+        self.maybe_free_model_hooks()
+
+        if not return_dict:
+            return (images,)
+
+        return NullFacePipelineOutput(images=images)
+
+    def anonymize(
+        self, photo: PIL.Image.Image, options: PhotoOptions | None = None, **arguments: Any
+    ) -> AnonymizedPhoto:
+        r"""
+        Anonymize every face that is found in a photo of any size, and check that it worked.
+
+        Each face is aligned, anonymized at the resolution of the model and pasted back through the inverse transform
+        with a soft edge. Then it is detected and embedded again; while it still resembles the person it is tried again
+        with stronger settings, and in the end covered by a plain patch. What the detector finds only at a second look,
+        at the finished picture, is covered too.
+
+        Args:
+            photo (`PIL.Image.Image`):
+                The photo. Its EXIF orientation is applied; of its metadata only the colour profile is carried over.
+            options ([`PhotoOptions`], *optional*):
+                What is asked, checked already.
+            arguments:
+                Any of the attributes of [`PhotoOptions`] by name: `keep=("eyes", "mouth")`, `seed=0`. They take
+                precedence over `options`.
+
+        Returns:
+            [`AnonymizedPhoto`]: the photo as a new image of the same size, and a record of each face.
+
+        Raises:
+            PhotoRefusedError: if this photo cannot be anonymized; nothing of it is returned. `NoFaceFoundError` and
+                `TooManyFacesError` are `ValueError`s too, `FaceNotHiddenError` is a `RuntimeError`.
+            TypeError, ValueError: if an option is of a wrong type or out of range, or the photo cannot be read.
+            RuntimeError: if the FaceID adapter or the face models are not loaded.
+        """
+        return anonymize_photo(self, photo, PhotoOptions.from_arguments(arguments, options))

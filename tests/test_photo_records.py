@@ -1,0 +1,157 @@
+"""Options of a photo: whatever is out of range or of a wrong type is refused by name, before anything is computed."""
+
+import math
+from decimal import Decimal
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nullface_pipeline.photo_records import _NUMBERS, MAX_SEED, PRESETS, PhotoOptions, check_number
+
+
+@pytest.mark.parametrize("name", _NUMBERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, -1e300, np.float32("nan")])
+def test_numbers_are_finite_and_in_range(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
+        PhotoOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", _NUMBERS)
+@pytest.mark.parametrize("value", ["3", b"3", [3], {}, 3j, Decimal(1), True, np.array([1.0, 2.0]), object()])
+def test_numbers_are_numbers(name, value):
+    with pytest.raises(TypeError, match=f"`{name}` must be a"):
+        PhotoOptions(**{name: value})
+
+
+@pytest.mark.parametrize("name", _NUMBERS)
+def test_the_ends_of_each_range_are_in_it(name):
+    low, high, whole = _NUMBERS[name]
+    assert (check_number(name, low), check_number(name, high)) == (low, high)
+    step = 1 if whole else 1e-3 * max(1.0, abs(high))
+    for outside in (low - step, high + step):
+        with pytest.raises(ValueError, match=f"`{name}` must be from"):
+            check_number(name, int(outside) if whole else outside)
+
+
+@pytest.mark.parametrize("name", ["seed", "max_attempts", "batch_faces", "num_inference_steps"])
+def test_whole_numbers_are_whole(name):
+    with pytest.raises(TypeError, match="whole number"):
+        PhotoOptions(**{name: 2.5})
+    assert getattr(PhotoOptions(**{name: np.int64(7)}), name) == 7
+
+
+@pytest.mark.parametrize("name", ["min_face", "max_attempts", "batch_faces", "keep", "preset", "skip_faces"])
+def test_what_has_a_default_cannot_be_none(name):
+    with pytest.raises((TypeError, ValueError), match=name):
+        PhotoOptions(**{name: None})
+
+
+@pytest.mark.parametrize(
+    "skip_faces",
+    [
+        "abcd",
+        b"abcd",
+        5,
+        {"box": (0, 0, 5, 5)},
+        (1, 2, 3, 4),
+        [(1, 2, 3)],
+        [(1, 2, 3, "4")],
+        [[1, 2, 3, 4, 5]],
+        ["abcd"],
+        [None],
+        [np.zeros((2, 4))],
+        [(True, False, 2, 3)],
+        PIL.Image.new("RGB", (9, 9)),
+    ],
+)
+def test_people_to_spare_are_boxes_or_photos(skip_faces):
+    with pytest.raises(TypeError, match="`skip_faces` must be a list of boxes"):
+        PhotoOptions(skip_faces=skip_faces)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (math.nan, 0, 5, 5),
+        (0, 0, math.inf, 5),
+        (-math.inf, 0, 5, 5),
+        (math.nan,) * 4,
+        (5, 0, 5, 5),
+        (9, 0, 5, 5),
+        (0, 5, 5, 1),
+    ],
+)
+def test_a_box_to_spare_is_a_box(box):
+    with pytest.raises(ValueError, match="`skip_faces` names the box"):
+        PhotoOptions(skip_faces=[box])
+
+
+def test_good_values_become_plain_ones():
+    photo = PIL.Image.new("RGB", (9, 9))
+    options = PhotoOptions(keep=["eyes"], skip_faces=[np.array([1, 2, 3, 4], np.float32), photo], skip=np.float32(0.5))
+    assert options.keep == ("eyes",) and options.skip_faces == ((1.0, 2.0, 3.0, 4.0), photo)
+    assert type(options.skip) is float and type(options.skip_faces[0][0]) is float
+
+
+@pytest.mark.parametrize("keep", ["eyes", 5, [5], [("eyes",)], None])
+def test_regions_are_a_list_of_names(keep):
+    with pytest.raises((TypeError, ValueError), match="`keep` must"):
+        PhotoOptions(keep=keep)
+
+
+@pytest.mark.parametrize("wrong", [{"preset": "much"}, {"preset": 3}, {"on_failure": "ignore"}, {"on_failure": True}])
+def test_choices(wrong):
+    with pytest.raises(ValueError, match="must be one of"):
+        PhotoOptions(**wrong)
+
+
+def test_leniency_is_a_plain_yes():
+    with pytest.raises(TypeError, match="accept_recognizable"):
+        PhotoOptions(accept_recognizable="yes")
+    with pytest.raises(TypeError, match="keep_mask"):
+        PhotoOptions(keep_mask=np.zeros((9, 9)))
+
+
+def test_settings_are_the_presets_and_what_is_given():
+    assert PhotoOptions(preset="strong").settings == PRESETS["strong"]
+    given = PhotoOptions(preset="strong", skip=0.0, eta=0.5).settings
+    assert given == {**PRESETS["strong"], "skip": 0.0, "eta": 0.5}
+
+
+def test_arguments_by_name():
+    options = PhotoOptions.from_arguments({"seed": 3}, PhotoOptions(seed=1, keep=("eyes",)))
+    assert (options.seed, options.keep) == (3, ("eyes",))
+    with pytest.raises(TypeError, match="does not take output_type; its options are keep, keep_mask, seed"):
+        PhotoOptions.from_arguments({"output_type": "pt"})
+    with pytest.raises(TypeError, match="must be PhotoOptions, got tuple"):
+        PhotoOptions.from_arguments({}, ("eyes",))
+    with pytest.raises(ValueError, match="`seed` must be"):
+        PhotoOptions.from_arguments({"seed": MAX_SEED + 1}, PhotoOptions())
+
+
+anything = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.complex_numbers(),
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.lists(st.floats(), max_size=5),
+    st.lists(st.lists(st.floats(), max_size=5), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.integers(), max_size=2),
+)
+
+
+@given(st.sampled_from(sorted(PhotoOptions.__dataclass_fields__)), anything)
+def test_whatever_is_given_is_taken_or_refused_in_words(name, value):
+    try:
+        taken = getattr(PhotoOptions(**{name: value}), name)
+    except (TypeError, ValueError) as error:
+        assert name in str(error)
+        return
+    if isinstance(taken, float):
+        assert math.isfinite(taken)
