@@ -62,9 +62,10 @@ def search_photos(paths: Sequence[str | Path], output: Path) -> FoundPhotos:
 
 @dataclass
 class _Search:
-    """What is learnt on the way: which folders were read, by whatever name, and which were not."""
+    """What is learnt on the way: which folders were read, with all below or alone, and which were not."""
 
-    read: dict[Identity, Path] = field(default_factory=dict)
+    trees: dict[Identity, Path] = field(default_factory=dict)
+    listed: dict[Identity, Path] = field(default_factory=dict)
     unsearched: list[Path] = field(default_factory=list)
 
 
@@ -117,7 +118,7 @@ def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[P
     for name, folders, files in os.walk(folder, onerror=note, followlinks=False):
         root = Path(name)
         if (found := identity(root)) is not None:
-            search.read.setdefault(found, root)
+            (search.trees if depth is None else search.listed).setdefault(found, root)
         yield from (root / file for file in files if is_photo_name(file))
         search.unsearched += [root / each for each in folders if (root / each).is_symlink()]
         if depth is not None and len(root.relative_to(folder).parts) + 1 >= depth:
@@ -132,8 +133,9 @@ def is_photo_name(name: str) -> bool:
 def _check_apart(output: Path, jobs: list[PhotoJob], search: _Search) -> None:
     """Results never lie among photos that are read, by whatever way their folder is reached."""
     for folder in {output, *(job.output.parent for job in jobs)}:
-        for above in identities_above(folder):
-            if above in search.read:
-                raise ValueError(
-                    f"The output folder {folder} lies in {search.read[above]}, whose photos are read; name another."
-                )
+        above = list(identities_above(folder))
+        read = next((search.trees[each] for each in above if each in search.trees), None)
+        # What a pattern without `**` lists lies beside the output folder; it must only not be that itself.
+        read = read or search.listed.get(identity(folder) or (-1, -1))
+        if read is not None:
+            raise ValueError(f"The output folder {folder} lies in {read}, whose photos are read; name another.")

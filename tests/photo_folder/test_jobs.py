@@ -82,6 +82,13 @@ def test_results_never_lie_among_what_is_read(photos, tmp_path, bind, way):
         find_photos([photos], output)
 
 
+def test_patterns_may_stand_beside_their_output(photos):
+    assert len(find_photos([f"{photos}/*.jpg"], photos / "out")) == 2
+    for pattern, output in ((f"{photos}/**/*.jpg", photos / "out"), (f"{photos}/b/*", photos / "b")):
+        with pytest.raises(ValueError, match="whose photos are read"):
+            find_photos([pattern], output)
+
+
 def link(path, target):
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(target)
