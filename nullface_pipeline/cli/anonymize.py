@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import PIL.Image
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -29,8 +28,9 @@ from nullface_pipeline.cli.options import (
 
 
 if TYPE_CHECKING:
+    from nullface_pipeline.photo_files import PhotoFile
     from nullface_pipeline.photo_folder import Earlier, FoundPhotos, PhotoJob, PhotoOutcome, ResultRecord
-    from nullface_pipeline.photo_records import AnonymizedPhoto, Box, PhotoOptions
+    from nullface_pipeline.photo_records import AnonymizedPhoto, PhotoOptions
 
 
 @dataclass(frozen=True)
@@ -240,9 +240,7 @@ def _run(asked: Asked, jobs: "list[PhotoJob]", record: "ResultRecord") -> "list[
     from nullface_pipeline.photo_folder import anonymize_photos
 
     pipe = _load(asked)
-    outcomes = anonymize_photos(
-        _face_hider(pipe, asked), jobs, asked.keep_metadata, asked.digest, record.add, _face_finder(pipe)
-    )
+    outcomes = anonymize_photos(_face_hider(pipe, asked), jobs, asked.keep_metadata, asked.digest, record.add)
     results: "list[PhotoOutcome]" = []
     faces = 0
     with _progress() as progress:
@@ -284,9 +282,10 @@ def _load(asked: Asked) -> Any:
         fail(f"The model {asked.model!r} could not be loaded: {words(error).splitlines()[0]}")
 
 
-def _face_hider(pipe: Any, asked: Asked) -> "Callable[[PIL.Image.Image, str], AnonymizedPhoto]":
+def _face_hider(pipe: Any, asked: Asked) -> "Callable[[PhotoFile, str], AnonymizedPhoto]":
     from nullface_pipeline.model_sets import preset_settings
     from nullface_pipeline.photo import check_pipeline
+    from nullface_pipeline.photo_folder import anonymize_file
 
     options = replace(asked.photo_options, **preset_settings(asked.model, asked.preset))
     try:
@@ -296,23 +295,11 @@ def _face_hider(pipe: Any, asked: Asked) -> "Callable[[PIL.Image.Image, str], An
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(62) if asked.seed is None else asked.seed
 
-    def hide_faces(photo: PIL.Image.Image, name: str) -> "AnonymizedPhoto":
+    def hide_faces(file: "PhotoFile", name: str) -> "AnonymizedPhoto":
         # A photo's noise depends on its name, not on which others are run with it, so that a resumed run is the same.
-        return pipe.anonymize(photo, options, seed=seed + zlib.crc32(os.fsencode(name)))
+        return anonymize_file(pipe, file, replace(options, seed=seed + zlib.crc32(os.fsencode(name))))
 
     return hide_faces
-
-
-def _face_finder(pipe: Any) -> "Callable[[PIL.Image.Image], list[Box]]":
-    import numpy as np
-
-    from nullface_pipeline.face_search import search_faces
-
-    def find_faces(picture: PIL.Image.Image) -> "list[Box]":
-        faces = search_faces(pipe.face_analyser, np.asarray(picture.convert("RGB")))
-        return [tuple(float(value) for value in face.box) for face in faces]  # type: ignore[misc]
-
-    return find_faces
 
 
 def _progress() -> Progress:

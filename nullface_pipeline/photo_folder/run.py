@@ -6,7 +6,7 @@ no result that the next one would not know.
 
 import io
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -15,10 +15,7 @@ import PIL.Image
 from nullface_pipeline.photo_files import (
     PhotoFile,
     PhotoFileError,
-    alpha_views,
-    composed_views,
     encode_photo,
-    flatten,
     read_photo,
     write_whole,
 )
@@ -26,11 +23,10 @@ from nullface_pipeline.photo_folder.jobs import PhotoJob
 from nullface_pipeline.photo_folder.paths import identity, is_regular
 from nullface_pipeline.photo_folder.records import MadeFrom, digest
 from nullface_pipeline.photo_folder.report import PhotoOutcome
-from nullface_pipeline.photo_records import AnonymizedPhoto, Box, FaceNotHiddenError, PhotoRefusedError
+from nullface_pipeline.photo_records import AnonymizedPhoto, FaceNotHiddenError, PhotoRefusedError
 
 
-Anonymize = Callable[[PIL.Image.Image, str], AnonymizedPhoto]
-FindFaces = Callable[[PIL.Image.Image], Sequence[Box]]
+Anonymize = Callable[[PhotoFile, str], AnonymizedPhoto]
 
 
 def anonymize_photos(
@@ -39,18 +35,15 @@ def anonymize_photos(
     keep_metadata: bool = False,
     options: str = "",
     before_writing: Callable[[MadeFrom], None] | None = None,
-    find_faces: FindFaces | None = None,
 ) -> Iterator[PhotoOutcome]:
     """Run photos through `anonymize` one by one; while the model works, the next is read and the last is written.
 
     Args:
-        anonymize (`Callable`): takes an upright RGB photo and the name of its output.
+        anonymize (`Callable`): takes a photo and the name of its output; `anonymize_file` with a pipeline and options.
         keep_metadata (`bool`): as for `write_photo`.
         options (`str`): what the outcomes say of the options, see `options_digest`.
         before_writing (`Callable`, *optional*): is told the hashes of a result before it appears under its name. What
             it raises as an `OSError` has the photo refused.
-        find_faces (`Callable`, *optional*): takes an RGB picture and returns the boxes of its faces. Only with it
-            transparency is kept, and only where it shows no face; else photos are laid on white.
 
     Yields:
         `PhotoOutcome`: in the order of `jobs`, once the photo is on the disk or refused.
@@ -61,7 +54,7 @@ def anonymize_photos(
         for number, job in enumerate(jobs):
             if number + 1 < len(jobs):
                 reading.append(reader.submit(_read, jobs[number + 1]))
-            unwritten = _hide_faces(anonymize, find_faces, job, reading.popleft().result())
+            unwritten = _hide_faces(anonymize, job, reading.popleft().result())
             if writing is not None:
                 yield writing.result()
             writing = writer.submit(_write, unwritten, keep_metadata, options, before_writing)
@@ -102,15 +95,11 @@ def _read(job: PhotoJob) -> _Read | PhotoFileError:
         return PhotoFileError("It needs more memory than there is: shrink it.")
 
 
-def _hide_faces(
-    anonymize: Anonymize, find_faces: FindFaces | None, job: PhotoJob, read: _Read | PhotoFileError
-) -> _Unwritten:
+def _hide_faces(anonymize: Anonymize, job: PhotoJob, read: _Read | PhotoFileError) -> _Unwritten:
     if isinstance(read, PhotoFileError):
         return _Unwritten(PhotoOutcome(job, "refused", str(read)))
     try:
-        read = replace(read, file=_without_faces_in_transparency(read.file, find_faces))
-        result = anonymize(read.file.image, job.output.name)
-        _check_composed(read.file, result, find_faces)
+        result = anonymize(read.file, job.output.name)
     except PhotoRefusedError as error:
         not_hidden = isinstance(error, FaceNotHiddenError)
         return _Unwritten(PhotoOutcome(job, "refused", str(error), not_hidden=not_hidden))
@@ -120,29 +109,6 @@ def _hide_faces(
     covered = any(face.method == "covered" for face in result.faces)
     outcome = PhotoOutcome(job, "covered" if covered else "anonymized", faces=result.faces)
     return _Unwritten(outcome, result.image, read)
-
-
-def _without_faces_in_transparency(file: PhotoFile, find_faces: FindFaces | None) -> PhotoFile:
-    """The photo, laid on white if its transparency shows a face, or nobody can tell."""
-    if file.alpha is not None and (find_faces is None or any(map(find_faces, alpha_views(file)))):
-        return flatten(file)
-    return file
-
-
-def _check_composed(file: PhotoFile, result: AnonymizedPhoto, find_faces: FindFaces | None) -> None:
-    """That the result shows no further face when it is laid on black or white, which cuts other figures out of it."""
-    if find_faces is None:
-        return
-    known = [face.box for face in result.faces]
-    for box in (box for view in composed_views(file, result.image) for box in find_faces(view)):
-        if not any(_holds_middle(box, other) for other in known):
-            raise FaceNotHiddenError("Its transparency shows a face that the photo does not: save it without first.")
-
-
-def _holds_middle(inner: Box, outer: Box) -> bool:
-    """Whether the middle of one box lies in another."""
-    x, y = (inner[0] + inner[2]) / 2, (inner[1] + inner[3]) / 2
-    return outer[0] <= x <= outer[2] and outer[1] <= y <= outer[3]
 
 
 def _in_words(error: Exception) -> str:

@@ -9,8 +9,8 @@ def record(method):
     return FaceRecord(box=(1.0, 2.0, 30.0, 40.0), score=0.9, similarity=0.1, attempts=1, method=method)
 
 
-def paint_black(photo, name):
+def paint_black(file, name):
     if "empty" in name:
         raise NoFaceFoundError("No face was found in the photo.")
     method = "covered" if "hard" in name else "nullface"
-    return AnonymizedPhoto(PIL.Image.new("RGB", photo.size), (record(method),))
+    return AnonymizedPhoto(PIL.Image.new("RGB", file.image.size), (record(method),))

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 import PIL.Image
-import pytest
 
 from nullface_pipeline.photo_folder import (
     Earlier,
@@ -93,32 +92,3 @@ def test_output_that_cannot_be_written_is_refused(photos, tmp_path):
     jobs = find_photos([photos], tmp_path / "out")
     (tmp_path / "out").write_text("a file where the folder should be")
     assert {outcome.status for outcome in anonymize_photos(paint_black, jobs)} == {"refused"}
-
-
-def cut_out(path):
-    picture = PIL.Image.new("RGBA", (64, 64), "red")
-    picture.paste((0, 0, 0, 0), (0, 0, 64, 20))
-    picture.save(path)
-
-
-@pytest.mark.parametrize(
-    ("boxes", "status", "mode"),
-    [(None, "anonymized", "RGB"), ([], "anonymized", "RGBA"), ("in the transparency", "anonymized", "RGB")],
-)
-def test_transparency_is_kept_where_it_was_searched(tmp_path, boxes, status, mode):
-    cut_out(tmp_path / "a.png")
-    find = None if boxes is None else lambda picture: [(1.0, 1.0, 9.0, 9.0)] if boxes else []
-    (outcome,) = anonymize_photos(paint_black, find_photos([tmp_path / "a.png"], tmp_path / "out"), find_faces=find)
-    assert outcome.status == status
-    assert PIL.Image.open(outcome.job.output).mode == mode
-
-
-def test_a_face_that_only_the_transparency_cuts_out(tmp_path):
-    cut_out(tmp_path / "a.png")
-    views = iter([[]] * 6)
-
-    def find(picture):
-        return next(views, [(50.0, 50.0, 60.0, 60.0)])
-
-    (outcome,) = anonymize_photos(paint_black, find_photos([tmp_path / "a.png"], tmp_path / "out"), find_faces=find)
-    assert outcome.status == "refused" and "transparency" in outcome.reason
