@@ -114,6 +114,67 @@ def test_own_loras_stay_active_whichever_is_loaded_first():
     assert (results[0] - run(make_pipeline())).abs().max() > 1e-3
 
 
+# How the LoRAs that make few steps suffice are published: Hyper-SD's and LCM's in kohya's names, TCD's in peft's; older
+# ones in diffusers' own. Beside the attention they change its projections, convolutions and the time embedding.
+LORA_LAYOUTS = {
+    "kohya": ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight"),
+    "peft": ("unet.{}.lora_A.weight", "unet.{}.lora_B.weight"),
+    "diffusers": ("unet.{}.lora.down.weight", "unet.{}.lora.up.weight"),
+}
+
+
+def make_distilled_lora(unet, layout: str, scale: float = 0.05) -> dict[str, torch.Tensor]:
+    generator, state_dict = torch.Generator().manual_seed(4), {}
+    endings = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv_shortcut", "linear_1")
+    for name, module in unet.named_modules():
+        if name.endswith(endings):
+            inner = module.weight.shape[1:]
+            down = scale * torch.randn(2, *inner, generator=generator)
+            up = scale * torch.randn(module.weight.shape[0], 2, *[1 for _ in inner[1:]], generator=generator)
+            key = name.replace(".", "_") if layout == "kohya" else name
+            for template, weight in zip(LORA_LAYOUTS[layout], (down, up)):
+                state_dict[template.format(key)] = weight
+            if layout == "kohya":
+                state_dict[f"lora_unet_{key}.alpha"] = torch.tensor(2.0)
+    return state_dict
+
+
+@pytest.mark.parametrize("layout", LORA_LAYOUTS)
+def test_a_distilled_lora_acts_beside_faceid(layout):
+    pipe = make_pipeline()
+    before = run(pipe)
+    pipe.load_lora_weights(make_distilled_lora(make_components()["unet"], layout), adapter_name="fast")
+    assert set(active_loras(pipe.unet)) == {"fast", FACE_LORA_NAME}
+    assert lora_scale(pipe.unet, "fast") == lora_scale(pipe.unet, FACE_LORA_NAME) == 1.0
+    layers = [module for module in pipe.unet.modules() if "fast" in getattr(module, "lora_A", {})]
+    assert len(layers) == len(make_distilled_lora(make_components()["unet"], "peft")) / 2
+    both = run(pipe)
+    assert (both - before).abs().max() > 1e-3
+
+    # What both do is what either does: the weights add up.
+    merged = StableDiffusionNullFacePipeline(**make_components())
+    merged.set_progress_bar_config(disable=True)
+    state_dict = make_distilled_lora(merged.unet, "peft")
+    with torch.no_grad():
+        for key in [key for key in state_dict if "lora_A" in key]:
+            down, up = state_dict[key], state_dict[key.replace("lora_A", "lora_B")]
+            module = merged.unet.get_submodule(key.removeprefix("unet.").removesuffix(".lora_A.weight"))
+            module.weight += (up.flatten(1) @ down.flatten(1)).view_as(module.weight)
+    merged.load_face_adapter(make_adapter(merged.unet))
+    torch.testing.assert_close(both, run(merged), atol=1e-4, rtol=1e-4)
+
+    pipe.delete_adapters("fast")
+    assert torch.equal(run(pipe), before)
+
+
+def test_fusing_both_loras_changes_nothing():
+    pipe = make_pipeline()
+    pipe.load_lora_weights(make_distilled_lora(make_components()["unet"], "kohya"), adapter_name="fast")
+    expected = run(pipe)
+    pipe.fuse_lora(adapter_names=["fast", FACE_LORA_NAME])
+    torch.testing.assert_close(run(pipe), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_an_inactive_faceid_lora_is_an_error():
     pipe = make_pipeline()
     pipe.load_lora_weights(make_user_lora(make_components()["unet"]), adapter_name="own")
