@@ -180,7 +180,8 @@ def closest_similarity(
         original = embed_face(analyser, before, face.landmarks)
         for landmarks in [face.landmarks, *redetected]:
             similarities.append(similarity(original, embed_face(analyser, after, landmarks)))
-    return max(similarities)
+    # Not Python's maximum, which passes over what is no number; NumPy's is none then, and is below no threshold.
+    return float(np.max(similarities))
 
 
 def cover_face(pixels: np.ndarray, box: np.ndarray, margin: float = 0.15) -> np.ndarray:

@@ -31,6 +31,9 @@ DETECTION_THRESHOLD = 0.3
 # Below, everything is a face; above, hardly anything.
 DETECTION_THRESHOLDS = (0.05, 0.95)
 
+# Length over width of the narrowest picture that a detector is shown.
+MAX_ASPECT = 64
+
 # How much of the photo around a face its recognizer is shown, in spans of the landmarks to every side: more than its
 # aligned crop reaches.
 EMBEDDING_MARGIN = 3.0
@@ -140,7 +143,8 @@ def same_person_similarity(analyser: Any) -> float:
 
 def locate_faces(analyser: Any, image: np.ndarray) -> list[FaceLocation]:
     """Find every face of an (H, W, 3) uint8 RGB image, largest first, without asking who it is."""
-    boxes, landmarks = analyser.det_model.detect(np.ascontiguousarray(image[..., ::-1]))  # InsightFace takes BGR
+    bgr = _less_narrow(image)[..., ::-1]  # InsightFace takes BGR
+    boxes, landmarks = analyser.det_model.detect(np.ascontiguousarray(bgr))
     if landmarks is None:
         raise RuntimeError("The detector gives no landmarks, without which a face cannot be aligned. Use another one.")
     faces = [
@@ -148,6 +152,13 @@ def locate_faces(analyser: Any, image: np.ndarray) -> list[FaceLocation]:
         for box, points in zip(boxes, landmarks)
     ]
     return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+def _less_narrow(image: np.ndarray) -> np.ndarray:
+    """A very long (H, W, 3) image with black added at its right or lower side: a detector scales the longer side to its
+    input, and would have no pixel left of the other one."""
+    missing = np.maximum(max(image.shape[:2]) // MAX_ASPECT - np.array(image.shape[:2]), 0)
+    return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)]) if missing.any() else image
 
 
 def detect_faces(analyser: Any, image: np.ndarray) -> list[DetectedFace]:

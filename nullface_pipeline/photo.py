@@ -6,14 +6,15 @@ a photo in which nothing is found is an error, and so is one whose result does n
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from .colour_profile import with_rebuilt_profile
 from .face_edit import FaceTarget, cover_face, hide_faces, make_target, paste_all
-from .face_identity import DetectedFace, same_person_similarity, similarity
+from .face_identity import DetectedFace, FaceLocation, same_person_similarity, similarity
 from .face_masks import read_keep_mask
 from .face_parsing import check_kept_regions
 from .face_search import SAME_BOX, lies_in, overlap, search_faces
@@ -26,6 +27,8 @@ from .photo_records import (
     PhotoOptions,
 )
 
+
+Face = TypeVar("Face", bound=FaceLocation)
 
 # How much more than what is taken for the same person a face must resemble a reference photo to be spared. To hide
 # somebody who agreed to be seen costs little, the contrary costs a person's privacy.
@@ -78,7 +81,7 @@ class FinishedFaces:
 def anonymize_photo(pipe: Any, photo: PIL.Image.Image, options: PhotoOptions) -> AnonymizedPhoto:
     """Body of `StableDiffusionNullFacePipeline.anonymize`; see there."""
     check_pipeline(pipe, options)
-    pixels = read_pixels(photo)
+    pixels, icc_profile = read_pixels(photo)
     kept = None if options.keep_mask is None else read_keep_mask(options.keep_mask, pixels)
     found = find_faces(pipe, pixels, options)
     targets, seen = hide_faces(
@@ -87,8 +90,8 @@ def anonymize_photo(pipe: Any, photo: PIL.Image.Image, options: PhotoOptions) ->
     finished = finish_faces(pipe, found, targets, seen, options)
     check_finished(found, finished)
     image = PIL.Image.fromarray(finished.pixels)
-    if photo.mode in ("RGB", "RGBA", "P") and "icc_profile" in photo.info:
-        image.info["icc_profile"] = photo.info["icc_profile"]
+    if icc_profile is not None:
+        image.info["icc_profile"] = icc_profile
     return AnonymizedPhoto(image=image, faces=records(found, finished))
 
 
@@ -129,8 +132,15 @@ def similarity_threshold(pipe: Any, options: PhotoOptions) -> float:
     return options.similarity_threshold
 
 
-def read_pixels(photo: PIL.Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a photo, turned upright; raises TypeError or ValueError where it cannot be read."""
+def read_pixels(photo: PIL.Image.Image) -> tuple[np.ndarray, bytes | None]:
+    """A photo's pixels, turned upright, and a colour profile for them that holds nothing else of the photo.
+
+    Returns:
+        (H, W, 3) uint8 RGB, and an ICC profile made anew; `None` for sRGB.
+
+    Raises:
+        TypeError, ValueError: where it is no photo, or cannot be read.
+    """
     if not isinstance(photo, PIL.Image.Image):
         raise TypeError(f"`photo` must be a PIL image, got {type(photo).__name__}; open files with PIL.Image.open.")
     try:
@@ -140,9 +150,11 @@ def read_pixels(photo: PIL.Image.Image) -> np.ndarray:
             upright = PIL.Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
         if upright.mode not in _PHOTO_MODES:
             raise ValueError(f"Photos of Pillow's mode {upright.mode} have no agreed white: convert it to RGB first.")
-        return np.array(upright.convert("RGB"))
+        own_profile = photo.info.get("icc_profile") if photo.mode in ("RGB", "RGBA", "P") else None
+        picture, icc_profile = with_rebuilt_profile(upright.convert("RGB"), own_profile)
     except OSError as error:
         raise ValueError(f"The photo cannot be read: {error}.") from error
+    return np.array(picture), icc_profile
 
 
 def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFaces:
@@ -187,7 +199,7 @@ def find_spared_faces(
     spared: list[DetectedFace] = []
     for wanted in skip_faces:
         if isinstance(wanted, PIL.Image.Image):
-            references = search_faces(analyser, read_pixels(wanted))
+            references = search_faces(analyser, read_pixels(wanted)[0])
             if len(references) != 1:
                 raise ValueError(
                     f"A reference photo of `skip_faces` must show one face; {len(references)} were found."
@@ -244,7 +256,7 @@ def finish_faces(
     return FinishedFaces(pixels, tuple(hidden), tuple(failed), tuple(covered))
 
 
-def unmatched_faces(seen: Sequence[DetectedFace], known: Sequence[DetectedFace]) -> list[DetectedFace]:
+def unmatched_faces(seen: Sequence[Face], known: Sequence[FaceLocation]) -> list[Face]:
     """Which of the faces seen are none of those known. Each known face accounts for one that is seen, the closest."""
     pairs = [(overlap(new.box, old.box), i, j) for i, new in enumerate(seen) for j, old in enumerate(known)]
     matched_seen: set[int] = set()
@@ -256,7 +268,7 @@ def unmatched_faces(seen: Sequence[DetectedFace], known: Sequence[DetectedFace])
     return [face for i, face in enumerate(seen) if i not in matched_seen]
 
 
-def is_same_face(first: DetectedFace, second: DetectedFace) -> bool:
+def is_same_face(first: FaceLocation, second: FaceLocation) -> bool:
     """Whether one face lies on the other, though its box may have become somewhat larger or smaller."""
     similar = first.area > 0.25 * second.area and second.area > 0.25 * first.area
     return similar and (lies_in(first.box, second.box) or lies_in(second.box, first.box))

@@ -21,6 +21,7 @@ from diffusers.utils import replace_example_docstring
 from transformers import CLIPTextModel, CLIPTokenizer
 
 # diffusers copies the modules that this file names, and not what those import: so it names them all.
+from .colour_profile import with_rebuilt_profile  # noqa: F401
 from .ddpm_inversion import DDPMInversion  # noqa: F401
 from .face_adapter import FACEID_REPOSITORY  # noqa: F401
 from .face_crops import FaceCrop  # noqa: F401

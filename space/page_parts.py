@@ -7,7 +7,6 @@ outlives the visit, and its before/after slider can be moved by a mouse only.
 import base64
 import html
 import io
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import PIL.Image
 from open_photo import OpenPhoto, shrink
 
-from nullface_pipeline.photo_files import write_photo
+from nullface_pipeline.photo_files import encode_photo
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord
 
 
@@ -131,7 +130,8 @@ def show_result(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> 
         PhotoFileError: if the result cannot be written in the photo's format.
     """
     sentences = "".join(f"<li>{html.escape(text)}</li>" for text in describe_faces(photo, result, threshold))
-    name = html.escape(f"{photo.file.path.stem}-anonymized.{SUFFIXES[photo.file.format]}", quote=True)
+    stem = "photo" if photo.file.path is None else photo.file.path.stem
+    name = html.escape(f"{stem}-anonymized.{SUFFIXES[photo.file.format]}", quote=True)
     link = data_url(result_file(photo, result), MIME_TYPES[photo.file.format])
     return (
         "<h2>Result</h2>"
@@ -144,7 +144,4 @@ def show_result(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> 
 
 def result_file(photo: OpenPhoto, result: AnonymizedPhoto) -> bytes:
     """The result as a file of the photo's format, without metadata and with the AI mark."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result"
-        write_photo(result.image, path, photo.file)
-        return path.read_bytes()
+    return encode_photo(result.image, photo.file)

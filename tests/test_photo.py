@@ -8,6 +8,7 @@ import pytest
 from skimage import data
 
 from nullface_pipeline import FaceNotHiddenError, NoFaceFoundError, StableDiffusionNullFacePipeline
+from nullface_pipeline.colour_profile import rebuilt_profile
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_edit import cover_face, stronger
 from nullface_pipeline.face_identity import DetectedFace, detect_faces
@@ -21,6 +22,7 @@ from nullface_pipeline.photo import (
 )
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
+from .photo_files.samples import adobe_rgb
 from .test_face_crops import landmarks_at
 from .tiny_parts import make_adapter, make_components, make_unet, make_vae
 
@@ -282,13 +284,14 @@ def test_orientation_is_applied_and_metadata_dropped(pipe, astronaut):
     exif = PIL.Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
     exif[0x010F] = "Maker of the camera"
-    file = io.BytesIO()
-    astronaut.rotate(90, expand=True).save(file, format="JPEG", exif=exif, icc_profile=b"profile", quality=95)
+    file, profile = io.BytesIO(), adobe_rgb() + b"a face, for all that anybody knows"
+    astronaut.rotate(90, expand=True).save(file, format="JPEG", exif=exif, icc_profile=profile, quality=95)
     result = pipe.anonymize(PIL.Image.open(file), seed=0, **PASSES, **FAST)
     assert result.image.size == astronaut.size
     difference = np.abs(np.asarray(result.image).astype(int) - np.asarray(astronaut))
     assert difference[300:].mean() < 4, "upright"
-    assert result.image.info == {"icc_profile": b"profile"} and not result.image.getexif()
+    assert b"a face" not in result.image.info["icc_profile"]
+    assert result.image.info == {"icc_profile": rebuilt_profile(profile, b"RGB ")} and not result.image.getexif()
 
 
 def test_bad_photos_and_options(pipe, astronaut):

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 from skimage import data
 
@@ -83,6 +84,17 @@ def small_face(picture):
     return encode(sheet, "PNG")
 
 
+def dithered_transparency(picture):
+    picture = picture.convert("RGB")
+    picture.putalpha(picture.convert("1").convert("L"))
+    return encode(picture, "PNG")
+
+
+def talkative_profile(picture):
+    profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    return encode(picture, "JPEG", quality=95, icc_profile=profile + encode(picture.resize((48, 48)), "JPEG"))
+
+
 # Kind: the file's suffix, its content from a portrait of the astronaut, and what has to become of it.
 SPECIAL = {
     "truncated": (".jpg", lambda face: encode(face, "JPEG", quality=95)[:9000], "refused"),
@@ -102,6 +114,8 @@ SPECIAL = {
     "HEIC": (".heic", heic, "anonymized"),
     "no face": (".jpg", lambda face: encode(PIL.Image.new("RGB", (320, 240), "beige"), "JPEG"), "refused"),
     "face too small": (".png", small_face, "covered"),
+    "dithered transparency": (".png", dithered_transparency, "refused"),
+    "foreign bytes in the profile": (".jpg", talkative_profile, "anonymized"),
 }
 
 

@@ -8,9 +8,12 @@ import ast
 import sys
 from pathlib import Path
 
+from nullface_pipeline.photo_files.whole_file import write_whole
+
 
 # Each module only uses those before it.
 MODULES = (
+    "colour_profile",
     "ddpm_inversion",
     "face_crops",
     "face_identity",
@@ -30,9 +33,7 @@ LINE_LENGTH = 119
 
 def write_single_file(path: Path) -> None:
     """Write the pipeline as one Python file; an existing file is replaced at once, never half-written."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(single_file_source(), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, single_file_source().encode())
 
 
 def single_file_source() -> str:

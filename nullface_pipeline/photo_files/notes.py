@@ -1,0 +1,215 @@
+"""The camera's notes in the EXIF: which are kept when asked for, and what each may hold.
+
+A value is kept if it is of the kind, the length and the range that its tag has in the standard, and it is written
+anew from what it means. Nothing is kept that is not named here, because what is left out can hold pictures: the
+thumbnail's directory, MakerNote, Photoshop's resources and layers, IPTC, XMP, nested directories, tables of
+calibration. Long texts, and words that no language has, could hold a picture in letters.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+import PIL.ExifTags
+import PIL.Image
+from PIL.TiffImagePlugin import IFDRational
+
+
+# Letters of a name, of a title or remark, and of a single word.
+MAX_NAME, MAX_TEXT, MAX_WORD = 64, 200, 40
+
+# One segment of a JPEG.
+MAX_EXIF = 65_000
+
+# What a value becomes, or `None` if it is not plausible.
+Check = Callable[[Any], Any]
+
+_CHARSETS = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16", bytes(8): "ascii"}
+
+
+def _prose(words: Any, limit: int) -> str | None:
+    """What people write, in one line; `None` for what is too long or looks encoded."""
+    if not isinstance(words, str):
+        return None
+    words = " ".join(words.strip(" \0").split())
+    if not words or len(words) > limit or not words.isprintable():
+        return None
+    return None if any(_looks_encoded(word) for word in words.split()) else words
+
+
+def _looks_encoded(word: str) -> bool:
+    mixed = all(any(kind(letter) for letter in word) for kind in (str.isupper, str.islower, str.isdigit))
+    return len(word) > MAX_WORD or (len(word) > 16 and mixed)
+
+
+def _text(limit: int) -> Check:
+    return lambda value: _prose(value, limit)
+
+
+def _like(pattern: str) -> Check:
+    """Text that the pattern matches as a whole."""
+
+    def check(value: Any) -> str | None:
+        text = value.rstrip("\0 ") if isinstance(value, str) else ""
+        return text if re.fullmatch(pattern, text, re.ASCII) else None
+
+    return check
+
+
+def _exactly(pattern: bytes) -> Check:
+    """Bytes that the pattern matches as a whole."""
+    return lambda value: value if isinstance(value, bytes) and re.fullmatch(pattern, value, re.DOTALL) else None
+
+
+def _whole(most: int = 65_535, counts: tuple[int, ...] = (1,)) -> Check:
+    """Whole numbers from 0 to `most`, as many as one of `counts`."""
+
+    def check(value: Any) -> Any:
+        numbers = value if isinstance(value, tuple) else (value,)
+        plausible = len(numbers) in counts and all(type(number) is int and 0 <= number <= most for number in numbers)
+        return value if plausible else None
+
+    return check
+
+
+def _measured(least: float, most: float, counts: tuple[int, ...] = (1,)) -> Check:
+    """Fractions within a range, with no more digits than anybody measures."""
+
+    def check(value: Any) -> Any:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) not in counts or not all(isinstance(number, (int, IFDRational)) for number in numbers):
+            return None
+        # Written as 0/0, not a number stands for "unknown".
+        if not all(math.isfinite(float(number)) and least <= float(number) <= most for number in numbers):
+            return None
+        short = [Fraction(float(number)).limit_denominator(1_000_000) for number in numbers]
+        rationals = tuple(IFDRational(number.numerator, number.denominator) for number in short)
+        return rationals if isinstance(value, tuple) else rationals[0]
+
+    return check
+
+
+def _remark(limit: int) -> Check:
+    """Text behind the eight letters that name its character set."""
+
+    def check(value: Any) -> bytes | None:
+        charset = _CHARSETS.get(value[:8]) if isinstance(value, bytes) else None
+        words = _prose(_decoded(value[8:], charset), limit) if charset else None
+        if words is None:
+            return None
+        return b"ASCII\0\0\0" + words.encode() if words.isascii() else b"UNICODE\0" + words.encode("utf-16")
+
+    return check
+
+
+def _windows_text(value: Any) -> bytes | None:
+    words = _prose(_decoded(bytes(value), "utf-16-le"), MAX_TEXT) if isinstance(value, (bytes, tuple)) else None
+    return None if words is None else (words + "\0").encode("utf-16-le")
+
+
+def _decoded(data: bytes, charset: str) -> str | None:
+    try:
+        return data.decode(charset)
+    except UnicodeError:
+        return None
+
+
+_NAME, _TITLE, _CODE = _text(MAX_NAME), _text(MAX_TEXT), _whole()
+_DATE, _DAY = _like(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d"), _like(r"\d{4}:\d\d:\d\d")
+_OFFSET, _FRACTION, _VERSION = _like(r"[+-]\d\d:\d\d"), _like(r"\d{1,9}"), _exactly(rb"\d{4}")
+_POSITIVE, _SIGNED, _COUNT = _measured(0, 1e6), _measured(-1e4, 1e4), _whole(2**32 - 1)
+
+# Title, camera, date, author and rating.
+MAIN_TAGS: dict[int, Check] = {
+    **dict.fromkeys((0x010F, 0x0110, 0x0131, 0x013C), _NAME),
+    **dict.fromkeys((0x010D, 0x010E, 0x013B, 0x8298), _TITLE),
+    0x0132: _DATE,
+    **dict.fromkeys((0x4746, 0x4749), _whole(100)),
+    **dict.fromkeys(range(0x9C9B, 0x9CA0), _windows_text),
+}
+
+EXPOSURE_TAGS: dict[int, Check] = {
+    **dict.fromkeys((0x829A, 0x829D, 0x9102, 0x9202, 0x9205, 0x9206, 0x920A), _POSITIVE),
+    **dict.fromkeys((0xA20B, 0xA20E, 0xA20F, 0xA215, 0xA404, 0xA500, 0x9401, 0x9402, 0x9404), _POSITIVE),
+    **dict.fromkeys((0x9201, 0x9203, 0x9204, 0x9400, 0x9403, 0x9405), _SIGNED),
+    **dict.fromkeys((0x8822, 0x8830, 0x9207, 0x9208, 0x9209, 0xA001, 0xA210, 0xA217), _CODE),
+    **dict.fromkeys((0xA401, 0xA402, 0xA403, 0xA405, *range(0xA406, 0xA40B), 0xA40C, 0xA460), _CODE),
+    0x8827: _whole(65_535, (1, 2, 3)),
+    **dict.fromkeys(range(0x8831, 0x8836), _COUNT),
+    **dict.fromkeys((0xA002, 0xA003), _COUNT),
+    **dict.fromkeys((0x9000, 0xA000), _VERSION),
+    **dict.fromkeys((0x9003, 0x9004), _DATE),
+    **dict.fromkeys((0x9010, 0x9011, 0x9012), _OFFSET),
+    **dict.fromkeys((0x9290, 0x9291, 0x9292), _FRACTION),
+    0x9101: _exactly(rb"[\0-\6]{4}"),
+    0x9286: _remark(MAX_TEXT),
+    0x9214: _whole(65_535, (2, 3, 4)),
+    0xA214: _whole(65_535, (2,)),
+    0xA300: _exactly(rb"[\1-\3]"),
+    0xA301: _exactly(rb"[\1]"),
+    0xA420: _like(r"[0-9A-Fa-f]{1,32}"),
+    **dict.fromkeys((0xA430, 0xA431, 0xA433, 0xA434, 0xA435), _NAME),
+    0xA432: _measured(0, 1e6, (4,)),
+}
+
+POSITION_TAGS: dict[int, Check] = {
+    0: _exactly(rb"[\0-\11]{4}"),
+    **dict.fromkeys((1, 19), _like("[NS]")),
+    **dict.fromkeys((3, 21), _like("[EW]")),
+    **dict.fromkeys((2, 20), _measured(0, 90, (1, 2, 3))),
+    **dict.fromkeys((4, 22), _measured(0, 180, (1, 2, 3))),
+    5: _exactly(rb"[\0\1]"),
+    7: _measured(0, 60, (3,)),
+    9: _like("[AV]"),
+    10: _like("[23]"),
+    **dict.fromkeys((6, 11, 13, 15, 17, 24, 26, 31), _POSITIVE),
+    **dict.fromkeys((12, 25), _like("[KMN]")),
+    **dict.fromkeys((14, 16, 23), _like("[TM]")),
+    18: _text(32),
+    **dict.fromkeys((27, 28), _remark(MAX_NAME)),
+    29: _DAY,
+    30: _whole(1),
+}
+
+
+def read_exif(picture: PIL.Image.Image) -> PIL.Image.Exif:
+    """The EXIF; empty where it cannot be read, which is no reason to refuse the photo."""
+    try:
+        return picture.getexif()
+    except Exception:
+        return PIL.Image.Exif()
+
+
+def kept_exif(notes: PIL.Image.Exif, size: tuple[int, int]) -> bytes | None:
+    """The plausible notes of a photo as an EXIF block of their own, made anew; `None` where there are none.
+
+    Args:
+        notes (`PIL.Image.Exif`): what the file holds.
+        size (`tuple[int, int]`): width and height of the upright photo.
+    """
+    kept = PIL.Image.Exif()
+    try:
+        kept.update(_plausible(notes, MAIN_TAGS))
+        exposure = _plausible(notes.get_ifd(PIL.ExifTags.IFD.Exif), EXPOSURE_TAGS)
+        for tag, length in zip((PIL.ExifTags.Base.ExifImageWidth, PIL.ExifTags.Base.ExifImageHeight), size):
+            if tag in exposure:
+                exposure[tag] = length
+        position = _plausible(notes.get_ifd(PIL.ExifTags.IFD.GPSInfo), POSITION_TAGS)
+        for directory, values in ((PIL.ExifTags.IFD.Exif, exposure), (PIL.ExifTags.IFD.GPSInfo, position)):
+            if values:
+                kept.get_ifd(directory).update(values)
+        if not (len(kept) or exposure or position):
+            return None
+        kept[PIL.ExifTags.Base.Orientation] = 1
+        block = kept.tobytes()
+    # Values of the wrong type, offsets to nowhere: unreadable notes are no reason to refuse the photo.
+    except Exception:
+        return None
+    return block if len(block) <= MAX_EXIF else None
+
+
+def _plausible(tags: Mapping[int, Any], checks: Mapping[int, Check]) -> dict[int, Any]:
+    values = {tag: checks[tag](tags[tag]) for tag in tags if tag in checks}
+    return {tag: value for tag, value in values.items() if value is not None}

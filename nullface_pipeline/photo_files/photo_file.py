@@ -1,0 +1,54 @@
+"""What is known of a photo between reading and writing it, and the one error of both."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+
+
+class PhotoFileError(Exception):
+    """A photo that cannot be read or written. The message is one line: what is wrong, and what to do."""
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """A photo as it was read, and what is needed to write its anonymized version as the same kind of file.
+
+    Attributes:
+        path (`Path`, *optional*): where it was read; `None` for an open file.
+        image (`PIL.Image.Image`): upright RGB, 8 bits a channel, without metadata. Transparent pixels have the
+            colours that the file gives them.
+        alpha (`PIL.Image.Image`, *optional*): 8-bit opacity of the same size, mode "L"; `None` if all is opaque.
+        format (`str`): "JPEG", "PNG", "WEBP", "TIFF", "BMP" or "HEIF", by content.
+        grey (`bool`): whether the file has a single channel of colour.
+        bits (`int`): bits a channel in the file. Output has 8.
+        icc_profile (`bytes`, *optional*): the profile of `image`, made anew; `None` means sRGB.
+        dpi (`tuple[float, float]`, *optional*): horizontal and vertical resolution.
+        exif (`bytes`, *optional*): the notes that `keep_metadata` keeps, made anew, orientation 1.
+        encoding (`dict[str, Any]`): settings of Pillow's encoder for this kind of file, the AI mark included.
+    """
+
+    path: Path | None
+    image: PIL.Image.Image
+    alpha: PIL.Image.Image | None
+    format: str
+    grey: bool
+    bits: int
+    icc_profile: bytes | None = field(repr=False)
+    dpi: tuple[float, float] | None
+    exif: bytes | None = field(repr=False)
+    encoding: dict[str, Any] = field(repr=False)
+
+
+def bare(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Forget all but the pixels: several of Pillow's encoders write what they find in `info`. Works in place."""
+    picture.info = {}
+    return picture
+
+
+def reason(error: Exception) -> str:
+    """The exception in a few words on one line, without paths and control characters."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    words = " ".join(text.split())[:200]
+    return "".join(letter for letter in words if letter.isprintable()) or type(error).__name__

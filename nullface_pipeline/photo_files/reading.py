@@ -1,0 +1,268 @@
+"""Photo files in: what is read is upright 8-bit RGB, and whatever cannot be anonymized as a whole is refused."""
+
+import functools
+import io
+import os
+import stat
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import PIL.ExifTags
+import PIL.Image
+import PIL.ImageFile
+import PIL.JpegImagePlugin
+
+from nullface_pipeline.colour_profile import converted_to_srgb, is_profile, with_rebuilt_profile
+from nullface_pipeline.photo_files.metadata import (
+    XMP,
+    heif_colours,
+    png_chunks,
+    resolution,
+)
+from nullface_pipeline.photo_files.notes import kept_exif, read_exif
+from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
+from nullface_pipeline.photo_files.transparency import settled
+
+
+# What counts as a photo when folders are walked. What a file really is, its content says.
+SUFFIXES = frozenset(
+    {".bmp", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+
+# Pillow's own hard limit; a photo of that size takes about two gigabytes on its way through.
+MAX_PIXELS = 178_956_970
+
+# No face can be found in fewer pixels.
+MIN_SIDE = 16
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "HEIF")
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+
+_TRANSPOSITIONS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+
+
+def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_PIXELS) -> PhotoFile:
+    """Read one photo.
+
+    Args:
+        source (`str`, `os.PathLike` or a binary file): a JPEG, PNG, WebP, TIFF, BMP or HEIC file, whatever its name.
+            An open file is read to its end and stays open; the photo has no path then.
+        max_pixels (`int`): larger pictures are refused before they are decoded. Pillow's own limit
+            (`PIL.Image.MAX_IMAGE_PIXELS`) holds as well.
+
+    Raises:
+        `PhotoFileError`: for whatever is wrong with the file. Nothing else is raised, whatever it contains.
+    """
+    path = Path(source) if isinstance(source, (str, os.PathLike)) else None
+    with _in_memory(source) if path is None else _open_file(path) as file:
+        try:
+            return _read(path, file, max_pixels)
+        except PhotoFileError:
+            raise
+        except PIL.Image.DecompressionBombError as error:
+            raise _too_large(max_pixels) from error
+        except PIL.UnidentifiedImageError as error:
+            raise PhotoFileError(
+                "It is not a JPEG, PNG, WebP, TIFF, BMP or HEIC photo, or its header is damaged: convert or replace it."
+            ) from error
+        # Decoders raise exceptions of every kind when a file is made to hurt them.
+        except Exception as error:
+            raise PhotoFileError(
+                f"It cannot be decoded ({reason(error)}): it is damaged or cut off; replace it."
+            ) from error
+
+
+def _open_file(path: Path) -> BinaryIO:
+    try:
+        # Asked before opening, because opening a pipe waits for somebody to write to it.
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise PhotoFileError("It is not a file: name a photo.")
+        if status.st_size == 0:
+            raise PhotoFileError("The file is empty: copy it again from where it came.")
+        return path.open("rb")
+    # ValueError: a null character in the path.
+    except (OSError, ValueError) as error:
+        raise PhotoFileError(f"It cannot be opened ({reason(error)}): check the name and the permissions.") from error
+
+
+def _in_memory(source: Any) -> BinaryIO:
+    """A copy of what an open file holds: decoders jump back and forth, uploads may not."""
+    data = source.read() if hasattr(source, "read") else None
+    if not isinstance(data, bytes):
+        raise TypeError(f"`source` must be a path or a file opened in binary mode, but it is {type(source).__name__}.")
+    if not data:
+        raise PhotoFileError("The file is empty: copy it again from where it came.")
+    return io.BytesIO(data)
+
+
+def _read(path: Path | None, file: BinaryIO, max_pixels: int) -> PhotoFile:
+    picture = PIL.Image.open(file, formats=_readable_formats(file))
+    _check_header(picture, max_pixels)
+    picture.load()
+    notes = read_exif(picture)
+    bits, grey = _bits_and_grey(picture, file)
+    image, alpha = _colour_and_alpha(picture, bits)
+    profile = None if picture.mode == "CMYK" else picture.info.get("icc_profile")
+    image, profile = with_rebuilt_profile(image, profile, grey)
+    alpha = None if alpha is None else settled(alpha)
+    method = _TRANSPOSITIONS.get(notes.get(PIL.ExifTags.Base.Orientation, 1))
+    if method is not None:
+        image, alpha = image.transpose(method), None if alpha is None else alpha.transpose(method)
+    return PhotoFile(
+        path=path,
+        image=image,
+        alpha=alpha,
+        format="JPEG" if picture.format == "MPO" else str(picture.format),
+        grey=grey,
+        bits=bits,
+        icc_profile=profile,
+        dpi=resolution(picture, turned=image.size != picture.size),
+        exif=kept_exif(notes, image.size),
+        encoding=_encoding(picture, file),
+    )
+
+
+def _readable_formats(file: BinaryIO) -> tuple[str, ...]:
+    """Few decoders are better than many: Pillow's others are never tried on a file."""
+    if register_heif():
+        return _FORMATS
+    header = file.read(12)
+    if header[4:8] == b"ftyp" and header[8:] in _HEIF_BRANDS:
+        raise PhotoFileError("Reading HEIC needs pillow-heif: `pip install pillow-heif`.")
+    return _FORMATS[:-1]
+
+
+@functools.cache
+def register_heif() -> bool:
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _check_header(picture: PIL.ImageFile.ImageFile, max_pixels: int) -> None:
+    """Whatever can be refused before a pixel is decoded."""
+    if picture.width * picture.height > max_pixels:
+        raise _too_large(max_pixels)
+    if min(picture.size) < MIN_SIDE:
+        raise PhotoFileError(
+            f"{picture.width} x {picture.height} pixels are too few for a face: {MIN_SIDE} a side are needed."
+        )
+    if _has_further_pictures(picture):
+        raise PhotoFileError(
+            "It holds several pictures (an animation, pages or a series): save each as a file of its own."
+        )
+    tags = getattr(picture, "tag_v2", {})
+    # A reduced picture comes first in raw files of many makers, the photo itself as a nested one.
+    if tags.get(PIL.ExifTags.Base.NewSubfileType, 0) & 1 or PIL.ExifTags.Base.DNGVersion in tags:
+        raise PhotoFileError("It is a raw photo or a preview of one: develop it to JPEG or TIFF first.")
+
+
+def _has_further_pictures(picture: PIL.ImageFile.ImageFile) -> bool:
+    if picture.format != "MPO":
+        return getattr(picture, "is_animated", False)
+    # Cameras append previews and gain maps to their JPEGs, which are left out; views of a scene are more photos.
+    entries = getattr(picture, "mpinfo", {})[0xB002]
+    return any(entry["Attribute"]["MPType"].startswith("Multi-Frame") for entry in entries)
+
+
+def _bits_and_grey(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> tuple[int, bool]:
+    """Bits a channel, and whether there is one channel of colour.
+
+    Asked of the file, because Pillow decodes most pictures of 16 bits at 8, and grey ones with alpha as RGB.
+    """
+    grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I;16")
+    if picture.format == "PNG":
+        file.seek(24)
+        bits, colour_type = file.read(2)
+        return bits, colour_type in (0, 4)
+    if picture.format == "TIFF":
+        return max(getattr(picture, "tag_v2", {}).get(PIL.ExifTags.Base.BitsPerSample, (1,))), grey
+    return int(picture.info.get("bit_depth", 8)), grey
+
+
+def _colour_and_alpha(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
+    """RGB and, where the picture has transparency, its opacity as "L"; both 8-bit and without metadata."""
+    if picture.mode.startswith("I;16"):
+        return _from_16_bits(picture, bits)
+    if picture.mode == "CMYK":
+        return bare(_cmyk_to_rgb(picture)), None
+    if picture.mode == "La":
+        picture = picture.convert("LA")
+    if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        return bare(picture.convert("RGB")), bare(picture.getchannel("A"))
+    if picture.mode not in ("1", "L", "P", "RGB", "RGBX", "YCbCr"):
+        raise PhotoFileError(f"Pixels of Pillow's type {picture.mode} are not supported: save it as 8-bit RGB first.")
+    return bare(picture.convert("RGB")), None
+
+
+def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
+    """Grey of more than 8 bits, black to white as the format defines them: no stretching to what is there."""
+    pixels, white = np.asarray(picture), 2**bits - 1
+    to_8_bits = (np.arange(2**16).clip(max=white) * 255 + white // 2) // white
+    if getattr(picture, "tag_v2", {}).get(PIL.ExifTags.Base.PhotometricInterpretation) == 0:
+        to_8_bits = 255 - to_8_bits
+    image = PIL.Image.fromarray(to_8_bits.astype(np.uint8)[pixels]).convert("RGB")
+    transparent = picture.info.get("transparency")
+    if transparent is None:
+        return image, None
+    return image, PIL.Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8))
+
+
+def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """sRGB, through the file's profile where it has a sound one."""
+    profile = picture.info.get("icc_profile")
+    converted = converted_to_srgb(picture, profile) if profile and is_profile(profile, b"CMYK") else None
+    return picture.convert("RGB") if converted is None else converted
+
+
+def _encoding(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> dict[str, Any]:
+    """The arguments with which Pillow writes such a file again, without those that hold for every format."""
+    match picture.format:
+        case "JPEG" | "MPO":
+            # -1 stands for grey, CMYK and what Pillow cannot write.
+            return {"quality": 95, "subsampling": max(PIL.JpegImagePlugin.get_sampling(picture), 0), "xmp": XMP}
+        case "PNG":
+            return {"pnginfo": png_chunks(file, has_profile="icc_profile" in picture.info)}
+        case "WEBP":
+            # The quality of lossless files is the effort made.
+            return {"lossless": True, "quality": 70, "xmp": XMP} if _is_lossless(file) else {"quality": 95, "xmp": XMP}
+        case "TIFF":
+            compression = picture.info.get("compression")
+            return {"compression": compression if compression in ("raw", "tiff_lzw") else "tiff_adobe_deflate"}
+        case "HEIF":
+            chroma = picture.info.get("chroma")
+            chroma = chroma if chroma in (420, 422) else 444
+            return {"quality": 90, "chroma": chroma, "xmp": XMP} | heif_colours(picture)
+    return {}
+
+
+def _is_lossless(file: BinaryIO) -> bool:
+    """Whether the picture in a WebP file is of the lossless kind."""
+    file.seek(12)
+    while len(header := file.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", header)
+        if kind in (b"VP8L", b"VP8 "):
+            return kind == b"VP8L"
+        file.seek(length + length % 2, os.SEEK_CUR)
+    return False
+
+
+def _too_large(max_pixels: int) -> PhotoFileError:
+    limit = min(max_pixels, 2 * (PIL.Image.MAX_IMAGE_PIXELS or max_pixels))
+    return PhotoFileError(f"It has more than {limit:,} pixels, the limit: shrink the photo or raise the limit.")

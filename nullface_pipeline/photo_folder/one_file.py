@@ -1,0 +1,51 @@
+"""One photo file through the pipeline: its picture, and whatever its transparency shows."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+
+from nullface_pipeline.photo_files import PhotoFile, alpha_views, composed_views
+from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, PhotoOptions, PhotoRefusedError
+
+
+if TYPE_CHECKING:
+    from nullface_pipeline.face_identity import FaceLocation
+
+
+def anonymize_file(pipe: Any, file: PhotoFile, options: PhotoOptions) -> AnonymizedPhoto:
+    """`pipe.anonymize` for a photo that was read from a file, whose transparency is written along with the result.
+
+    Args:
+        pipe (`StableDiffusionNullFacePipeline`): with adapter and face models.
+
+    Raises:
+        PhotoRefusedError: as `pipe.anonymize`, and if a face shows in the transparency, or only before black or white.
+        RuntimeError, TypeError, ValueError: as `pipe.anonymize`.
+    """
+    if _shown_faces(pipe.face_analyser, alpha_views(file), known=()):
+        raise PhotoRefusedError("Its transparency shows a face: save it without transparency first.")
+    result = pipe.anonymize(file.image, options)
+    if _shown_faces(pipe.face_analyser, composed_views(file, result.image), known=result.faces):
+        raise PhotoRefusedError(
+            "With its transparency it shows a face that it does not show without: save it without transparency first."
+        )
+    return result
+
+
+def _shown_faces(analyser: Any, views: Iterable[PIL.Image.Image], known: Sequence[FaceRecord]) -> "list[FaceLocation]":
+    """Faces in any of the pictures that are none of those known."""
+    from nullface_pipeline.face_identity import FaceLocation
+    from nullface_pipeline.face_search import UNUSUAL_MARGIN, search_locations
+    from nullface_pipeline.photo import unmatched_faces
+
+    # What is no photo shows much that looks a little like a face.
+    score = analyser.det_model.det_thresh + UNUSUAL_MARGIN
+    boxes = [FaceLocation(np.array(face.box, dtype=np.float32), np.zeros((5, 2)), face.score) for face in known]
+    return [
+        face
+        for view in views
+        for face in unmatched_faces(search_locations(analyser, np.asarray(view)), boxes)
+        if face.score >= score
+    ]

@@ -1,0 +1,102 @@
+"""The direction of imports: core, then models, then jobs, then commands; each knows only those before it."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from nullface_pipeline.publish.hub import PACKAGE
+
+
+CORE = frozenset(
+    {
+        "colour_profile",
+        "ddpm_inversion",
+        "face_adapter",
+        "face_crops",
+        "face_edit",
+        "face_identity",
+        "face_masks",
+        "face_parsing",
+        "face_search",
+        "image_inputs",
+        "nullface_engine",
+        "photo",
+        "photo_records",
+        "pipeline",
+    }
+)
+LAYERS = {**dict.fromkeys(CORE, 0), "model_sets": 1, "tiny_model": 1, "cli": 3}
+JOBS = 2
+WITHOUT_TORCH = ("photo_files", "publish", "photo_records", "colour_profile")
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def place(path: Path) -> str:
+    """The module of the core, or the room, that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def layer(name: str) -> int:
+    return LAYERS.get(name, JOBS)
+
+
+def imported(path: Path, at_import_only: bool = False) -> set[str]:
+    """Dotted names that a file imports, those of this package from the package on."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if at_import_only else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add("." * node.level + (node.module or ""))
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_imports_point_down(path):
+    if path.name == "__init__.py" and path.parent == PACKAGE:
+        return
+    mine = place(path)
+    for name in imported(path):
+        if name.startswith("."):
+            assert layer(mine) == 0 and name.startswith(".") and not name.startswith(".."), "only the core is relative"
+            assert name[1:] in CORE, f"{mine} is core and imports {name}"
+        elif name.startswith("nullface_pipeline."):
+            assert layer(mine) > 0, f"{mine} is core: its imports are relative, {name} is not"
+            other = name.split(".")[1]
+            assert layer(other) <= layer(mine), f"{mine} imports {name}"
+
+
+@pytest.mark.parametrize("path", [PACKAGE / "pipeline.py", PACKAGE / "pipeline_sdxl.py"], ids=lambda path: path.name)
+def test_a_pipelines_file_names_the_whole_core(path):
+    """diffusers' local loader copies only what this file names."""
+    if not path.exists():
+        pytest.skip("there is no such pipeline")
+    named = {name[1:] for name in imported(path) if name.startswith(".")}
+    assert named == CORE - {"pipeline", "pipeline_sdxl"}
+
+
+def test_nobody_is_left_out():
+    flat = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert flat == CORE | {"model_sets", "tiny_model"}
+
+
+@pytest.mark.parametrize("room", WITHOUT_TORCH)
+def test_what_answers_quickly_imports_no_torch(room):
+    paths = [path for path in FILES if place(path) == room]
+    assert paths
+    for path in paths:
+        assert not {name.split(".")[0] for name in imported(path, at_import_only=True)} & {"torch", "diffusers"}
+
+
+def test_optional_packages_are_not_in_the_core():
+    """The Hub's loader demands every package that it reads in these files, wherever the import stands."""
+    allowed = {"PIL", "cv2", "diffusers", "numpy", "torch", "transformers"} | set(sys.stdlib_module_names)
+    for path in FILES:
+        if layer(place(path)) == 0:
+            found = {name.split(".")[0] for name in imported(path) if name and not name.startswith(".")}
+            assert found <= allowed, path.name

@@ -1,0 +1,294 @@
+"""The promise of whole photos, tried by whoever wants to break it: no face that was found leaves as it was."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import PIL.Image
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from skimage import data
+
+from nullface_pipeline import FaceNotHiddenError, PhotoOptions, PhotoRefusedError, TooManyFacesError
+from nullface_pipeline.face_edit import cover_face, make_target
+from nullface_pipeline.face_identity import load_face_analyser
+from nullface_pipeline.face_search import MAX_FACES, search_faces
+from nullface_pipeline.photo import (
+    FinishedFaces,
+    FoundFaces,
+    check_finished,
+    find_faces,
+    read_pixels,
+    records,
+)
+from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
+
+
+FAST = {"num_inference_steps": 4, "skip": 0.5}
+PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True, **FAST}
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def astronaut():
+    return PIL.Image.fromarray(data.astronaut()[:300, 60:360])
+
+
+@pytest.fixture(scope="module")
+def pixels(astronaut):
+    return np.asarray(astronaut)
+
+
+@pytest.fixture(scope="module")
+def face(pipe, pixels):
+    (face,) = search_faces(pipe.face_analyser, pixels)
+    return face
+
+
+@pytest.fixture(scope="module")
+def target(pipe, pixels, face):
+    """The face, replaced by grey."""
+    target = make_target(pipe, pixels, face, [face], (), None, 0)
+    return replace(target, result=np.full_like(target.aligned, 128), attempts=1, similarity=0.0)
+
+
+def inside(pixels, face):
+    x0, y0, x1, y1 = face.box.round().astype(int)
+    return pixels[y0:y1, x0:x1]
+
+
+# --- The invariant ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_hidden_covered_or_spared_is_fine(pixels, face, target):
+    check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(target.paste(pixels), (target,), (), ()))
+    check_finished(FoundFaces(pixels, (), (), (face,)), FinishedFaces(pixels, (), (), ()))
+    covered = cover_face(pixels, face.box)
+    check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(covered, (), (target,), ()))
+    found, finished = FoundFaces(pixels, (), (face,), ()), FinishedFaces(covered, (), (), (face,))
+    check_finished(found, finished)
+    assert [record.method for record in records(found, finished)] == ["covered"]
+
+
+def test_a_face_that_nobody_accounts_for_is_refused(pixels, face, target):
+    for found in (
+        FoundFaces(pixels, (face,), (), ()),
+        FoundFaces(pixels, (), (face,), ()),
+    ):
+        with pytest.raises(FaceNotHiddenError, match="accounted for"):
+            check_finished(found, FinishedFaces(pixels, (), (), ()))
+    with pytest.raises(FaceNotHiddenError, match="accounted for"):
+        check_finished(
+            FoundFaces(pixels, (face,), (), ()), FinishedFaces(target.paste(pixels), (target,), (target,), ())
+        )
+    other = replace(target, face=replace(face))
+    with pytest.raises(FaceNotHiddenError, match="accounted for"):
+        check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(target.paste(pixels), (other,), (), ()))
+
+
+def test_a_hidden_face_whose_pixels_are_the_same_is_refused(pixels, face, target):
+    found = FoundFaces(pixels, (face,), (), ())
+    with pytest.raises(FaceNotHiddenError, match="did not change"):
+        check_finished(found, FinishedFaces(pixels, (target,), (), ()))
+    hardly = pixels.copy()
+    inside(hardly, face)[:2] ^= 1
+    with pytest.raises(FaceNotHiddenError, match="did not change"):
+        check_finished(found, FinishedFaces(hardly, (target,), (), ()))
+
+
+def test_a_covered_face_that_still_shows_is_refused(pixels, face, target):
+    for found, finished in (
+        (FoundFaces(pixels, (face,), (), ()), FinishedFaces(pixels, (), (target,), ())),
+        (FoundFaces(pixels, (), (face,), ()), FinishedFaces(pixels, (), (), (face,))),
+        (FoundFaces(pixels, (), (), (face,)), FinishedFaces(pixels, (), (), (replace(face),))),
+    ):
+        with pytest.raises(FaceNotHiddenError, match="did not change"):
+            check_finished(found, finished)
+
+
+# --- Ways out that were open -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("min_face", [math.nan, math.inf, -1.0, "large"])
+def test_no_size_lets_a_face_through(pipe, astronaut, min_face):
+    with pytest.raises((TypeError, ValueError), match="min_face"):
+        pipe.anonymize(astronaut, min_face=min_face, **PASSES)
+
+
+def test_every_face_has_one_fate(pipe, pixels, face):
+    for min_face in (0.0, face.longer_side, face.longer_side + 1e-3, 1e6):
+        found = find_faces(pipe, pixels, PhotoOptions(min_face=min_face))
+        assert len(found.hide) + len(found.cover) == len(found.all) == 1
+
+
+def test_a_mask_over_the_face_covers_it_whatever_the_threshold(pipe, astronaut):
+    everything = PIL.Image.new("L", astronaut.size, 255)
+    result = pipe.anonymize(astronaut, keep_mask=everything, **PASSES)
+    assert [(face.method, face.attempts, face.similarity) for face in result.faces] == [("covered", 0, None)]
+    almost = everything.copy()
+    almost.paste(0, (0, 0, *(int(side * 0.35) for side in astronaut.size)))
+    assert [face.method for face in pipe.anonymize(astronaut, keep_mask=almost, **PASSES).faces] == ["covered"]
+    with pytest.raises(FaceNotHiddenError):
+        pipe.anonymize(astronaut, keep_mask=everything, on_failure="error", **PASSES)
+
+
+def test_a_result_that_cannot_be_compared_is_covered(pipe, astronaut):
+    class Broken:
+        """A recognizer whose embeddings are no numbers."""
+
+        class Model:
+            def get(self, image, face):
+                face["embedding"] = np.full(512, np.nan, dtype=np.float32)
+
+        models = {"recognition": Model()}
+
+    result = pipe.anonymize(astronaut, judge=Broken(), max_attempts=1, **PASSES)
+    assert [face.method for face in result.faces] == ["covered"]
+
+
+class Detector:
+    """A detector that sees what it is told to, in the upright photo as a whole, one list of boxes after the other."""
+
+    det_thresh = 0.3
+
+    def __init__(self, *looks, landmarks):
+        self.looks, self.landmarks, self.calls = looks, landmarks, 0
+
+    def detect(self, image):
+        look, turn = divmod(self.calls, 4)
+        self.calls += 1
+        boxes = self.looks[min(look, len(self.looks) - 1)] if turn == 0 else []
+        rows = np.array([[*box, 0.9] for box in boxes], dtype=np.float32).reshape(-1, 5)
+        return rows, np.stack([self.landmarks] * len(boxes)) if boxes else np.zeros((0, 5, 2))
+
+
+@pytest.fixture
+def told(face):
+    """A pipeline whose detector is told what to see."""
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+
+    def tell(*looks):
+        pipe.face_analyser.det_model = Detector(*looks, landmarks=face.landmarks)
+        return pipe
+
+    return tell
+
+
+def test_one_known_face_accounts_for_one_that_is_seen_afterwards(told, astronaut, face):
+    x0, y0, x1, y1 = face.box.tolist()
+    width = x1 - x0
+    beside = [x0 + 0.45 * width, y0, x1 + 0.45 * width, y1]
+    result = told([face.box], [face.box, beside]).anonymize(astronaut, max_attempts=1, **PASSES)
+    assert [record.method for record in result.faces] == ["nullface", "covered"]
+    assert result.faces[1].box == pytest.approx(beside, abs=1e-3)
+    patch = inside(np.asarray(result.image), replace(face, box=np.array(beside)))
+    assert len(np.unique(patch.reshape(-1, 3), axis=0)) == 1
+
+
+def test_a_spared_face_accounts_for_one_that_is_seen_afterwards(told, astronaut, face):
+    beside = face.box + np.array([0.45, 0, 0.45, 0], np.float32) * (face.box[2] - face.box[0])
+    result = told([face.box], [face.box, beside]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
+    assert sorted(record.method for record in result.faces) == ["covered", "spared"]
+
+
+def test_boxes_beyond_the_photo_are_covered_as_far_as_they_are_in_it(told, astronaut):
+    boxes = [[-40, -40, 20, 20], [280, 280, 400, 400], [-90, -90, -20, -20]]
+    result = told(boxes).anonymize(astronaut, min_face=1000, **PASSES)
+    assert {record.method for record in result.faces} == {"covered"} and len(result.faces) == 3
+
+
+def test_more_faces_than_a_photo_holds_are_refused_in_words(told, astronaut):
+    boxes = [[x, y, x + 3, y + 3] for x in range(0, 300, 6) for y in range(0, 300, 6)]
+    assert len(boxes) > MAX_FACES
+    with pytest.raises(TooManyFacesError, match="Raise the detection threshold"):
+        told(boxes).anonymize(astronaut, **PASSES)
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 0.01, 1.0, math.nan, math.inf])
+def test_a_detection_threshold_that_takes_everything_or_nothing_is_refused(threshold):
+    with pytest.raises(ValueError, match="detection_threshold"):
+        load_face_analyser(TINY_FOLDER / "face_models", detection_threshold=threshold)
+
+
+# --- Pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_grey_of_16_bits_is_seen_as_it_is(pipe, pixels):
+    grey = np.asarray(PIL.Image.fromarray(pixels).convert("L"))
+    deep = PIL.Image.fromarray(grey.astype(np.uint16) * 257)
+    assert deep.mode.startswith("I;16")
+    assert np.array_equal(read_pixels(deep)[0][..., 0], grey)
+    assert pipe.anonymize(deep, **PASSES).faces[0].method == "nullface"
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pictures_without_an_agreed_white_are_refused(pipe, pixels, mode):
+    with pytest.raises(ValueError, match="convert it to RGB"):
+        pipe.anonymize(PIL.Image.fromarray(pixels).convert("L").convert(mode), **PASSES)
+
+
+@pytest.mark.parametrize("size", [(40_000, 300), (300, 40_000)])
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_very_long_pictures(pipe, pixels, size, at_the_end):
+    """OpenCV warps nothing longer than 32,766 pixels."""
+    photo = PIL.Image.new("RGB", size, (90, 110, 130))
+    photo.paste(PIL.Image.fromarray(pixels), (size[0] - 300, size[1] - 300) if at_the_end else (0, 0))
+    (record,) = pipe.anonymize(photo, seed=0, **PASSES).faces
+    assert record.method == "nullface"
+    (record,) = pipe.anonymize(photo, seed=0, min_face=1000, **PASSES).faces
+    assert record.method == "covered"
+
+
+# --- Whatever is given -----------------------------------------------------------------------------------------------
+
+floats = st.one_of(st.floats(), st.floats(-2, 2), st.sampled_from([math.nan, math.inf, -math.inf, 1e38, -0.0]))
+anything = st.one_of(st.none(), st.booleans(), st.integers(-3, 2**70), floats, st.text(max_size=4), st.lists(floats))
+wild = st.dictionaries(
+    st.sampled_from(
+        sorted(set(PhotoOptions.__dataclass_fields__) - {"inversion_batch_size", "max_attempts", "judge"})
+    ),
+    anything,
+    min_size=1,
+    max_size=4,
+)
+plausible = st.fixed_dictionaries(
+    {},
+    optional={
+        "keep": st.lists(st.sampled_from(["eyes", "mouth", "nose", "brows", "ears", "glasses", "lips", "hair"])),
+        "skip_faces": st.lists(st.tuples(*4 * [st.floats(0, 300)]), max_size=2),
+        "min_face": st.floats(0, 200),
+        "similarity_threshold": st.floats(-1, 1),
+        "accept_recognizable": st.booleans(),
+        "guidance_scale": st.floats(-100, 100),
+        "identity_scale": st.floats(-10, 10),
+        "identity_angle": st.floats(0, 180),
+        "mask_start": st.floats(0, 1),
+        "ip_adapter_scale": st.floats(-10, 10),
+        "seed": st.integers(0, 2**63 - 1),
+        "identity_seed": st.integers(0, 2**63 - 1),
+        "on_failure": st.sampled_from(["cover", "error"]),
+        "preset": st.sampled_from(["light", "strong"]),
+    },
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.one_of(wild, plausible))
+def test_never_a_success_with_an_unchanged_face(pipe, astronaut, pixels, face, options):
+    try:
+        result = pipe.anonymize(astronaut, **{**FAST, "max_attempts": 1, **options})
+    except (PhotoRefusedError, TypeError, ValueError, RuntimeError) as error:
+        assert str(error) and "\n" not in str(error)
+        return
+    after = inside(np.asarray(result.image), face)
+    assert [record.method for record in result.faces] != ["spared"] or options["skip_faces"]
+    if result.faces[0].method != "spared":
+        assert (after != inside(pixels, face)).any(axis=-1).mean() > 0.1
