@@ -122,6 +122,16 @@ class NullFaceMixin(FaceAdapterMixin):
         """
         raise NotImplementedError
 
+    def tokenize(self, tokenizer: Any, prompt: str) -> torch.Tensor:
+        r"""(1, tokens) int64, of the length that the text encoder takes."""
+        return tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+
     def load_face_models(
         self,
         face_analyser: str | Path | Any = "buffalo_l",

@@ -6,6 +6,7 @@ It shares no code with the package. The tests require the pipeline's batched com
 import math
 
 import torch
+from diffusers import StableDiffusionXLPipeline
 
 
 class SequentialNullFace:
@@ -15,15 +16,20 @@ class SequentialNullFace:
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
         self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0).tolist()
 
+    def text(self, x):
+        """What the UNet is told of the empty prompt, and what else."""
+        tokens = self.pipe.tokenizer("", padding="max_length", max_length=8, return_tensors="pt").input_ids
+        return self.pipe.text_encoder(tokens)[0], {}
+
     @torch.no_grad()
     def predict(self, x, t, embedding):
         self.unet_evaluations += 1
-        tokens = self.pipe.tokenizer("", padding="max_length", max_length=8, return_tensors="pt").input_ids
+        prompt_embeds, added = self.text(x)
         return self.pipe.unet(
             x,
             t,
-            encoder_hidden_states=self.pipe.text_encoder(tokens)[0],
-            added_cond_kwargs={"image_embeds": [embedding.view(1, 1, -1)]},
+            encoder_hidden_states=prompt_embeds,
+            added_cond_kwargs={"image_embeds": [embedding.view(1, 1, -1)], **added},
         ).sample
 
     def mean_and_std(self, x, eps, t, next_t, eta):
@@ -102,3 +108,18 @@ class SequentialNullFace:
                 mean, std = self.mean_and_std(x, eps, t, following[t], eta)
             x = mean + std * noise_maps[t]
         return x
+
+
+class SequentialNullFaceXL(SequentialNullFace):
+    """The same for Stable Diffusion XL: the text and the added conditions are those of diffusers' own pipeline."""
+
+    def __init__(self, pipe):
+        super().__init__(pipe)
+        self.base = StableDiffusionXLPipeline(**pipe.components, add_watermarker=False)
+
+    def text(self, x):
+        prompt_embeds, _, pooled, _ = self.base.encode_prompt("", do_classifier_free_guidance=False)
+        size = tuple(side * self.pipe.vae_scale_factor for side in x.shape[-2:])
+        projection_dim = self.pipe.text_encoder_2.config.projection_dim
+        time_ids = self.base._get_add_time_ids(size, (0, 0), size, x.dtype, projection_dim)
+        return prompt_embeds, {"text_embeds": pooled, "time_ids": time_ids}

@@ -5,7 +5,7 @@ import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
 
-from nullface_pipeline import StableDiffusionNullFacePipeline, face_adapter
+from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXLNullFacePipeline, face_adapter
 from nullface_pipeline.face_adapter import (
     FACE_LORA_NAME,
     activate_loras,
@@ -16,7 +16,15 @@ from nullface_pipeline.face_adapter import (
     has_face_lora,
 )
 
-from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images, make_pipeline
+from .tiny_parts import (
+    generators,
+    make_adapter,
+    make_components,
+    make_embeds,
+    make_images,
+    make_pipeline,
+    make_xl_components,
+)
 
 
 def make_user_lora(unet) -> dict[str, torch.Tensor]:
@@ -202,6 +210,71 @@ def test_half_an_adapter_is_never_left():
         pipe.load_face_adapter(adapter)
     with pytest.raises(RuntimeError, match="No FaceID adapter is loaded"):
         run(pipe)
+
+
+def plus(unet) -> dict[str, dict[str, torch.Tensor]]:
+    """The projection of ip-adapter-faceid-plusv2 in the published key names, in other sizes."""
+    width, inner = unet.config.cross_attention_dim, 64
+    image_proj = {
+        "proj.0.weight": torch.randn(2 * 512, 512),
+        "proj.0.bias": torch.randn(2 * 512),
+        "proj.2.weight": torch.randn(4 * width, 2 * 512),
+        "proj.2.bias": torch.randn(4 * width),
+        "norm.weight": torch.randn(width),
+        "norm.bias": torch.randn(width),
+        "perceiver_resampler.proj_in.weight": torch.randn(width, 24),
+        "perceiver_resampler.proj_in.bias": torch.randn(width),
+        "perceiver_resampler.proj_out.weight": torch.randn(width, width),
+        "perceiver_resampler.proj_out.bias": torch.randn(width),
+        "perceiver_resampler.norm_out.weight": torch.randn(width),
+        "perceiver_resampler.norm_out.bias": torch.randn(width),
+    }
+    for layer in range(4):
+        prefix = f"perceiver_resampler.layers.{layer}"
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            image_proj[f"{prefix}.{norm}.weight"] = torch.randn(width)
+            image_proj[f"{prefix}.{norm}.bias"] = torch.randn(width)
+        image_proj[f"{prefix}.0.to_q.weight"] = torch.randn(inner, width)
+        image_proj[f"{prefix}.0.to_kv.weight"] = torch.randn(2 * inner, width)
+        image_proj[f"{prefix}.0.to_out.weight"] = torch.randn(width, inner)
+        image_proj[f"{prefix}.1.1.weight"] = torch.randn(4 * width, width)
+        image_proj[f"{prefix}.1.3.weight"] = torch.randn(width, 4 * width)
+    return {"image_proj": image_proj, "ip_adapter": make_adapter(unet)["ip_adapter"]}
+
+
+def portrait(unet) -> dict[str, dict[str, torch.Tensor]]:
+    """ip-adapter-faceid-portrait: sixteen tokens, and no LoRA."""
+    adapter, width = make_adapter(unet), unet.config.cross_attention_dim
+    adapter["image_proj"]["proj.2.weight"] = torch.randn(16 * width, 2 * 512)
+    adapter["image_proj"]["proj.2.bias"] = torch.randn(16 * width)
+    adapter["ip_adapter"] = {key: value for key, value in adapter["ip_adapter"].items() if "lora" not in key}
+    return adapter
+
+
+def ordinary(unet) -> dict[str, dict[str, torch.Tensor]]:
+    """An IP-Adapter of pictures."""
+    adapter, width = portrait(unet), unet.config.cross_attention_dim
+    adapter["image_proj"] = {
+        "proj.weight": torch.randn(4 * width, 24),
+        "proj.bias": torch.randn(4 * width),
+        "norm.weight": torch.randn(width),
+        "norm.bias": torch.randn(width),
+    }
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [(plus, "FaceID Plus"), (portrait, "FaceID Portrait"), (ordinary, "not a FaceID adapter")]
+)
+@pytest.mark.parametrize(("model", "file"), [("sd15", "faceid_sd15.bin"), ("sdxl", "faceid_sdxl.bin")])
+def test_other_kinds_of_adapters_are_refused(make, message, model, file):
+    if model == "sd15":
+        pipe = StableDiffusionNullFacePipeline(**make_components())
+    else:
+        pipe = StableDiffusionXLNullFacePipeline(**make_xl_components())
+    with pytest.raises(ValueError, match=f"{message}.*{file}"):
+        pipe.load_face_adapter(make(pipe.unet))
+    assert pipe.unet.encoder_hid_proj is None and not has_face_lora(pipe.unet)
 
 
 def test_an_adapter_loaded_past_the_checks_is_refused():

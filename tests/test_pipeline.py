@@ -27,8 +27,8 @@ def latent_mask(pipe):
     return torch.nn.functional.interpolate(make_mask(), scale_factor=1 / pipe.vae_scale_factor, mode="area")
 
 
-def reference_latents(pipe, count, **settings):
-    reference = SequentialNullFace(pipe)
+def reference_latents(pipe, count, reference_class=SequentialNullFace, **settings):
+    reference = reference_class(pipe)
     images, embeds = make_images(count), make_embeds(count)
     results = [
         reference(pipe.encode_image(2 * images[i : i + 1] - 1), embeds[i : i + 1], generator, **settings)
