@@ -6,9 +6,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 
-from nullface_pipeline import StableDiffusionXLNullFacePipeline
+from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXLNullFacePipeline
 from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
 from nullface_pipeline.face_adapter import FACE_LORA_NAME, active_loras, check_face_adapter
+from nullface_pipeline.model_sets import pipeline_class
 
 from .sequential_reference import SequentialNullFaceXL
 from .test_contract import assert_same_weights, models, ready, relative_difference, run
@@ -17,6 +18,7 @@ from .test_pipeline import CountedUNet, assert_same_latents, latent_mask, refere
 from .tiny_parts import (
     generators,
     make_adapter,
+    make_components,
     make_embeds,
     make_images,
     make_mask,
@@ -216,9 +218,14 @@ def test_save_load_local(tmp_path, base_pipe_output):
     assert torch.allclose(run(ready(loaded)), base_pipe_output, atol=1e-5)
 
 
-def test_signature_is_that_of_stable_diffusion():
-    from nullface_pipeline import StableDiffusionNullFacePipeline
+def test_the_class_of_a_model(tmp_path):
+    for each in (StableDiffusionNullFacePipeline(**make_components()), make_xl_pipeline()):
+        each.unload_face_adapter()
+        each.save_pretrained(tmp_path / type(each).__name__)
+        assert pipeline_class(str(tmp_path / type(each).__name__)) is type(each)
 
+
+def test_signature_is_that_of_stable_diffusion():
     for name in ("__call__", "invert", "anonymize", "load_face_adapter"):
         assert getattr(StableDiffusionXLNullFacePipeline, name) is getattr(StableDiffusionNullFacePipeline, name)
     assert 'custom_pipeline="nullface/nullface-xl"' in StableDiffusionXLNullFacePipeline.__doc__

@@ -32,7 +32,7 @@ SDXL_CARD = {
     "ip-adapter-faceid_sd15.bin": "ip-adapter-faceid_sdxl.bin",
     "512 × 512": "1024 × 1024",
     "How well the real weights hide people is what the paper reports, not\nsomething that this project has measured.": (
-        "How well they hide people nobody has\nmeasured: the paper uses Stable Diffusion 1.5."
+        "How well they hide people nobody has\nmeasured: the paper's model is another."
     ),
 }
 
