@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "StableDiffusionNullFacePipeline": "pipeline",
+    "StableDiffusionXLNullFacePipeline": "pipeline_sdxl",
     "NullFacePipelineOutput": "nullface_engine",
     "DDPMInversion": "ddpm_inversion",
     "AnonymizedPhoto": "photo_records",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         TooManyFacesError,
     )
     from .pipeline import StableDiffusionNullFacePipeline
+    from .pipeline_sdxl import StableDiffusionXLNullFacePipeline
 
 
 def __getattr__(name: str) -> Any:

@@ -8,19 +8,66 @@ Equation and section numbers are those of the NullFace paper (arXiv 2503.08478).
 | alpha-bar_t, alpha-bar_{t-1} | `alphas_cumprod`, `alphas_cumprod_prev` | signal share at a step and at the next, less noisy one |
 | epsilon | `noise_pred` | the UNet's noise prediction |
 | z_t | `noise_maps[i]` | the noise that makes the sampler walk along the trajectory |
+| hat-x_0 | `clean` | the clean latents that a noise prediction implies |
 | mu_t, sigma_t, eta | `posterior_mean`, `posterior_std`, `eta` | |
 | lambda_cfg, M | `guidance_scale`, `mask` | |
 
 Everything here is float32, whatever dtype the UNet runs in: sigma_t of the last steps is far below half precision's
 resolution and the noise maps are divided by it. `S` is the number of kept steps, `B` the batch, `(C, h, w)` a latent.
+
+Few steps are the same equations on other timesteps. `solver_order` 2 is SDE-DPM-Solver++ 2M (arXiv 2211.01095): it puts in
+the place of hat-x_0 what follows from it and from the one of the step before. Order 1 is DDPM.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
+
+
+# The schedule of the paper, whose fractions give `skip` and `mask_start` their meaning where timesteps are given.
+FULL_STEPS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionSettings:
+    """How images are inverted, and so how they are denoised again.
+
+    Attributes:
+        num_inference_steps (`int` or `None`): T; None where timesteps are given.
+        skip (`float` or `None`): T_skip / T in [0, 1); None where timesteps are given.
+        timesteps (`tuple[int, ...]` or `None`): the steps to keep, from noisy to clean, if they are chosen one by one.
+        solver_order (`int`): 1 or 2.
+        eta (`float`): share of noise in a step, in (0, 1].
+        ip_adapter_scale (`float`): weight of the identity tokens.
+    """
+
+    num_inference_steps: int | None = FULL_STEPS
+    skip: float | None = 0.7
+    timesteps: tuple[int, ...] | None = None
+    solver_order: int = 1
+    eta: float = 1.0
+    ip_adapter_scale: float = 1.0
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> "InversionSettings":
+        """Settings by name; raises ValueError if timesteps are given beside what they exclude."""
+        if "timesteps" not in arguments:
+            return cls(**arguments)
+        excluded = sorted({"num_inference_steps", "skip"} & set(arguments))
+        if excluded:
+            raise ValueError(f"`timesteps` says which steps to take; leave out `{'` and `'.join(excluded)}`.")
+        return cls(**{"num_inference_steps": None, "skip": None, **arguments})
+
+    def kept_steps(self, scheduler_config: dict[str, Any]) -> "NoiseSchedule":
+        """The kept steps of a model with this scheduler."""
+        if self.timesteps is not None:
+            return NoiseSchedule.from_timesteps(scheduler_config, self.timesteps)
+        num_steps, skip = self.num_inference_steps or FULL_STEPS, self.skip or 0.0
+        return NoiseSchedule.from_scheduler_config(scheduler_config, num_steps).skip(whole_steps(num_steps, skip))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +95,30 @@ class NoiseSchedule:
             config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"
         )
         scheduler.set_timesteps(num_inference_steps)
-        timesteps = scheduler.timesteps
-        previous = timesteps - scheduler.config.num_train_timesteps // num_inference_steps
-        alphas_cumprod_prev = torch.where(
-            previous >= 0, scheduler.alphas_cumprod[previous.clamp(min=0)], scheduler.final_alpha_cumprod
-        )
-        return cls(timesteps, scheduler.alphas_cumprod[timesteps], alphas_cumprod_prev)
+        return cls.from_timesteps(config, scheduler.timesteps.tolist())
+
+    @classmethod
+    def from_timesteps(cls, config: dict[str, Any], timesteps: Sequence[int]) -> "NoiseSchedule":
+        """Any descending timesteps of the same noise schedule; the last one leads to alpha-bar_0."""
+        scheduler = DDIMScheduler.from_config(config, set_alpha_to_one=False)
+        alphas_cumprod = scheduler.alphas_cumprod[list(timesteps)]
+        alphas_cumprod_prev = torch.cat([alphas_cumprod[1:], scheduler.final_alpha_cumprod.view(1)])
+        return cls(torch.tensor(timesteps), alphas_cumprod, alphas_cumprod_prev)
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def extrapolation(self) -> torch.Tensor:
+        """Weights of order 2, (S,) float32: (1 - e^{-2h}) h / (2 h_former), h being a step of log(alpha / sigma).
+
+        The first weight is 0: there is no step before it.
+        """
+        log_snr, log_snr_prev = (
+            0.5 * torch.log(alphas / (1.0 - alphas)) for alphas in (self.alphas_cumprod, self.alphas_cumprod_prev)
+        )
+        steps = log_snr_prev - log_snr
+        weights = -torch.expm1(-2.0 * steps[1:]) * steps[1:] / (2.0 * steps[:-1])
+        return torch.cat([torch.zeros_like(steps[:1]), weights])
 
     def to(self, device: torch.device) -> "NoiseSchedule":
         """The same schedule on another device."""
@@ -74,8 +136,8 @@ class NoiseSchedule:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class DDPMInversion:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DDPMInversion(InversionSettings):
     """Everything needed to denoise the same images again, any number of times; nothing in it is changed by use.
 
     Attributes:
@@ -84,17 +146,14 @@ class DDPMInversion:
         noise_pred (`torch.Tensor`): (B, C, h, w) float32, the unconditional prediction at `latents`, which denoising
             would otherwise have to compute again.
         schedule (`NoiseSchedule`): the kept steps.
-        num_inference_steps, skip, eta, ip_adapter_scale: the settings it was made with.
+        num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale: the settings it was made with; the
+            first two are None where timesteps were given, and `timesteps` is None where they were not.
     """
 
     latents: torch.Tensor
     noise_maps: torch.Tensor
     noise_pred: torch.Tensor
     schedule: NoiseSchedule
-    num_inference_steps: int
-    skip: float
-    eta: float
-    ip_adapter_scale: float
 
     def to(self, device: torch.device) -> "DDPMInversion":
         """The same inversion on another device."""
@@ -110,6 +169,44 @@ class DDPMInversion:
 def whole_steps(num_inference_steps: int, fraction: float) -> int:
     """A fraction of T in whole steps: T_skip for `skip`, the first masked step for `mask_start`."""
     return round(num_inference_steps * fraction)
+
+
+def spaced_timestep(num_inference_steps: int, num_train_timesteps: int, step: int) -> int:
+    """The timestep of a step of T, counted from the noisiest, in Stable Diffusion's own spacing."""
+    return 1 + num_train_timesteps // num_inference_steps * (num_inference_steps - 1 - step)
+
+
+def few_step_timesteps(num_steps: int = 7, skip: float = 0.7) -> list[int]:
+    """Few timesteps for the work of many: from where the paper's T = 100 would start down to 1, evenly spaced.
+
+    Where they start decides how far the result may go from the photo, and the last noise map is zeroed, which costs the
+    less of the picture the less noise is left at the last step.
+
+    Args:
+        num_steps (`int`): S, at least 2; the UNet is evaluated 3 S - 1 times.
+        skip (`float`): T_skip / T in [0, 1).
+
+    Raises:
+        ValueError: if there are not as many timesteps.
+    """
+    start = spaced_timestep(FULL_STEPS, 1000, whole_steps(FULL_STEPS, skip))
+    if not 2 <= num_steps <= start:
+        raise ValueError(f"`num_steps` must be from 2 to {max(start, 2)} where `skip` is {skip}, got {num_steps}.")
+    return [round(start - (start - 1) * i / (num_steps - 1)) for i in range(num_steps)]
+
+
+# 20 evaluations of the UNet instead of 89, and 8: see docs/fast.md.
+FAST_TIMESTEPS = tuple(few_step_timesteps(7))
+PREVIEW_TIMESTEPS = tuple(few_step_timesteps(3))
+
+
+def first_masked_timestep(mask_start: float, num_inference_steps: int | None, num_train_timesteps: int) -> int:
+    """The timestep from which on the mask is applied: that of a fraction of T, or of the paper's T where T is None.
+
+    With T = 100 and 0.8 it is 191. For a `mask_start` of 1 it lies below every timestep.
+    """
+    num_steps = num_inference_steps or FULL_STEPS
+    return spaced_timestep(num_steps, num_train_timesteps, whole_steps(num_steps, mask_start))
 
 
 def sample_trajectory(
@@ -134,15 +231,28 @@ def sample_trajectory(
     return torch.cat([noised, latents[None]])  # (S + 1, B, C, h, w)
 
 
+def predict_clean(latents: torch.Tensor, noise_pred: torch.Tensor, alphas_cumprod: torch.Tensor) -> torch.Tensor:
+    """hat-x_0, what `latents` would be without the predicted noise. The alphas broadcast, here and below."""
+    return (latents - (1.0 - alphas_cumprod).sqrt() * noise_pred) / alphas_cumprod.sqrt()
+
+
+def extrapolate_clean(clean: torch.Tensor, former_clean: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Order 2: hat-x_0 carried on in the direction in which it moved since the step before.
+
+    Args:
+        weight (`torch.Tensor`): of `NoiseSchedule.extrapolation`.
+    """
+    return clean + weight * (clean - former_clean)
+
+
 def posterior_mean(
-    latents: torch.Tensor,
+    clean: torch.Tensor,
     noise_pred: torch.Tensor,
     alphas_cumprod: torch.Tensor,
     alphas_cumprod_prev: torch.Tensor,
     eta: float,
 ) -> torch.Tensor:
-    """mu_t of Eq. 1: where the sampler goes from `latents` before noise is added. The alphas broadcast."""
-    clean = (latents - (1.0 - alphas_cumprod).sqrt() * noise_pred) / alphas_cumprod.sqrt()
+    """mu_t of Eq. 1: where the sampler goes before noise is added, with `clean` from `predict_clean`."""
     variance = _variance(alphas_cumprod, alphas_cumprod_prev)
     direction = (1.0 - alphas_cumprod_prev - eta * variance).sqrt() * noise_pred
     return alphas_cumprod_prev.sqrt() * clean + direction
@@ -154,7 +264,7 @@ def posterior_std(alphas_cumprod: torch.Tensor, alphas_cumprod_prev: torch.Tenso
 
 
 def solve_noise_maps(
-    trajectory: torch.Tensor, noise_preds: torch.Tensor, schedule: NoiseSchedule, eta: float
+    trajectory: torch.Tensor, noise_preds: torch.Tensor, schedule: NoiseSchedule, eta: float, solver_order: int = 1
 ) -> torch.Tensor:
     """z_t of Eq. 1 for all steps at once: what the sampler must add to reach the next point of the trajectory.
 
@@ -166,7 +276,11 @@ def solve_noise_maps(
         `torch.Tensor`: (S, B, C, h, w) float32. The last map is zero, as in the published code.
     """
     alphas_cumprod, alphas_cumprod_prev = _per_step(schedule.alphas_cumprod), _per_step(schedule.alphas_cumprod_prev)
-    mean = posterior_mean(trajectory[:-1], noise_preds.float(), alphas_cumprod, alphas_cumprod_prev, eta)
+    clean = predict_clean(trajectory[:-1], noise_preds.float(), alphas_cumprod)
+    if solver_order == 2:
+        former_clean = torch.cat([clean[:1], clean[:-1]])
+        clean = extrapolate_clean(clean, former_clean, _per_step(schedule.extrapolation()))
+    mean = posterior_mean(clean, noise_preds.float(), alphas_cumprod, alphas_cumprod_prev, eta)
     noise_maps = (trajectory[1:] - mean) / posterior_std(alphas_cumprod, alphas_cumprod_prev, eta)
     noise_maps[-1] = 0.0
     return noise_maps
@@ -184,15 +298,15 @@ def guide_noise(
 
 
 def denoising_step(
-    latents: torch.Tensor,
+    clean: torch.Tensor,
     noise_pred: torch.Tensor,
     noise_map: torch.Tensor,
     alphas_cumprod: torch.Tensor,
     alphas_cumprod_prev: torch.Tensor,
     eta: float,
 ) -> torch.Tensor:
-    """x_{t-1} = mu_t + sigma_t z_t (Eq. 1), float32."""
-    mean = posterior_mean(latents, noise_pred, alphas_cumprod, alphas_cumprod_prev, eta)
+    """x_{t-1} = mu_t + sigma_t z_t (Eq. 1), float32, with `clean` from `predict_clean`."""
+    mean = posterior_mean(clean, noise_pred, alphas_cumprod, alphas_cumprod_prev, eta)
     return mean + posterior_std(alphas_cumprod, alphas_cumprod_prev, eta) * noise_map
 
 

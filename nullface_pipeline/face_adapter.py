@@ -16,13 +16,18 @@ from diffusers.models.attention_processor import (
     IPAdapterAttnProcessor2_0,
     IPAdapterXFormersAttnProcessor,
 )
-from diffusers.models.embeddings import IPAdapterFaceIDImageProjection, MultiIPAdapterImageProjection
+from diffusers.models.embeddings import (
+    IPAdapterFaceIDImageProjection,
+    IPAdapterFaceIDPlusImageProjection,
+    MultiIPAdapterImageProjection,
+)
 from diffusers.utils import is_peft_available, logging
 
 from .face_identity import FACEID_RECOGNIZER, recognizer_name
 
 
 FACEID_REPOSITORY = "h94/IP-Adapter-FaceID"
+FACEID_TOKENS = 4
 
 # The name under which `load_ip_adapter` registers the LoRA half of the first adapter.
 FACE_LORA_NAME = "faceid_0"
@@ -70,6 +75,7 @@ class FaceAdapterMixin:
 
         Raises:
             RuntimeError: if `peft` is missing; FaceID without its LoRA half is not the method.
+            ValueError: if it is another kind of adapter: a portrait or plus version of FaceID, or not of faces at all.
         """
         if not is_peft_available():
             raise RuntimeError("The FaceID adapter's LoRA half needs peft: `pip install peft`.")
@@ -84,6 +90,7 @@ class FaceAdapterMixin:
             self.load_ip_adapter(
                 source, subfolder=subfolder, weight_name=weight_name or "", image_encoder_folder=None, **kwargs
             )
+            check_kind_of_adapter(self.unet, self.face_adapter_name)
         except BaseException:
             self.unload_face_adapter()  # half an adapter would run, and be wrong
             raise
@@ -178,6 +185,24 @@ def check_face_adapter(unet: UNet2DConditionModel) -> None:
             f"The LoRA half of the FaceID adapter is not active. Name it beside your own adapters: "
             f"`pipe.set_adapters([..., {FACE_LORA_NAME!r}])`."
         )
+
+
+def check_kind_of_adapter(unet: UNet2DConditionModel, published: str) -> None:
+    """Raise ValueError unless the adapter just loaded takes one identity embedding and makes four tokens of it.
+
+    Args:
+        published (`str`): name of the weight file to use instead.
+    """
+    projection = unet.encoder_hid_proj.image_projection_layers[0]
+    if isinstance(projection, IPAdapterFaceIDPlusImageProjection):
+        kind = "a FaceID Plus adapter, which wants a CLIP embedding of the face besides its identity"
+    elif not isinstance(projection, IPAdapterFaceIDImageProjection):
+        kind = "not a FaceID adapter"
+    elif projection.num_tokens != FACEID_TOKENS:
+        kind = "a FaceID Portrait adapter, which wants several pictures of a person"
+    else:
+        return
+    raise ValueError(f"This is {kind}. Load plain FaceID: {published} of {FACEID_REPOSITORY}.")
 
 
 def has_face_lora(unet: UNet2DConditionModel) -> bool:

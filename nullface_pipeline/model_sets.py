@@ -4,14 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
 from nullface_pipeline.photo_records import PRESETS
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.pipeline_sdxl import StableDiffusionXLNullFacePipeline
 from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_PRESETS, load_nullface_tiny
 
 
 SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+# Its VAE overflows in half precision; the pipeline uses it in float32 (`force_upcast`).
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+MODELS = {"sd15": SD15, "sdxl": SDXL}
 FACE_MODELS = "buffalo_l"
 
 
@@ -20,11 +25,11 @@ def load_model_set(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     detection_threshold: float = DETECTION_THRESHOLD,
-) -> StableDiffusionNullFacePipeline:
+) -> StableDiffusionNullFacePipeline | StableDiffusionXLNullFacePipeline:
     """A pipeline with adapter and face models.
 
     Args:
-        name (`str`): "tiny", "sd15", or a folder or Hub name of a Stable Diffusion 1.5 model.
+        name (`str`): "tiny", "sd15", "sdxl", or a folder or Hub name of a Stable Diffusion 1.5 or XL model.
         device (`str`, *optional*): CUDA where there is a device, else the CPU.
         dtype (`torch.dtype`, *optional*): float32 on a CPU, else float16.
         detection_threshold (`float`): lowest detection score that counts as a face.
@@ -37,12 +42,19 @@ def load_model_set(
     if name == "tiny":
         pipe = load_nullface_tiny(device, dtype, detection_threshold)
     else:
-        pipe = StableDiffusionNullFacePipeline.from_pretrained(SD15 if name == "sd15" else name, dtype=dtype)
+        model = MODELS.get(name, name)
+        pipe = pipeline_class(model).from_pretrained(model, dtype=dtype)
         pipe.load_face_adapter()
         pipe.to(device)
         pipe.load_face_models(FACE_MODELS, detection_threshold=detection_threshold)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def pipeline_class(model: str) -> type:
+    """The class for a folder or Hub name of a Stable Diffusion model: XL has a second text encoder."""
+    components = DiffusionPipeline.load_config(model)
+    return StableDiffusionXLNullFacePipeline if "text_encoder_2" in components else StableDiffusionNullFacePipeline
 
 
 def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THRESHOLD) -> Any:

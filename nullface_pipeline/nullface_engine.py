@@ -14,8 +14,8 @@
 
 """What the NullFace pipelines share: everything but their components, their text and the file of their adapter."""
 
-import inspect
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,12 @@ from diffusers.utils import BaseOutput
 
 from .ddpm_inversion import (
     DDPMInversion,
-    NoiseSchedule,
+    InversionSettings,
     denoising_step,
+    extrapolate_clean,
+    first_masked_timestep,
     guide_noise,
+    predict_clean,
     sample_trajectory,
     solve_noise_maps,
     whole_steps,
@@ -63,6 +66,19 @@ class NullFacePipelineOutput(BaseOutput):
     """
 
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
+
+
+def asked_settings(num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale) -> dict[str, Any]:
+    """The settings of an inversion that were asked for, by name; the others are None."""
+    asked = {
+        "num_inference_steps": num_inference_steps,
+        "skip": skip,
+        "timesteps": None if timesteps is None else tuple(timesteps),
+        "solver_order": solver_order,
+        "eta": eta,
+        "ip_adapter_scale": ip_adapter_scale,
+    }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 class NullFaceMixin(FaceAdapterMixin):
@@ -106,6 +122,16 @@ class NullFaceMixin(FaceAdapterMixin):
         """
         raise NotImplementedError
 
+    def tokenize(self, tokenizer: Any, prompt: str) -> torch.Tensor:
+        r"""(1, tokens) int64, of the length that the text encoder takes."""
+        return tokenizer(
+            prompt,
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+
     def load_face_models(
         self,
         face_analyser: str | Path | Any = "buffalo_l",
@@ -135,43 +161,46 @@ class NullFaceMixin(FaceAdapterMixin):
         self.face_parser = None if face_parser is None else load_face_parser(face_parser, self._execution_device)
         self._warn_of_other_recognizer()
 
-    def check_inputs(
-        self,
-        image,
-        num_inference_steps,
-        skip,
-        eta,
-        ip_adapter_scale,
-        inversion_batch_size,
-        generator,
-    ):
+    def check_inputs(self, image, settings, inversion_batch_size, generator):
         check_face_adapter(self.unet)
         prediction_type = self.scheduler.config.get("prediction_type", "epsilon")
         if prediction_type != "epsilon":
             raise ValueError(
                 f"The model predicts {prediction_type!r}; this pipeline needs one that predicts the noise ('epsilon')."
             )
-        train_steps = self.scheduler.config.num_train_timesteps
-        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps < train_steps:
+        self.check_steps(settings.num_inference_steps, settings.skip, settings.timesteps)
+        if not 0.0 < settings.eta <= 1.0:
             raise ValueError(
-                f"`num_inference_steps` must be an integer from 1 to {train_steps - 1}, got {num_inference_steps}."
+                f"`eta` must be in (0, 1], got {settings.eta}; without noise there are no noise maps to solve for."
             )
+        if settings.solver_order not in (1, 2):
+            raise ValueError(f"`solver_order` must be 1 or 2, got {settings.solver_order}.")
+        if settings.solver_order == 2 and settings.eta != 1.0:
+            raise ValueError(f"`solver_order`=2 is defined for `eta`=1 only, got {settings.eta}.")
+        if not math.isfinite(settings.ip_adapter_scale):
+            raise ValueError(f"`ip_adapter_scale` must be a finite number, got {settings.ip_adapter_scale}.")
+        if inversion_batch_size is not None and inversion_batch_size < 1:
+            raise ValueError(f"`inversion_batch_size` must be at least 1, got {inversion_batch_size}.")
+        check_image_values(image, "image")
+        self.check_generators(generator, count_images(image))
+
+    def check_steps(self, num_inference_steps, skip, timesteps):
+        last = self.scheduler.config.num_train_timesteps - 1
+        if timesteps is not None:
+            whole = all(isinstance(t, numbers.Integral) and 1 <= t <= last for t in timesteps)
+            if not timesteps or not whole or any(t <= next_t for t, next_t in zip(timesteps, timesteps[1:])):
+                raise ValueError(
+                    f"`timesteps` must be strictly decreasing integers from {last} to 1, got {timesteps}."
+                )
+            return
+        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= last:
+            raise ValueError(f"`num_inference_steps` must be an integer from 1 to {last}, got {num_inference_steps}.")
         if not 0.0 <= skip < 1.0:
             raise ValueError(f"`skip` is a fraction of the steps in [0, 1), got {skip}.")
         if whole_steps(num_inference_steps, skip) >= num_inference_steps:
             raise ValueError(
                 f"`skip`={skip} leaves none of {num_inference_steps} steps; lower it or raise `num_inference_steps`."
             )
-        if not 0.0 < eta <= 1.0:
-            raise ValueError(
-                f"`eta` must be in (0, 1], got {eta}; without noise there are no noise maps to solve for."
-            )
-        if not math.isfinite(ip_adapter_scale):
-            raise ValueError(f"`ip_adapter_scale` must be a finite number, got {ip_adapter_scale}.")
-        if inversion_batch_size is not None and inversion_batch_size < 1:
-            raise ValueError(f"`inversion_batch_size` must be at least 1, got {inversion_batch_size}.")
-        check_image_values(image, "image")
-        self.check_generators(generator, count_images(image))
 
     def check_edit_inputs(
         self,
@@ -227,17 +256,10 @@ class NullFaceMixin(FaceAdapterMixin):
         if isinstance(generator, list) and len(generator) != batch_size:
             raise ValueError(f"{len(generator)} generators were given for {batch_size} image(s).")
 
-    def check_inversion_settings(self, inversion, num_inference_steps, skip, eta, ip_adapter_scale):
+    def check_inversion_settings(self, inversion, asked):
         # An inversion brings its own settings along; one that was asked for besides must not be ignored silently.
-        defaults = inspect.signature(self.invert).parameters
-        asked = {
-            "num_inference_steps": num_inference_steps,
-            "skip": skip,
-            "eta": eta,
-            "ip_adapter_scale": ip_adapter_scale,
-        }
         for name, value in asked.items():
-            if value not in (getattr(inversion, name), defaults[name].default):
+            if value != getattr(inversion, name):
                 raise ValueError(
                     f"`{name}` is {value}, but `inversion` was made with {getattr(inversion, name)}. Leave it out, or "
                     "invert again."
@@ -364,10 +386,12 @@ class NullFaceMixin(FaceAdapterMixin):
     def invert(
         self,
         image: PipelineImageInput,
-        num_inference_steps: int = 100,
-        skip: float = 0.7,
-        eta: float = 1.0,
-        ip_adapter_scale: float = 1.0,
+        num_inference_steps: int | None = None,
+        skip: float | None = None,
+        timesteps: Sequence[int] | None = None,
+        solver_order: int | None = None,
+        eta: float | None = None,
+        ip_adapter_scale: float | None = None,
         inversion_batch_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> DDPMInversion:
@@ -377,24 +401,18 @@ class NullFaceMixin(FaceAdapterMixin):
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
                 One or more images of one size, as for [`__call__`].
-            num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator:
+            num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale, inversion_batch_size, generator:
                 As for [`__call__`].
 
         Returns:
             [`DDPMInversion`]: a frozen record to pass to [`__call__`] as `inversion`, any number of times.
         """
-        self.check_inputs(image, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator)
+        asked = asked_settings(num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale)
+        settings = InversionSettings.from_arguments(asked)
+        self.check_inputs(image, settings, inversion_batch_size, generator)
         pixels = self.prepare_image(image)
-        inversion = self._invert_pixels(
-            pixels,
-            self.prompt_conditions("", *pixels.shape[-2:]),
-            num_inference_steps,
-            skip,
-            eta,
-            ip_adapter_scale,
-            inversion_batch_size,
-            generator,
-        )
+        conditions = self.prompt_conditions("", *pixels.shape[-2:])
+        inversion = self._invert_pixels(pixels, conditions, settings, inversion_batch_size, generator)
         self.maybe_free_model_hooks()
         return inversion
 
@@ -402,16 +420,12 @@ class NullFaceMixin(FaceAdapterMixin):
         self,
         pixels: torch.Tensor,
         conditions: dict[str, torch.Tensor],
-        num_inference_steps: int,
-        skip: float,
-        eta: float,
-        ip_adapter_scale: float,
+        settings: InversionSettings,
         inversion_batch_size: int | None,
         generator: torch.Generator | list[torch.Generator] | None,
     ) -> DDPMInversion:
         device = self._execution_device
-        schedule = NoiseSchedule.from_scheduler_config(self.scheduler.config, num_inference_steps)
-        schedule = schedule.skip(whole_steps(num_inference_steps, skip)).to(device)
+        schedule = settings.kept_steps(self.scheduler.config).to(device)
         trajectory = sample_trajectory(self.encode_image(pixels), schedule, generator)
 
         # No prediction depends on another, so steps and images make up one long batch.
@@ -421,20 +435,17 @@ class NullFaceMixin(FaceAdapterMixin):
         batch_size = inversion_batch_size or INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)
         batches = list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
         predictions = []
-        with adapter_scale(self.unet, ip_adapter_scale):
+        with adapter_scale(self.unet, settings.ip_adapter_scale):
             for latents, t, nobody in self.progress_bar(batches):
                 predictions.append(self.predict_noise(latents, t, nobody, **conditions))
         noise_preds = torch.cat(predictions).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
 
         return DDPMInversion(
             latents=trajectory[0],
-            noise_maps=solve_noise_maps(trajectory, noise_preds, schedule, eta),
+            noise_maps=solve_noise_maps(trajectory, noise_preds, schedule, settings.eta, settings.solver_order),
             noise_pred=noise_preds[0],
             schedule=schedule,
-            num_inference_steps=num_inference_steps,
-            skip=skip,
-            eta=eta,
-            ip_adapter_scale=ip_adapter_scale,
+            **vars(settings),
         )
 
     def denoise(
@@ -443,7 +454,7 @@ class NullFaceMixin(FaceAdapterMixin):
         identity_embeds: torch.Tensor,
         conditions: dict[str, torch.Tensor],
         mask: torch.Tensor | None,
-        first_masked: int,
+        mask_start: float,
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None,
         callback_on_step_end_tensor_inputs: list[str],
     ) -> torch.Tensor:
@@ -453,12 +464,17 @@ class NullFaceMixin(FaceAdapterMixin):
         Args:
             identity_embeds (`torch.Tensor`): (B, D) float32, as the adapter is to see them.
             mask (`torch.Tensor` or `None`): (B, 1, h, w) in [0, 1], what is to change.
-            first_masked (`int`): the kept step from which on the mask is applied.
+            mask_start (`float`): fraction of T from which on it is applied.
 
         Returns:
             `torch.Tensor`: (B, C, h, w) float32.
         """
-        schedule, latents = inversion.schedule, inversion.latents
+        schedule, latents, former_clean = inversion.schedule, inversion.latents, None
+        first_masked = first_masked_timestep(
+            mask_start, inversion.num_inference_steps, self.scheduler.config.num_train_timesteps
+        )
+        masks = [mask if t <= first_masked else None for t in schedule.timesteps.tolist()]
+        extrapolation = schedule.extrapolation()
         self._num_timesteps = len(schedule)
         with adapter_scale(self.unet, inversion.ip_adapter_scale), self.progress_bar(total=len(schedule)) as progress:
             for i, t in enumerate(schedule.timesteps):
@@ -473,17 +489,13 @@ class NullFaceMixin(FaceAdapterMixin):
                     noise_preds = self.predict_noise(torch.cat([latents] * 2), t, pair, **conditions)
                     noise_pred_uncond, noise_pred_identity = noise_preds.chunk(2)
                 # The property, because a callback may have changed it.
-                noise_pred = guide_noise(
-                    noise_pred_uncond, noise_pred_identity, self.guidance_scale, mask if i >= first_masked else None
-                )
-                latents = denoising_step(
-                    latents,
-                    noise_pred,
-                    inversion.noise_maps[i],
-                    schedule.alphas_cumprod[i],
-                    schedule.alphas_cumprod_prev[i],
-                    inversion.eta,
-                )
+                noise_pred = guide_noise(noise_pred_uncond, noise_pred_identity, self.guidance_scale, masks[i])
+                alphas = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
+                clean = target = predict_clean(latents, noise_pred, alphas[0])
+                if inversion.solver_order == 2 and former_clean is not None:
+                    target = extrapolate_clean(clean, former_clean, extrapolation[i])
+                latents = denoising_step(target, noise_pred, inversion.noise_maps[i], *alphas, inversion.eta)
+                former_clean = clean
 
                 if callback_on_step_end is not None:
                     tensors = {"latents": latents, "noise_pred": noise_pred, "identity_embeds": identity_embeds}
@@ -515,14 +527,14 @@ class NullFaceMixin(FaceAdapterMixin):
         identity_embeds: torch.Tensor | None = None,
         mask_image: PipelineImageInput | None = None,
         keep: Sequence[str] | None = None,
-        num_inference_steps: int = 100,
-        skip: float = 0.7,
+        num_inference_steps: int | None = None,
+        skip: float | None = None,
         guidance_scale: float = 10.0,
         identity_scale: float = 1.0,
         identity_angle: float = 0.0,
         mask_start: float = 0.8,
-        eta: float = 1.0,
-        ip_adapter_scale: float = 1.0,
+        eta: float | None = None,
+        ip_adapter_scale: float | None = None,
         face_index: int | None = None,
         inversion: DDPMInversion | None = None,
         inversion_batch_size: int | None = None,
@@ -532,6 +544,8 @@ class NullFaceMixin(FaceAdapterMixin):
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+        timesteps: Sequence[int] | None = None,
+        solver_order: int | None = None,
     ):
         r"""
         Anonymize aligned faces. For whole photos, see [`anonymize`].
@@ -551,11 +565,11 @@ class NullFaceMixin(FaceAdapterMixin):
                 Regions of the face to leave as they are, such as `("eyes", "mouth")`; the rest of the face changes and
                 the background is held. `()` keeps nothing of the face. With neither `keep` nor `mask_image` the whole
                 image is free to change.
-            num_inference_steps (`int`, *optional*, defaults to 100):
-                T, the number of steps of the full schedule.
-            skip (`float`, *optional*, defaults to 0.7):
-                T_skip as a fraction of T in [0, 1): how many of the noisiest steps are left out. Higher values stay
-                closer to the input.
+            num_inference_steps (`int`, *optional*):
+                T, the number of steps of the full schedule; 100 by default.
+            skip (`float`, *optional*):
+                T_skip as a fraction of T in [0, 1): how many of the noisiest steps are left out; 0.7 by default. Higher
+                values stay closer to the input.
             guidance_scale (`float`, *optional*, defaults to 10.0):
                 lambda_cfg of Eq. 3, how strongly the result is pushed towards the new identity.
             identity_scale (`float`, *optional*, defaults to 1.0):
@@ -565,18 +579,18 @@ class NullFaceMixin(FaceAdapterMixin):
                 person can be given different faces.
             mask_start (`float`, *optional*, defaults to 0.8):
                 Fraction of T from which on the mask is applied (Eq. 4). Earlier steps change the whole image; lower
-                values keep more.
-            eta (`float`, *optional*, defaults to 1.0):
-                Share of noise in a step, in (0, 1]; 1 is DDPM.
-            ip_adapter_scale (`float`, *optional*, defaults to 1.0):
-                Weight of the identity tokens in the UNet's cross-attention, for this call; what
+                values keep more. With `timesteps` it is a fraction of T = 100: 0.8 masks from timestep 191 on.
+            eta (`float`, *optional*):
+                Share of noise in a step, in (0, 1]; 1 by default, which is DDPM.
+            ip_adapter_scale (`float`, *optional*):
+                Weight of the identity tokens in the UNet's cross-attention, for this call, 1 by default; what
                 [`set_ip_adapter_scale`] set is ignored and left as it is.
             face_index (`int`, *optional*):
                 Which face's identity to take where an image shows several, 0 being the largest. By default there must
                 be exactly one.
             inversion ([`DDPMInversion`], *optional*):
-                What [`invert`] returned for the same images. Its `num_inference_steps`, `skip`, `eta` and
-                `ip_adapter_scale` are used; passing others, apart from the defaults, is an error.
+                What [`invert`] returned for the same images. Its `num_inference_steps`, `skip`, `timesteps`,
+                `solver_order`, `eta` and `ip_adapter_scale` are used; passing others is an error.
             inversion_batch_size (`int`, *optional*):
                 Samples in one UNet call of the inversion; 4 on a CPU and 16 elsewhere by default.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
@@ -592,6 +606,12 @@ class NullFaceMixin(FaceAdapterMixin):
                 `latents` and `identity_embeds` in the dictionary it returns replace the pipeline's own.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
                 Which of `latents`, `noise_pred` and `identity_embeds` to put into `callback_kwargs`.
+            timesteps (`list[int]`, *optional*):
+                The steps to take, in place of `num_inference_steps` and `skip`: strictly decreasing integers from 999
+                to 1, such as those of [`few_step_timesteps`]. S of them take 3 S - 1 evaluations of the UNet.
+            solver_order (`int`, *optional*):
+                1, the default, is DDPM. 2 is SDE-DPM-Solver++ 2M, which makes use of the step before; it takes an `eta`
+                of 1.
 
         Returns:
             [`NullFacePipelineOutput`] or `tuple`:
@@ -604,7 +624,9 @@ class NullFaceMixin(FaceAdapterMixin):
         # 1. Check inputs
         if identity_embeds is not None:
             identity_embeds = torch.as_tensor(identity_embeds)
-        self.check_inputs(image, num_inference_steps, skip, eta, ip_adapter_scale, inversion_batch_size, generator)
+        asked = asked_settings(num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale)
+        settings = inversion or InversionSettings.from_arguments(asked)
+        self.check_inputs(image, settings, inversion_batch_size, generator)
         self.check_edit_inputs(
             image,
             identity_embeds,
@@ -619,7 +641,7 @@ class NullFaceMixin(FaceAdapterMixin):
             callback_on_step_end_tensor_inputs,
         )
         if inversion is not None:
-            self.check_inversion_settings(inversion, num_inference_steps, skip, eta, ip_adapter_scale)
+            self.check_inversion_settings(inversion, asked)
         self._guidance_scale = guidance_scale
         self._interrupt = False
         device = self._execution_device
@@ -636,31 +658,19 @@ class NullFaceMixin(FaceAdapterMixin):
         # 3. Invert
         conditions = self.prompt_conditions("", *pixels.shape[-2:])
         if inversion is None:
-            inversion = self._invert_pixels(
-                pixels,
-                conditions,
-                num_inference_steps,
-                skip,
-                eta,
-                ip_adapter_scale,
-                inversion_batch_size,
-                generator,
-            )
+            inversion = self._invert_pixels(pixels, conditions, settings, inversion_batch_size, generator)
         inversion = inversion.to(device)
 
         # 4. Denoise under the opposite identity
         identity_embeds = opposite_identity(
             identity_embeds.to(device), identity_scale, identity_angle, identity_generator or generator
         )
-        first_masked = whole_steps(inversion.num_inference_steps, mask_start) - whole_steps(
-            inversion.num_inference_steps, inversion.skip
-        )
         latents = self.denoise(
             inversion,
             identity_embeds,
             conditions,
             mask,
-            first_masked,
+            mask_start,
             callback_on_step_end,
             callback_on_step_end_tensor_inputs,
         )

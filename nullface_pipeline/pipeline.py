@@ -117,12 +117,6 @@ class StableDiffusionNullFacePipeline(
 
     def prompt_conditions(self, prompt: str, height: int, width: int) -> dict[str, torch.Tensor]:
         r"""See [`NullFaceMixin.prompt_conditions`]: `prompt_embeds` and nothing else, whatever the size."""
-        tokens = self.tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=self.tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        )
-        prompt_embeds = self.text_encoder(tokens.input_ids.to(self._execution_device))[0]
+        tokens = self.tokenize(self.tokenizer, prompt).to(self._execution_device)
+        prompt_embeds = self.text_encoder(tokens)[0]
         return {"prompt_embeds": prompt_embeds.to(self.unet.dtype)}

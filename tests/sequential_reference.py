@@ -3,7 +3,10 @@
 It shares no code with the package. The tests require the pipeline's batched computation to equal it.
 """
 
+import math
+
 import torch
+from diffusers import StableDiffusionXLPipeline
 
 
 class SequentialNullFace:
@@ -13,34 +16,66 @@ class SequentialNullFace:
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
         self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0).tolist()
 
+    def text(self, x):
+        """What the UNet is told of the empty prompt, and what else."""
+        tokens = self.pipe.tokenizer("", padding="max_length", max_length=8, return_tensors="pt").input_ids
+        return self.pipe.text_encoder(tokens)[0], {}
+
     @torch.no_grad()
     def predict(self, x, t, embedding):
         self.unet_evaluations += 1
-        tokens = self.pipe.tokenizer("", padding="max_length", max_length=8, return_tensors="pt").input_ids
+        prompt_embeds, added = self.text(x)
         return self.pipe.unet(
             x,
             t,
-            encoder_hidden_states=self.pipe.text_encoder(tokens)[0],
-            added_cond_kwargs={"image_embeds": [embedding.view(1, 1, -1)]},
+            encoder_hidden_states=prompt_embeds,
+            added_cond_kwargs={"image_embeds": [embedding.view(1, 1, -1)], **added},
         ).sample
 
-    def alphas(self, t, step):
-        previous = t - step
-        return self.alphas_cumprod[t], self.alphas_cumprod[previous if previous >= 0 else 0]
-
-    def mean_and_std(self, x, eps, t, step, eta):
-        a, a_prev = self.alphas(t, step)
+    def mean_and_std(self, x, eps, t, next_t, eta):
+        a, a_prev = self.alphas_cumprod[t], self.alphas_cumprod[next_t]
         v = (1 - a_prev) / (1 - a) * (1 - a / a_prev)
         x0_hat = (x - (1 - a) ** 0.5 * eps) / a**0.5
         return a_prev**0.5 * x0_hat + (1 - a_prev - eta * v) ** 0.5 * eps, eta * v**0.5
 
+    def second_order_mean_and_std(self, x, eps, t, next_t, former):
+        """As the paper of DPM-Solver++ writes its SDE variant; `former` is the step before and its clean latents."""
+
+        def alpha_sigma_lambda(t):
+            alpha, sigma = self.alphas_cumprod[t] ** 0.5, (1 - self.alphas_cumprod[t]) ** 0.5
+            return alpha, sigma, math.log(alpha / sigma)
+
+        (alpha_s, sigma_s, lambda_s), (alpha_t, sigma_t, lambda_t) = alpha_sigma_lambda(t), alpha_sigma_lambda(next_t)
+        h = lambda_t - lambda_s
+        target = x0_hat = (x - sigma_s * eps) / alpha_s
+        if former is not None:
+            former_t, former_x0_hat = former
+            r = (lambda_s - alpha_sigma_lambda(former_t)[2]) / h
+            target = x0_hat + (x0_hat - former_x0_hat) / (2 * r)
+        mean = sigma_t / sigma_s * math.exp(-h) * x + alpha_t * (1 - math.exp(-2 * h)) * target
+        return mean, sigma_t * (1 - math.exp(-2 * h)) ** 0.5, (t, x0_hat)
+
     def __call__(
-        self, x0, embedding, generator, steps, skip, guidance, eta, mask=None, mask_start=0.8, identity_scale=1.0
+        self,
+        x0,
+        embedding,
+        generator,
+        steps=100,
+        skip=0.7,
+        guidance=10.0,
+        eta=1.0,
+        mask=None,
+        mask_start=0.8,
+        identity_scale=1.0,
+        timesteps=None,
+        solver_order=1,
     ):
         """x0: (1, C, h, w) latents; embedding: (1, 512) unit norm; mask: (1, 1, h, w). Returns (1, C, h, w)."""
         stride = 1000 // steps
-        timesteps = [stride * i + 1 for i in range(steps)][::-1]
-        kept = timesteps[round(steps * skip) :]
+        whole = [stride * i + 1 for i in range(steps)][::-1]
+        kept = timesteps or whole[round(steps * skip) :]
+        masked = [] if mask is None else whole[round(steps * mask_start) :]
+        following = dict(zip(kept, [*kept[1:], 0]))
 
         points = {}
         for t in kept[::-1]:
@@ -49,20 +84,42 @@ class SequentialNullFace:
             points[t] = a**0.5 * x0 + (1 - a) ** 0.5 * noise
 
         nobody = torch.zeros_like(embedding)
-        noise_maps = {}
-        for i, t in enumerate(kept):
-            target = points[kept[i + 1]] if i + 1 < len(kept) else x0
-            mean, std = self.mean_and_std(points[t], self.predict(points[t], t, nobody), t, stride, eta)
-            noise_maps[t] = (target - mean) / std
+        noise_maps, former = {}, None
+        for t in kept:
+            eps = self.predict(points[t], t, nobody)
+            if solver_order == 2:
+                mean, std, former = self.second_order_mean_and_std(points[t], eps, t, following[t], former)
+            else:
+                mean, std = self.mean_and_std(points[t], eps, t, following[t], eta)
+            noise_maps[t] = (points.get(following[t], x0) - mean) / std
         noise_maps[kept[-1]] = torch.zeros_like(x0)
 
-        x = points[kept[0]]
+        x, former = points[kept[0]], None
         somebody_else = -identity_scale * embedding
         for t in kept:
             eps_nobody = self.predict(x, t, nobody)
             difference = guidance * (self.predict(x, t, somebody_else) - eps_nobody)
-            if mask is not None and timesteps.index(t) >= round(steps * mask_start):
+            if masked and t <= masked[0]:
                 difference = mask * difference
-            mean, std = self.mean_and_std(x, eps_nobody + difference, t, stride, eta)
+            eps = eps_nobody + difference
+            if solver_order == 2:
+                mean, std, former = self.second_order_mean_and_std(x, eps, t, following[t], former)
+            else:
+                mean, std = self.mean_and_std(x, eps, t, following[t], eta)
             x = mean + std * noise_maps[t]
         return x
+
+
+class SequentialNullFaceXL(SequentialNullFace):
+    """The same for Stable Diffusion XL: the text and the added conditions are those of diffusers' own pipeline."""
+
+    def __init__(self, pipe):
+        super().__init__(pipe)
+        self.base = StableDiffusionXLPipeline(**pipe.components, add_watermarker=False)
+
+    def text(self, x):
+        prompt_embeds, _, pooled, _ = self.base.encode_prompt("", do_classifier_free_guidance=False)
+        size = tuple(side * self.pipe.vae_scale_factor for side in x.shape[-2:])
+        projection_dim = self.pipe.text_encoder_2.config.projection_dim
+        time_ids = self.base._get_add_time_ids(size, (0, 0), size, x.dtype, projection_dim)
+        return prompt_embeds, {"text_embeds": pooled, "time_ids": time_ids}

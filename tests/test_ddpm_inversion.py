@@ -1,11 +1,20 @@
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 from nullface_pipeline.ddpm_inversion import (
+    FAST_TIMESTEPS,
+    PREVIEW_TIMESTEPS,
+    InversionSettings,
     NoiseSchedule,
     denoising_step,
+    extrapolate_clean,
+    few_step_timesteps,
+    first_masked_timestep,
     guide_noise,
+    posterior_mean,
+    posterior_std,
+    predict_clean,
     sample_trajectory,
     solve_noise_maps,
     whole_steps,
@@ -16,6 +25,19 @@ from .tiny_parts import generators, make_scheduler
 
 def make_schedule(steps: int = 20, skip: float = 0.5) -> NoiseSchedule:
     return NoiseSchedule.from_scheduler_config(make_scheduler().config, steps).skip(whole_steps(steps, skip))
+
+
+def walk(schedule, start, noise_preds, noise_maps, eta=1.0, solver_order=1):
+    """All points that the sampler comes to, with given predictions."""
+    latents, former, points = start, None, []
+    for i, (noise_pred, noise_map) in enumerate(zip(noise_preds, noise_maps)):
+        alphas = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
+        clean = target = predict_clean(latents, noise_pred, alphas[0])
+        if solver_order == 2 and former is not None:
+            target = extrapolate_clean(clean, former, schedule.extrapolation()[i])
+        latents, former = denoising_step(target, noise_pred, noise_map, *alphas, eta), clean
+        points.append(latents)
+    return points
 
 
 def test_schedule_of_stable_diffusion():
@@ -63,12 +85,9 @@ def test_noise_maps_reproduce_the_trajectory(eta):
     noise_preds = torch.randn(trajectory[:-1].shape, generator=torch.Generator().manual_seed(9))
     noise_maps = solve_noise_maps(trajectory, noise_preds, schedule, eta)
     assert not noise_maps[-1].any(), "the last noise map is set to zero"
-    latents = trajectory[0]
-    for i in range(len(schedule) - 1):
-        latents = denoising_step(
-            latents, noise_preds[i], noise_maps[i], schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i], eta
-        )
-        torch.testing.assert_close(latents, trajectory[i + 1], atol=2e-4, rtol=1e-4)
+    points = walk(schedule, trajectory[0], noise_preds, noise_maps, eta)
+    for point, expected in list(zip(points, trajectory[1:]))[:-1]:
+        torch.testing.assert_close(point, expected, atol=2e-4, rtol=1e-4)
 
 
 def test_step_is_the_schedulers_step():
@@ -78,7 +97,8 @@ def test_step_is_the_schedulers_step():
     x, eps, noise = torch.randn(3, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).unbind()
     for i, t in enumerate(scheduler.timesteps):
         expected = scheduler.step(eps, t, x, eta=1.0, variance_noise=noise).prev_sample
-        step = denoising_step(x, eps, noise, schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i], 1.0)
+        clean = predict_clean(x, eps, schedule.alphas_cumprod[i])
+        step = denoising_step(clean, eps, noise, schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i], 1.0)
         torch.testing.assert_close(step, expected)
 
 
@@ -88,3 +108,106 @@ def test_guidance_and_mask():
     assert torch.equal(guide_noise(uncond, identity, 10.0), 10.0 * identity)
     assert torch.equal(guide_noise(uncond, identity, 10.0, mask), (10.0 * mask).expand(1, 4, 2, 2))
     assert torch.equal(guide_noise(identity, uncond, 1.0), uncond)
+
+
+def test_timesteps_of_few_steps():
+    assert few_step_timesteps(7, 0.7) == [291, 243, 194, 146, 98, 49, 1] == list(FAST_TIMESTEPS)
+    assert list(PREVIEW_TIMESTEPS) == [291, 146, 1]
+    assert few_step_timesteps(2, 0.0) == [991, 1]
+    assert few_step_timesteps(291) == list(range(291, 0, -1))
+    for num_steps in range(2, 291):
+        timesteps = few_step_timesteps(num_steps)
+        assert len(timesteps) == num_steps and timesteps == sorted(set(timesteps), reverse=True)
+    for num_steps in (1, 292):
+        with pytest.raises(ValueError, match="num_steps"):
+            few_step_timesteps(num_steps)
+
+
+@pytest.mark.parametrize("steps", [3, 7, 10, 20, 23, 33, 50, 100, 333, 501, 999])
+def test_a_schedule_is_its_timesteps(steps):
+    config = make_scheduler().config
+    schedule = NoiseSchedule.from_scheduler_config(config, steps)
+    again = NoiseSchedule.from_timesteps(config, schedule.timesteps.tolist())
+    scheduler = DDIMScheduler.from_config(config, clip_sample=False)
+    scheduler.set_timesteps(steps)
+    previous = scheduler.timesteps - 1000 // steps
+    expected = torch.where(previous >= 0, scheduler.alphas_cumprod[previous.clamp(min=0)], scheduler.alphas_cumprod[0])
+    for each in (schedule, again):
+        assert torch.equal(each.timesteps, scheduler.timesteps)
+        assert torch.equal(each.alphas_cumprod, scheduler.alphas_cumprod[scheduler.timesteps])
+        assert torch.equal(each.alphas_cumprod_prev, expected)
+
+
+@pytest.mark.parametrize("steps", [3, 10, 20, 23, 33, 50, 100, 333, 999])
+@pytest.mark.parametrize("mask_start", [0.0, 0.2, 0.33, 0.5, 0.75, 0.79, 0.8, 0.81, 0.99, 1.0])
+def test_the_mask_starts_at_that_fraction_of_the_steps(steps, mask_start):
+    timesteps = NoiseSchedule.from_scheduler_config(make_scheduler().config, steps).timesteps.tolist()
+    first_masked = first_masked_timestep(mask_start, steps, 1000)
+    assert [t <= first_masked for t in timesteps] == [i >= round(steps * mask_start) for i in range(steps)]
+
+
+def test_the_mask_of_chosen_timesteps_starts_where_the_papers_does():
+    assert first_masked_timestep(0.8, None, 1000) == first_masked_timestep(0.8, 100, 1000) == 191
+    assert [t for t in FAST_TIMESTEPS if t <= 191] == [146, 98, 49, 1]
+
+
+@pytest.mark.parametrize("timesteps", [[291, 243, 194, 146, 98, 49, 1], [999, 749, 499, 249], [991, 500, 1]])
+def test_the_second_order_is_the_schedulers(timesteps):
+    """SDE-DPM-Solver++ 2M with given noise, but for the last step, which there leads to another end."""
+    scheduler = DPMSolverMultistepScheduler.from_config(
+        make_scheduler().config,
+        algorithm_type="sde-dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="sigma_min",
+        lower_order_final=False,
+        timestep_spacing="leading",
+    )
+    scheduler.set_timesteps(timesteps=timesteps)
+    schedule = NoiseSchedule.from_timesteps(make_scheduler().config, timesteps)
+    assert scheduler.timesteps.tolist() == timesteps
+    count = len(timesteps)
+    noise_preds, noise_maps = torch.randn(2, count, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).unbind()
+    latents = start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    points = walk(schedule, start, noise_preds, noise_maps, solver_order=2)
+    for i, t in enumerate(scheduler.timesteps):
+        latents = scheduler.step(noise_preds[i], t, latents, variance_noise=noise_maps[i]).prev_sample
+        assert (points[i] - latents).norm() / latents.norm() < 5e-6
+    assert not torch.allclose(points[1], walk(schedule, start, noise_preds, noise_maps)[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("timesteps", [FAST_TIMESTEPS, (291, 194, 98, 1), PREVIEW_TIMESTEPS])
+@pytest.mark.parametrize("solver_order", [1, 2])
+def test_nothing_is_lost_but_the_last_noise_map(timesteps, solver_order):
+    schedule = NoiseSchedule.from_timesteps(make_scheduler().config, timesteps)
+    clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    trajectory = sample_trajectory(clean, schedule, torch.Generator().manual_seed(1))
+    noise_preds = torch.randn(trajectory[:-1].shape, generator=torch.Generator().manual_seed(2))
+    noise_maps = solve_noise_maps(trajectory, noise_preds, schedule, 1.0, solver_order)
+    without = walk(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)[-1]
+    last_std = posterior_std(schedule.alphas_cumprod[-1], schedule.alphas_cumprod_prev[-1], 1.0)
+    noise_maps[-1] = (clean - without) / last_std
+    whole = walk(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)[-1]
+    assert (whole - clean).square().mean().sqrt() < 2e-6
+    assert (without - clean).square().mean().sqrt() > 1e-2
+
+
+def test_order_one_is_what_it_was():
+    """The mean of Eq. 1 and nothing else."""
+    schedule = make_schedule(100, 0.7)
+    points, noise_preds = torch.randn(2, 30, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).unbind()
+    for i in range(30):
+        a, a_prev = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
+        clean = (points[i] - (1 - a).sqrt() * noise_preds[i]) / a.sqrt()
+        variance = (1 - a_prev) / (1 - a) * (1 - a / a_prev)
+        expected = a_prev.sqrt() * clean + (1 - a_prev - variance).sqrt() * noise_preds[i]
+        mean = posterior_mean(predict_clean(points[i], noise_preds[i], a), noise_preds[i], a, a_prev, 1.0)
+        assert torch.equal(mean, expected)
+
+
+def test_settings_by_name():
+    assert InversionSettings.from_arguments({}) == InversionSettings(num_inference_steps=100, skip=0.7)
+    chosen = InversionSettings.from_arguments({"timesteps": (5, 1)})
+    assert (chosen.num_inference_steps, chosen.skip) == (None, None)
+    for name in ("num_inference_steps", "skip"):
+        with pytest.raises(ValueError, match=f"leave out `{name}`"):
+            InversionSettings.from_arguments({"timesteps": (5, 1), name: 0.5})

@@ -5,7 +5,7 @@ import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
 
-from nullface_pipeline import StableDiffusionNullFacePipeline, face_adapter
+from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXLNullFacePipeline, face_adapter
 from nullface_pipeline.face_adapter import (
     FACE_LORA_NAME,
     activate_loras,
@@ -16,7 +16,15 @@ from nullface_pipeline.face_adapter import (
     has_face_lora,
 )
 
-from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images, make_pipeline
+from .tiny_parts import (
+    generators,
+    make_adapter,
+    make_components,
+    make_embeds,
+    make_images,
+    make_pipeline,
+    make_xl_components,
+)
 
 
 def make_user_lora(unet) -> dict[str, torch.Tensor]:
@@ -114,6 +122,67 @@ def test_own_loras_stay_active_whichever_is_loaded_first():
     assert (results[0] - run(make_pipeline())).abs().max() > 1e-3
 
 
+# How the LoRAs that make few steps suffice are published: Hyper-SD's and LCM's in kohya's names, TCD's in peft's; older
+# ones in diffusers' own. Beside the attention they change its projections, convolutions and the time embedding.
+LORA_LAYOUTS = {
+    "kohya": ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight"),
+    "peft": ("unet.{}.lora_A.weight", "unet.{}.lora_B.weight"),
+    "diffusers": ("unet.{}.lora.down.weight", "unet.{}.lora.up.weight"),
+}
+
+
+def make_distilled_lora(unet, layout: str, scale: float = 0.05) -> dict[str, torch.Tensor]:
+    generator, state_dict = torch.Generator().manual_seed(4), {}
+    endings = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv_shortcut", "linear_1")
+    for name, module in unet.named_modules():
+        if name.endswith(endings):
+            inner = module.weight.shape[1:]
+            down = scale * torch.randn(2, *inner, generator=generator)
+            up = scale * torch.randn(module.weight.shape[0], 2, *[1 for _ in inner[1:]], generator=generator)
+            key = name.replace(".", "_") if layout == "kohya" else name
+            for template, weight in zip(LORA_LAYOUTS[layout], (down, up)):
+                state_dict[template.format(key)] = weight
+            if layout == "kohya":
+                state_dict[f"lora_unet_{key}.alpha"] = torch.tensor(2.0)
+    return state_dict
+
+
+@pytest.mark.parametrize("layout", LORA_LAYOUTS)
+def test_a_distilled_lora_acts_beside_faceid(layout):
+    pipe = make_pipeline()
+    before = run(pipe)
+    pipe.load_lora_weights(make_distilled_lora(make_components()["unet"], layout), adapter_name="fast")
+    assert set(active_loras(pipe.unet)) == {"fast", FACE_LORA_NAME}
+    assert lora_scale(pipe.unet, "fast") == lora_scale(pipe.unet, FACE_LORA_NAME) == 1.0
+    layers = [module for module in pipe.unet.modules() if "fast" in getattr(module, "lora_A", {})]
+    assert len(layers) == len(make_distilled_lora(make_components()["unet"], "peft")) / 2
+    both = run(pipe)
+    assert (both - before).abs().max() > 1e-3
+
+    # What both do is what either does: the weights add up.
+    merged = StableDiffusionNullFacePipeline(**make_components())
+    merged.set_progress_bar_config(disable=True)
+    state_dict = make_distilled_lora(merged.unet, "peft")
+    with torch.no_grad():
+        for key in [key for key in state_dict if "lora_A" in key]:
+            down, up = state_dict[key], state_dict[key.replace("lora_A", "lora_B")]
+            module = merged.unet.get_submodule(key.removeprefix("unet.").removesuffix(".lora_A.weight"))
+            module.weight += (up.flatten(1) @ down.flatten(1)).view_as(module.weight)
+    merged.load_face_adapter(make_adapter(merged.unet))
+    torch.testing.assert_close(both, run(merged), atol=1e-4, rtol=1e-4)
+
+    pipe.delete_adapters("fast")
+    assert torch.equal(run(pipe), before)
+
+
+def test_fusing_both_loras_changes_nothing():
+    pipe = make_pipeline()
+    pipe.load_lora_weights(make_distilled_lora(make_components()["unet"], "kohya"), adapter_name="fast")
+    expected = run(pipe)
+    pipe.fuse_lora(adapter_names=["fast", FACE_LORA_NAME])
+    torch.testing.assert_close(run(pipe), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_an_inactive_faceid_lora_is_an_error():
     pipe = make_pipeline()
     pipe.load_lora_weights(make_user_lora(make_components()["unet"]), adapter_name="own")
@@ -141,6 +210,71 @@ def test_half_an_adapter_is_never_left():
         pipe.load_face_adapter(adapter)
     with pytest.raises(RuntimeError, match="No FaceID adapter is loaded"):
         run(pipe)
+
+
+def plus(unet) -> dict[str, dict[str, torch.Tensor]]:
+    """The projection of ip-adapter-faceid-plusv2 in the published key names, in other sizes."""
+    width, inner = unet.config.cross_attention_dim, 64
+    image_proj = {
+        "proj.0.weight": torch.randn(2 * 512, 512),
+        "proj.0.bias": torch.randn(2 * 512),
+        "proj.2.weight": torch.randn(4 * width, 2 * 512),
+        "proj.2.bias": torch.randn(4 * width),
+        "norm.weight": torch.randn(width),
+        "norm.bias": torch.randn(width),
+        "perceiver_resampler.proj_in.weight": torch.randn(width, 24),
+        "perceiver_resampler.proj_in.bias": torch.randn(width),
+        "perceiver_resampler.proj_out.weight": torch.randn(width, width),
+        "perceiver_resampler.proj_out.bias": torch.randn(width),
+        "perceiver_resampler.norm_out.weight": torch.randn(width),
+        "perceiver_resampler.norm_out.bias": torch.randn(width),
+    }
+    for layer in range(4):
+        prefix = f"perceiver_resampler.layers.{layer}"
+        for norm in ("0.norm1", "0.norm2", "1.0"):
+            image_proj[f"{prefix}.{norm}.weight"] = torch.randn(width)
+            image_proj[f"{prefix}.{norm}.bias"] = torch.randn(width)
+        image_proj[f"{prefix}.0.to_q.weight"] = torch.randn(inner, width)
+        image_proj[f"{prefix}.0.to_kv.weight"] = torch.randn(2 * inner, width)
+        image_proj[f"{prefix}.0.to_out.weight"] = torch.randn(width, inner)
+        image_proj[f"{prefix}.1.1.weight"] = torch.randn(4 * width, width)
+        image_proj[f"{prefix}.1.3.weight"] = torch.randn(width, 4 * width)
+    return {"image_proj": image_proj, "ip_adapter": make_adapter(unet)["ip_adapter"]}
+
+
+def portrait(unet) -> dict[str, dict[str, torch.Tensor]]:
+    """ip-adapter-faceid-portrait: sixteen tokens, and no LoRA."""
+    adapter, width = make_adapter(unet), unet.config.cross_attention_dim
+    adapter["image_proj"]["proj.2.weight"] = torch.randn(16 * width, 2 * 512)
+    adapter["image_proj"]["proj.2.bias"] = torch.randn(16 * width)
+    adapter["ip_adapter"] = {key: value for key, value in adapter["ip_adapter"].items() if "lora" not in key}
+    return adapter
+
+
+def ordinary(unet) -> dict[str, dict[str, torch.Tensor]]:
+    """An IP-Adapter of pictures."""
+    adapter, width = portrait(unet), unet.config.cross_attention_dim
+    adapter["image_proj"] = {
+        "proj.weight": torch.randn(4 * width, 24),
+        "proj.bias": torch.randn(4 * width),
+        "norm.weight": torch.randn(width),
+        "norm.bias": torch.randn(width),
+    }
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("make", "message"), [(plus, "FaceID Plus"), (portrait, "FaceID Portrait"), (ordinary, "not a FaceID adapter")]
+)
+@pytest.mark.parametrize(("model", "file"), [("sd15", "faceid_sd15.bin"), ("sdxl", "faceid_sdxl.bin")])
+def test_other_kinds_of_adapters_are_refused(make, message, model, file):
+    if model == "sd15":
+        pipe = StableDiffusionNullFacePipeline(**make_components())
+    else:
+        pipe = StableDiffusionXLNullFacePipeline(**make_xl_components())
+    with pytest.raises(ValueError, match=f"{message}.*{file}"):
+        pipe.load_face_adapter(make(pipe.unet))
+    assert pipe.unet.encoder_hid_proj is None and not has_face_lora(pipe.unet)
 
 
 def test_an_adapter_loaded_past_the_checks_is_refused():

@@ -12,14 +12,15 @@ from hashlib import sha1
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import safetensors.torch
 
 import nullface_pipeline
-from nullface_pipeline.publish.single_file import MODULES, write_single_file
+from nullface_pipeline.publish.single_file import CORE, PIPELINES, write_single_file
 
-from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images
+from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images, make_xl_components
 
 
 PACKAGE = Path(nullface_pipeline.__file__).parent
@@ -33,7 +34,7 @@ import torch
 torch.set_num_threads(1)
 folder, source, result = sys.argv[1:]
 {load}
-assert type(pipe).__name__ == "StableDiffusionNullFacePipeline"
+assert type(pipe).__name__ == "{name}"
 assert ("nullface_pipeline" in sys.modules) is {installed}
 pipe.set_progress_bar_config(disable=True)
 pipe.load_face_adapter(folder + "/adapter.safetensors")
@@ -57,104 +58,112 @@ from diffusers import DiffusionPipeline
 pipe = DiffusionPipeline.from_pretrained(source, trust_remote_code=True)
 """
 INSTALLED = """
-from nullface_pipeline import StableDiffusionNullFacePipeline
-pipe = StableDiffusionNullFacePipeline.from_pretrained(folder + "/model")
+from nullface_pipeline import {name}
+pipe = {name}.from_pretrained(folder + "/model")
 """
 FROM_PIPE = """
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
-base = StableDiffusionPipeline.from_pretrained(folder + "/model")
+from diffusers import DiffusionPipeline, {base}
+base = {base}.from_pretrained(folder + "/model")
 pipe = DiffusionPipeline.from_pipe(base, custom_pipeline=source, trust_remote_code=True)
 """
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A Stable Diffusion shaped repository, an adapter file, and the inputs of the call."""
-    from diffusers import StableDiffusionPipeline
+class Route:
+    """A Stable Diffusion (XL) shaped repository, an adapter file, and the inputs of the call, all in one folder.
 
-    folder = tmp_path_factory.mktemp("routes")
-    components = make_components()
-    adapter = make_adapter(components["unet"])
-    StableDiffusionPipeline(
-        **components, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-    ).save_pretrained(folder / "model")
-    flat = {f"{part}.{key}": value for part, tensors in adapter.items() for key, value in tensors.items()}
-    safetensors.torch.save_file(flat, folder / "adapter.safetensors")
-    inputs = {"image": make_images(1), "embeds": make_embeds(1)}
-    safetensors.torch.save_file(inputs, folder / "inputs.safetensors")
-    return folder
+    Attributes:
+        pipeline (`str`): the module of the class.
+        name, base (`str`): the class, and diffusers' own for the same model.
+    """
+
+    def __init__(self, pipeline, folder):
+        self.pipeline, self.folder = pipeline, folder
+        xl = "XL" if pipeline == "pipeline_sdxl" else ""
+        self.name, self.base = f"StableDiffusion{xl}NullFacePipeline", f"StableDiffusion{xl}Pipeline"
+        components = make_xl_components() if xl else make_components()
+        others = {} if xl else {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        adapter = make_adapter(components["unet"])
+        getattr(diffusers, self.base)(**components, **others).save_pretrained(folder / "model")
+        flat = {f"{part}.{key}": value for part, tensors in adapter.items() for key, value in tensors.items()}
+        safetensors.torch.save_file(flat, folder / "adapter.safetensors")
+        inputs = {"image": make_images(1), "embeds": make_embeds(1)}
+        safetensors.torch.save_file(inputs, folder / "inputs.safetensors")
+
+        pipe = getattr(nullface_pipeline, self.name).from_pretrained(folder / "model")
+        pipe.load_face_adapter(folder / "adapter.safetensors")
+        self.expected = pipe(
+            make_images(1),
+            identity_embeds=make_embeds(1),
+            num_inference_steps=20,
+            generator=generators(1)[0],
+            output_type="np",
+        ).images
+
+    def run(self, tmp_path, load, source, installed=False, **environment):
+        """The image that the call gives in a new interpreter."""
+        result = tmp_path / "image.npy"
+        names = {"name": self.name, "base": self.base}
+        code = textwrap.dedent(CALL).format(load=load.format(**names), installed=installed, **names)
+        # -P keeps the working directory off the path, so that only the installed-package route can see the package.
+        run = subprocess.run(
+            [sys.executable, "-P", "-c", code, str(self.folder), str(source), str(result)],
+            cwd=tmp_path,
+            env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", **environment},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        return np.load(result)
 
 
-@pytest.fixture(scope="module")
-def expected(folder):
-    from nullface_pipeline import StableDiffusionNullFacePipeline
-
-    pipe = StableDiffusionNullFacePipeline.from_pretrained(folder / "model")
-    pipe.load_face_adapter(folder / "adapter.safetensors")
-    return pipe(
-        make_images(1),
-        identity_embeds=make_embeds(1),
-        num_inference_steps=20,
-        generator=generators(1)[0],
-        output_type="np",
-    ).images
+@pytest.fixture(scope="module", params=PIPELINES)
+def route(request, tmp_path_factory):
+    return Route(request.param, tmp_path_factory.mktemp("routes"))
 
 
-def copy_modules(target: Path) -> Path:
+def copy_modules(target: Path, pipeline: str) -> Path:
     """What a Hub repository or a folder for `custom_pipeline` holds: the modules, and nothing else of the package."""
     target.mkdir(parents=True, exist_ok=True)
-    for name in MODULES:
+    for name in CORE:
         shutil.copy(PACKAGE / f"{name}.py", target)
+    shutil.copy(PACKAGE / f"{pipeline}.py", target / "pipeline.py")
     return target
 
 
-def run_route(folder, tmp_path, load, source, installed=False, **environment):
-    result = tmp_path / "image.npy"
-    code = textwrap.dedent(CALL).format(load=load, installed=installed)
-    # -P keeps the working directory off the path, so that only the installed-package route can see the package.
-    run = subprocess.run(
-        [sys.executable, "-P", "-c", code, str(folder), str(source), str(result)],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return np.load(result)
+def test_local_folder(route, tmp_path):
+    source = copy_modules(tmp_path / "custom", route.pipeline)
+    assert np.array_equal(route.run(tmp_path, CUSTOM, source), route.expected)
 
 
-def test_local_folder(folder, expected, tmp_path):
-    source = copy_modules(tmp_path / "custom")
-    assert np.array_equal(run_route(folder, tmp_path, CUSTOM, source), expected)
+def test_package_folder_as_it_is(route, tmp_path):
+    """A folder is loaded for its pipeline.py; another file of it by its own path."""
+    source = PACKAGE if route.pipeline == "pipeline" else PACKAGE / f"{route.pipeline}.py"
+    assert np.array_equal(route.run(tmp_path, CUSTOM, source), route.expected)
 
 
-def test_package_folder_as_it_is(folder, expected, tmp_path):
-    assert np.array_equal(run_route(folder, tmp_path, CUSTOM, PACKAGE), expected)
-
-
-def test_single_file(folder, expected, tmp_path):
+def test_single_file(route, tmp_path):
     source = tmp_path / "nullface.py"
-    write_single_file(source)
+    write_single_file(source, route.pipeline)
     assert "from ." not in source.read_text()
-    assert np.array_equal(run_route(folder, tmp_path, CUSTOM, source), expected)
+    assert np.array_equal(route.run(tmp_path, CUSTOM, source), route.expected)
 
 
-def test_model_index_names_the_pipeline(folder, expected, tmp_path):
-    source = copy_modules(tmp_path / "model")
-    shutil.copytree(folder / "model", source, dirs_exist_ok=True)
+def test_model_index_names_the_pipeline(route, tmp_path):
+    source = copy_modules(tmp_path / "model", route.pipeline)
+    shutil.copytree(route.folder / "model", source, dirs_exist_ok=True)
     index = json.loads((source / "model_index.json").read_text())
-    index["_class_name"] = ["pipeline", "StableDiffusionNullFacePipeline"]
+    index["_class_name"] = ["pipeline", route.name]
     (source / "model_index.json").write_text(json.dumps(index))
-    assert np.array_equal(run_route(folder, tmp_path, OWN_CODE, source), expected)
+    assert np.array_equal(route.run(tmp_path, OWN_CODE, source), route.expected)
 
 
-def test_installed_package(folder, expected, tmp_path):
-    assert np.array_equal(run_route(folder, tmp_path, INSTALLED, "-", installed=True), expected)
+def test_installed_package(route, tmp_path):
+    assert np.array_equal(route.run(tmp_path, INSTALLED, "-", installed=True), route.expected)
 
 
-def test_from_a_stable_diffusion_pipeline(folder, expected, tmp_path):
-    source = copy_modules(tmp_path / "custom")
-    assert np.array_equal(run_route(folder, tmp_path, FROM_PIPE, source), expected)
+def test_from_a_stable_diffusion_pipeline(route, tmp_path):
+    source = copy_modules(tmp_path / "custom", route.pipeline)
+    assert np.array_equal(route.run(tmp_path, FROM_PIPE, source), route.expected)
 
 
 class HubHandler(SimpleHTTPRequestHandler):
@@ -197,9 +206,9 @@ class HubHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(route, tmp_path):
     """A Hub on this machine that holds the repository org/nullface."""
-    repository = copy_modules(tmp_path / "repository")
+    repository = copy_modules(tmp_path / "repository", route.pipeline)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(HubHandler, directory=str(repository)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -207,11 +216,31 @@ def hub(tmp_path):
     server.server_close()
 
 
-def test_hub_repository(folder, expected, tmp_path, hub):
-    image = run_route(folder, tmp_path, CUSTOM, "org/nullface", HF_ENDPOINT=hub, HF_HUB_OFFLINE="0")
-    assert np.array_equal(image, expected)
+def test_hub_repository(route, tmp_path, hub):
+    image = route.run(tmp_path, CUSTOM, "org/nullface", HF_ENDPOINT=hub, HF_HUB_OFFLINE="0")
+    assert np.array_equal(image, route.expected)
     cached = list((tmp_path / "hf").rglob(f"snapshots/{COMMIT}/*.py"))
-    assert {path.stem for path in cached} == set(MODULES)
+    assert {path.stem for path in cached} == {*CORE, "pipeline"}
+
+
+BOTH = """
+import sys
+from diffusers import DiffusionPipeline
+for file, model in (("nullface.py", sys.argv[1]), ("nullface_xl.py", sys.argv[2])):
+    pipe = DiffusionPipeline.from_pretrained(model + "/model", custom_pipeline=file, trust_remote_code=True)
+    pipe.load_face_adapter(model + "/adapter.safetensors")
+    print(type(pipe).__name__)
+"""
+
+
+def test_both_pipelines_in_one_process(tmp_path):
+    models = [Route(pipeline, tmp_path / pipeline).folder for pipeline in PIPELINES]
+    for pipeline, file in zip(PIPELINES, ("nullface.py", "nullface_xl.py")):
+        write_single_file(tmp_path / file, pipeline)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-P", "-c", BOTH, *map(str, models)]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.stdout == "StableDiffusionNullFacePipeline\nStableDiffusionXLNullFacePipeline\n", run.stderr[-3000:]
 
 
 def test_importing_the_package_does_not_import_torch():
@@ -220,21 +249,23 @@ def test_importing_the_package_does_not_import_torch():
     assert run.stdout == "fine\n"
 
 
-def test_every_module_the_pipeline_needs_is_named_in_it():
-    """diffusers copies what pipeline.py names, not what its helpers name."""
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_module_the_pipeline_needs_is_named_in_it(pipeline):
+    """diffusers copies what the pipeline's file names, not what its helpers name."""
     from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
-    assert set(get_relative_imports(str(PACKAGE / "pipeline.py"))) == set(MODULES) - {"pipeline"}
-    for name in MODULES:
-        assert set(get_relative_imports(str(PACKAGE / f"{name}.py"))) <= set(MODULES)
+    assert set(get_relative_imports(str(PACKAGE / f"{pipeline}.py"))) == set(CORE)
+    for name in CORE:
+        assert set(get_relative_imports(str(PACKAGE / f"{name}.py"))) <= set(CORE)
 
 
-def test_single_file_is_the_modules(tmp_path):
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_single_file_is_the_modules(pipeline):
     """No name of one module hides another's where they share a namespace."""
     import ast
 
     names = []
-    for module in MODULES:
+    for module in (*CORE, pipeline):
         for node in ast.parse((PACKAGE / f"{module}.py").read_text()).body:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
                 names.append(node.name)
@@ -244,8 +275,9 @@ def test_single_file_is_the_modules(tmp_path):
     assert len(names) == len(set(names))
 
 
-def test_single_file_passes_diffusers_lint(tmp_path):
-    write_single_file(tmp_path / "nullface.py")
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_single_file_passes_diffusers_lint(tmp_path, pipeline):
+    write_single_file(tmp_path / "nullface.py", pipeline)
     ruff = [sys.executable, "-m", "ruff"]
     settings = ["--isolated", "--line-length", "119"]
     rules = ["--select", "C,E,F,I,W", "--ignore", "C901,E501,E741", "--config", "lint.isort.lines-after-imports=2"]

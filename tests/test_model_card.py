@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from skimage import data
 
 from nullface_pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.ddpm_inversion import InversionSettings
 from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
 from nullface_pipeline.publish.hub import CLONE, PACKAGE, model_files, pipeline_files, write_repository
 from nullface_pipeline.publish.single_file import write_single_file
@@ -146,8 +147,10 @@ def test_base_models_are_those_of_the_example():
 def test_settings_in_the_card_are_the_defaults():
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([\d.]+) \|", CARDS["pipeline"].read_text(), flags=re.MULTILINE)
     parameters = inspect.signature(StableDiffusionNullFacePipeline.__call__).parameters
+    defaults = {name: parameters[name].default for name, _ in rows}
+    of_inversion = {name: getattr(InversionSettings(), name) for name, default in defaults.items() if default is None}
     assert len(rows) == 6
-    assert {name: float(value) for name, value in rows} == {name: parameters[name].default for name, _ in rows}
+    assert {name: float(value) for name, value in rows} == {**defaults, **of_inversion}
 
 
 def test_tiny_settings_in_the_card_are_those_of_the_package():

@@ -7,6 +7,7 @@ import PIL.Image
 import pytest
 import torch
 
+from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
 from nullface_pipeline.face_parsing import REGIONS
 
 from .sequential_reference import SequentialNullFace
@@ -26,8 +27,8 @@ def latent_mask(pipe):
     return torch.nn.functional.interpolate(make_mask(), scale_factor=1 / pipe.vae_scale_factor, mode="area")
 
 
-def reference_latents(pipe, count, **settings):
-    reference = SequentialNullFace(pipe)
+def reference_latents(pipe, count, reference_class=SequentialNullFace, **settings):
+    reference = reference_class(pipe)
     images, embeds = make_images(count), make_embeds(count)
     results = [
         reference(pipe.encode_image(2 * images[i : i + 1] - 1), embeds[i : i + 1], generator, **settings)
@@ -140,6 +141,53 @@ def test_unet_work_at_the_papers_settings(shared_pipe):
     reference = SequentialNullFace(shared_pipe)
     reference(torch.zeros(1, 4, 16, 16), make_embeds(1), None, steps=100, skip=0.7, guidance=10.0, eta=1.0)
     assert reference.unet_evaluations == 90
+
+
+@pytest.mark.parametrize(
+    ("settings", "evaluations"),
+    [({}, 89), ({"timesteps": FAST_TIMESTEPS}, 20), ({"timesteps": PREVIEW_TIMESTEPS, "solver_order": 2}, 8)],
+)
+def test_unet_work_of_few_steps(shared_pipe, settings, evaluations):
+    with CountedUNet(shared_pipe.unet) as batches:
+        shared_pipe(make_images(1), make_embeds(1), **settings)
+    assert sum(batches) == evaluations
+
+
+@pytest.mark.parametrize("solver_order", [1, 2])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("timesteps", [FAST_TIMESTEPS, PREVIEW_TIMESTEPS, (999, 749, 499, 249)])
+def test_few_steps_equal_the_sequential_method(shared_pipe, timesteps, masked, solver_order):
+    # Few large steps from pure noise amplify rounding, order 2 more so.
+    settings = {"timesteps": list(timesteps), "solver_order": solver_order}
+    expected = reference_latents(shared_pipe, 2, mask=latent_mask(shared_pipe) if masked else None, **settings)
+    actual = shared_pipe(
+        make_images(2),
+        make_embeds(2),
+        mask_image=make_mask() if masked else None,
+        generator=generators(2),
+        output_type="latent",
+        **settings,
+    ).images
+    assert_same_latents(actual, expected)
+
+
+def test_the_second_order_of_a_full_schedule(shared_pipe):
+    settings = {"skip": 0.5, "solver_order": 2}
+    expected = reference_latents(shared_pipe, 1, steps=20, **settings)
+    call = {"num_inference_steps": 20, "generator": generators(1), "output_type": "latent", **settings}
+    actual = shared_pipe(make_images(1), make_embeds(1), **call).images
+    assert_same_latents(actual, expected)
+    first = shared_pipe(make_images(1), make_embeds(1), **{**call, "generator": generators(1), "solver_order": 1})
+    assert (first.images - actual).norm() / actual.norm() > 1e-3
+
+
+def test_the_timesteps_of_a_schedule_are_that_schedule(shared_pipe):
+    settings = {"mask_image": make_mask(), "output_type": "latent"}
+    expected = shared_pipe(make_images(1), make_embeds(1), generator=generators(1), **settings).images
+    settings["timesteps"] = list(range(291, 0, -10))
+    assert torch.equal(
+        shared_pipe(make_images(1), make_embeds(1), generator=generators(1), **settings).images, expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -288,12 +336,38 @@ def test_embeddings_of_insightface_are_taken_as_they_are(shared_pipe):
     assert torch.equal(as_tensor, as_array)
 
 
-@pytest.mark.parametrize("name", ["num_inference_steps", "skip", "eta", "ip_adapter_scale"])
+CONTRADICTIONS = {
+    "num_inference_steps": (30, 100),
+    "skip": (0.2, 0.7),
+    "timesteps": ([291, 1], [951, 1]),
+    "solver_order": (2, 2),
+    "eta": (0.9, 1.0),
+    "ip_adapter_scale": (0.2, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
 def test_an_inversions_settings_cannot_be_contradicted(shared_pipe, name):
-    inversion = shared_pipe.invert(make_images(1), num_inference_steps=20, skip=0.5, eta=0.5, ip_adapter_scale=0.5)
-    other = {"num_inference_steps": 30, "skip": 0.2, "eta": 0.9, "ip_adapter_scale": 0.2}[name]
-    with pytest.raises(ValueError, match=name):
-        shared_pipe(make_images(1), identity_embeds=make_embeds(1), inversion=inversion, **{name: other})
+    """Not by the default either, if it is asked for."""
+    settings = {"num_inference_steps": 20, "skip": 0.5, "eta": 0.5, "ip_adapter_scale": 0.5}
+    inversion = shared_pipe.invert(make_images(1), **settings)
+    for value in CONTRADICTIONS[name]:
+        with pytest.raises(ValueError, match=name):
+            shared_pipe(make_images(1), identity_embeds=make_embeds(1), inversion=inversion, **{name: value})
+    shared_pipe(make_images(1), make_embeds(1), inversion=inversion, **settings)
+
+
+def test_an_inversion_records_its_timesteps(shared_pipe):
+    inversion = shared_pipe.invert(make_images(1), timesteps=[291, 98, 1], solver_order=2, generator=generators(1))
+    assert (inversion.timesteps, inversion.solver_order) == ((291, 98, 1), 2)
+    assert inversion.schedule.timesteps.tolist() == [291, 98, 1]
+    assert (inversion.num_inference_steps, inversion.skip) == (None, None)
+    call = {"image": make_images(1), "identity_embeds": make_embeds(1), "output_type": "latent"}
+    edited = shared_pipe(inversion=inversion, timesteps=[291, 98, 1], **call).images
+    direct = shared_pipe(timesteps=[291, 98, 1], solver_order=2, generator=generators(1), **call).images
+    assert torch.equal(edited, direct)
+    with pytest.raises(ValueError, match="`skip` is 0.7, but `inversion` was made with None"):
+        shared_pipe(inversion=inversion, skip=0.7, **call)
 
 
 def pipeline_state(pipe):
@@ -451,6 +525,15 @@ BAD_CALLS = {
     "skip of every step": ({"skip": 0.9, "num_inference_steps": 3}, ValueError, "none of 3 steps"),
     "steps": ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
     "eta": ({"eta": 0.0}, ValueError, "eta"),
+    "solver order": ({"solver_order": 3}, ValueError, "1 or 2"),
+    "order 2 of less noise": ({"solver_order": 2, "eta": 0.5}, ValueError, "`eta`=1 only"),
+    "no timesteps": ({"timesteps": [], "num_inference_steps": None}, ValueError, "strictly decreasing"),
+    "timesteps rise": ({"timesteps": [1, 2], "num_inference_steps": None}, ValueError, "strictly decreasing"),
+    "timesteps repeat": ({"timesteps": [2, 2], "num_inference_steps": None}, ValueError, "strictly decreasing"),
+    "timestep 0": ({"timesteps": [5, 0], "num_inference_steps": None}, ValueError, "from 999 to 1"),
+    "timestep 1000": ({"timesteps": [1000, 5], "num_inference_steps": None}, ValueError, "from 999 to 1"),
+    "timesteps in fractions": ({"timesteps": [5.0, 1.0], "num_inference_steps": None}, ValueError, "integers"),
+    "timesteps and steps": ({"timesteps": [5, 1]}, ValueError, "leave out `num_inference_steps`"),
     "mask_start": ({"mask_start": 1.5}, ValueError, "mask_start"),
     "angle": ({"identity_angle": 200.0}, ValueError, "identity_angle"),
     "guidance": ({"guidance_scale": float("nan")}, ValueError, "guidance_scale"),

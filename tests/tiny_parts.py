@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from nullface_pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXLNullFacePipeline
 
 
 CROSS_ATTENTION_DIM = 16
@@ -14,7 +14,7 @@ EMBEDDING_SIZE = 512
 IMAGE_SIZE = 32
 
 
-def make_unet(sample_size: int = 16) -> UNet2DConditionModel:
+def make_unet(sample_size: int = 16, **config: Any) -> UNet2DConditionModel:
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -27,6 +27,7 @@ def make_unet(sample_size: int = 16) -> UNet2DConditionModel:
         cross_attention_dim=CROSS_ATTENTION_DIM,
         attention_head_dim=2,
         norm_num_groups=4,
+        **config,
     ).eval()
 
 
@@ -44,20 +45,22 @@ def make_vae(block_out_channels: tuple[int, ...] = (4, 8)) -> AutoencoderKL:
     ).eval()
 
 
-def make_text_encoder() -> CLIPTextModel:
-    torch.manual_seed(0)
-    config = CLIPTextConfig(
+def text_config(**config: Any) -> CLIPTextConfig:
+    return CLIPTextConfig(
         vocab_size=3,
-        hidden_size=CROSS_ATTENTION_DIM,
         intermediate_size=16,
-        num_hidden_layers=1,
         num_attention_heads=2,
         max_position_embeddings=8,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
+        **config,
     )
-    return CLIPTextModel(config).eval()
+
+
+def make_text_encoder() -> CLIPTextModel:
+    torch.manual_seed(0)
+    return CLIPTextModel(text_config(hidden_size=CROSS_ATTENTION_DIM, num_hidden_layers=1)).eval()
 
 
 def make_tokenizer() -> CLIPTokenizer:
@@ -88,6 +91,43 @@ def make_components() -> dict[str, Any]:
     }
 
 
+def make_xl_scheduler() -> EulerDiscreteScheduler:
+    """Stable Diffusion XL's own scheduler, as its repository ships it."""
+    return EulerDiscreteScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="leading",
+        steps_offset=1,
+    )
+
+
+def make_xl_components() -> dict[str, Any]:
+    """Two text encoders of different widths, and a UNet that wants the pooled text and the picture's size besides."""
+    torch.manual_seed(1)
+    text_encoder = CLIPTextModel(text_config(hidden_size=4, num_hidden_layers=2)).eval()
+    text_encoder_2 = CLIPTextModelWithProjection(
+        text_config(hidden_size=CROSS_ATTENTION_DIM - 4, num_hidden_layers=2, projection_dim=6, hidden_act="gelu")
+    ).eval()
+    unet = make_unet(
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 6,
+        transformer_layers_per_block=(2, 1),
+        use_linear_projection=True,
+    )
+    return {
+        "vae": make_vae(),
+        "text_encoder": text_encoder,
+        "text_encoder_2": text_encoder_2,
+        "tokenizer": make_tokenizer(),
+        "tokenizer_2": make_tokenizer(),
+        "unet": unet,
+        "scheduler": make_xl_scheduler(),
+    }
+
+
 def attention_sizes(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
     """(query width, key width) of each attention layer in the order in which IP-Adapter files number them."""
     modules = dict(unet.named_modules())
@@ -96,7 +136,7 @@ def attention_sizes(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
 
 
 def make_adapter(unet: UNet2DConditionModel, rank: int = 2, scale: float = 0.3) -> dict[str, dict[str, torch.Tensor]]:
-    """A state dict with the key names of ip-adapter-faceid_sd15.bin for this UNet, meta tensors on a meta UNet."""
+    """A state dict with the key names of the published FaceID files for this UNet, meta tensors on a meta UNet."""
     generator = torch.Generator().manual_seed(1)
     device = unet.device
 
@@ -128,6 +168,14 @@ def make_adapter(unet: UNet2DConditionModel, rank: int = 2, scale: float = 0.3) 
 def make_pipeline() -> StableDiffusionNullFacePipeline:
     """A pipeline of random parts with the FaceID adapter loaded."""
     pipe = StableDiffusionNullFacePipeline(**make_components())
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_face_adapter(make_adapter(pipe.unet))
+    return pipe
+
+
+def make_xl_pipeline() -> StableDiffusionXLNullFacePipeline:
+    """The same of Stable Diffusion XL's parts."""
+    pipe = StableDiffusionXLNullFacePipeline(**make_xl_components())
     pipe.set_progress_bar_config(disable=True)
     pipe.load_face_adapter(make_adapter(pipe.unet))
     return pipe

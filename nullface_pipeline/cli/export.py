@@ -20,6 +20,9 @@ def export(
     model: Annotated[
         Path | None, typer.Option("--model", help="Write a model repository for the Hub, around nullface-tiny.")
     ] = None,
+    sdxl: Annotated[
+        bool, typer.Option("--sdxl", help="With --single-file or --hub: the pipeline of Stable Diffusion XL.")
+    ] = False,
     push: Annotated[
         str | None, typer.Option("--push", metavar="ORG/NAME", help="Upload what --hub or --model writes.")
     ] = None,
@@ -30,25 +33,29 @@ def export(
         fail("Give exactly one of --single-file, --hub and --model.")
     if single_file is not None and push is not None:
         fail("--push uploads a repository: give it with --hub or --model.")
+    if sdxl and model is not None:
+        fail("--model writes nullface-tiny, which is no Stable Diffusion XL; give --sdxl with --hub or --single-file.")
+    pipeline = "pipeline_sdxl" if sdxl else "pipeline"
     if single_file is not None:
-        _export_single_file(single_file)
+        _export_single_file(single_file, pipeline)
     else:
-        _export_repository(hub, model, push, dry_run)
+        _export_repository(hub, model, pipeline, push, dry_run)
 
 
-def _export_single_file(path: Path) -> None:
+def _export_single_file(path: Path, pipeline: str) -> None:
     from nullface_pipeline.publish.single_file import write_single_file
 
     if not path.parent.is_dir():
         fail(f"The folder {path.parent} does not exist.")
-    write_single_file(path)
+    write_single_file(path, pipeline)
     console.print(f"Wrote {path}.", soft_wrap=True)
 
 
-def _export_repository(hub: Path | None, model: Path | None, push: str | None, dry_run: bool) -> None:
+def _export_repository(hub: Path | None, model: Path | None, pipeline: str, push: str | None, dry_run: bool) -> None:
     from nullface_pipeline.publish.hub import (
         MODEL_REPOSITORY,
         PIPELINE_REPOSITORY,
+        SDXL_REPOSITORY,
         model_files,
         pipeline_files,
         write_repository,
@@ -58,7 +65,8 @@ def _export_repository(hub: Path | None, model: Path | None, push: str | None, d
         _check_push(push, dry_run)
     try:
         if hub is not None:
-            files = pipeline_files(push or PIPELINE_REPOSITORY)
+            default = PIPELINE_REPOSITORY if pipeline == "pipeline" else SDXL_REPOSITORY
+            files = pipeline_files(push or default, pipeline)
         else:
             files = model_files(push or MODEL_REPOSITORY)
         folder = hub or model or Path()

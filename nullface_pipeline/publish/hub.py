@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from nullface_pipeline.publish.single_file import MODULES, single_file_source
+from nullface_pipeline.publish.single_file import CORE, single_file_source
 
 
 PACKAGE = Path(__file__).parents[1]
@@ -17,16 +17,32 @@ CLONE = PACKAGE.parent
 
 # The names under which the cards' examples load the two repositories.
 PIPELINE_REPOSITORY = "nullface/nullface"
+SDXL_REPOSITORY = "nullface/nullface-xl"
 MODEL_REPOSITORY = "nullface/nullface-tiny"
 
 COMPONENTS = ("scheduler", "text_encoder", "tokenizer", "unet", "vae")
 
 
-def pipeline_files(repository: str = PIPELINE_REPOSITORY) -> dict[str, bytes]:
+# What the card of Stable Diffusion XL's pipeline says in other words than that of Stable Diffusion 1.5's.
+SDXL_CARD = {
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": "stabilityai/stable-diffusion-xl-base-1.0",
+    "Stable Diffusion 1.5": "Stable Diffusion XL",
+    "  - stable-diffusion\n": "  - stable-diffusion-xl\n",
+    "CreativeML OpenRAIL-M": "CreativeML Open RAIL++-M",
+    "ip-adapter-faceid_sd15.bin": "ip-adapter-faceid_sdxl.bin",
+    "512 × 512": "1024 × 1024",
+    "How well the real weights hide people is what the paper reports, not\nsomething that this project has measured.": (
+        "How well they hide people nobody has\nmeasured: the paper's model is another."
+    ),
+}
+
+
+def pipeline_files(repository: str = PIPELINE_REPOSITORY, pipeline: str = "pipeline") -> dict[str, bytes]:
     """What a Hub repository holds that is loaded with `custom_pipeline=`.
 
     Args:
         repository (`str`): its name on the Hub, for the examples in its card.
+        pipeline (`str`): which of `single_file.PIPELINES`. The Hub's loader knows it as pipeline.py only.
 
     Returns:
         `dict[str, bytes]`: contents by path in the repository.
@@ -36,10 +52,14 @@ def pipeline_files(repository: str = PIPELINE_REPOSITORY) -> dict[str, bytes]:
     """
     cards = card_folder()
     card = (cards / "README.md").read_text(encoding="utf-8").replace("../", "")
+    if pipeline == "pipeline_sdxl":
+        for words, others in SDXL_CARD.items():
+            card = card.replace(words, others)
     return {
         "README.md": _named(card, PIPELINE_REPOSITORY, repository).encode(),
         "demo.jpg": (cards / "demo.jpg").read_bytes(),
-        **{f"{module}.py": (PACKAGE / f"{module}.py").read_bytes() for module in MODULES},
+        **{f"{module}.py": (PACKAGE / f"{module}.py").read_bytes() for module in CORE},
+        "pipeline.py": (PACKAGE / f"{pipeline}.py").read_bytes(),
         **_shared_files(),
     }
 

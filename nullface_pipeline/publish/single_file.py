@@ -11,8 +11,8 @@ from pathlib import Path
 from nullface_pipeline.photo_files.whole_file import write_whole
 
 
-# Each module only uses those before it.
-MODULES = (
+# What every pipeline is made of; each module only uses those before it.
+CORE = (
     "colour_profile",
     "ddpm_inversion",
     "face_crops",
@@ -26,24 +26,25 @@ MODULES = (
     "image_inputs",
     "photo",
     "nullface_engine",
-    "pipeline",
 )
+PIPELINES = ("pipeline", "pipeline_sdxl")
 LINE_LENGTH = 119
 
 
-def write_single_file(path: Path) -> None:
-    """Write the pipeline as one Python file; an existing file is replaced at once, never half-written."""
-    write_whole(path, single_file_source().encode())
+def write_single_file(path: Path, pipeline: str = "pipeline") -> None:
+    """Write one of `PIPELINES` as one Python file; an existing file is replaced at once, never half-written."""
+    write_whole(path, single_file_source(pipeline).encode())
 
 
-def single_file_source() -> str:
-    """The text of the file."""
+def single_file_source(pipeline: str = "pipeline") -> str:
+    """The text of the file: one pipeline, as diffusers wants no two in a file."""
     folder = Path(__file__).parents[1]
-    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in MODULES}
+    modules = (*CORE, pipeline)
+    sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in modules}
     trees = {name: ast.parse(source) for name, source in sources.items()}
-    licence = sources["pipeline"][: sources["pipeline"].index("\n\n")]
+    licence = sources[pipeline][: sources[pipeline].index("\n\n")]
     imports = [node for tree in trees.values() for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    bodies = [_module_body(name, sources[name], trees[name]) for name in MODULES]
+    bodies = [_module_body(name, sources[name], trees[name]) for name in modules]
     return "\n\n\n".join([f"{licence}\n\n{import_block(imports)}", *bodies]) + "\n"
 
 

@@ -8,13 +8,15 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from nullface_pipeline import StableDiffusionXLNullFacePipeline
 from nullface_pipeline.cli import app
 from nullface_pipeline.publish import hub
 from nullface_pipeline.publish.hub import PACKAGE, model_files, pipeline_files, write_repository
-from nullface_pipeline.publish.single_file import MODULES, write_single_file
+from nullface_pipeline.publish.single_file import CORE, write_single_file
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from ..local_hub import LocalHub, files_of, fill_cache, run_clean
+from ..tiny_parts import make_xl_components
 
 
 SETTINGS = {"num_inference_steps": 12, "skip": 0.5, "output_type": "np"}
@@ -89,9 +91,41 @@ pipe = DiffusionPipeline.from_pretrained('{PACKAGE}/tiny/model', custom_pipeline
     assert np.array_equal(image_of(home, load), expected)
 
 
-def test_pipeline_repository_is_code_and_no_weights():
-    files = pipeline_files()
-    assert {f"{module}.py" for module in MODULES} | {"README.md", "LICENSE"} <= set(files)
+def sdxl_files(repository: str = hub.SDXL_REPOSITORY) -> dict[str, bytes]:
+    return pipeline_files(repository, "pipeline_sdxl")
+
+
+def test_pipeline_repository_of_stable_diffusion_xl_loads_from_a_hub(tmp_path):
+    """The Hub's loader always takes pipeline.py."""
+    pipe = StableDiffusionXLNullFacePipeline(**make_xl_components())
+    pipe.save_pretrained(tmp_path / "model")
+    write_repository(sdxl_files(), tmp_path / "export")
+    load = f"""
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained(
+    '{tmp_path}/model', custom_pipeline='nullface/nullface-xl', trust_remote_code=True
+)
+print(type(pipe).__name__, pipe.face_adapter_name)
+"""
+    with LocalHub({"nullface/nullface-xl": tmp_path / "export"}) as hub:
+        printed = run_clean(load, tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
+    assert printed == "StableDiffusionXLNullFacePipeline ip-adapter-faceid_sdxl.bin\n"
+
+
+def test_the_card_of_stable_diffusion_xl_is_the_other_in_its_own_words():
+    card, other = (files["README.md"].decode() for files in (sdxl_files("me/mine"), pipeline_files("me/mine")))
+    assert [words for words in hub.SDXL_CARD if words not in other] == []
+    assert [words for words in hub.SDXL_CARD if words in card] == []
+    assert not re.search(
+        r"512|1\.5(?! *[;.)]|, and| and)|sd15", card.replace("the paper uses Stable Diffusion 1.5", "")
+    )
+    assert 'custom_pipeline="me/mine"' in card
+
+
+@pytest.mark.parametrize("make_files", [pipeline_files, sdxl_files])
+def test_pipeline_repository_is_code_and_no_weights(make_files):
+    files = make_files()
+    assert {f"{module}.py" for module in CORE} | {"pipeline.py", "README.md", "LICENSE"} <= set(files)
     assert not [name for name in files if name.endswith((".safetensors", ".onnx", ".bin"))]
     assert sum(map(len, files.values())) < 2e6
 
@@ -102,7 +136,7 @@ def test_model_index_names_the_class_and_its_components():
     assert {name for name in index if not name.startswith("_")} == set(hub.COMPONENTS)
 
 
-@pytest.mark.parametrize("make_files", [pipeline_files, model_files])
+@pytest.mark.parametrize("make_files", [pipeline_files, sdxl_files, model_files])
 def test_links_between_the_pages_lead_to_files(make_files):
     files = make_files()
     for page in (name for name in files if name.endswith(".md")):
@@ -121,17 +155,20 @@ def export(*arguments, **environment):
     return CliRunner().invoke(app, ["export", *map(str, arguments)], env={"COLUMNS": "200", **environment})
 
 
-@pytest.mark.parametrize(("option", "make_files"), [("--hub", pipeline_files), ("--model", model_files)])
-def test_export_writes_a_folder_and_replaces_only_its_own(tmp_path, option, make_files):
+@pytest.mark.parametrize(
+    ("options", "make_files"),
+    [(["--hub"], pipeline_files), (["--sdxl", "--hub"], sdxl_files), (["--model"], model_files)],
+)
+def test_export_writes_a_folder_and_replaces_only_its_own(tmp_path, options, make_files):
     folder = tmp_path / "export"
     folder.mkdir()
     for _ in range(2):
-        result = export(option, folder)
+        result = export(*options, folder)
         assert result.exit_code == 0, result.output
         assert {name: (folder / name).read_bytes() for name in files_of(folder)} == make_files()
         (folder / "pipeline.py").write_text("changed")
     (folder / "diary.txt").write_text("dear diary")
-    result = export(option, folder)
+    result = export(*options, folder)
     assert result.exit_code == 1 and "diary.txt" in result.output
     assert (folder / "pipeline.py").read_text() == "changed" and (folder / "diary.txt").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["export"], "nothing temporary is left"
@@ -153,6 +190,7 @@ def test_a_folder_that_only_looks_like_an_export_is_kept(tmp_path):
         (["--single-file", "nullface.py", "--push", "me/mine"], "--hub or --model"),
         (["--hub", "no/such/folder"], "does not exist"),
         (["--hub", "file.txt"], "is a file"),
+        (["--model", "a", "--sdxl"], "no Stable Diffusion XL"),
         (["--hub", "a", "--push", "not a name"], "not a name"),
         (["--hub", "a", "--push", "mine"], "me/mine"),
         (["--hub", "a", "--push", "me/mine", "--no-dry-run"], "hf auth login"),
@@ -165,6 +203,14 @@ def test_wrong_usage_writes_nothing(tmp_path, monkeypatch, arguments, message):
     result = export(*arguments)
     assert result.exit_code == 1 and message in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize(("options", "name"), [([], "StableDiffusion"), (["--sdxl"], "StableDiffusionXL")])
+def test_export_of_a_single_file(tmp_path, options, name):
+    result = export("--single-file", tmp_path / "nullface.py", *options)
+    assert result.exit_code == 0, result.output
+    classes = re.findall(r"^class (StableDiffusion\w+)\(", (tmp_path / "nullface.py").read_text(), flags=re.MULTILINE)
+    assert classes == [f"{name}NullFacePipeline"]
 
 
 def test_export_needs_a_clone(tmp_path, monkeypatch):
