@@ -42,6 +42,7 @@ class Asked:
     model: str
     keep: str
     preset: Preset
+    fast: bool
     device: str | None
     dtype: Dtype | None
     seed: int | None
@@ -82,6 +83,7 @@ class Asked:
             {
                 "model": self.model,
                 "preset": self.preset,
+                "fast": self.fast,
                 "keep": sorted(photo.keep),
                 "threshold": photo.similarity_threshold,
                 "min_face": photo.min_face,
@@ -102,7 +104,12 @@ def anonymize(
         str, typer.Option(help="tiny (in the package), sd15, or a folder or Hub name of a Stable Diffusion 1.5 model.")
     ] = "tiny",
     keep: Annotated[str, typer.Option(help="Regions to leave as they are, with commas: eyes,mouth.")] = "",
-    preset: Annotated[Preset, typer.Option(help="How far the new face is from the old one.")] = Preset.standard,
+    preset: Annotated[
+        Preset, typer.Option(help="How far the new face is from the old one; fast and preview: standard in few steps.")
+    ] = Preset.standard,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Nearly the same in 7 steps, about four times as fast, with any preset.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; what there is by default.")] = None,
     dtype: Annotated[Dtype | None, typer.Option(help="float16 on a GPU and float32 on a CPU by default.")] = None,
     seed: Annotated[
@@ -287,7 +294,7 @@ def _face_hider(pipe: Any, asked: Asked) -> "Callable[[PhotoFile, str], Anonymiz
     from nullface_pipeline.photo import check_pipeline
     from nullface_pipeline.photo_folder import anonymize_file
 
-    options = replace(asked.photo_options, **preset_settings(asked.model, asked.preset))
+    options = replace(asked.photo_options, **preset_settings(asked.model, asked.preset, asked.fast))
     try:
         check_pipeline(pipe, options)
     except (RuntimeError, TypeError, ValueError) as error:

@@ -23,6 +23,8 @@ class Preset(StrEnum):
     light = "light"
     standard = "standard"
     strong = "strong"
+    fast = "fast"
+    preview = "preview"
 
 
 class OnFailure(StrEnum):

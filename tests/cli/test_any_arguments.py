@@ -62,7 +62,7 @@ def quick_models():
         patch.setattr(
             model_sets,
             "preset_settings",
-            lambda name, preset: {"num_inference_steps": 3, "skip": 0.4, "guidance_scale": 6.0},
+            lambda name, preset, fast: {"num_inference_steps": 3, "skip": 0.4, "guidance_scale": 6.0},
         )
         yield
 
