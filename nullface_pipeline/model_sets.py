@@ -51,7 +51,7 @@ def load_model_set(
     return pipe
 
 
-def pipeline_class(model: str) -> type[StableDiffusionNullFacePipeline] | type[StableDiffusionXLNullFacePipeline]:
+def pipeline_class(model: str) -> type[Any]:
     """The class for a folder or Hub name of a Stable Diffusion model: XL has a second text encoder."""
     components = DiffusionPipeline.load_config(model)
     return StableDiffusionXLNullFacePipeline if "text_encoder_2" in components else StableDiffusionNullFacePipeline

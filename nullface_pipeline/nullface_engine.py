@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
-from diffusers.utils import BaseOutput
+from diffusers.utils import BaseOutput, logging
 
 from .ddpm_inversion import (
     DDPMInversion,
@@ -48,6 +48,8 @@ from .image_inputs import check_image_values, count_images, to_uint8
 from .photo import anonymize_photo
 from .photo_records import AnonymizedPhoto, PhotoOptions
 
+
+logger = logging.get_logger(__name__)  # pylint: disable=invalid-name
 
 # Samples in one UNet call of the inversion. On a CPU larger batches gain nothing and cost memory.
 INVERSION_BATCH_SIZE = 16
@@ -81,6 +83,14 @@ def asked_settings(num_inference_steps, skip, timesteps, solver_order, eta, ip_a
     return {name: value for name, value in asked.items() if value is not None}
 
 
+def stack_rows(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+    """`count` rows of the first conditions over as many of the second, each of which has one row or `count`."""
+    return {
+        name: torch.cat([rows.expand(count, *rows.shape[1:]) for rows in (first[name], second[name])])
+        for name in first
+    }
+
+
 class NullFaceMixin(FaceAdapterMixin):
     r"""
     The method, for a [`DiffusionPipeline`] with a VAE, a UNet and a scheduler as components.
@@ -108,22 +118,28 @@ class NullFaceMixin(FaceAdapterMixin):
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
         self.mask_processor = VaeImageProcessor(do_resize=False, do_normalize=False, do_convert_grayscale=True)
 
-    def prompt_conditions(self, prompt: str, height: int, width: int) -> dict[str, torch.Tensor]:
+    def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""
         What the UNet is told beside the identity, for [`predict_noise`].
 
         Args:
-            prompt (`str`): the text.
+            prompt (`str` or `list[str]`): one text, or N.
             height, width (`int`): of the images, in pixels.
 
         Returns:
-            `dict[str, torch.Tensor]`: in the UNet's dtype, one row each: `prompt_embeds` (1, tokens, channels) and
-            whatever else the UNet's `added_cond_kwargs` hold, (1, channels) by name.
+            `dict[str, torch.Tensor]`: `prompt_embeds` (N, tokens, channels), and whatever else the UNet's
+            `added_cond_kwargs` hold, (N, channels) or (1, channels) by name; N is 1 for one text.
         """
         raise NotImplementedError
 
-    def tokenize(self, tokenizer: Any, prompt: str) -> torch.Tensor:
-        r"""(1, tokens) int64, of the length that the text encoder takes."""
+    def tokenize(self, tokenizer: Any, prompt: str | list[str]) -> torch.Tensor:
+        r"""(N, tokens) int64, of the length that the text encoder takes."""
+        longest = tokenizer(prompt, padding="longest", return_tensors="pt").input_ids.shape[-1]
+        if longest > tokenizer.model_max_length:
+            logger.warning(
+                f"A prompt has {longest} tokens; the text encoder takes {tokenizer.model_max_length} and does not see the "
+                "rest."
+            )
         return tokenizer(
             prompt,
             padding="max_length",
@@ -215,6 +231,7 @@ class NullFaceMixin(FaceAdapterMixin):
         inversion,
         identity_generator,
         callback_on_step_end_tensor_inputs,
+        prompt,
     ):
         for name, value in (("guidance_scale", guidance_scale), ("identity_scale", identity_scale)):
             if not math.isfinite(value):
@@ -225,6 +242,10 @@ class NullFaceMixin(FaceAdapterMixin):
             raise ValueError(f"`mask_start` is a fraction of the steps in [0, 1], got {mask_start}.")
         batch_size = count_images(image)
         self.check_generators(identity_generator, batch_size)
+        if not isinstance(prompt, (str, list)) or not all(isinstance(text, str) for text in prompt):
+            raise ValueError(f"`prompt` must be a string or a list of strings, got {type(prompt)}.")
+        if isinstance(prompt, list) and len(prompt) != batch_size:
+            raise ValueError(f"{len(prompt)} prompts were given for {batch_size} image(s).")
         if identity_embeds is None and self.face_analyser is None:
             raise RuntimeError(
                 "No face models are loaded. Call `pipe.load_face_models()` first, or pass `identity_embeds`."
@@ -453,6 +474,7 @@ class NullFaceMixin(FaceAdapterMixin):
         inversion: DDPMInversion,
         identity_embeds: torch.Tensor,
         conditions: dict[str, torch.Tensor],
+        prompted: dict[str, torch.Tensor],
         mask: torch.Tensor | None,
         mask_start: float,
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None,
@@ -463,6 +485,8 @@ class NullFaceMixin(FaceAdapterMixin):
 
         Args:
             identity_embeds (`torch.Tensor`): (B, D) float32, as the adapter is to see them.
+            conditions, prompted (`dict[str, torch.Tensor]`): [`prompt_conditions`] of the empty prompt, for the
+                prediction without an identity, and of the prompts, for that with it.
             mask (`torch.Tensor` or `None`): (B, 1, h, w) in [0, 1], what is to change.
             mask_start (`float`): fraction of T from which on it is applied.
 
@@ -475,6 +499,7 @@ class NullFaceMixin(FaceAdapterMixin):
         )
         masks = [mask if t <= first_masked else None for t in schedule.timesteps.tolist()]
         extrapolation = schedule.extrapolation()
+        text_of_pair = conditions if prompted is conditions else stack_rows(conditions, prompted, len(latents))
         self._num_timesteps = len(schedule)
         with adapter_scale(self.unet, inversion.ip_adapter_scale), self.progress_bar(total=len(schedule)) as progress:
             for i, t in enumerate(schedule.timesteps):
@@ -483,10 +508,10 @@ class NullFaceMixin(FaceAdapterMixin):
 
                 if i == 0:
                     noise_pred_uncond = inversion.noise_pred
-                    noise_pred_identity = self.predict_noise(latents, t, identity_embeds, **conditions)
+                    noise_pred_identity = self.predict_noise(latents, t, identity_embeds, **prompted)
                 else:
                     pair = torch.cat([torch.zeros_like(identity_embeds), identity_embeds])
-                    noise_preds = self.predict_noise(torch.cat([latents] * 2), t, pair, **conditions)
+                    noise_preds = self.predict_noise(torch.cat([latents] * 2), t, pair, **text_of_pair)
                     noise_pred_uncond, noise_pred_identity = noise_preds.chunk(2)
                 # The property, because a callback may have changed it.
                 noise_pred = guide_noise(noise_pred_uncond, noise_pred_identity, self.guidance_scale, masks[i])
@@ -546,6 +571,7 @@ class NullFaceMixin(FaceAdapterMixin):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
         timesteps: Sequence[int] | None = None,
         solver_order: int | None = None,
+        prompt: str | list[str] = "",
     ):
         r"""
         Anonymize aligned faces. For whole photos, see [`anonymize`].
@@ -612,6 +638,9 @@ class NullFaceMixin(FaceAdapterMixin):
             solver_order (`int`, *optional*):
                 1, the default, is DDPM. 2 is SDE-DPM-Solver++ 2M, which makes use of the step before; it takes an `eta`
                 of 1.
+            prompt (`str` or `list[str]`, *optional*, defaults to `""`):
+                What the new face is to be like, `"an old man with a beard"`; one text, or one for each image. Only the
+                prediction under the identity is told it, so that it acts with `guidance_scale`.
 
         Returns:
             [`NullFacePipelineOutput`] or `tuple`:
@@ -639,6 +668,7 @@ class NullFaceMixin(FaceAdapterMixin):
             inversion,
             identity_generator,
             callback_on_step_end_tensor_inputs,
+            prompt,
         )
         if inversion is not None:
             self.check_inversion_settings(inversion, asked)
@@ -662,6 +692,7 @@ class NullFaceMixin(FaceAdapterMixin):
         inversion = inversion.to(device)
 
         # 4. Denoise under the opposite identity
+        prompted = self.prompt_conditions(prompt, *pixels.shape[-2:]) if any(prompt) else conditions
         identity_embeds = opposite_identity(
             identity_embeds.to(device), identity_scale, identity_angle, identity_generator or generator
         )
@@ -669,6 +700,7 @@ class NullFaceMixin(FaceAdapterMixin):
             inversion,
             identity_embeds,
             conditions,
+            prompted,
             mask,
             mask_start,
             callback_on_step_end,

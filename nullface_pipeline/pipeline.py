@@ -89,7 +89,7 @@ class StableDiffusionNullFacePipeline(
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]):
             Variational Auto-Encoder (VAE) model to encode and decode images to and from latent representations.
         text_encoder ([`~transformers.CLIPTextModel`]):
-            Frozen text-encoder. Only the empty prompt is encoded.
+            Frozen text-encoder.
         tokenizer ([`~transformers.CLIPTokenizer`]):
             A `CLIPTokenizer` to tokenize text.
         unet ([`UNet2DConditionModel`]):
@@ -115,7 +115,7 @@ class StableDiffusionNullFacePipeline(
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self._prepare()
 
-    def prompt_conditions(self, prompt: str, height: int, width: int) -> dict[str, torch.Tensor]:
+    def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""See [`NullFaceMixin.prompt_conditions`]: `prompt_embeds` and nothing else, whatever the size."""
         tokens = self.tokenize(self.tokenizer, prompt).to(self._execution_device)
         prompt_embeds = self.text_encoder(tokens)[0]

@@ -140,10 +140,10 @@ class StableDiffusionXLNullFacePipeline(
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
         self._prepare()
 
-    def prompt_conditions(self, prompt: str, height: int, width: int) -> dict[str, torch.Tensor]:
+    def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""
         See [`NullFaceMixin.prompt_conditions`]: besides `prompt_embeds`, both encoders' penultimate layers side by
-        side, `text_embeds` (1, channels) of the second one and `time_ids` (1, 6), a picture that was not cropped.
+        side, `text_embeds` (N, channels) of the second one and `time_ids` (1, 6), a picture that was not cropped.
         """
         penultimate = []
         for tokenizer, text_encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):

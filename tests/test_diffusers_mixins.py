@@ -24,9 +24,17 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from nullface_pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXLNullFacePipeline
 
-from .tiny_parts import EMBEDDING_SIZE, IMAGE_SIZE, make_adapter, make_components, make_images, make_mask
+from .tiny_parts import (
+    EMBEDDING_SIZE,
+    IMAGE_SIZE,
+    make_adapter,
+    make_components,
+    make_images,
+    make_mask,
+    make_xl_components,
+)
 
 
 SOURCE = os.environ.get("NULLFACE_DIFFUSERS_SOURCE")
@@ -74,8 +82,8 @@ class WholeImageAnalyser:
         face.embedding = (image.astype(np.float32).ravel() / 255 - 0.5) @ projection
 
 
-class ReadyPipeline(StableDiffusionNullFacePipeline):
-    """The pipeline with face adapter and models loaded, which are not part of what is saved.
+class Ready:
+    """A pipeline with face adapter and models loaded, which are not part of what is saved.
 
     diffusers' tests construct, save, load and call with no step between. The mixins batch arguments by putting them
     into lists; this suits images, so the identities are computed from them rather than passed.
@@ -99,6 +107,14 @@ class ReadyPipeline(StableDiffusionNullFacePipeline):
         self.unload_face_adapter()
         super().save_pretrained(*args, **kwargs)
         self.load_all()
+
+
+class ReadyPipeline(Ready, StableDiffusionNullFacePipeline):
+    pass
+
+
+class ReadyXLPipeline(Ready, StableDiffusionXLNullFacePipeline):
+    pass
 
 
 class NullFaceTesterConfig(mixins.BasePipelineTesterConfig):
@@ -130,9 +146,24 @@ class NullFaceTesterConfig(mixins.BasePipelineTesterConfig):
         return super().get_pipeline(**components).load_all()
 
 
+class XLTesterConfig(NullFaceTesterConfig):
+    pipeline_class = ReadyXLPipeline
+
+    def get_dummy_components(self):
+        return make_xl_components()
+
+
 class TestNullFacePipeline(NullFaceTesterConfig, mixins.PipelineTesterMixin):
     """Skips itself: `test_encode_prompt_works_in_isolation` (the prompt is always empty),
     `test_save_load_optional_components` and `test_num_images_per_prompt` (there are none)."""
+
+
+class TestXLNullFacePipeline(XLTesterConfig, mixins.PipelineTesterMixin):
+    pass
+
+
+class TestXLNullFacePipelineMemory(XLTesterConfig, mixins.MemoryTesterMixin):
+    pass
 
 
 class TestNullFacePipelineMemory(NullFaceTesterConfig, mixins.MemoryTesterMixin):
@@ -145,16 +176,40 @@ class ReadyPipelineWithoutLoraHalf(ReadyPipeline):
     lora_half = False
 
 
+class ReadyXLPipelineWithoutLoraHalf(ReadyXLPipeline):
+    lora_half = False
+
+
 class LoraTesterConfig(NullFaceTesterConfig):
     pipeline_class = ReadyPipelineWithoutLoraHalf
 
 
-class TestNullFacePipelineLora(LoraTesterConfig, mixins.LoraTesterMixin):
+class XLLoraTesterConfig(XLTesterConfig):
+    pipeline_class = ReadyXLPipelineWithoutLoraHalf
+
+
+class LoraTests(mixins.LoraTesterMixin):
     # These scale a LoRA for one call by `cross_attention_kwargs`, an argument that the pipeline has not got.
     test_simple_inference_with_text_lora_and_scale = None
     test_simple_inference_with_text_denoiser_lora_and_scale = None
     test_lora_scale_kwargs_match_fusion = None
     test_set_adapters_match_attention_kwargs = None
+
+
+class TestNullFacePipelineLora(LoraTesterConfig, LoraTests):
+    pass
+
+
+class TestXLNullFacePipelineLora(XLLoraTesterConfig, LoraTests):
+    pass
+
+
+class TestXLNullFacePipelineUNetLora(XLLoraTesterConfig, mixins.UNetLoraTesterMixin):
+    pass
+
+
+class TestXLNullFacePipelineLoraMemory(XLLoraTesterConfig, mixins.LoraMemoryTesterMixin):
+    pass
 
 
 class TestNullFacePipelineUNetLora(LoraTesterConfig, mixins.UNetLoraTesterMixin):

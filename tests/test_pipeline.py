@@ -1,6 +1,7 @@
 """The pipeline against the method: equal to a plain sequential computation, at little more than half of its work."""
 
 import itertools
+import logging
 
 import numpy as np
 import PIL.Image
@@ -370,6 +371,82 @@ def test_an_inversion_records_its_timesteps(shared_pipe):
         shared_pipe(inversion=inversion, skip=0.7, **call)
 
 
+def test_an_empty_prompt_is_none(shared_pipe):
+    call = {"image": make_images(2), "identity_embeds": make_embeds(2), "num_inference_steps": 10}
+    call["output_type"] = "latent"
+    expected = shared_pipe(generator=generators(2), **call).images
+    for prompt in ("", ["", ""]):
+        assert torch.equal(shared_pipe(generator=generators(2), prompt=prompt, **call).images, expected)
+    inversion = shared_pipe.invert(make_images(2), num_inference_steps=10, generator=generators(2))
+    with CountedUNet(shared_pipe.unet) as batches:
+        changed = shared_pipe(
+            make_images(2), make_embeds(2), inversion=inversion, prompt="a", output_type="latent"
+        ).images
+    assert batches == [2, 4, 4], "a prompt costs no further evaluations"
+    assert (changed - expected).norm() / expected.norm() > 1e-2
+    unguided = {**call, "generator": generators(2), "guidance_scale": 0.0}
+    expected = shared_pipe(**unguided).images
+    assert torch.equal(shared_pipe(**{**unguided, "generator": generators(2)}, prompt="a").images, expected)
+
+
+def check_that_only_the_identity_is_told_the_prompt(pipe):
+    seen = []
+
+    def note(_, args, kwargs):
+        seen.append({"text": kwargs["encoder_hidden_states"], **kwargs["added_cond_kwargs"]})
+
+    inversion = pipe.invert(make_images(2), num_inference_steps=10)
+    hook = pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        pipe(make_images(2), make_embeds(2), inversion=inversion, prompt=["a", ""])
+    finally:
+        hook.remove()
+    empty, told = (pipe.prompt_conditions(prompt, IMAGE_SIZE, IMAGE_SIZE) for prompt in ("", "a"))
+    rows = {"text": "prompt_embeds"} | {name: name for name in told if name != "prompt_embeds"}
+    for name, condition in rows.items():
+        first, *pairs = [call[name] for call in seen]
+        assert torch.allclose(first, torch.cat([told[condition], empty[condition]]), atol=1e-6)
+        for pair in pairs:
+            expected = torch.cat([empty[condition], empty[condition], told[condition], empty[condition]])
+            assert torch.allclose(pair, expected, atol=1e-6)
+    assert not torch.allclose(told["prompt_embeds"], empty["prompt_embeds"], atol=1e-3)
+
+
+def test_only_the_identity_is_told_the_prompt(shared_pipe):
+    check_that_only_the_identity_is_told_the_prompt(shared_pipe)
+
+
+def test_each_image_has_a_prompt_of_its_own(shared_pipe):
+    settings = {"num_inference_steps": 10, "output_type": "latent"}
+    prompts = ["a", ""]
+    together = shared_pipe(make_images(2), make_embeds(2), prompt=prompts, generator=generators(2), **settings).images
+    for i, generator in enumerate(generators(2)):
+        each = slice(i, i + 1)
+        alone = shared_pipe(
+            make_images(2)[each], make_embeds(2)[each], prompt=prompts[i], generator=generator, **settings
+        ).images
+        assert_same_latents(together[each], alone)
+
+
+def test_a_prompt_that_is_too_long_is_noted(shared_pipe, caplog):
+    logger = logging.getLogger("nullface_pipeline.nullface_engine")
+    logger.addHandler(caplog.handler)
+    try:
+        shared_pipe.prompt_conditions("a " * 20, 8, 8)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "22 tokens" in caplog.text
+
+
+def test_the_persons_own_embedding_at_negative_guidance(shared_pipe):
+    """As reverse-personalization has it: away from the person, rather than towards the opposite."""
+    call = {"image": make_images(1), "identity_embeds": make_embeds(1), "output_type": "latent", "skip": 0.9}
+    expected = reference_latents(shared_pipe, 1, skip=0.9, guidance=-10.0, identity_scale=-1.0)
+    actual = shared_pipe(identity_scale=-1.0, guidance_scale=-10.0, generator=generators(1), **call).images
+    assert_same_latents(actual, expected)
+    assert (shared_pipe(generator=generators(1), **call).images - actual).norm() / actual.norm() > 1e-3
+
+
 def pipeline_state(pipe):
     processors = {name: (type(p), getattr(p, "scale", None)) for name, p in pipe.unet.attn_processors.items()}
     parameters = {name: (parameter.dtype, parameter.device) for name, parameter in pipe.unet.named_parameters()}
@@ -525,6 +602,8 @@ BAD_CALLS = {
     "skip of every step": ({"skip": 0.9, "num_inference_steps": 3}, ValueError, "none of 3 steps"),
     "steps": ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
     "eta": ({"eta": 0.0}, ValueError, "eta"),
+    "prompts": ({"prompt": ["a", "a"]}, ValueError, "2 prompts"),
+    "prompt is no text": ({"prompt": 7}, ValueError, "string"),
     "solver order": ({"solver_order": 3}, ValueError, "1 or 2"),
     "order 2 of less noise": ({"solver_order": 2, "eta": 0.5}, ValueError, "`eta`=1 only"),
     "no timesteps": ({"timesteps": [], "num_inference_steps": None}, ValueError, "strictly decreasing"),

@@ -14,7 +14,13 @@ from nullface_pipeline.model_sets import pipeline_class
 from .sequential_reference import SequentialNullFaceXL
 from .test_contract import assert_same_weights, models, ready, relative_difference, run
 from .test_face_adapter import make_distilled_lora
-from .test_pipeline import CountedUNet, assert_same_latents, latent_mask, reference_latents
+from .test_pipeline import (
+    CountedUNet,
+    assert_same_latents,
+    check_that_only_the_identity_is_told_the_prompt,
+    latent_mask,
+    reference_latents,
+)
 from .tiny_parts import (
     generators,
     make_adapter,
@@ -100,6 +106,10 @@ def test_both_predictions_are_told_the_same_text(shared):
         ):
             assert rows.any() and torch.equal(rows, expected.expand_as(rows))
     assert {call["text"].shape[0] for call in seen} == {2, 4}
+
+
+def test_only_the_identity_is_told_the_prompt(shared):
+    check_that_only_the_identity_is_told_the_prompt(shared)
 
 
 def test_the_text_is_that_of_diffusers(shared):
