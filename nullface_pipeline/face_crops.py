@@ -105,6 +105,13 @@ class FaceCrop:
         corners = self.points_to_photo(np.array([[-0.5, -0.5], [edge, -0.5], [edge, edge], [-0.5, edge]]))
         return corners.min(axis=0), corners.max(axis=0)
 
+    def is_in_photo(self, photo_size: tuple[int, int]) -> np.ndarray:
+        """(size, size) bool: which of the crop's pixels lie in an (H, W) photo; the others are its mirror image."""
+        y, x = np.mgrid[: self.size, : self.size]
+        points = self.points_to_photo(np.stack([x.ravel(), y.ravel()], axis=1))
+        inside = (points >= -0.5) & (points < np.array(photo_size[::-1]) - 0.5)
+        return inside.all(axis=1).reshape(self.size, self.size)
+
     def photo_box(self, photo_size: tuple[int, int]) -> tuple[int, int, int, int]:
         """The crop's bounding box (x0, y0, x1, y1), end exclusive, in whole pixels, cut to an (H, W) photo."""
         low, high = self._photo_bounds()

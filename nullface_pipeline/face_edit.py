@@ -12,13 +12,13 @@ import torch
 from .ddpm_inversion import few_step_timesteps
 from .face_crops import FaceCrop, edge_feather
 from .face_identity import DetectedFace, embed_face, similarity, turned_identity
-from .face_masks import face_ellipse, face_masks, mask_picture, nearest_face
+from .face_masks import face_masks, mask_picture, nearest_face, parts_to_change
 from .face_search import SAME_BOX, overlap, search_faces
 from .photo_records import PhotoOptions
 
 
-# Share of a face that has to be free to change. With less of it, no result can be another person, whatever a
-# recognizer says of it.
+# Share of a face, and of the part with its features, that has to be free to change. With less of it, no result can be
+# another person, whatever a recognizer says of it.
 MIN_CHANGE = 0.2
 
 
@@ -32,6 +32,7 @@ class FaceTarget:
         aligned (`np.ndarray`): (size, size, 3) uint8 RGB, the crop of the photo.
         mask (`np.ndarray`): (size, size) float32 in [0, 1], what may change.
         wider_mask (`np.ndarray`): the same for faces that are tried again.
+        parts (`tuple[np.ndarray, ...]`): (size, size) bool, the face and its inner part, as far as the photo shows them.
         seed (`int` or `None`): of its noise.
         attempts (`int`): made so far.
         result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, of the latest attempt.
@@ -43,6 +44,7 @@ class FaceTarget:
     aligned: np.ndarray
     mask: np.ndarray
     wider_mask: np.ndarray
+    parts: tuple[np.ndarray, ...]
     seed: int | None
     attempts: int = 0
     result: np.ndarray | None = None
@@ -51,12 +53,12 @@ class FaceTarget:
     @property
     def can_change(self) -> bool:
         """Whether enough of the face may change for another person to come out."""
-        return bool(self.mask.sum() >= MIN_CHANGE * face_ellipse(self.landmarks, self.crop.size).sum())
+        return all(self.mask[part].sum() >= MIN_CHANGE * part.sum() for part in self.parts)
 
-    @property
-    def landmarks(self) -> np.ndarray:
-        """(5, 2) float64 in the crop."""
-        return self.crop.points_to_crop(self.face.landmarks)
+    def changed(self, pixels: np.ndarray) -> float:
+        """The share of the pixels that differ in (H, W, 3) uint8 `pixels`, in the part of the face with the least."""
+        differs = (self.crop.crop_image(pixels) != self.aligned).any(axis=-1)
+        return min((float(differs[part].mean()) for part in self.parts if part.any()), default=1.0)
 
     def is_hidden(self, threshold: float) -> bool:
         """Whether there is an attempt that does not resemble the person; no number is no."""
@@ -84,8 +86,10 @@ def make_target(
     mine: np.ndarray = nearest_face(crop, face, faces).astype(np.float32)
     if keep_mask is not None:
         mine = mine * (1.0 - crop.crop_mask(keep_mask))
-    mask, wider_mask = face_masks(pipe.face_parser, aligned, crop.points_to_crop(face.landmarks), keep)
-    return FaceTarget(face, crop, aligned, mine * mask, mine * wider_mask, seed)
+    landmarks = crop.points_to_crop(face.landmarks)
+    mask, wider_mask = face_masks(pipe.face_parser, aligned, landmarks, keep)
+    parts = parts_to_change(crop, landmarks, pixels.shape[:2])
+    return FaceTarget(face, crop, aligned, mine * mask, mine * wider_mask, parts, seed)
 
 
 def hide_faces(

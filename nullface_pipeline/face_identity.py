@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 
+from .photo_records import FaceNotHiddenError
+
 
 # The recognizer whose embeddings the published FaceID adapters were trained on, as its file in the pack "buffalo_l".
 FACEID_RECOGNIZER = "w600k_r50.onnx"
@@ -142,7 +144,11 @@ def same_person_similarity(analyser: Any) -> float:
 
 
 def locate_faces(analyser: Any, image: np.ndarray) -> list[FaceLocation]:
-    """Find every face of an (H, W, 3) uint8 RGB image, largest first, without asking who it is."""
+    """Find every face of an (H, W, 3) uint8 RGB image, largest first, without asking who it is.
+
+    Raises:
+        FaceNotHiddenError: (a `RuntimeError`) if a face is nowhere: nobody could hide or cover it.
+    """
     bgr = _less_narrow(image)[..., ::-1]  # InsightFace takes BGR
     boxes, landmarks = analyser.det_model.detect(np.ascontiguousarray(bgr))
     if landmarks is None:
@@ -151,7 +157,19 @@ def locate_faces(analyser: Any, image: np.ndarray) -> list[FaceLocation]:
         FaceLocation(np.asarray(box[:4], dtype=np.float32), np.asarray(points, dtype=np.float32), float(box[4]))
         for box, points in zip(boxes, landmarks)
     ]
+    if not all(_is_somewhere(face, max(image.shape)) for face in faces):
+        raise FaceNotHiddenError(
+            "The detector found a face, but its box or its landmarks are nowhere in the picture, so it cannot be hidden; "
+            "nothing is returned. Use another detector, or one of full precision."
+        )
     return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+def _is_somewhere(face: FaceLocation, longest: int) -> bool:
+    """Whether a box has an area and landmarks are not farther from a picture than its longest side; no number is no."""
+    x0, y0, x1, y1 = face.box
+    near = (face.landmarks >= -longest) & (face.landmarks <= 2 * longest)
+    return bool(np.isfinite([*face.box, face.score]).all() and x0 < x1 and y0 < y1 and near.all())
 
 
 def _less_narrow(image: np.ndarray) -> np.ndarray:

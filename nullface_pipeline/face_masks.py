@@ -17,6 +17,9 @@ from .face_parsing import FACE_REGIONS, anonymization_mask, region_mask
 # The wider one is for faces that are tried again.
 MASK_MARGIN, WIDER_MARGIN = 0.02, 0.06
 
+# Eyes, nose and mouth lie within this share of the face's ellipse, in width and in height.
+INNER_FACE = 0.6
+
 
 def face_masks(
     parser: Any | None, aligned: np.ndarray, landmarks: np.ndarray, keep: Sequence[str]
@@ -45,11 +48,12 @@ def face_masks(
     )
 
 
-def face_ellipse(landmarks: np.ndarray, size: int, margin: float = 0.0) -> np.ndarray:
+def face_ellipse(landmarks: np.ndarray, size: int, margin: float = 0.0, scale: float = 1.0) -> np.ndarray:
     """Soft ellipse from brow to chin and ear to ear around (5, 2) landmarks in the crop; (size, size) float32.
 
     Args:
         margin (`float`): how much farther it reaches, as a share of the crop.
+        scale (`float`): how large it is before.
     """
     eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
     centre = eyes + 0.45 * (mouth - eyes)
@@ -57,9 +61,20 @@ def face_ellipse(landmarks: np.ndarray, size: int, margin: float = 0.0) -> np.nd
     axes = max(1.15 * eye_distance, 0.9 * face_height), max(1.75 * face_height, 1.3 * eye_distance)
     angle = -np.degrees(np.arctan2(*(mouth - eyes)))
     mask = np.zeros((size, size), dtype=np.float32)
-    diameters = 2.0 * (np.array(axes) + margin * size)
+    diameters = 2.0 * (scale * np.array(axes) + margin * size)
     cv2.ellipse(mask, (tuple(centre.tolist()), tuple(diameters.tolist()), float(angle)), 1.0, -1)
     return cv2.GaussianBlur(mask, (0, 0), 0.02 * size)
+
+
+def parts_to_change(crop: FaceCrop, landmarks: np.ndarray, photo_size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """Two (size, size) bool: a face's ellipse, and the inner part that its features fill, as far as an (H, W) photo
+    shows them.
+
+    Args:
+        landmarks (`np.ndarray`): (5, 2) in the crop.
+    """
+    shown = crop.is_in_photo(photo_size)
+    return tuple(shown & (face_ellipse(landmarks, crop.size, scale=scale) > 0.5) for scale in (1.0, INNER_FACE))
 
 
 def nearest_face(crop: FaceCrop, face: DetectedFace, faces: list[DetectedFace]) -> np.ndarray:

@@ -17,7 +17,7 @@ from .face_edit import FaceTarget, cover_face, hide_faces, make_target, paste_al
 from .face_identity import DetectedFace, FaceLocation, same_person_similarity, similarity
 from .face_masks import read_keep_mask
 from .face_parsing import check_kept_regions
-from .face_search import SAME_BOX, lies_in, overlap, search_faces
+from .face_search import is_same_place, overlap, search_faces
 from .photo_records import (
     MAX_SEED,
     AnonymizedPhoto,
@@ -34,7 +34,8 @@ Face = TypeVar("Face", bound=FaceLocation)
 # somebody who agreed to be seen costs little, the contrary costs a person's privacy.
 CONSENT_MARGIN = 0.2
 
-# Share of the pixels of a hidden face's box that must differ from before. A box shows some hair and background too.
+# Share of the pixels of a hidden face that must differ from before: of its box, which shows some hair and background
+# too, of its ellipse and of the inner part with its features.
 MIN_CHANGED_PIXELS = 0.1
 
 # What Pillow turns into RGB without loss of what is to be seen.
@@ -193,7 +194,7 @@ def find_spared_faces(
             only the most similar one is.
 
     Raises:
-        ValueError: if no face is at a box, or a reference photo does not show exactly one face. A person of a
+        ValueError: if not exactly one face is at a box, or a reference photo does not show exactly one face. A person of a
             reference photo who is not in this photo is no error.
     """
     spared: list[DetectedFace] = []
@@ -207,8 +208,8 @@ def find_spared_faces(
             found = [face for face in faces if similarity(face.embedding, references[0].embedding) >= threshold]
             found = sorted(found, key=lambda face: similarity(face.embedding, references[0].embedding))[-1:]
         else:
-            found = sorted(faces, key=lambda face: overlap(face.box, wanted), reverse=True)[:1]
-            if overlap(found[0].box, wanted) < SAME_BOX:
+            found = [face for face in faces if is_same_place(face.box, np.array(wanted))]
+            if len(found) != 1:
                 boxes = ", ".join(str(face.box.round().astype(int).tolist()) for face in faces)
                 raise ValueError(f"`skip_faces` names the box {list(wanted)}, but the faces are at {boxes}.")
         spared += [face for face in found if face not in spared]
@@ -269,9 +270,8 @@ def unmatched_faces(seen: Sequence[Face], known: Sequence[FaceLocation]) -> list
 
 
 def is_same_face(first: FaceLocation, second: FaceLocation) -> bool:
-    """Whether one face lies on the other, though its box may have become somewhat larger or smaller."""
-    similar = first.area > 0.25 * second.area and second.area > 0.25 * first.area
-    return similar and (lies_in(first.box, second.box) or lies_in(second.box, first.box))
+    """Whether two boxes are about one face, though its box may have become somewhat larger or smaller."""
+    return is_same_place(first.box, second.box)
 
 
 def check_finished(found: FoundFaces, finished: FinishedFaces) -> None:
@@ -298,7 +298,8 @@ def check_finished(found: FoundFaces, finished: FinishedFaces) -> None:
 def _is_changed(before: np.ndarray, after: np.ndarray, target: FaceTarget) -> bool:
     x0, y0, x1, y1 = _pixel_box(target.face.box, before.shape)
     changed = (before[y0:y1, x0:x1] != after[y0:y1, x0:x1]).any(axis=-1)
-    return changed.size == 0 or bool(changed.mean() >= MIN_CHANGED_PIXELS)
+    in_box = 1.0 if changed.size == 0 else float(changed.mean())
+    return min(in_box, target.changed(after)) >= MIN_CHANGED_PIXELS
 
 
 def _is_covered(pixels: np.ndarray, box: np.ndarray, covers: int) -> bool:

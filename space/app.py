@@ -203,7 +203,8 @@ def run(
     """Status and result of one click. A photo that cannot be anonymized is never shown."""
     if photo is None:
         return NOTHING_OPEN, ""
-    if not chosen:
+    if not set(chosen) & set(face_names(photo)):
+        # A photo of which nothing changes is no result.
         return "Tick at least one face to anonymize.", ""
     try:
         check_kept_regions(kept)

@@ -27,6 +27,9 @@ MIME_TYPES = {
     "BMP": "image/bmp",
     "HEIF": "image/heic",
 }
+# What the page calls a face that it had not found when the photo was opened.
+UNNUMBERED = "Another face"
+
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "HEIF": "heic"}
 
 
@@ -106,7 +109,9 @@ def describe_face(record: FaceRecord, name: str, threshold: float) -> str:
         return f"{name}: replaced. Not recognised as the same person{figures}."
     if record.attempts:
         return f"{name}: covered, because it was still recognised after {record.attempts} attempts{figures}."
-    return f"{name}: covered, because it was seen only when the finished photo was checked."
+    if name == UNNUMBERED:
+        return f"{name}: covered, because it was seen only when the finished photo was checked."
+    return f"{name}: covered, because you left too little of it to change."
 
 
 def describe_faces(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> list[str]:
@@ -120,7 +125,7 @@ def describe_faces(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) 
 
 
 def _name(number: int, numbers: dict[Any, int]) -> str:
-    return f"Face {number}" if number <= len(numbers) else "Another face"
+    return f"Face {number}" if number <= len(numbers) else UNNUMBERED
 
 
 def show_result(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> str:

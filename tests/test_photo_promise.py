@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,6 +65,13 @@ def inside(pixels, face):
     return pixels[y0:y1, x0:x1]
 
 
+def kept_around(face, size, half_axes):
+    """A mask that keeps an ellipse around the middle of the face."""
+    mask, centre = PIL.Image.new("L", size), face.landmarks.mean(axis=0)
+    PIL.ImageDraw.Draw(mask).ellipse([*(centre - half_axes), *(centre + half_axes)], fill=255)
+    return mask
+
+
 # --- The invariant ---------------------------------------------------------------------------------------------------
 
 
@@ -103,6 +111,15 @@ def test_a_hidden_face_whose_pixels_are_the_same_is_refused(pixels, face, target
         check_finished(found, FinishedFaces(hardly, (target,), (), ()))
 
 
+def test_a_hidden_face_of_which_only_the_surroundings_changed_is_refused(pixels, face, target):
+    """Hair and background make up most of a box."""
+    features = np.asarray(kept_around(face, pixels.shape[1::-1], (34, 46))) > 0
+    changed = np.where(features[..., None], pixels, target.paste(pixels))
+    assert (inside(changed, face) != inside(pixels, face)).any(axis=-1).mean() > 0.3
+    with pytest.raises(FaceNotHiddenError, match="did not change"):
+        check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(changed, (target,), (), ()))
+
+
 def test_a_covered_face_that_still_shows_is_refused(pixels, face, target):
     for found, finished in (
         (FoundFaces(pixels, (face,), (), ()), FinishedFaces(pixels, (), (target,), ())),
@@ -137,6 +154,34 @@ def test_a_mask_over_the_face_covers_it_whatever_the_threshold(pipe, astronaut):
     assert [face.method for face in pipe.anonymize(astronaut, keep_mask=almost, **PASSES).faces] == ["covered"]
     with pytest.raises(FaceNotHiddenError):
         pipe.anonymize(astronaut, keep_mask=everything, on_failure="error", **PASSES)
+
+
+@pytest.mark.parametrize("options", [PASSES, {**FAST, "max_attempts": 3}])
+def test_a_mask_over_all_features_covers_the_face(pipe, astronaut, face, options):
+    """Cheeks, forehead and ears alone make nobody another person."""
+    mask = kept_around(face, astronaut.size, (34, 41))
+    (record,) = pipe.anonymize(astronaut, keep_mask=mask, seed=0, **options).faces
+    assert (record.method, record.attempts) == ("covered", 0)
+
+
+def test_a_mask_over_one_feature_does_not_cover_the_face(told, astronaut, face):
+    mask = kept_around(face, astronaut.size, (12, 12))
+    (record,) = told([face.box]).anonymize(astronaut, keep_mask=mask, seed=0, **PASSES).faces
+    assert record.method == "nullface"
+
+
+@pytest.mark.parametrize("cut", [(150, 0), (165, 0), (0, 100), (165, 100), (190, 0)])
+@pytest.mark.parametrize("half_axes", [(300, 300), (46, 52)])
+def test_what_may_change_outside_the_photo_does_not_count(pipe, told, astronaut, face, cut, half_axes):
+    """The mirror image beyond the border is free to change, and nobody sees it."""
+    photo = astronaut.crop((*cut, *astronaut.size))
+    shift = np.array(cut, np.float32)
+    moved = replace(face, box=face.box - np.tile(shift, 2), landmarks=face.landmarks - shift)
+    mask = kept_around(moved, photo.size, half_axes)
+    pipe = told([moved.box])
+    pipe.face_analyser.det_model.landmarks = moved.landmarks
+    (record,) = pipe.anonymize(photo, keep_mask=mask, seed=0, **PASSES).faces
+    assert (record.method, record.attempts) == ("covered", 0)
 
 
 def test_a_result_that_cannot_be_compared_is_covered(pipe, astronaut):
@@ -197,6 +242,57 @@ def test_a_spared_face_accounts_for_one_that_is_seen_afterwards(told, astronaut,
     beside = face.box + np.array([0.45, 0, 0.45, 0], np.float32) * (face.box[2] - face.box[0])
     result = told([face.box], [face.box, beside]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
     assert sorted(record.method for record in result.faces) == ["covered", "spared"]
+
+
+@pytest.mark.parametrize("shift", [0.42, 0.49])
+def test_a_neighbour_is_not_taken_for_a_face_that_is_seen_no_more(told, astronaut, face, shift):
+    beside = face.box + np.array([shift, 0, shift, 0], np.float32) * (face.box[2] - face.box[0])
+    result = told([face.box], [beside]).anonymize(astronaut, max_attempts=1, **PASSES)
+    assert [record.method for record in result.faces] == ["nullface", "covered"]
+
+
+@pytest.mark.parametrize("shift", [0.42, 0.49])
+def test_a_box_does_not_spare_the_neighbour(told, astronaut, face, shift):
+    """Of two people cheek to cheek only one was found, and the other one had agreed."""
+    beside = face.box + np.array([shift, 0, shift, 0], np.float32) * (face.box[2] - face.box[0])
+    with pytest.raises(ValueError, match="`skip_faces` names the box"):
+        told([face.box]).anonymize(astronaut, skip_faces=[beside], **PASSES)
+
+
+def test_a_box_between_two_faces_spares_neither(told, astronaut, face):
+    width = face.box[2] - face.box[0]
+    left, right = (face.box + np.array([shift, 0, shift, 0], np.float32) * width for shift in (-0.22, 0.22))
+    with pytest.raises(ValueError, match="`skip_faces` names the box"):
+        told([left, right]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
+
+
+wrong_numbers = [math.nan, math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("min_face", [0, 1000])
+@pytest.mark.parametrize("look", [0, 1])
+@pytest.mark.parametrize("corners", [(0, 1, 2, 3), (2,)])
+@pytest.mark.parametrize("number", wrong_numbers)
+def test_a_box_that_is_nowhere_covers_nothing(told, astronaut, face, number, corners, look, min_face):
+    wrong = face.box.copy()
+    wrong[list(corners)] = number
+    with pytest.raises(FaceNotHiddenError, match="nowhere"):
+        told(*[[face.box]] * look, [face.box, wrong]).anonymize(astronaut, min_face=min_face, **PASSES)
+
+
+@pytest.mark.parametrize("corners", [(2, 3, 0, 1), (2, 1, 0, 3), (0, 1, 0, 3), (0, 1, 2, 1)])
+def test_a_box_without_area_covers_nothing(told, astronaut, face, corners):
+    with pytest.raises(FaceNotHiddenError, match="nowhere"):
+        told([face.box[list(corners)]]).anonymize(astronaut, min_face=1000, **PASSES)
+
+
+@pytest.mark.parametrize("number", [*wrong_numbers, 1e30, -1e6])
+def test_landmarks_that_are_nowhere_are_refused_in_words(told, astronaut, face, number):
+    pipe = told([face.box])
+    pipe.face_analyser.det_model.landmarks = face.landmarks.copy()
+    pipe.face_analyser.det_model.landmarks[0, 0] = number
+    with pytest.raises(FaceNotHiddenError, match="nowhere"):
+        pipe.anonymize(astronaut, **PASSES)
 
 
 def test_boxes_beyond_the_photo_are_covered_as_far_as_they_are_in_it(told, astronaut):

@@ -198,6 +198,7 @@ def test_tint_shows_what_changes(app):
     ("chosen", "kept", "message"),
     [
         ([], [], "Tick at least one face"),
+        (["Face 2"], [], "Tick at least one face"),
         (["Face 1"], ["skin", "brows", "eyes", "glasses", "nose", "mouth", "ears"], "without skin to change"),
     ],
 )
@@ -227,7 +228,7 @@ def test_forgotten_photo(app):
             3,
             "Face 1: covered, because it was still recognised after 3 attempts (similarity 0.61; same person from 0.54).",
         ),
-        ("covered", None, 0, "Face 1: covered, because it was seen only when the finished photo was checked."),
+        ("covered", None, 0, "Face 1: covered, because you left too little of it to change."),
         ("spared", None, 0, "Face 1: left as it was, as you chose."),
     ],
 )
@@ -235,6 +236,19 @@ def test_plain_words(app, method, similarity, attempts, sentence):
     from page_parts import describe_face
 
     assert describe_face(FaceRecord((0, 0, 9, 9), 0.9, similarity, attempts, method), "Face 1", 0.54) == sentence
+
+
+def test_faces_that_were_not_found_at_first_are_said_to_be_so(app):
+    from page_parts import describe_face
+
+    sentence = "Another face: covered, because it was seen only when the finished photo was checked."
+    assert describe_face(FaceRecord((0, 0, 9, 9), 0.9, None, 0, "covered"), "Another face", 0.54) == sentence
+
+
+def test_a_face_that_is_painted_over_is_said_to_be_covered_for_that(app):
+    everything = painting(app.EXAMPLE, (0, 0, *app.EXAMPLE.view.shape[1::-1]))
+    status, shown = run(app, app.EXAMPLE, painted=everything)
+    assert "1 face(s) covered" in status and "you left too little of it to change" in shown
 
 
 def test_strengths_set_the_knobs(app):

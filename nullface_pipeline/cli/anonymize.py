@@ -374,11 +374,17 @@ def _add_preview(table: Table, detector: Any, job: "PhotoJob", record: "ResultRe
     """One row of the table; returns whether there is a preview."""
     from nullface_pipeline.photo_files import PhotoFileError
     from nullface_pipeline.photo_folder.preview import write_preview
+    from nullface_pipeline.photo_folder.run import in_words
+    from nullface_pipeline.photo_records import PhotoRefusedError
 
     try:
         faces, preview = write_preview(detector, job)
-    except PhotoFileError as error:
-        table.add_row(show(job.source), "", "", f"[red]refused:[/red] {show(error)}")
+    # Previews that cannot be written are no matter of one photo.
+    except OSError:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, (PhotoFileError, PhotoRefusedError)) else in_words(error)
+        table.add_row(show(job.source), "", "", f"[red]refused:[/red] {show(reason)}")
         return False
     record.add_picture(preview.read_bytes())
     sizes = ", ".join(f"{face.longer_side:.0f}" for face in faces)

@@ -63,8 +63,9 @@ def draw_tile(outcome: PhotoOutcome) -> PIL.Image.Image:
 
 
 def shown_name(outcome: PhotoOutcome) -> str:
-    """The photo's name, shortened; names may hold what no text can."""
-    name = outcome.job.output.name.encode(errors="replace").decode()
+    """The photo's name, shortened. Of what no text can hold, ends the line or turns the direction of writing, only the
+    spelling is shown."""
+    name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in outcome.job.output.name)
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 

@@ -105,13 +105,14 @@ def _hide_faces(anonymize: Anonymize, job: PhotoJob, read: _Read | PhotoFileErro
         return _Unwritten(PhotoOutcome(job, "refused", str(error), not_hidden=not_hidden))
     # One photo that a library chokes on is no reason to give up the others.
     except Exception as error:
-        return _Unwritten(PhotoOutcome(job, "refused", _in_words(error)))
+        return _Unwritten(PhotoOutcome(job, "refused", in_words(error)))
     covered = any(face.method == "covered" for face in result.faces)
     outcome = PhotoOutcome(job, "covered" if covered else "anonymized", faces=result.faces)
     return _Unwritten(outcome, result.image, read)
 
 
-def _in_words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
+    """Why a photo is refused that a library chokes on."""
     # By its name, because torch, whose error it is, takes seconds to import.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "It needs more memory than there is: shrink it, or lower the number of faces in a batch."

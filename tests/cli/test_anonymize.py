@@ -13,7 +13,9 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
+from nullface_pipeline.photo_folder import preview
 from nullface_pipeline.photo_folder.paths import PREVIEW_SUFFIX
+from nullface_pipeline.photo_records import FaceNotHiddenError, TooManyFacesError
 
 
 def invoke(*arguments):
@@ -100,6 +102,32 @@ def test_a_dry_run_only_writes_previews_in_which_faces_are_covered(tmp_path):
     face = previews[f"astronaut.png{PREVIEW_SUFFIX}"][90:150, 200:250]
     assert len(np.unique(face.reshape(-1, 3), axis=0)) == 1
     assert (previews[f"wall.png{PREVIEW_SUFFIX}"] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (TooManyFacesError("Too many faces."), "Too many faces"),
+        (FaceNotHiddenError("It is nowhere."), "It is nowhere"),
+        (RuntimeError("of a library"), "RuntimeError"),
+        (MemoryError(), "more memory"),
+    ],
+)
+def test_a_dry_run_goes_on_after_a_photo_that_cannot_be_searched(tmp_path, monkeypatch, error, message):
+    for name in ("a.png", "b.png"):
+        PIL.Image.new("RGB", (200, 200), "white").save(tmp_path / name)
+    search = preview.search_faces
+    answers = iter([error])
+
+    def fail_once(detector, pixels):
+        for failure in answers:
+            raise failure
+        return search(detector, pixels)
+
+    monkeypatch.setattr(preview, "search_faces", fail_once)
+    result = invoke_as_main("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 3 and "refused" in result.output and message in " ".join(result.output.split())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"b.png{PREVIEW_SUFFIX}"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import PIL.Image
 
 from nullface_pipeline.photo_folder import (
     Earlier,
+    PhotoJob,
+    PhotoOutcome,
     ResultRecord,
     anonymize_photos,
     append_to_report,
@@ -15,6 +17,7 @@ from nullface_pipeline.photo_folder import (
     read_report,
     split_jobs,
 )
+from nullface_pipeline.photo_folder.contact_sheet import shown_name
 
 from .stand_in import paint_black
 
@@ -69,6 +72,16 @@ def test_names_may_hold_what_no_text_can(photos, tmp_path):
     append_to_report(report, outcome)
     earlier = Earlier(ResultRecord(tmp_path / "record.jsonl"), read_report(report))
     assert split_jobs(jobs, "", earlier).finished == [outcome]
+
+
+def test_a_contact_sheet_shows_how_a_name_is_spelt():
+    for name, shown in (
+        ("a\nanonymized.jpg", "a\\nanonymized.jpg"),
+        ("\u202egpj.a", "\\u202egpj.a"),
+        ("é.jpg", "é.jpg"),
+    ):
+        assert shown_name(PhotoOutcome(PhotoJob(Path("a"), Path(name)), "covered")) == shown
+    assert shown_name(PhotoOutcome(PhotoJob(Path("a"), Path(os.fsdecode(b"\xff.jpg"))), "covered")).isprintable()
 
 
 def test_too_little_memory_is_no_reason_to_stop(photos, tmp_path):
