@@ -41,7 +41,14 @@ from .ddpm_inversion import (
     solve_noise_maps,
     whole_steps,
 )
-from .face_adapter import FaceAdapterMixin, adapter_scale, check_face_adapter, embedding_size, identity_conditions
+from .face_adapter import (
+    FaceAdapterMixin,
+    adapter_scale,
+    check_face_adapter,
+    embedding_size,
+    fused_face_lora,
+    identity_conditions,
+)
 from .face_identity import DETECTION_THRESHOLD, choose_face, detect_faces, load_face_analyser, opposite_identity
 from .face_parsing import anonymization_mask, check_kept_regions, load_face_parser
 from .image_inputs import check_image_values, count_images, to_uint8
@@ -456,7 +463,7 @@ class NullFaceMixin(FaceAdapterMixin):
         batch_size = inversion_batch_size or INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)
         batches = list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
         predictions = []
-        with adapter_scale(self.unet, settings.ip_adapter_scale):
+        with adapter_scale(self.unet, settings.ip_adapter_scale), fused_face_lora(self.unet):
             for latents, t, nobody in self.progress_bar(batches):
                 predictions.append(self.predict_noise(latents, t, nobody, **conditions))
         noise_preds = torch.cat(predictions).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
@@ -501,7 +508,11 @@ class NullFaceMixin(FaceAdapterMixin):
         extrapolation = schedule.extrapolation()
         text_of_pair = conditions if prompted is conditions else stack_rows(conditions, prompted, len(latents))
         self._num_timesteps = len(schedule)
-        with adapter_scale(self.unet, inversion.ip_adapter_scale), self.progress_bar(total=len(schedule)) as progress:
+        with (
+            adapter_scale(self.unet, inversion.ip_adapter_scale),
+            fused_face_lora(self.unet),
+            self.progress_bar(total=len(schedule)) as progress,
+        ):
             for i, t in enumerate(schedule.timesteps):
                 if self.interrupt:
                     continue
