@@ -40,14 +40,14 @@ class Way:
 
     Attributes:
         name (`str`): for the table.
-        run (`Callable`): does it once.
+        run (`Callable`): does it once and returns the pixels, in [0, 1].
         dtype (`torch.dtype`): of the UNet and the text encoder.
         vae_dtype (`torch.dtype`): of the VAE.
         paper_evaluations (`int`): that it takes at the paper's 100 steps.
     """
 
     name: str
-    run: Callable[[], Any]
+    run: Callable[[], torch.Tensor]
     dtype: torch.dtype
     vae_dtype: torch.dtype
     paper_evaluations: int
@@ -104,7 +104,7 @@ class Published:
             generator=torch.Generator().manual_seed(0),
             mask_delay_steps=round(num_steps * MASK_START) - round(num_steps * SKIP),
         )
-        return model.vae.decode(latents / scaling).sample
+        return (model.vae.decode(latents / scaling).sample / 2.0 + 0.5).clamp(0.0, 1.0)
 
 
 def all_ways(pipe: Any, published: Published, image: torch.Tensor, num_steps: int) -> list[Way]:
@@ -112,9 +112,9 @@ def all_ways(pipe: Any, published: Published, image: torch.Tensor, num_steps: in
     embeds, on_gpu = make_embeds(1), pipe.device.type == "cuda"
     half = torch.float16 if on_gpu else torch.bfloat16
 
-    def ours(**settings: Any) -> Callable[[], Any]:
+    def ours(**settings: Any) -> Callable[[], torch.Tensor]:
         mask = torch.ones_like(image[:, :1])
-        return lambda: pipe(image, embeds, mask, guidance_scale=GUIDANCE, output_type="pt", **settings)
+        return lambda: pipe(image, embeds, mask, guidance_scale=GUIDANCE, output_type="pt", **settings).images
 
     def theirs() -> torch.Tensor:
         return published(image, embeds, num_steps)
@@ -133,8 +133,8 @@ def all_ways(pipe: Any, published: Published, image: torch.Tensor, num_steps: in
     ]
 
 
-def run(pipe: Any, way: Way) -> Cost:
-    """The cost of one way, after one evaluation of the UNet that does not count."""
+def run(pipe: Any, way: Way) -> tuple[Cost, torch.Tensor]:
+    """The cost of one way, after one evaluation of the UNet that does not count, and the pixels in [0, 1]."""
     pipe.unet.to(way.dtype)
     pipe.text_encoder.to(way.dtype)
     pipe.vae.to(way.vae_dtype)
@@ -143,9 +143,10 @@ def run(pipe: Any, way: Way) -> Cost:
         latents, nobody = torch.zeros(1, 4, size, size, device=device), torch.zeros(1, 512, device=device)
         text = pipe.prompt_conditions("", 8 * size, 8 * size)
         pipe.predict_noise(latents, torch.tensor(1, device=device), nobody, **text)
+    torch.manual_seed(0)  # both draw the noise of the cleanest steps first
     with measure(pipe.unet) as cost:
-        way.run()
-    return cost
+        pixels = way.run()
+    return cost, pixels.float()
 
 
 def at_paper_steps(way: Way, cost: Cost) -> tuple[float, float]:
@@ -170,6 +171,7 @@ COLUMNS = (
     "seconds",
     "times as fast",
     "by processor",
+    "mean difference, of 255",
 )
 
 
@@ -205,10 +207,14 @@ def main() -> None:
     image = make_images(1, 8 * pipe.unet.config.sample_size)
     print(f"# {args.device}, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f} before the run")
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
-    costs: list[tuple[Way, Cost]] = []
+    first, first_pixels = None, torch.empty(0)
     for way in all_ways(pipe, published, image, args.steps):
-        costs.append((way, run(pipe, way)))
-        print("| " + " | ".join(row(*costs[-1], costs[0])) + " |", flush=True)
+        cost, pixels = run(pipe, way)
+        if first is None:
+            first, first_pixels = (way, cost), pixels
+        # Of the same steps only: random weights make other pictures of other steps.
+        difference = f"{255.0 * float((pixels - first_pixels).abs().mean()):.4f}" if way.name == "default" else ""
+        print("| " + " | ".join([*row(way, cost, first), difference]) + " |", flush=True)
     print(f"# load average {os.getloadavg()[0]:.1f} after the run")
 
 
