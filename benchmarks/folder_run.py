@@ -19,7 +19,9 @@ import psutil
 import pyarrow.parquet as pq
 import torch
 
-from nullface_pipeline.photo_folder import anonymize_photos, find_photos
+from nullface_pipeline.photo_files import PhotoFile
+from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos
+from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
 
 
@@ -42,13 +44,13 @@ def run(folder: Path, output: Path, steps: int) -> dict[str, float]:
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     process, busy = psutil.Process(), 0.0
-    settings = {**TINY_SETTINGS, "num_inference_steps": steps}
+    options = PhotoOptions(seed=0, **{**TINY_SETTINGS, "num_inference_steps": steps})
 
-    def hide(photo: PIL.Image.Image, name: str):
+    def hide(file: PhotoFile, name: str):
         nonlocal busy
         started = time.perf_counter()
         try:
-            return pipe.anonymize(photo, seed=0, **settings)
+            return anonymize_file(pipe, file, options)
         finally:
             busy += time.perf_counter() - started
 

@@ -17,8 +17,10 @@ from nullface_pipeline import (
     PhotoOptions,
     PhotoRefusedError,
     StableDiffusionNullFacePipeline,
+    StableDiffusionXLNullFacePipeline,
     TooManyFacesError,
 )
+from nullface_pipeline.ddpm_inversion import few_step_timesteps
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_parsing import FACE_REGIONS, REGIONS, FaceParser
 from nullface_pipeline.model_sets import load_detector, load_model_set
@@ -26,6 +28,7 @@ from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, read_photo,
 from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome, anonymize_photos, find_photos
 from nullface_pipeline.photo_records import PRESETS
 from nullface_pipeline.pipeline import EXAMPLE_DOC_STRING
+from nullface_pipeline.pipeline_sdxl import EXAMPLE_DOC_STRING as EXAMPLE_OF_XL
 from nullface_pipeline.tiny_model import TINY_PRESETS, load_nullface_tiny
 
 
@@ -52,6 +55,7 @@ PIPELINE_METHODS = (
 PARTS: dict[str, tuple[Any, ...]] = {
     "Options of a photo": (PhotoOptions,),
     "Results": (AnonymizedPhoto, FaceRecord, NullFacePipelineOutput, DDPMInversion),
+    "Few steps": (few_step_timesteps,),
     "Errors": (PhotoRefusedError, NoFaceFoundError, TooManyFacesError, FaceNotHiddenError, PhotoFileError),
     "Complete pipelines": (load_model_set, load_detector, load_nullface_tiny),
     "Photo files and folders": (
@@ -74,7 +78,8 @@ def main() -> None:
 def make_page() -> str:
     """The whole page."""
     pipeline = StableDiffusionNullFacePipeline
-    sections = [HEAD, "## The pipeline", section(pipeline, show_signature=False)]
+    sections = [HEAD, "## The pipelines", "Both have the methods below."]
+    sections += [section(each, show_signature=False) for each in (pipeline, StableDiffusionXLNullFacePipeline)]
     sections += [section(getattr(pipeline, name), f"pipe.{name}") for name in PIPELINE_METHODS]
     sections += ["## Names of regions", regions(), "## Presets", presets()]
     for title, objects in PARTS.items():
@@ -104,7 +109,7 @@ def signature(described: Callable[..., Any], name: str) -> str:
 def docstring(text: str) -> Iterator[str]:
     """A docstring as Markdown, without its examples: the other pages have them."""
     title = ""
-    text = inspect.cleandoc(text.replace(EXAMPLE_DOC_STRING, ""))
+    text = inspect.cleandoc(text.replace(EXAMPLE_DOC_STRING, "").replace(EXAMPLE_OF_XL, ""))
     for is_title, lines in groupby(text.splitlines(), key=lambda line: re.fullmatch(r"[A-Z]\w+:", line) is not None):
         if is_title:
             title = list(lines)[-1]

@@ -24,9 +24,11 @@ from nullface_pipeline.face_identity import detect_faces
 from nullface_pipeline.face_masks import mask_picture
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.image_inputs import to_uint8
-from nullface_pipeline.photo_folder import anonymize_photos, find_photos
+from nullface_pipeline.photo_files import PhotoFile
+from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos
 from nullface_pipeline.photo_folder.contact_sheet import draw_page
 from nullface_pipeline.photo_folder.preview import draw_faces
+from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.tiny_model import TINY_PRESETS, TINY_SETTINGS, load_nullface_tiny
 
 
@@ -100,8 +102,8 @@ def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
         for name, picture in photos.items():
             picture.save(originals / name)
 
-        def hide_faces(picture: PIL.Image.Image, name: str) -> Any:
-            return pipe.anonymize(picture, seed=SEED, **TINY_SETTINGS)
+        def hide_faces(file: PhotoFile, name: str) -> Any:
+            return anonymize_file(pipe, file, PhotoOptions(seed=SEED, **TINY_SETTINGS))
 
         page = draw_page(list(anonymize_photos(hide_faces, find_photos([originals], results))))
     return page.quantize(128)

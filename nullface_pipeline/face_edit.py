@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from .ddpm_inversion import few_step_timesteps
 from .face_crops import FaceCrop, edge_feather
 from .face_identity import DetectedFace, embed_face, similarity, turned_identity
 from .face_masks import face_ellipse, face_masks, mask_picture, nearest_face
@@ -127,9 +128,14 @@ def hide_faces(
 
 
 def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
-    """Settings of the n-th attempt, counted from 0: more guidance, a longer embedding, less skipped."""
+    """Settings of the n-th attempt, counted from 0: more guidance, a longer embedding, less skipped.
+
+    After few steps all of them come first.
+    """
     if attempt == 0:
         return settings
+    if "few_steps" in settings:
+        return stronger({name: value for name, value in settings.items() if name != "few_steps"}, attempt - 1)
     return {
         **settings,
         "guidance_scale": settings["guidance_scale"] * (1.0 + 0.5 * attempt),
@@ -154,9 +160,17 @@ def run_pipeline(
         identity_embeds=embeds,
         mask_image=[mask_picture(target.mask) for target in targets],
         generator=generator or None,
-        **settings,
+        **pipeline_settings(settings),
     ).images
     return [np.asarray(image) for image in images]
+
+
+def pipeline_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same in the arguments of the pipeline's `__call__`: few steps are timesteps, which say how much is skipped."""
+    if "few_steps" not in settings:
+        return settings
+    others = {name: value for name, value in settings.items() if name not in ("few_steps", "skip")}
+    return {**others, "timesteps": few_step_timesteps(settings["few_steps"], settings["skip"])}
 
 
 def paste_all(pixels: np.ndarray, targets: list[FaceTarget]) -> np.ndarray:

@@ -63,6 +63,10 @@ def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THR
     return load_face_analyser(source, detection_threshold=detection_threshold)
 
 
-def preset_settings(name: str, preset: str) -> dict[str, Any]:
-    """Settings of a model set for "light", "standard" or "strong"."""
-    return dict((TINY_PRESETS if name == "tiny" else PRESETS)[preset])
+def preset_settings(name: str, preset: str, fast: bool = False) -> dict[str, Any]:
+    """Settings of a model set for one of `PRESETS`, in few steps if `fast`."""
+    presets = TINY_PRESETS if name == "tiny" else PRESETS
+    if not fast:
+        return dict(presets[preset])
+    few_steps = {"few_steps": presets["fast"]["few_steps"]}
+    return {key: value for key, value in presets[preset].items() if key != "num_inference_steps"} | few_steps

@@ -665,7 +665,7 @@ class NullFaceMixin(FaceAdapterMixin):
         if identity_embeds is not None:
             identity_embeds = torch.as_tensor(identity_embeds)
         asked = asked_settings(num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale)
-        settings = inversion or InversionSettings.from_arguments(asked)
+        settings = InversionSettings.from_arguments(asked) if inversion is None else inversion
         self.check_inputs(image, settings, inversion_batch_size, generator)
         self.check_edit_inputs(
             image,
@@ -698,12 +698,12 @@ class NullFaceMixin(FaceAdapterMixin):
 
         # 3. Invert
         conditions = self.prompt_conditions("", *pixels.shape[-2:])
+        prompted = self.prompt_conditions(prompt, *pixels.shape[-2:]) if any(prompt) else conditions
         if inversion is None:
             inversion = self._invert_pixels(pixels, conditions, settings, inversion_batch_size, generator)
         inversion = inversion.to(device)
 
         # 4. Denoise under the opposite identity
-        prompted = self.prompt_conditions(prompt, *pixels.shape[-2:]) if any(prompt) else conditions
         identity_embeds = opposite_identity(
             identity_embeds.to(device), identity_scale, identity_angle, identity_generator or generator
         )

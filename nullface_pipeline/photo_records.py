@@ -14,10 +14,12 @@ import PIL.Image
 
 
 # The paper's knobs, set together. Settings given besides take precedence.
-PRESETS: dict[str, dict[str, float]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     "light": {"skip": 0.8, "guidance_scale": 7.5},
     "standard": {"skip": 0.7, "guidance_scale": 10.0},
     "strong": {"skip": 0.6, "guidance_scale": 15.0},
+    "fast": {"skip": 0.7, "guidance_scale": 10.0, "few_steps": 7},
+    "preview": {"skip": 0.7, "guidance_scale": 10.0, "few_steps": 3},
 }
 
 MAX_SEED = 2**63 - 1
@@ -30,6 +32,7 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "similarity_threshold": (-1.0, 1.0, False),
     "max_attempts": (1, 20, True),
     "batch_faces": (1, 1024, True),
+    "few_steps": (2, 100, True),
     "num_inference_steps": (1, 999, True),
     "skip": (0.0, 0.999, False),
     "guidance_scale": (-100.0, 100.0, False),
@@ -41,8 +44,9 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "inversion_batch_size": (1, 4096, True),
 }
 
-# Passed on to the pipeline as they are, where given.
+# What the pipeline is told, where given.
 _SETTINGS = (
+    "few_steps",
     "num_inference_steps",
     "skip",
     "guidance_scale",
@@ -84,7 +88,7 @@ class PhotoOptions:
             wherever it meets a face, a lesion for example. A face of which too little is left to change is covered.
         seed (`int`, *optional*): makes the result deterministic; 0 to 2**63 - 1.
         preset (`str`): `"light"`, `"standard"` (the paper's settings) or `"strong"`: sets `skip` and `guidance_scale`
-            together.
+            together. `"fast"` and `"preview"` are the standard in 7 and in 3 steps.
         skip_faces (`tuple`): people to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, or reference photos that
             show one of them each. The most similar face is taken for the person, if it is similar enough; a recognizer
             can err, so boxes are safer.
@@ -102,6 +106,9 @@ class PhotoOptions:
         identity_seed (`int`, *optional*): gives a person the same new identity in every photo, and another one for
             another seed.
         batch_faces (`int`): faces in one batch; 1 to 1024.
+        few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
+            for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
+            still recognized is tried again in full.
         num_inference_steps, skip, guidance_scale, identity_scale, identity_angle, mask_start, eta, ip_adapter_scale,
             inversion_batch_size: as for the pipeline's `__call__`; they take precedence over the preset.
 
@@ -123,6 +130,7 @@ class PhotoOptions:
     judge: Any | None = None
     identity_seed: int | None = None
     batch_faces: int = 8
+    few_steps: int | None = None
     num_inference_steps: int | None = None
     skip: float | None = None
     guidance_scale: float | None = None
@@ -137,6 +145,8 @@ class PhotoOptions:
         for field in fields(self):
             if field.name in _NUMBERS and not (field.default is None and getattr(self, field.name) is None):
                 self._set(field.name, check_number(field.name, getattr(self, field.name)))
+        if self.few_steps is not None and self.num_inference_steps is not None:
+            raise ValueError("`few_steps` and `num_inference_steps` are two ways to say how many: leave one out.")
         self._set("keep", _region_names(self.keep))
         self._set("skip_faces", _faces_to_skip(self.skip_faces))
         _check_choice("preset", self.preset, tuple(PRESETS))
@@ -164,7 +174,10 @@ class PhotoOptions:
     def settings(self) -> dict[str, Any]:
         """The pipeline's settings: the preset's, and over them those that were given."""
         given = {name: getattr(self, name) for name in _SETTINGS}
-        return {**PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None}}
+        settings = {**PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None}}
+        if self.num_inference_steps is not None:
+            settings.pop("few_steps", None)
+        return settings
 
 
 def check_number(name: str, value: Any) -> Any:

@@ -44,7 +44,8 @@ from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_parsing import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
-from nullface_pipeline.photo_records import PRESETS, AnonymizedPhoto, NoFaceFoundError
+from nullface_pipeline.photo_folder import anonymize_file
+from nullface_pipeline.photo_records import PRESETS, AnonymizedPhoto, NoFaceFoundError, PhotoOptions, PhotoRefusedError
 
 
 MAX_FILE_SIZE = "30mb"
@@ -128,10 +129,10 @@ def show_upload(path: str | None) -> dict[Any, Any]:
         return {status: NOTHING_OPEN}
     try:
         photo = open_upload(Path(path), MODEL.pipe.face_analyser)
-    except PhotoFileError as error:
-        return show_refusal(f"This file cannot be used. {error}")
     except NoFaceFoundError:
         return show_refusal("No face was found in this photo, so there is nothing to show. Try one that shows a face.")
+    except (PhotoFileError, PhotoRefusedError) as error:
+        return show_refusal(f"This file cannot be used. {error}")
     return show_photo(photo, count_faces(photo))
 
 
@@ -209,7 +210,7 @@ def run(
         keep_mask = painted_mask(painting, photo.view, photo.file.image.size)
         anonymized = anonymize(photo, chosen, kept, keep_mask, preset, knobs)
         shown = show_result(photo, anonymized, same_person_similarity(MODEL.pipe.face_analyser))
-    except (PhotoFileError, ValueError) as error:
+    except (PhotoFileError, PhotoRefusedError, ValueError) as error:
         gr.Warning(str(error), title="No result")
         return f"**{error}**", ""
     # Whatever a library chokes on, too little memory included: the visitor must not be left waiting.
@@ -230,13 +231,13 @@ def anonymize(
 ) -> AnonymizedPhoto:
     """Every chosen face replaced or covered; another person on every call."""
     spared = [face for name, face in zip(face_names(photo), photo.faces) if name not in chosen]
-    return MODEL.pipe.anonymize(
-        photo.file.image,
+    options = PhotoOptions(
         keep=tuple(kept),
         keep_mask=keep_mask,
-        skip_faces=[tuple(face.box.tolist()) for face in spared],
+        skip_faces=tuple(tuple(face.box.tolist()) for face in spared),
         **{**MODEL.settings(preset), **dict(zip(KNOBS, knobs))},
     )
+    return anonymize_file(MODEL.pipe, photo.file, options)
 
 
 if spaces is not None:

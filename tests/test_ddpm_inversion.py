@@ -183,12 +183,18 @@ def test_nothing_is_lost_but_the_last_noise_map(timesteps, solver_order):
     trajectory = sample_trajectory(clean, schedule, torch.Generator().manual_seed(1))
     noise_preds = torch.randn(trajectory[:-1].shape, generator=torch.Generator().manual_seed(2))
     noise_maps = solve_noise_maps(trajectory, noise_preds, schedule, 1.0, solver_order)
-    without = walk(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)[-1]
-    last_std = posterior_std(schedule.alphas_cumprod[-1], schedule.alphas_cumprod_prev[-1], 1.0)
-    noise_maps[-1] = (clean - without) / last_std
-    whole = walk(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)[-1]
-    assert (whole - clean).square().mean().sqrt() < 2e-6
-    assert (without - clean).square().mean().sqrt() > 1e-2
+    without = walk(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)
+
+    # The last map, from the trajectory and not from where the sampler came to.
+    alphas = schedule.alphas_cumprod[-1], schedule.alphas_cumprod_prev[-1]
+    target, former = (predict_clean(trajectory[i - 1], noise_preds[i], schedule.alphas_cumprod[i]) for i in (-1, -2))
+    if solver_order == 2:
+        target = extrapolate_clean(target, former, schedule.extrapolation()[-1])
+    noise_maps[-1] = (clean - posterior_mean(target, noise_preds[-1], *alphas, 1.0)) / posterior_std(*alphas, 1.0)
+    whole = walk(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)
+    for point, expected in zip(whole, trajectory[1:]):
+        assert (point - expected).square().mean().sqrt() < 2e-6
+    assert (without[-1] - clean).square().mean().sqrt() > 1e-2
 
 
 def test_order_one_is_what_it_was():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from .tiny_parts import generators, make_embeds, make_images, make_mask, make_pipeline
+from .tiny_parts import generators, make_embeds, make_images, make_mask, make_pipeline, make_xl_pipeline
 
 
 pytestmark = [
@@ -37,16 +37,18 @@ def test_cuda_equals_cpu():
     torch.testing.assert_close(run(make_pipeline().to("cuda")), expected, atol=5e-3, rtol=0)
 
 
+@pytest.mark.parametrize("make", [make_pipeline, make_xl_pipeline])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(dtype):
-    images = run(make_pipeline().to("cuda", dtype))
+def test_half_precision(make, dtype):
+    images = run(make().to("cuda", dtype))
     assert torch.isfinite(images).all()
-    assert (images - run(make_pipeline())).abs().mean() < 0.05
+    assert (images - run(make())).abs().mean() < 0.05
 
 
+@pytest.mark.parametrize("make", [make_pipeline, make_xl_pipeline])
 @pytest.mark.parametrize("method", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_offload_twice(method):
-    pipe = make_pipeline()
+def test_offload_twice(make, method):
+    pipe = make()
     expected = run(pipe)
     getattr(pipe, method)()
     for _ in range(2):

@@ -26,6 +26,7 @@ CORE = frozenset(
         "photo_records",
         "pipeline",
         "pipeline_sdxl",
+        "pipeline_sdxl",
     }
 )
 LAYERS = {**dict.fromkeys(CORE, 0), "model_sets": 1, "tiny_model": 1, "cli": 3}

@@ -387,6 +387,34 @@ def test_every_attempt_is_stronger_than_the_one_before():
     assert settings[2]["identity_scale"] == 1.5
 
 
+def test_after_few_steps_all_of_them_come_first():
+    fast = {"few_steps": 7, "skip": 0.7, "guidance_scale": 10.0}
+    full = {"skip": 0.7, "guidance_scale": 10.0}
+    assert [stronger(fast, n) for n in range(3)] == [fast, full, stronger(full, 1)]
+
+
+@pytest.mark.parametrize(("preset", "evaluations"), [("fast", 20), ("preview", 8)])
+def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut, preset, evaluations):
+    counted = []
+    handle = pipe.unet.register_forward_pre_hook(lambda module, arguments: counted.append(len(arguments[0])))
+    try:
+        result = pipe.anonymize(astronaut, preset=preset, seed=0, max_attempts=1, guidance_scale=6.0)
+    finally:
+        handle.remove()
+    assert sum(counted) == evaluations and len(result.faces) == 1
+
+
+def test_a_fast_attempt_that_fails_is_made_again_in_full(pipe, astronaut):
+    counted = []
+    handle = pipe.unet.register_forward_pre_hook(lambda module, arguments: counted.append(len(arguments[0])))
+    try:
+        result = pipe.anonymize(astronaut, preset="fast", seed=0, max_attempts=2, similarity_threshold=-1.0)
+    finally:
+        handle.remove()
+    assert (result.faces[0].method, result.faces[0].attempts) == ("covered", 2)
+    assert sum(counted) == 20 + 89
+
+
 def test_covering_a_face_leaves_nothing_of_it():
     pixels = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
     covered_pixels = cover_face(pixels, np.array([40, 30, 70, 70]))

@@ -121,6 +121,14 @@ def test_settings_are_the_presets_and_what_is_given():
     assert given == {**PRESETS["strong"], "skip": 0.0, "eta": 0.5}
 
 
+def test_few_steps_or_many():
+    assert PhotoOptions(preset="fast").settings["few_steps"] == 7
+    assert PhotoOptions(preset="strong", few_steps=5).settings == {**PRESETS["strong"], "few_steps": 5}
+    assert "few_steps" not in PhotoOptions(preset="fast", num_inference_steps=50).settings
+    with pytest.raises(ValueError, match="two ways to say how many"):
+        PhotoOptions(few_steps=7, num_inference_steps=50)
+
+
 def test_arguments_by_name():
     options = PhotoOptions.from_arguments({"seed": 3}, PhotoOptions(seed=1, keep=("eyes",)))
     assert (options.seed, options.keep) == (3, ("eyes",))

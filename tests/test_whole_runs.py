@@ -95,6 +95,14 @@ def talkative_profile(picture):
     return encode(picture, "JPEG", quality=95, icc_profile=profile + encode(picture.resize((48, 48)), "JPEG"))
 
 
+def cut_out(picture):
+    """A portrait with soft edges; its transparency stays."""
+    picture = picture.convert("RGBA")
+    picture.putalpha(PIL.Image.new("L", picture.size, 255))
+    picture.paste((0, 0, 0, 0), (0, 300, 512, 512))
+    return encode(picture, "PNG")
+
+
 # Kind: the file's suffix, its content from a portrait of the astronaut, and what has to become of it.
 SPECIAL = {
     "truncated": (".jpg", lambda face: encode(face, "JPEG", quality=95)[:9000], "refused"),
@@ -116,6 +124,9 @@ SPECIAL = {
     "face too small": (".png", small_face, "covered"),
     "dithered transparency": (".png", dithered_transparency, "refused"),
     "foreign bytes in the profile": (".jpg", talkative_profile, "anonymized"),
+    "cut out": (".png", cut_out, "anonymized"),
+    "control \x1b[2J characters\n": (".jpg", lambda face: encode(face, "JPEG", quality=95), "anonymized"),
+    "named [red] and no photo": (".jpg", lambda face: b"\x1b[31m", "refused"),
 }
 
 
@@ -138,10 +149,39 @@ def fill_folder(folder):
     return {path: kind for path, (kind, _) in kinds.items()}
 
 
+def lead_astray(folder, output):
+    """What folders may hold besides: links elsewhere, and originals that lie under the names of results."""
+    elsewhere = folder.parent / "elsewhere"
+    elsewhere.mkdir()
+    PIL.Image.fromarray(data.astronaut()).save(elsewhere / "secret.png")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "round").symlink_to(folder)
+    (output / "ward").mkdir(parents=True)
+
+
+def test_originals_in_the_output_are_refused(tmp_path):
+    folder, output = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for number, portrait in enumerate(read_portraits(4)):
+        portrait.save(folder / f"{number}.png")
+    output.mkdir()
+    (output / "0.png").write_bytes((folder / "0.png").read_bytes())
+    (output / "1.png").write_bytes((folder / "2.png").read_bytes())
+    (output / "3.png").write_bytes(b"somebody's own")
+    run = subprocess.run(command(folder, "-o", output), capture_output=True, text=True)
+    assert run.returncode == 3 and run.stdout.count("refused ") >= 3, run.stdout
+    assert (output / "3.png").read_bytes() == b"somebody's own"
+    run = subprocess.run(command(folder, "-o", output, "--overwrite"), capture_output=True, text=True)
+    assert run.returncode in (0, 2), run.stdout
+    originals = {path.read_bytes() for path in folder.iterdir()}
+    assert not originals & {path.read_bytes() for path in output.iterdir()}
+
+
 def test_two_hundred_mixed_files(tmp_path):
     folder, output, report = tmp_path / "photos", tmp_path / "out", tmp_path / "report.jsonl"
     kinds = fill_folder(folder)
     assert len(kinds) == 200
+    lead_astray(folder, output)
     before = {path: (folder / path).read_bytes() for path in kinds}
     run = subprocess.run(
         command(folder, "-o", output, "--report", report, "--min-face", 40), capture_output=True, text=True

@@ -1,5 +1,7 @@
 """What the commands share: two consoles, and how they end with an error."""
 
+import re
+import sys
 import warnings
 from typing import NoReturn
 
@@ -25,9 +27,37 @@ def print_error(message: str) -> None:
     error_console.print(f"[red]Error:[/red] {show(message)}", soft_wrap=True)
 
 
-def show(path: object) -> str:
-    """A path as text for the console; names of files may hold what no text can, and what means something to rich."""
-    return escape(str(path).encode(errors="backslashreplace").decode())
+def notice(message: str) -> None:
+    """One line on the error stream about what is no error, but should be known."""
+    error_console.print(f"[yellow]Notice:[/yellow] {show(message)}", soft_wrap=True)
+
+
+def show(text: object) -> str:
+    """Text for the console. Names of files may hold what no text can, what moves the cursor, ends a line or turns the
+    direction of writing, and what means something to rich; of all that only the spelling is shown."""
+    letters = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
+    return escape("".join(letters))
+
+
+def words(error: BaseException) -> str:
+    """An exception as text, without the system's numbers and brackets."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}." if error.filename is None else f"{error.filename}: {error.strerror}."
+    return str(error).strip() or f"{type(error).__name__}."
+
+
+def as_options(message: str) -> str:
+    """A message of Python's fields in the command's words: `--keep` for `keep`."""
+    message = message.replace("`similarity_threshold`", "--threshold")
+    message = message.replace("`accept_recognizable=True`", "--accept-recognizable")
+    return re.sub(r"`(keep|min_face|batch_faces|seed)`", lambda name: "--" + name[1].replace("_", "-"), message)
+
+
+def write_what_the_terminal_can() -> None:
+    """Letters that the terminal's encoding lacks are spelt out, instead of ending the run with an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries() -> None:

@@ -12,10 +12,11 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from nullface_pipeline.photo_files import read_photo, write_picture
-from nullface_pipeline.photo_folder import PhotoOutcome
+from nullface_pipeline.photo_folder.paths import SHEET_SIZE, page_path
+from nullface_pipeline.photo_folder.report import PhotoOutcome
 
 
-COLUMNS, ROWS = 6, 6
+COLUMNS = 6
 TILE, CAPTION, GAP = 200, 34, 10
 COLOURS = {"anonymized": "#1a7f37", "covered": "#9a6700", "refused": "#b42318"}
 
@@ -27,15 +28,15 @@ def write_contact_sheets(outcomes: list[PhotoOutcome], path: Path) -> Iterator[P
         OSError: if a page cannot be written.
         PhotoFileError: if a result is gone or damaged.
     """
-    pages = [outcomes[start : start + COLUMNS * ROWS] for start in range(0, len(outcomes), COLUMNS * ROWS)]
+    pages = [outcomes[start : start + SHEET_SIZE] for start in range(0, len(outcomes), SHEET_SIZE)]
     for number, page in enumerate(pages, start=1):
-        target = path if len(pages) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        target = page_path(path, number, len(pages))
         write_picture(draw_page(page), target)
         yield target
 
 
 def draw_page(outcomes: list[PhotoOutcome]) -> PIL.Image.Image:
-    """One page of at most `COLUMNS` x `ROWS` results."""
+    """One page of at most `SHEET_SIZE` results."""
     columns, rows = min(COLUMNS, len(outcomes)), -(-len(outcomes) // COLUMNS)
     width, height = TILE + GAP, TILE + CAPTION + GAP
     page = PIL.Image.new("RGB", (GAP + columns * width, GAP + rows * height), "white")

@@ -15,10 +15,10 @@ from nullface_pipeline.face_edit import cover_face
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo_files import read_photo, write_picture
-from nullface_pipeline.photo_folder import PhotoJob
+from nullface_pipeline.photo_folder.jobs import PhotoJob
+from nullface_pipeline.photo_folder.paths import preview_path
 
 
-PREVIEW_SUFFIX = ".preview.png"
 LONGEST_SIDE = 1280
 FRAME = (255, 196, 0)
 
@@ -38,8 +38,7 @@ def write_preview(detector: Any, job: PhotoJob) -> tuple[list[DetectedFace], Pat
     """
     pixels = np.asarray(read_photo(job.source).image)
     faces = search_faces(detector, pixels)
-    # Never the photo's own name: a later run would take the preview for the finished photo.
-    path = job.output.with_name(job.output.name + PREVIEW_SUFFIX)
+    path = preview_path(job.output)
     write_picture(draw_faces(pixels, faces), path)
     return faces, path
 

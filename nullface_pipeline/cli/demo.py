@@ -1,0 +1,63 @@
+"""`nullface demo`: the embedded model on a portrait that is there already."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import PIL.Image
+import typer
+from rich.table import Table
+
+from nullface_pipeline.cli.console import TINY_NOTICE, console, quiet_libraries
+
+
+if TYPE_CHECKING:
+    from nullface_pipeline.photo_records import AnonymizedPhoto
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Same seed, same face.")] = 0,
+) -> None:
+    """Anonymize the astronaut portrait that ships with scikit-image, with the embedded model and no download."""
+    from skimage import data
+
+    from nullface_pipeline.photo_files import write_picture
+    from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
+
+    quiet_libraries()
+    console.print(TINY_NOTICE, soft_wrap=True)
+    photo = PIL.Image.fromarray(data.astronaut())
+    pipe = load_nullface_tiny()
+    started = time.perf_counter()
+    result = pipe.anonymize(photo, seed=seed, **TINY_SETTINGS)
+    seconds = time.perf_counter() - started
+
+    pictures = {
+        "input.png": photo,
+        "anonymized.png": result.image,
+        "side_by_side.png": side_by_side(photo, result.image),
+    }
+    for name, picture in pictures.items():
+        write_picture(picture, output / name)
+    console.print(faces_table(result))
+    console.print(f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}/", soft_wrap=True)
+
+
+def side_by_side(first: PIL.Image.Image, second: PIL.Image.Image) -> PIL.Image.Image:
+    """Two pictures of one height next to each other, with a narrow white gap."""
+    gap = max(4, first.width // 64)
+    sheet = PIL.Image.new("RGB", (first.width + gap + second.width, first.height), "white")
+    sheet.paste(first, (0, 0))
+    sheet.paste(second, (first.width + gap, 0))
+    return sheet
+
+
+def faces_table(result: "AnonymizedPhoto") -> Table:
+    """What was done to each face."""
+    table = Table("face", "box", "detection", "similarity to the original", "hidden by")
+    for number, face in enumerate(result.faces, start=1):
+        box = " ".join(f"{value:.0f}" for value in face.box)
+        similarity = "" if face.similarity is None else f"{face.similarity:+.2f}"
+        table.add_row(str(number), box, f"{face.score:.2f}", similarity, face.method)
+    return table

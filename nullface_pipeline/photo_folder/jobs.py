@@ -1,0 +1,141 @@
+"""Which photos there are, and where each goes."""
+
+import fnmatch
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nullface_pipeline.photo_files import SUFFIXES
+from nullface_pipeline.photo_folder.paths import Identity, check_written, identities_above, identity, planned_results
+
+
+@dataclass(frozen=True)
+class PhotoJob:
+    """One photo and where its anonymized version goes."""
+
+    source: Path
+    output: Path
+
+
+@dataclass(frozen=True)
+class FoundPhotos:
+    """What a search found.
+
+    Attributes:
+        jobs (`list[PhotoJob]`): each photo once.
+        unsearched (`list[Path]`): folders below those named that were not entered: links to folders, which may lead
+            anywhere, and folders that cannot be read.
+    """
+
+    jobs: list[PhotoJob]
+    unsearched: list[Path]
+
+
+def find_photos(paths: Sequence[str | Path], output: Path) -> list[PhotoJob]:
+    """Files by name or pattern and whole folders, whose trees are mirrored below `output`; each once.
+
+    Of what a folder or a pattern such as `photos/**/*.jpg` names, only files with a photo's suffix are taken. Links to
+    folders are not followed.
+
+    Raises:
+        ValueError: if a path does not exist, two photos would get one name, or a photo would be written over.
+    """
+    return search_photos(paths, output).jobs
+
+
+def search_photos(paths: Sequence[str | Path], output: Path) -> FoundPhotos:
+    """As `find_photos`, and says what was not searched."""
+    search = _Search()
+    jobs: dict[Path, Path] = {}
+    for path in paths:
+        for source, target in _named(path, output, search):
+            if jobs.get(target, source) != source:
+                raise ValueError(f"{jobs[target]} and {source} would both be written to {target}; run them apart.")
+            jobs[target] = source
+    found = [PhotoJob(source, target) for target, source in jobs.items()]
+    _check_apart(output, found, search)
+    check_written(planned_results(found), [job.source for job in found])
+    return FoundPhotos(found, sorted(set(search.unsearched)))
+
+
+@dataclass
+class _Search:
+    """What is learnt on the way: which folders were read, with all below or alone, and which were not."""
+
+    trees: dict[Identity, Path] = field(default_factory=dict)
+    listed: dict[Identity, Path] = field(default_factory=dict)
+    unsearched: list[Path] = field(default_factory=list)
+
+
+def _named(path: str | Path, output: Path, search: _Search) -> list[tuple[Path, Path]]:
+    """The photos that one argument stands for, and where each goes."""
+    if not str(path):
+        raise ValueError("One of the photos has an empty name; name a photo, a folder or a pattern.")
+    named = Path(path)
+    if named.is_dir():
+        return [(photo, output / photo.relative_to(named)) for photo in sorted(_walk(named, search))]
+    # A link that leads nowhere is a photo too, which is refused by name.
+    if os.path.lexists(named):
+        return [(named, output / named.name)]
+    return [(photo, output / photo.name) for photo in _match(str(path), search)]
+
+
+def _match(pattern: str, search: _Search) -> list[Path]:
+    """The photos that a pattern matches: not every shell expands them, and Python's `glob` follows links."""
+    if not glob.has_magic(pattern):
+        raise ValueError(f"{pattern} does not exist.")
+    parts = Path(pattern).parts
+    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    folder, wanted = Path(*parts[:fixed]), parts[fixed:]
+    depth = None if "**" in wanted else len(wanted)
+    walked = _walk(folder, search, depth)
+    found = sorted(photo for photo in walked if _fits(photo.relative_to(folder).parts, wanted))
+    if not found:
+        raise ValueError(f"No photo matches {pattern}.")
+    return found
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path fits a pattern, part by part; as in a shell, `*` does not stand for hidden names."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**":
+        rest = pattern[1:] or ("*",)
+        return _fits(parts, rest) or (len(parts) > 1 and parts[0][0] != "." and _fits(parts[1:], pattern))
+    if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
+        return False
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+
+
+def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[Path]:
+    """What has a photo's suffix below a folder, whatever it is: what cannot be read is refused by name, not left out."""
+
+    def note(error: OSError) -> None:
+        search.unsearched.append(Path(error.filename))
+
+    for name, folders, files in os.walk(folder, onerror=note, followlinks=False):
+        root = Path(name)
+        if (found := identity(root)) is not None:
+            (search.trees if depth is None else search.listed).setdefault(found, root)
+        yield from (root / file for file in files if is_photo_name(file))
+        search.unsearched += [root / each for each in folders if (root / each).is_symlink()]
+        if depth is not None and len(root.relative_to(folder).parts) + 1 >= depth:
+            folders.clear()
+
+
+def is_photo_name(name: str) -> bool:
+    """Whether a file in a folder counts as a photo; what it really is, its content says."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
+def _check_apart(output: Path, jobs: list[PhotoJob], search: _Search) -> None:
+    """Results never lie among photos that are read, by whatever way their folder is reached."""
+    for folder in {output, *(job.output.parent for job in jobs)}:
+        above = list(identities_above(folder))
+        read = next((search.trees[each] for each in above if each in search.trees), None)
+        # What a pattern without `**` lists lies beside the output folder; it must only not be that itself.
+        read = read or search.listed.get(identity(folder) or (-1, -1))
+        if read is not None:
+            raise ValueError(f"The output folder {folder} lies in {read}, whose photos are read; name another.")

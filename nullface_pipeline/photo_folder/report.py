@@ -1,0 +1,165 @@
+"""What became of the photos, one line of JSON each, as the report tells it to people and to the next run."""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nullface_pipeline.photo_folder.jobs import PhotoJob
+from nullface_pipeline.photo_folder.lock import locked
+from nullface_pipeline.photo_folder.records import MadeFrom
+from nullface_pipeline.photo_records import FaceRecord
+
+
+STATUSES = ("anonymized", "covered", "refused", "done before")
+
+_LINE_START = b'{"source": '
+
+
+@dataclass(frozen=True)
+class PhotoOutcome:
+    """What became of one photo.
+
+    Attributes:
+        status (`str`): "anonymized", "covered" (at least one face is covered), "refused" (nothing was written), or
+            "done before" (by an earlier run that kept no report).
+        reason (`str`): why it was refused, else "".
+        not_hidden (`bool`): whether it was refused because a face could not be hidden.
+        made (`MadeFrom`, *optional*): hashes of the result, and of what it was made from.
+    """
+
+    job: PhotoJob
+    status: str
+    reason: str = ""
+    faces: tuple[FaceRecord, ...] = ()
+    not_hidden: bool = False
+    made: MadeFrom | None = None
+
+    def as_json(self) -> str:
+        """One line for the report; it names no person and holds no embedding."""
+        record = {
+            "source": str(self.job.source),
+            "output": str(self.job.output) if self.status != "refused" else None,
+            "status": self.status,
+            "reason": self.reason or None,
+            "original_sha256": None if self.made is None else self.made.original,
+            "options_sha256": None if self.made is None else self.made.options,
+            "result_sha256": None if self.made is None else self.made.result,
+            "faces": [asdict(face) for face in self.faces],
+        }
+        # Escaped, because names of files may be no valid text.
+        return json.dumps(record)
+
+
+def read_report(path: Path) -> dict[Path, PhotoOutcome]:
+    """The photos that a report records as written, by resolved output; a later line counts more than an earlier one.
+
+    Raises:
+        ValueError: if it is not a report.
+    """
+    recorded: dict[Path, PhotoOutcome] = {}
+    lines, rest = _whole_lines(path)
+    if rest and not rest.startswith(_LINE_START[: len(rest)]):
+        raise ValueError(f"{path} is no report; name another file for this one.")
+    for number, line in enumerate(lines, start=1):
+        try:
+            outcome = _from_record(json.loads(line))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"Line {number} of {path} is none of a report; name another file for this one."
+            ) from error
+        if outcome.status == "refused":
+            recorded = {output: other for output, other in recorded.items() if other.job.source != outcome.job.source}
+        else:
+            recorded[real_path(outcome.job.output)] = outcome
+    return recorded
+
+
+def real_path(path: Path) -> Path:
+    """A path without links, whether it exists or not."""
+    return Path(os.path.realpath(path))
+
+
+def _from_record(record: dict[str, Any]) -> PhotoOutcome:
+    """An outcome of which every field is what it has to be."""
+    output = Path() if record["output"] is None else _path(record["output"])
+    job = PhotoJob(_path(record["source"]), output)
+    reason, status = "" if record["reason"] is None else record["reason"], record["status"]
+    if status not in STATUSES or not isinstance(reason, str) or (record["output"] is None) != (status == "refused"):
+        raise ValueError("`status`, `reason` and `output` do not go together.")
+    faces = tuple(_face(face) for face in _list(record["faces"]))
+    return PhotoOutcome(job, status, reason, faces, made=_made(record))
+
+
+def _made(record: dict[str, Any]) -> MadeFrom | None:
+    """None for lines of refused photos, and of versions that wrote no hashes: those vouch for nothing."""
+    values = [record.get(f"{name}_sha256") for name in ("original", "options", "result")]
+    if all(value is None for value in values):
+        return None
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError("A hash is none.")
+    return MadeFrom(*map(str, values))
+
+
+def _face(face: dict[str, Any]) -> FaceRecord:
+    x0, y0, x1, y1 = (_number(value) for value in _list(face["box"]))
+    similarity = None if face["similarity"] is None else _number(face["similarity"])
+    attempts, method = face["attempts"], face["method"]
+    if type(attempts) is not int or not isinstance(method, str):
+        raise ValueError("`attempts` and `method` are a number and a word.")
+    return FaceRecord((x0, y0, x1, y1), _number(face["score"]), similarity, attempts, method)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value := _as_float(value)):
+        raise ValueError("Not a finite number.")
+    return value
+
+
+def _as_float(value: int | float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("Not a list.")
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("Not a path.")
+    # What no file system could have named.
+    os.fsencode(value)
+    return Path(value)
+
+
+def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
+    """Add a line to a report, or begin one; what a killed run left half-written is dropped.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two runs may share a report: neither takes the other's line for a half-written one.
+    with path.open("ab+") as file, locked(file):
+        # The last byte tells; reading all of a long report for every photo would not be worth it.
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        if file.read(1) not in (b"", b"\n"):
+            lines, _ = _whole_lines(path)
+            file.truncate(sum(len(line) for line in lines))
+        file.write(outcome.as_json().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """The lines of a file, and what comes after the last of them."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
+    return lines, rest

@@ -1,0 +1,144 @@
+"""What an earlier run finished, and what may be written over.
+
+A file under the name of a result is believed to be one only if a record says so of these very bytes. It is finished
+only if the record says as well that it was made from the photo as it is now, with the same options. Everything else is
+made again or, if nobody knows it, refused.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nullface_pipeline.photo_folder.jobs import PhotoJob, is_photo_name
+from nullface_pipeline.photo_folder.paths import PREVIEW_SUFFIX, WrittenFile
+from nullface_pipeline.photo_folder.records import MadeFrom, ResultRecord, file_digest
+from nullface_pipeline.photo_folder.report import PhotoOutcome, real_path
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What earlier runs have left.
+
+    Attributes:
+        record (`ResultRecord`): of this output folder.
+        reported (`dict[Path, PhotoOutcome]`, *optional*): what the report says, see `read_report`; None without one.
+    """
+
+    record: ResultRecord
+    reported: dict[Path, PhotoOutcome] | None = None
+
+    def reported_as(self, job: PhotoJob, result: str | None) -> PhotoOutcome | None:
+        """What the report says of a result with these bytes."""
+        outcome = (self.reported or {}).get(real_path(job.output))
+        return outcome if outcome and outcome.made and outcome.made.result == result else None
+
+    def knows(self, job: PhotoJob, result: str) -> bool:
+        """Whether the file there is a run's own work."""
+        return self.record.knows(result) or self.reported_as(job, result) is not None
+
+
+@dataclass
+class SplitJobs:
+    """Photos that are finished, that must not be touched, and that are left to do."""
+
+    finished: list[PhotoOutcome] = field(default_factory=list)
+    refused: list[PhotoOutcome] = field(default_factory=list)
+    pending: list[PhotoJob] = field(default_factory=list)
+
+
+def split_jobs(
+    jobs: list[PhotoJob], options: str, earlier: Earlier, resume: bool = True, overwrite: bool = False
+) -> SplitJobs:
+    """Sort the jobs by what lies under the names of their results.
+
+    Args:
+        options (`str`): of this run, by `options_digest`.
+        resume (`bool`): whether finished photos are left out.
+        overwrite (`bool`): whether files that nobody knows are replaced.
+    """
+    split = SplitJobs()
+    there = [job for job in jobs if os.path.lexists(job.output)]
+    originals = {job.source: file_digest(job.source) for job in there}
+    unread = set(originals.values())
+    for job in jobs:
+        if job.source not in originals:
+            split.pending.append(job)
+            continue
+        result = file_digest(job.output)
+        outcome = _finished(job, MadeFrom(originals[job.source] or "", options, result or ""), earlier)
+        if result is not None and result in unread:
+            outcome, reason = None, "is an original, not a result"
+        elif result is None or not earlier.knows(job, result):
+            outcome, reason = None, "is there already, and no record says that a run made it"
+        else:
+            reason = ""
+        if reason and not overwrite:
+            split.refused.append(PhotoOutcome(job, "refused", f"{job.output} {reason}: {_REMEDY}"))
+        elif outcome is not None and resume:
+            split.finished.append(outcome)
+        else:
+            split.pending.append(job)
+    return split
+
+
+_REMEDY = "look at it, then move it away, or give --overwrite to replace it by the result."
+
+
+def _finished(job: PhotoJob, made: MadeFrom, earlier: Earlier) -> PhotoOutcome | None:
+    """How it ended, if that was what this run would do. With a report it has to be in there."""
+    if earlier.reported is None:
+        return PhotoOutcome(job, "done before", made=made) if made in earlier.record else None
+    before = earlier.reported_as(job, made.result)
+    return replace(before, job=job) if before is not None and before.made == made else None
+
+
+def check_replaceable(files: Iterable[WrittenFile], record: ResultRecord) -> None:
+    """That pictures which are no results are written over nothing but their like.
+
+    Raises:
+        ValueError: if there is a file that no run has made.
+    """
+    for file in files:
+        if os.path.lexists(file.path) and not record.knows(file_digest(file.path) or ""):
+            raise ValueError(
+                f"{file.path} is there already, and no record says that a run made it: delete it, {file.remedy}, or "
+                "give --overwrite."
+            )
+
+
+def check_no_previews(output: Path, jobs: Iterable[PhotoJob]) -> None:
+    """That results do not come to lie among previews, which show the faces that would be missed.
+
+    Raises:
+        ValueError: with one of the previews.
+    """
+    results = {job.output for job in jobs}
+    preview = next(
+        (file for file in _files(output) if file.name.endswith(PREVIEW_SUFFIX) and file not in results), None
+    )
+    if preview is not None:
+        raise ValueError(
+            f"{output} holds previews of a dry run, which show missed faces, such as {preview}: delete them, or name "
+            "another output folder."
+        )
+
+
+def check_only_previews(output: Path) -> None:
+    """That previews do not come to lie among results.
+
+    Raises:
+        ValueError: with one of the pictures that are no previews.
+    """
+    other = next((file for file in _files(output) if not file.name.endswith(PREVIEW_SUFFIX)), None)
+    if other is not None:
+        raise ValueError(
+            f"{output} holds more than previews, such as {other}, and previews show missed faces: name another folder "
+            "for the dry run."
+        )
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    """The pictures in a folder and below."""
+    for root, _, names in os.walk(folder):
+        yield from (Path(root) / name for name in names if is_photo_name(name))

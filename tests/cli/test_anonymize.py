@@ -1,0 +1,269 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import typer
+from skimage import data
+from typer.testing import CliRunner
+
+from nullface_pipeline.cli import app
+from nullface_pipeline.photo_folder.paths import PREVIEW_SUFFIX
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def invoke_as_main(*arguments):
+    """With the exit code of the command, for which 2 never is wrong usage; whatever it raises is a traceback."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], standalone_mode=False)
+    if isinstance(result.exception, typer.TyperException):
+        result.exit_code = 1
+        result.output_bytes += result.exception.format_message().encode(errors="replace")
+    elif result.exception is None:
+        result.exit_code = result.return_value or 0
+    else:
+        raise result.exception
+    return result
+
+
+def contents(folder):
+    """All files and folders in a folder, and what is in them."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def test_anonymize_a_folder(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    PIL.Image.fromarray(data.astronaut()).save(folder / "astronaut.jpg")
+    PIL.Image.new("RGB", (200, 200), "white").save(folder / "wall.png")
+    report, sheet = tmp_path / "report.jsonl", tmp_path / "sheet.png"
+    arguments = ("anonymize", folder, "-o", tmp_path / "out", "--report", report)
+    arguments += ("--contact-sheet", sheet, "--seed", 0)
+    result = invoke(*arguments)
+    assert result.exit_code == 3, result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["astronaut.jpg"]
+    assert "refused" in result.output and "wall.png" in result.output
+    lines = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["anonymized", "refused"]
+    with PIL.Image.open(sheet) as page:
+        assert page.size == (430, 254), "two fields"
+    first = (tmp_path / "out" / "astronaut.jpg").read_bytes()
+
+    (folder / "wall.png").unlink()
+    again = invoke(*arguments)
+    assert again.exit_code == 0 and "1 done before" in again.output
+    assert len(report.read_text().splitlines()) == 2, "nothing was done again"
+    assert invoke(*arguments, "--no-resume").exit_code == 0
+    assert (tmp_path / "out" / "astronaut.jpg").read_bytes() == first, "same seed, same picture"
+    assert invoke(*arguments[:-2], "--no-resume").exit_code == 0
+    assert (tmp_path / "out" / "astronaut.jpg").read_bytes() != first, "nobody can guess the seed"
+
+
+def test_covered_faces_have_their_own_exit_code(tmp_path):
+    PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
+    arguments = ("anonymize", tmp_path / "astronaut.png", "--threshold", "-1", "--preset", "light")
+    result = invoke(*arguments, "-o", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    result = invoke(*arguments, "-o", tmp_path / "none", "--on-failure", "skip-file")
+    assert result.exit_code == 3 and not (tmp_path / "none").exists()
+
+
+def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path):
+    for name in ("a.png", "b.png"):
+        PIL.Image.fromarray(data.astronaut()).save(tmp_path / name)
+    report = tmp_path / "report.jsonl"
+    result = invoke(
+        *("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", "--threshold", "-1", "--preset", "light"),
+        *("--on-failure", "error", "--report", report),
+    )
+    assert result.exit_code == 3, result.output
+    assert not (tmp_path / "out").exists() and len(report.read_text().splitlines()) == 1
+
+
+def test_a_dry_run_only_writes_previews_in_which_faces_are_covered(tmp_path):
+    photo, wall = tmp_path / "astronaut.png", tmp_path / "wall.png"
+    PIL.Image.fromarray(data.astronaut()).save(photo)
+    PIL.Image.new("RGB", (200, 200), "white").save(wall)
+    wall.with_name("broken.jpg").write_bytes(b"no photo")
+    output = tmp_path / "out"
+    result = invoke("anonymize", photo, wall, tmp_path / "broken.jpg", "-o", output, "--dry-run")
+    assert result.exit_code == 3, result.output
+    previews = {path.name: np.asarray(PIL.Image.open(path)) for path in output.iterdir()}
+    assert set(previews) == {f"astronaut.png{PREVIEW_SUFFIX}", f"wall.png{PREVIEW_SUFFIX}"}
+    face = previews[f"astronaut.png{PREVIEW_SUFFIX}"][90:150, 200:250]
+    assert len(np.unique(face.reshape(-1, 3), axis=0)) == 1
+    assert (previews[f"wall.png{PREVIEW_SUFFIX}"] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["anonymize", "nowhere.jpg", "-o", "out"], "does not exist"),
+        (["anonymize", ".", "-o", "out"], "lies in"),
+        (["anonymize", "*.jpg", "-o", "out"], "No photo matches"),
+        (["anonymize", ".", "-o", "out", "--preset", "weak"], "weak"),
+        (["export", "--single-file", "no/such/folder/nullface.py"], "does not exist"),
+        (["dance"], "No such command"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
+    run = subprocess.run(
+        [sys.executable, "-c", "from nullface_pipeline.cli import main; main()", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert message in run.stderr and "Traceback" not in run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "photo.png"], "exists and is no folder"),
+        (["-o", "out", "--report", "photo.png"], "over the photo"),
+        (["-o", "out", "--report", "notes.txt"], "none of a report"),
+        (["-o", "out", "--report", "out/photo.png"], "over the result"),
+        (["-o", "out", "--contact-sheet", "photo.png"], "over the photo"),
+        (["-o", "out", "--contact-sheet", "notes.png"], "no record says"),
+        (["-o", "out", "--report", "."], "is no file"),
+        (["-o", "old"], "previews of a dry run"),
+        (["-o", "results", "--dry-run"], "more than previews"),
+        (["-o", ""], "--output"),
+        (["-o", "out", "--report", ""], "--report"),
+        (["-o", "out", "--seed", "9" * 30], "--seed"),
+        (["-o", "out", "--seed", "-1"], "--seed"),
+        (["-o", "out", "--min-face", "nan"], "--min-face"),
+        (["-o", "out", "--min-face", "inf"], "--min-face"),
+        (["-o", "out", "--threshold", "nan"], "--threshold"),
+        (["-o", "out", "--detection-threshold", "0"], "--detection-threshold"),
+        (["-o", "out", "--detection-threshold", "nan"], "--detection-threshold"),
+        (["-o", "out", "--batch-faces", "1e9"], "--batch-faces"),
+        (["-o", "out", "--contact-sheet", "sheet.xyz"], "--contact-sheet takes"),
+        (["-o", "."], "would be written over"),
+        (["-o", "out", "--threshold", "30"], "--threshold"),
+        (["-o", "out", "--keep", "eye"], "Unknown region"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    PIL.Image.fromarray(data.astronaut()).save("photo.png")
+    Path("notes.txt").write_text("Dear diary\n")
+    for name in ("notes.png", f"old/x.png{PREVIEW_SUFFIX}", "results/result.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_bytes(b"mine")
+    before = contents(tmp_path)
+    try:
+        result = invoke_as_main("anonymize", "photo.png", *arguments)
+    finally:
+        assert contents(tmp_path) == before, "nothing is written, not even an empty folder"
+    assert result.exit_code == 1, result.output
+    assert message in result.output
+
+
+def test_wrong_model(tmp_path):
+    PIL.Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    result = invoke("anonymize", tmp_path / "photo.png", "-o", tmp_path / "out", "--model", tmp_path)
+    assert result.exit_code == 1 and "could not be loaded" in result.output
+
+
+FACE = (slice(90, 150), slice(200, 250))
+
+
+def face_changed(before, after):
+    old, new = (np.asarray(PIL.Image.open(path).convert("RGB")).astype(int) for path in (before, after))
+    return np.abs(new - old)[FACE].mean() > 3
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photos" / "astronaut.png"
+    path.parent.mkdir()
+    PIL.Image.fromarray(data.astronaut()).save(path)
+    return path
+
+
+def test_a_copy_of_the_original_is_refused_and_made_again_when_asked(photo, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    shutil.copy(photo, output)
+    for more in ((), ("--no-resume",), ("--report", tmp_path / "report.jsonl")):
+        result = invoke_as_main("anonymize", photo, "-o", output, *more)
+        assert result.exit_code == 3 and "is an original" in result.output.replace("\n", " "), result.output
+    result = invoke_as_main("anonymize", photo, "-o", output, "--overwrite", "--preset", "light")
+    assert result.exit_code in (0, 2) and face_changed(photo, output / "astronaut.png")
+
+
+def test_another_person_and_other_options_are_done_again(photo, tmp_path):
+    output = tmp_path / "out"
+    arguments = ("anonymize", photo, "-o", output, "--preset", "light", "--seed", 1)
+    assert invoke_as_main(*arguments).exit_code in (0, 2)
+    first = (output / "astronaut.png").read_bytes()
+    assert "1 done before" in invoke_as_main(*arguments).output
+    assert "done before;" not in invoke_as_main(*arguments, "--min-face", 400).output
+    assert (output / "astronaut.png").read_bytes() != first, "covered now"
+    PIL.Image.fromarray(data.astronaut()[:, ::-1]).save(photo)
+    assert "done before;" not in invoke_as_main(*arguments, "--min-face", 400).output
+    assert not [path for path in output.iterdir() if path.name.startswith(".")], "results, and nothing else"
+
+
+def test_dry_run_and_run_do_not_share_a_folder(photo, tmp_path):
+    assert invoke_as_main("anonymize", photo, "-o", tmp_path / "a", "--dry-run").exit_code == 0
+    assert invoke_as_main("anonymize", photo, "-o", tmp_path / "a", "--dry-run").exit_code == 0, "again"
+    result = invoke_as_main("anonymize", photo, "-o", tmp_path / "a")
+    assert result.exit_code == 1 and "delete them" in result.output
+    assert [path.name for path in (tmp_path / "a").iterdir()] == [f"astronaut.png{PREVIEW_SUFFIX}"]
+
+
+def test_linked_folders_are_named_in_the_end(photo, tmp_path):
+    (photo.parent / "linked").symlink_to(tmp_path)
+    result = invoke_as_main("anonymize", photo.parent, "-o", tmp_path / "out", "--dry-run")
+    assert result.exit_code == 0 and "1 linked or unreadable folder(s) were not searched" in result.output
+
+
+def as_command(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", "from nullface_pipeline.cli import main; main()", "anonymize", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.jpg", "\u00fc\u4eba.jpg".encode(), b"\x1b[2J\n[red].jpg", "\u202egpj.jpg".encode()]
+)
+@pytest.mark.parametrize("environment", [{"LANG": "C", "PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8"}])
+def test_any_name_on_any_terminal(tmp_path, name, environment):
+    path = tmp_path / "photos" / os.fsdecode(name)
+    path.parent.mkdir()
+    path.write_bytes(b"no photo")
+    run = as_command(tmp_path, b"photos", "-o", b"out", "--dry-run", **environment)
+    assert run.returncode == 3, run.stderr
+    assert b"Traceback" not in run.stderr and b"refused" in run.stdout
+    assert b"\x1b" not in run.stdout and "\u202e".encode() not in run.stdout
+    run = as_command(tmp_path, name, "-o", b"out", **environment)
+    assert (
+        run.returncode == 1
+        and (b"does not exist" in run.stderr or b"No photo" in run.stderr)
+        and b"\x1b" not in run.stderr
+    )
+
+
+def test_wrong_usage_is_answered_without_the_models(tmp_path):
+    code = (
+        "import sys\nfrom nullface_pipeline.cli import app\n"
+        "try: app(['anonymize', 'missing.jpg', '-o', 'out'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'diffusers', 'cv2'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and "does not exist" in run.stderr, run.stderr

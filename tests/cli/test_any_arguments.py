@@ -1,0 +1,104 @@
+"""Random values for every option of the command: never a traceback, never a success with an unchanged face."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from skimage import data
+from typer.testing import CliRunner
+
+from nullface_pipeline import model_sets
+from nullface_pipeline.cli import app
+
+
+FACE = (slice(90, 150), slice(200, 250))
+
+NUMBERS = st.one_of(
+    st.sampled_from(
+        ["nan", "-nan", "inf", "-inf", "1e400", "0", "-0.0", "-1", "1", "0.3", "5", "400", "", "x", "1_0"]
+    ),
+    st.floats().map(str),
+    st.integers(-(2**70), 2**70).map(str),
+)
+WORDS = st.one_of(
+    st.sampled_from(
+        ["", "eyes", "eyes,mouth", "light", "strong", "cover", "skip-file", "float32", "cpu", "cuda", "."]
+    ),
+    st.text(st.characters(exclude_characters="\0"), max_size=8),
+)
+FILES = st.sampled_from(
+    ["", ".", "out", "photo.png", "out/photo.png", "r.jsonl", "s.png", "S.PNG", "photo.png/x.png", "\0"]
+)
+OPTIONS = {
+    **dict.fromkeys(("--seed", "--threshold", "--detection-threshold", "--min-face", "--batch-faces"), NUMBERS),
+    **dict.fromkeys(("--keep", "--preset", "--device", "--dtype", "--on-failure"), WORDS),
+    **dict.fromkeys(("--report", "--contact-sheet"), FILES),
+}
+FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata")
+
+
+@st.composite
+def arguments(draw):
+    options = draw(st.lists(st.sampled_from(list(OPTIONS)), max_size=4, unique=True))
+    given = [word for option in options for word in (f"{option}={draw(OPTIONS[option])}",)]
+    return [*given, *draw(st.lists(st.sampled_from(FLAGS), max_size=2, unique=True))]
+
+
+@pytest.fixture(scope="module")
+def quick_models():
+    """nullface-tiny, loaded once and with few steps; nothing else is a stand-in."""
+    pipe = model_sets.load_model_set("tiny")
+
+    def load(name, device=None, dtype=None, detection_threshold=0.3):
+        if device not in (None, "", "cpu"):
+            raise RuntimeError(f"Invalid device string: {device!r}")
+        return pipe
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_sets, "load_model_set", load)
+        patch.setattr(model_sets, "load_detector", lambda name, detection_threshold: pipe.face_analyser)
+        patch.setattr(
+            model_sets,
+            "preset_settings",
+            lambda name, preset, fast: {"num_inference_steps": 3, "skip": 0.4, "guidance_scale": 6.0},
+        )
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(more=arguments())
+def test_any_arguments(quick_models, tmp_path_factory, more):
+    check(tmp_path_factory.mktemp("any"), more)
+
+
+@pytest.mark.parametrize("option", list(OPTIONS))
+@pytest.mark.parametrize("value", ["nan", "-inf", "", "9" * 40, "\ud800"])
+def test_one_strange_value(quick_models, tmp_path, option, value):
+    check(tmp_path, [f"{option}={value}", "--dry-run"])
+
+
+def check(folder, more):
+    photo, result = folder / "photo.png", folder / "out" / "photo.png"
+    PIL.Image.fromarray(data.astronaut()).save(photo)
+    before = photo.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run = CliRunner().invoke(app, ["anonymize", "photo.png", "-o", "out", *more], standalone_mode=False)
+    if isinstance(run.exception, typer.TyperException):
+        code = 1
+    else:
+        assert run.exception is None, (more, run.exception)
+        code = run.return_value or 0
+    assert code in (0, 1, 2, 3) and "Traceback" not in run.output
+    assert photo.read_bytes() == before
+    if code == 1:
+        assert sorted(path.name for path in folder.iterdir()) == ["photo.png"], more
+    if result.exists():
+        new = np.asarray(PIL.Image.open(result).convert("RGB")).astype(int)
+        assert np.abs(new - data.astronaut())[FACE].mean() > 1, more
+    elif code in (0, 2):
+        assert "--dry-run" in more

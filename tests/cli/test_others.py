@@ -1,0 +1,41 @@
+"""The demo and the doctor."""
+
+import numpy as np
+import PIL.Image
+from skimage import data
+from typer.testing import CliRunner
+
+from nullface_pipeline.cli import app
+from nullface_pipeline.cli.demo import side_by_side
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_demo_makes_its_pictures(tmp_path):
+    result = invoke("demo", "--output", tmp_path / "demo")
+    assert result.exit_code == 0, result.output
+    assert "demonstration model, 128 px" in result.output
+    pictures = {path.name: PIL.Image.open(path) for path in (tmp_path / "demo").iterdir()}
+    assert set(pictures) == {"input.png", "anonymized.png", "side_by_side.png"}
+    before, after = (np.asarray(pictures[name]).astype(int) for name in ("input.png", "anonymized.png"))
+    assert np.array_equal(before, data.astronaut())
+    assert np.abs(after - before)[60:180, 170:280].mean() > 5, "the face is another"
+    assert np.array_equal(after[300:], before[300:])
+    assert pictures["side_by_side.png"].width > 2 * before.shape[1]
+
+
+def test_doctor():
+    result = invoke("doctor")
+    assert result.exit_code == 0, result.output
+    for expected in ("Python", "diffusers", "cores", "nullface-tiny", "OpenRAIL-M", "BiSeNet"):
+        assert expected in result.output
+
+
+def test_side_by_side():
+    first, second = PIL.Image.new("RGB", (100, 50), "red"), PIL.Image.new("RGB", (80, 50), "blue")
+    sheet = side_by_side(first, second)
+    assert sheet.size == (184, 50)
+    assert sheet.getpixel((99, 20)) == (255, 0, 0) and sheet.getpixel((104, 20)) == (0, 0, 255)
+    assert sheet.getpixel((101, 20)) == (255, 255, 255)
