@@ -62,7 +62,7 @@ def load_model_set(
 def default_dtype(name: str, device: str) -> torch.dtype:
     """float16 on a GPU; on a CPU bfloat16 where the processor multiplies it, and float32 elsewhere and for "tiny".
 
-    nullface-tiny is too small to gain by it.
+    nullface-tiny is so small that it gains little by it.
     """
     if device != "cpu":
         return torch.float16

@@ -7,6 +7,12 @@ from diffusers import UNet2DConditionModel
 from nullface_pipeline import StableDiffusionNullFacePipeline, model_sets
 from nullface_pipeline.face_adapter import is_fused
 from nullface_pipeline.model_sets import compile_unet, default_dtype, load_model_set
+from nullface_pipeline.nullface_engine import (
+    MAX_INVERSION_BATCH_SIZE,
+    WORKING_VALUES,
+    default_inversion_batch_size,
+    inversion_batch_for_memory,
+)
 
 from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images, make_pipeline
 
@@ -66,3 +72,17 @@ def run(pipe):
     return pipe(
         make_images(1), make_embeds(1), num_inference_steps=10, generator=generators(1), output_type="latent"
     ).images
+
+
+def test_the_inversion_batch_follows_the_free_memory(monkeypatch):
+    gigabyte, unet = 10**9, make_pipeline().unet
+    assert inversion_batch_for_memory(24 * gigabyte, gigabyte // 5) == 60
+    assert inversion_batch_for_memory(80 * gigabyte, gigabyte // 5) == MAX_INVERSION_BATCH_SIZE
+    assert inversion_batch_for_memory(gigabyte // 10, gigabyte // 5) == 1
+    assert default_inversion_batch_size(unet, torch.device("cpu"), (64, 64)) == 4
+
+    sample_bytes = WORKING_VALUES * 8 * 64 * 64 * 4  # 8 channels, float32
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (15 * sample_bytes, 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 7 * sample_bytes)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * sample_bytes)
+    assert default_inversion_batch_size(unet, torch.device("cuda"), (64, 64)) == 10
