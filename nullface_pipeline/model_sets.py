@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 
+from nullface_pipeline.face_adapter import FACE_LORA_NAME, has_face_lora
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
 from nullface_pipeline.photo_records import PRESETS
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
@@ -25,30 +26,56 @@ def load_model_set(
     device: str | None = None,
     dtype: torch.dtype | None = None,
     detection_threshold: float = DETECTION_THRESHOLD,
+    compile: bool = False,
 ) -> StableDiffusionNullFacePipeline | StableDiffusionXLNullFacePipeline:
     """A pipeline with adapter and face models.
 
     Args:
         name (`str`): "tiny", "sd15", "sdxl", or a folder or Hub name of a Stable Diffusion 1.5 or XL model.
         device (`str`, *optional*): CUDA where there is a device, else the CPU.
-        dtype (`torch.dtype`, *optional*): float32 on a CPU, else float16.
+        dtype (`torch.dtype`, *optional*): of the UNet and the text encoder; by default what suits the processor, see
+            `default_dtype`. On a CPU the VAE of a Stable Diffusion model is float32 in any case.
         detection_threshold (`float`): lowest detection score that counts as a face.
+        compile (`bool`): compile the UNet with `torch.compile`, FaceID's LoRA fused into it. The first calls take
+            minutes; meant for long runs on a GPU.
 
     Raises:
         OSError, RuntimeError, ValueError: if a part cannot be found, fetched or read.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype or (torch.float32 if device == "cpu" else torch.float16)
+    dtype = dtype or default_dtype(name, device)
     if name == "tiny":
         pipe = load_nullface_tiny(device, dtype, detection_threshold)
     else:
         model = MODELS.get(name, name)
-        pipe = pipeline_class(model).from_pretrained(model, dtype=dtype)
+        vae_dtype = torch.float32 if device == "cpu" else dtype
+        pipe = pipeline_class(model).from_pretrained(model, dtype={"default": dtype, "vae": vae_dtype})
         pipe.load_face_adapter()
         pipe.to(device)
         pipe.load_face_models(FACE_MODELS, detection_threshold=detection_threshold)
     pipe.set_progress_bar_config(disable=True)
+    if compile:
+        compile_unet(pipe)
     return pipe
+
+
+def default_dtype(name: str, device: str) -> torch.dtype:
+    """float16 on a GPU; on a CPU bfloat16 where the processor multiplies it, and float32 elsewhere and for "tiny".
+
+    nullface-tiny is so small that it gains little by it.
+    """
+    if device != "cpu":
+        return torch.float16
+    instructions = torch.cpu.get_capabilities()
+    multiplies_bfloat16 = instructions.get("amx_bf16", False) or instructions.get("avx512_bf16", False)
+    return torch.bfloat16 if multiplies_bfloat16 and name != "tiny" else torch.float32
+
+
+def compile_unet(pipe: Any) -> None:
+    """Compile the UNet in place. What is fused for good beforehand is not fused, and compiled, again for each call."""
+    if has_face_lora(pipe.unet):
+        pipe.fuse_lora(["unet"], adapter_names=[FACE_LORA_NAME])
+    pipe.unet.compile()
 
 
 def pipeline_class(model: str) -> type[Any]:

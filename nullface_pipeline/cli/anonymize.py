@@ -111,7 +111,7 @@ def anonymize(
         bool, typer.Option("--fast", help="Nearly the same in 7 steps, about four times as fast, with any preset.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; what there is by default.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="float16 on a GPU and float32 on a CPU by default.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="What suits the processor by default.")] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=MAX_SEED, help="Same seed, same faces; a secret one by default.")
     ] = None,

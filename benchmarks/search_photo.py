@@ -1,0 +1,68 @@
+"""Seconds to search a photo of 24 megapixels with many faces of 40 to 400 pixels; the UNet has no part in it.
+
+It uses only what this package had from the start, so that it can be run on an earlier version as well:
+
+    python benchmarks/search_photo.py
+    git worktree add ../earlier COMMIT
+    PYTHONPATH=../earlier python benchmarks/search_photo.py
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+import cv2
+import numpy as np
+import onnxruntime
+import skimage.data
+
+from nullface_pipeline.face_identity import load_face_analyser
+from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.tiny_model import TINY_FOLDER
+
+
+HEIGHT, WIDTH = 4000, 6000
+SIZES = (400, 300, 200, 140, 100, 70, 50, 40)
+# The astronaut's head, and its width without the hair.
+HEAD, FACE_WIDTH = (slice(0, 270), slice(90, 360)), 110
+
+
+def make_group_photo(seed: int = 0) -> tuple[np.ndarray, int]:
+    """(H, W, 3) uint8 RGB: one row of heads for each face width, and their number."""
+    head, generator = skimage.data.astronaut()[HEAD], np.random.default_rng(seed)
+    photo = generator.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    top, count = 20, 0
+    for size in SIZES:
+        side = round(head.shape[0] * size / FACE_WIDTH)
+        scaled = cv2.resize(head, (side, side), interpolation=cv2.INTER_AREA if side < 270 else cv2.INTER_CUBIC)
+        gap = max(side // 3, 60)
+        for left in range(20, WIDTH - side, side + gap)[:12]:
+            photo[top : top + side, left : left + side] = scaled
+            count += 1
+        top += side + 40
+    return photo, count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    photo, count = make_group_photo()
+    analyser = load_face_analyser(TINY_FOLDER / "face_models")
+    found = len(search_faces(analyser, photo))
+    clock, busy = [], []
+    for _ in range(args.repeats):
+        started = time.perf_counter(), time.process_time()
+        search_faces(analyser, photo)
+        clock.append(time.perf_counter() - started[0])
+        busy.append(time.process_time() - started[1])
+    print(
+        f"{count} heads, {found} faces found: median of {args.repeats}: {statistics.median(clock):.1f} s, "
+        f"{statistics.median(busy):.1f} processor seconds; ONNX Runtime {onnxruntime.__version__}, "
+        f"load average {os.getloadavg()[0]:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
