@@ -101,7 +101,10 @@ def anonymize(
         typer.Option("--output", "-o", parser=written_path, help="Folder for the results; trees are mirrored in it."),
     ],
     model: Annotated[
-        str, typer.Option(help="tiny (in the package), sd15, or a folder or Hub name of a Stable Diffusion 1.5 model.")
+        str,
+        typer.Option(
+            help="tiny (in the package), sd15, sdxl, or a folder or Hub name of a Stable Diffusion 1.5 or XL model."
+        ),
     ] = "tiny",
     keep: Annotated[str, typer.Option(help="Regions to leave as they are, with commas: eyes,mouth.")] = "",
     preset: Annotated[

@@ -30,6 +30,9 @@ PACKAGES = (
 OPTIONAL = frozenset({"onnxruntime", "onnxruntime-gpu"})
 
 
+FACEID_LICENCE = "research only, non-commercial"
+
+
 @dataclass(frozen=True)
 class Weights:
     """One file or folder of weights.
@@ -96,19 +99,20 @@ def weights_table(weights: list[Weights]) -> Table:
 
 
 def find_weights() -> list[Weights]:
-    """All that the two model sets load; nothing is fetched."""
-    from nullface_pipeline.model_sets import FACE_MODELS, SD15
-    from nullface_pipeline.pipeline import FACEID_REPOSITORY, FACEID_WEIGHTS
+    """All that the model sets load; nothing is fetched."""
+    from nullface_pipeline.face_adapter import FACEID_REPOSITORY
+    from nullface_pipeline.model_sets import FACE_MODELS, SD15, SDXL
+    from nullface_pipeline.pipeline import FACEID_WEIGHTS
+    from nullface_pipeline.pipeline_sdxl import FACEID_SDXL_WEIGHTS
     from nullface_pipeline.tiny_model import TINY_FOLDER
 
     return [
         Weights("nullface-tiny", TINY_FOLDER, "this package", "Apache-2.0; for demonstration and research"),
         Weights("Stable Diffusion 1.5", stable_diffusion(), SD15, "CreativeML OpenRAIL-M"),
-        Weights(
-            "IP-Adapter FaceID",
-            cached(FACEID_REPOSITORY, FACEID_WEIGHTS),
-            FACEID_REPOSITORY,
-            "research only, non-commercial",
+        Weights("Stable Diffusion XL", stable_diffusion("sdxl"), SDXL, "CreativeML Open RAIL++-M"),
+        *(
+            Weights(f"IP-Adapter FaceID, {kind}", cached(FACEID_REPOSITORY, file), FACEID_REPOSITORY, FACEID_LICENCE)
+            for kind, file in (("1.5", FACEID_WEIGHTS), ("XL", FACEID_SDXL_WEIGHTS))
         ),
         Weights(f"InsightFace {FACE_MODELS}", insightface_pack(), "InsightFace", "research only, non-commercial"),
         Weights(
@@ -117,12 +121,12 @@ def find_weights() -> list[Weights]:
     ]
 
 
-def stable_diffusion() -> Path | None:
-    """The snapshot in the Hub's cache, if it holds the largest of its files."""
-    from nullface_pipeline.model_sets import SD15
+def stable_diffusion(name: str = "sd15") -> Path | None:
+    """The snapshot of a model of `MODELS` in the Hub's cache, if it holds the largest of its files."""
+    from nullface_pipeline.model_sets import MODELS
 
     names = (f"unet/diffusion_pytorch_model{variant}" for variant in (".safetensors", ".fp16.safetensors", ".bin"))
-    for path in (cached(SD15, name) for name in names):
+    for path in (cached(MODELS[name], file) for file in names):
         if path is not None:
             return path.parents[1]
     return None
