@@ -13,8 +13,6 @@ import argparse
 import copy
 import logging
 import os
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,27 +21,22 @@ import torch.distributed as dist
 from diffusers.utils import logging as diffusers_logging
 from torch.nn.parallel import DistributedDataParallel
 
-from training.denoiser_export import (
-    LATENT_SIZE,
-    attach_fresh_adapter,
-    build_scheduler,
-    build_text_encoder,
-    build_unet,
-    empty_prompt,
-    load_trained,
-)
+from training.denoiser_export import LATENT_SIZE, attach_fresh_adapter, build_unet, load_trained
+from training.diffusion import Batch, Diffusion
+from training.identities import load_identities
 from training.latent_cache import LatentCache
+from training.likeness import FaceSampler, Likeness, weighted
 from training.loop import RUNS, Every, level_rate, save_checkpoint
 from training.muon import MixedOptimizer
+from training.pose_erasure import load_projection
 from training.sampling import Sampling
-from training.teacher import TeacherEmbeddings
+from training.teacher import TEACHER
 
 
 ZERO_IDENTITY_SHARE = 0.1
 AVERAGED_SHARE = 0.3  # of the samples are told the average of a person's embeddings, the purest word on who it is
 # Where the method works (skip 0.7 begins at timestep 300), where the identity shows most in the error, and the rest.
 TIMESTEP_RANGES = ((0, 350, 0.5), (350, 600, 0.35), (600, 1000, 0.15))
-SNR_CAP = 2.0
 EMA_DECAY = 0.999
 # The first part of the budget goes to the middle of the crops, which holds the face and takes about half the time.
 # The rest is needed at full size: until then the error there is a quarter higher than it need be.
@@ -52,25 +45,6 @@ ADAPTER_RATE = 2.0  # of the identity projection and the identity's keys and val
 VALIDATION_TIMESTEPS = (100, 200, 300, 400, 500, 600)
 
 logger = logging.getLogger("training.denoiser")
-
-
-def load_identities(ids: np.ndarray, split: str, name: str, runs: Path) -> np.ndarray:
-    """(N, V, 512) float32 centred embeddings of the portraits `ids`, V of each: the teacher's or the student's."""
-    if name == "teacher":
-        return Sampling.load(runs).centre(TeacherEmbeddings.load(split, runs).of(ids))
-    with np.load(runs / f"identities_{split}.npz") as file:
-        row = {portrait: index for index, portrait in enumerate(file["ids"])}
-        return file["embeddings"][[row[portrait] for portrait in ids]].astype(np.float32)
-
-
-@dataclass
-class Batch:
-    """Noisy latents and what was added to them."""
-
-    latents: torch.Tensor  # (B, 4, 32, 32) float32
-    identities: torch.Tensor  # (B, 1, 512) float32, zero where dropped
-    timesteps: torch.Tensor  # (B,) int64
-    noise: torch.Tensor  # (B, 4, 32, 32) float32
 
 
 class Sampler:
@@ -107,50 +81,14 @@ def random_timesteps(count: int, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(low[chosen], high[chosen])
 
 
-class Diffusion:
-    """The noise schedule, the loss, and the constant empty prompt."""
-
-    def __init__(self, runs: Path, device: torch.device) -> None:
-        self.scheduler = build_scheduler()
-        self.device = device
-        self.prompt = empty_prompt(*build_text_encoder(runs / "tokenizer")).to(device)
-        alphas = self.scheduler.alphas_cumprod
-        snr = alphas / (1.0 - alphas)
-        # Min-SNR weighting: at low noise the error is large, but about texture; who it is gets decided above.
-        self.weights = (snr.clamp(max=SNR_CAP) / snr).to(device)
-
-    def errors(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """(B,) mean squared error of the predicted noise, the face counting more than the background."""
-        timesteps, noise = batch.timesteps.to(self.device), batch.noise.to(self.device)
-        latents, identities = batch.latents.to(self.device), batch.identities.to(self.device)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        prompt = self.prompt.expand(len(noisy), -1, -1)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            predicted = unet(noisy, timesteps, prompt, added_cond_kwargs={"image_embeds": [identities]}).sample
-        return ((predicted.float() - noise).square() * face_weight(noise.shape[-1], self.device)).mean(dim=(1, 2, 3))
-
-    def loss(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """The weighted training loss, a scalar."""
-        return (self.errors(unet, batch) * self.weights[batch.timesteps.to(self.device)]).mean()
-
-
-@lru_cache
-def face_weight(window: int, device: torch.device) -> torch.Tensor:
-    """(window, window) float32 of mean 1: the face, an ellipse in the middle, counts three times the background."""
-    reach = window / LATENT_SIZE
-    y, x = torch.meshgrid(*2 * [torch.linspace(-reach, reach, window, device=device)], indexing="ij")
-    distance = ((x / 0.6).square() + ((y - 0.1) / 0.75).square()).sqrt()
-    weight = 1.0 + 2.0 * torch.sigmoid((1.0 - distance) / 0.08)
-    return weight / weight.mean()
-
-
 class Validation:
     """The same noise on the same unseen colour portraits each time; what knowing the identity gains is what counts."""
 
-    def __init__(self, runs: Path, identities: str, count: int = 96) -> None:
+    def __init__(self, runs: Path, identities: str, projection: np.ndarray, count: int = 96) -> None:
         cache = LatentCache.load("validation", runs)
         rows = np.random.default_rng(0).permutation(np.flatnonzero(cache.real_colour))[:count]
-        right = torch.from_numpy(load_identities(cache.ids[rows], "validation", identities, runs)[:, :1])
+        embeddings = load_identities(cache.ids[rows], "validation", identities, runs)[:, :1]
+        right = torch.from_numpy(embeddings @ projection)
         latents = torch.from_numpy(cache.latents[rows, 0].astype(np.float32))
         timesteps = torch.tensor(VALIDATION_TIMESTEPS).repeat(len(rows))[: len(rows)]
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
@@ -188,7 +126,9 @@ def start(args: argparse.Namespace) -> torch.nn.Module:
     torch.manual_seed(args.seed)
     unet = build_unet()
     attach_fresh_adapter(unet)
-    if args.start:
+    if args.start and args.start.suffix == ".pt":
+        unet.load_state_dict(torch.load(args.start, map_location="cpu")["average"])
+    elif args.start:
         load_trained(unet, args.start)
     return unet.to(args.device).to(memory_format=torch.channels_last).requires_grad_(True)
 
@@ -197,8 +137,13 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     """Train until so many samples are drawn, from the checkpoint if there is one."""
     device = torch.device(args.device, rank) if args.device == "cuda" else torch.device(args.device)
     cache, sampling = LatentCache.load("train", args.runs), Sampling.load(args.runs)
-    sampler = Sampler(cache.latents, load_identities(cache.ids, "train", args.identities, args.runs), sampling.weights)
-    diffusion, validation = Diffusion(args.runs, device), Validation(args.runs, args.identities)
+    identities = load_identities(cache.ids, "train", args.identities, args.runs)
+    projection = load_projection(args.runs) if args.faces else np.eye(identities.shape[-1], dtype=np.float32)
+    sampler = Sampler(cache.latents, identities @ projection, sampling.weights)
+    diffusion, validation = Diffusion(args.runs, device), Validation(args.runs, args.identities, projection)
+    if args.faces:
+        face_sampler = FaceSampler(args.runs, identities, projection)
+        likeness = Likeness(args.runs, args.teacher, args.autoencoder, projection)
     unet = start(args)
     average = copy.deepcopy(unet).requires_grad_(False)
     optimizer = build_optimizer(unet, args.lr)
@@ -211,7 +156,8 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         step, samples = state["step"], state["samples"]
     rng = np.random.default_rng([args.seed, step, rank])
     model = DistributedDataParallel(unet, gradient_as_bucket_view=True) if world_size > 1 else unet
-    log, save, losses = Every(30), Every(240), []
+    log, save = Every(30), Every(240)
+    losses: list[dict[str, float]] = []
     logger.info("%d portraits, %.2f M parameters", len(cache.ids), sum(p.numel() for p in unet.parameters()) / 1e6)
 
     def save_state() -> None:
@@ -224,16 +170,22 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         fraction = samples / args.samples
         window = WINDOW if fraction < args.window_share else LATENT_SIZE
         loss = diffusion.loss(model, sampler.draw(args.batch_size // world_size, window, rng))
+        seen = {"loss": loss.item()}
+        if args.faces:
+            looks = likeness(diffusion, model, face_sampler.draw(args.faces // world_size, rng))
+            loss = loss + args.likeness * weighted(looks)
+            seen |= {name: look.item() for name, look in looks.items()}
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step(level_rate(fraction, step))
         update_average(average, unet, step)
         step, samples = step + 1, samples + args.batch_size
-        losses.append(loss.item())
+        losses.append(seen)
         if rank > 0:
             continue
         if log():
-            logger.info("%5.1f %%  %d samples  loss %.4f", 100 * fraction, samples, np.mean(losses))
+            means = "  ".join(f"{name} {np.mean([loss[name] for loss in losses]):.4f}" for name in seen)
+            logger.info("%5.1f %%  %d samples  %s", 100 * fraction, samples, means)
             losses.clear()
         if save():
             save_state()
@@ -245,9 +197,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the UNet and the FaceID adapter of nullface-tiny.")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
     parser.add_argument("--name", default="denoiser", help="of the checkpoint in the folder of runs")
-    parser.add_argument("--from", dest="start", type=Path, help="trained model set to start from")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="model set, or checkpoint, whose weights to start from"
+    )
     parser.add_argument("--identities", default="student", choices=["teacher", "student"], help="whose embeddings")
     parser.add_argument("--samples", type=int, default=700_000, help="samples in all, over all runs")
+    parser.add_argument("--faces", type=int, default=0, help="guided faces a step that the teacher looks at")
+    parser.add_argument("--likeness", type=float, default=0.1, help="how much the teacher's word counts")
+    parser.add_argument("--teacher", type=Path, default=TEACHER)
+    parser.add_argument("--autoencoder", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
     parser.add_argument("--window-share", type=float, default=WINDOW_SHARE, help="of the samples are cut to the face")
     parser.add_argument("--batch-size", type=int, default=16, help="of all processes together")
     parser.add_argument("--lr", type=float, default=1e-3)

@@ -13,7 +13,18 @@ from rich.progress import track
 from training.latent_cache import LatentCache
 from training.loop import RUNS
 from training.portraits import load_portraits
+from training.sampling import Sampling
+from training.teacher import TeacherEmbeddings
 from training.views import aligned_crop, clean_view, random_view
+
+
+def load_identities(ids: np.ndarray, split: str, name: str, runs: Path) -> np.ndarray:
+    """(N, V, 512) float32 centred embeddings of the portraits `ids`, V of each: the teacher's or the student's."""
+    if name == "teacher":
+        return Sampling.load(runs).centre(TeacherEmbeddings.load(split, runs).of(ids))
+    with np.load(runs / f"identities_{split}.npz") as file:
+        row = {portrait: index for index, portrait in enumerate(file["ids"])}
+        return file["embeddings"][[row[portrait] for portrait in ids]].astype(np.float32)
 
 
 def embed(recognizer: ArcFaceONNX, faces: list[np.ndarray]) -> np.ndarray:

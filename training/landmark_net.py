@@ -24,9 +24,7 @@ logger = logging.getLogger("training.landmark_net")
 
 
 def _convolution(channels_in: int, channels: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels, 3, stride, padding=1), nn.GroupNorm(8, channels), nn.SiLU()
-    )
+    return nn.Sequential(nn.Conv2d(channels_in, channels, 3, stride, padding=1), nn.GroupNorm(8, channels), nn.SiLU())
 
 
 class LandmarkNetwork(nn.Module):

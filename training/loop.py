@@ -14,6 +14,7 @@ import torch
 
 RUNS = Path("training/runs")  # caches and checkpoints; ignored by git
 
+
 class Budget:
     """Wall-clock budget of a training; the learning rate follows the share of it that is spent.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.denoiser import load_identities
+from training.identities import load_identities
 from training.latent_cache import LatentCache
 from training.loop import RUNS
 from training.portraits import Portrait, load_portraits

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from training import augmentation
 from training.latent_cache import LatentCache
-from training.loop import RUNS, Every, level_rate, part_parser, run_part, save_checkpoint
+from training.loop import Every, level_rate, part_parser, run_part, save_checkpoint
 from training.muon import MixedOptimizer
 from training.onnx_weights import store_as_half
 from training.portraits import load_portraits
