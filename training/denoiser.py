@@ -21,7 +21,7 @@ import torch.distributed as dist
 from diffusers.utils import logging as diffusers_logging
 from torch.nn.parallel import DistributedDataParallel
 
-from training.denoiser_export import LATENT_SIZE, attach_fresh_adapter, build_unet, load_trained
+from training.denoiser_export import LATENT_SIZE, attach_fresh_adapter, build_unet, export, load_trained
 from training.diffusion import Batch, Diffusion
 from training.identities import load_identities
 from training.latent_cache import LatentCache
@@ -195,6 +195,8 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the UNet and the FaceID adapter of nullface-tiny.")
+    parser.add_argument("task", nargs="?", default="all", choices=["all", "train", "export"])
+    parser.add_argument("--output", type=Path, default=Path("nullface_pipeline/tiny"), help="folder of the model set")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
     parser.add_argument("--name", default="denoiser", help="of the checkpoint in the folder of runs")
     parser.add_argument(
@@ -222,7 +224,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if world_size > 1:
         dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
-    train(args, rank, world_size)
+    if args.task != "export":
+        train(args, rank, world_size)
+    if args.task != "train" and rank == 0:
+        args.start = args.runs / f"{args.name}.pt"
+        projection = torch.from_numpy(load_projection(args.runs))
+        export(start(args).requires_grad_(False), projection, args.autoencoder, args.output, args.runs)
     if world_size > 1:
         dist.destroy_process_group()
 

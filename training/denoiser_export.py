@@ -202,9 +202,7 @@ def empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> torch
     return text_encoder(tokens.input_ids)[0]
 
 
-def export(
-    unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Path, output: Path, scratch: Path
-) -> None:
+def export(unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Path, output: Path, runs: Path) -> None:
     """Write `model/` and the adapter file into `output`, once they have been loaded again and found to be right.
 
     Args:
@@ -212,8 +210,9 @@ def export(
         projection (`torch.Tensor`): (512, 512), what the adapter does to embeddings before anything else.
         autoencoder (`Path`): folder of the trained `AutoencoderTiny`.
         output (`Path`): folder of the whole model set.
-        scratch (`Path`): folder for the export until it is verified.
+        runs (`Path`): folder of caches, for the export until it is verified.
     """
+    scratch = runs / "export"
     shutil.rmtree(scratch, ignore_errors=True)
     text_encoder, tokenizer = build_text_encoder(scratch / "tokenizer")
     plain, adapter = split_model(unet.float(), projection)

@@ -3,7 +3,7 @@
 A network that is trained for only some thousand steps gets further with it than with AdamW alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,11 +43,12 @@ class Muon(torch.optim.Optimizer):
                     self._update(parameter, group)
 
     def _update(self, parameter: Tensor, group: dict) -> None:
-        state = self.state[parameter]
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(parameter.grad, 1.0 - group["momentum"])
-        direction = parameter.grad.lerp(state["momentum"], group["momentum"])
+        state["momentum"].lerp_(gradient, 1.0 - group["momentum"])
+        direction = gradient.lerp(state["momentum"], group["momentum"])
         matrix = orthogonalized(direction.flatten(1))
         scale = 0.2 * max(matrix.shape) ** 0.5
         parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
@@ -57,7 +58,7 @@ class Muon(torch.optim.Optimizer):
 class MixedOptimizer:
     """Muon for `matrices`; AdamW for `others`, lists of parameters by their learning rate relative to the matrices'."""
 
-    def __init__(self, matrices: list[Tensor], others: dict[float, list[Tensor]], rate: float) -> None:
+    def __init__(self, matrices: Sequence[Tensor], others: Mapping[float, Sequence[Tensor]], rate: float) -> None:
         self.rate = rate
         self.muon = Muon(matrices, lr=rate)
         groups = [{"params": parameters, "factor": factor} for factor, parameters in others.items()]

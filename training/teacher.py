@@ -75,13 +75,13 @@ def _convolution(weight: Tensor, bias: Tensor, settings: dict) -> nn.Conv2d:
     layer = nn.Conv2d(
         weight.shape[1] * groups,
         weight.shape[0],
-        tuple(weight.shape[2:]),
+        (weight.shape[2], weight.shape[3]),
         tuple(settings["strides"]),
         padding=tuple(settings["pads"][:2]),
         groups=groups,
     )
-    layer.weight.data, layer.bias.data = weight.contiguous(memory_format=torch.channels_last), bias
-    return layer
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    return layer.to(memory_format=torch.channels_last)
 
 
 def to_teacher(views: np.ndarray) -> Tensor:
