@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from training.loop import RUNS
@@ -41,7 +42,7 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
     everything = base + samples("likeness", 0.2)
     denoiser = ["--output", str(folder), *runs, *autoencoder]
     measure = [*source, "--model", str(folder), "--models", str(args.models), "--output", str(args.figures)]
-    people = ["--count", str(max(2, min(439, int(args.minutes / 3))))] if args.minutes < WHOLE_MINUTES else []
+    people = ["--count", str(max(4, min(439, int(args.minutes / 3))))] if args.minutes < WHOLE_MINUTES else []
     return [
         ("autoencoder", [*source, *runs, *minutes(0.12), "--output", str(folder / "model" / "vae")]),
         ("detector", [*source, *runs, *minutes(0.08), "--output", str(folder / "face_models" / "detector.onnx")]),
@@ -72,10 +73,11 @@ def some_portraits(data: Path, runs: Path, minutes: float) -> Path:
         return data
     path = runs / "portraits.parquet"
     if not path.exists():
-        table = pq.read_table(data)
-        colour_first = table.sort_by([("colour", "descending"), ("id", "ascending")])
+        table = pq.read_table(data).sort_by([("split", "ascending"), ("colour", "descending"), ("id", "ascending")])
+        training = int(pc.sum(pc.equal(table["split"], "train")).as_py())
         every = max(1, int(WHOLE_MINUTES / max(minutes, 1.0)))
-        pq.write_table(colour_first.take(list(range(0, len(table), every))), path)
+        chosen = [*range(0, training, every), *range(training, len(table), max(1, every // 8))]
+        pq.write_table(table.take(chosen), path)
     return path
 
 
