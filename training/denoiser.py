@@ -108,11 +108,16 @@ def update_average(average: torch.nn.Module, model: torch.nn.Module, step: int) 
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - decay)
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of the UNet belongs to what listens to the identity."""
+    return "encoder_hid_proj" in name or "_ip." in name
+
+
 def build_optimizer(unet: torch.nn.Module, rate: float) -> MixedOptimizer:
     """Muon for the matrices within the UNet, AdamW for the rest; what listens to the identity learns faster."""
     matrices, others, adapter = [], [], []
     for name, parameter in unet.named_parameters():
-        if "encoder_hid_proj" in name or "_ip." in name:
+        if is_adapter(name):
             adapter.append(parameter)
         elif parameter.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding")):
             matrices.append(parameter)
@@ -147,6 +152,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     unet = start(args)
     average = copy.deepcopy(unet).requires_grad_(False)
     optimizer = build_optimizer(unet, args.lr)
+    body = [parameter for name, parameter in unet.named_parameters() if not is_adapter(name)]
     checkpoint, step, samples = args.runs / f"{args.name}.pt", 0, 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device)
@@ -173,8 +179,11 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         seen = {"loss": loss.item()}
         if args.faces:
             looks = likeness(diffusion, model, face_sampler.draw(args.faces // world_size, rng))
-            loss = loss + args.likeness * weighted(looks)
             seen |= {name: look.item() for name, look in looks.items()}
+            (args.likeness * weighted(looks)).backward()
+            # Only what listens to the identity learns from the teacher: the rest would learn to please it with blur.
+            for parameter in body:
+                parameter.grad = None
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step(level_rate(fraction, step))
