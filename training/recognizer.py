@@ -145,9 +145,9 @@ def aligned_crops(portraits: list, cache: Path) -> np.ndarray:
     return np.load(cache, mmap_mode="r")
 
 
-def to_input(views: Sequence[np.ndarray]) -> Tensor:
+def to_input(views: np.ndarray | Sequence[np.ndarray]) -> Tensor:
     """(N, 112, 112, 3) uint8 views to the network's (N, 3, 112, 112) float32 input in [-1, 1], as InsightFace does."""
-    batch = torch.from_numpy(np.ascontiguousarray(np.stack(views))).permute(0, 3, 1, 2)
+    batch = torch.from_numpy(np.ascontiguousarray(np.asarray(views))).permute(0, 3, 1, 2)
     return ((batch.float() - 127.5) / 127.5).contiguous(memory_format=torch.channels_last)
 
 
