@@ -186,7 +186,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
                 parameter.grad = None
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step(level_rate(fraction, step))
+        optimizer.step(level_rate(fraction, step, args.warmup))
         update_average(average, unet, step)
         step, samples = step + 1, samples + args.batch_size
         losses.append(seen)
@@ -219,6 +219,7 @@ def main() -> None:
     parser.add_argument("--autoencoder", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
     parser.add_argument("--window-share", type=float, default=WINDOW_SHARE, help="of the samples are cut to the face")
     parser.add_argument("--batch-size", type=int, default=16, help="of all processes together")
+    parser.add_argument("--warmup", type=int, default=200, help="steps until the learning rate is reached")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="per process")

@@ -30,7 +30,7 @@ LARGEST_TIMESTEP = 400
 GUIDANCE = (2.0, 8.0)
 OPPOSITE_SHARE = 0.75  # of the faces become their opposite, the rest another person of the data
 WANTED_SIMILARITY = -0.05  # to the person, from which on a face is somebody else's for good
-WEIGHTS = {"person": 1.0, "landmarks": 6.0, "tone": 3.0, "beside": 3.0, "change": 0.3}
+WEIGHTS = {"person": 1.0, "landmarks": 3.0, "tone": 2.0, "beside": 2.0, "change": 0.1}
 
 
 @dataclass
