@@ -20,7 +20,9 @@ from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.face_masks import mask_picture
 from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
-from training.evaluate import BATCH, Judge, Subject, change_mask, finish, landmark_drift, load_subjects, spread
+from training.evaluate import BATCH, Subject, change_mask, finish, load_subjects, spread
+from training.expression import compare
+from training.judge import Judge
 from training.portraits import load_portraits
 
 
@@ -75,13 +77,14 @@ def describe(
 ) -> dict[str, float]:
     """One row of the table."""
     photos = finish(pipe, subjects, faces, ())
-    judged = judge(subjects, photos)
+    portraits, originals = [subject.portrait for subject in subjects], [subject.photo for subject in subjects]
+    judged = judge(portraits, photos)
     return {
         "evaluations": cost.evaluations / len(subjects),
         "rank 1 by dlib, %": judged["rank1"],
         "similarity by dlib": judged["similarity"],
         "similarity by nullface-tiny": own_similarity(pipe, subjects, photos),
-        "landmark drift, %": landmark_drift(subjects, photos),
+        "landmark drift, %": compare(portraits, originals, photos, None)["landmark_drift"],
         "difference to the default": face_distance(faces, default, masks),
         "seconds a face": cost.seconds / len(subjects),
         "processor seconds a face": cost.busy / len(subjects),

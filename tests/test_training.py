@@ -1,8 +1,22 @@
-"""The maths behind nullface-tiny's training that can be checked without training."""
+"""nullface-tiny's training: the maths that can be checked without it, and all of it with next to no time."""
+
+import argparse
+from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
 
+from training import train_all
+from training.denoiser import random_timesteps
+from training.denoiser_export import attach_fresh_adapter, build_unet, load_trained, split_model
+from training.likeness import align
+from training.muon import orthogonalized
 from training.pose_erasure import erasing_projection
+
+
+SHARED = Path(__file__).parents[2] / "shared"
 
 
 def test_erased_directions_can_no_longer_be_told():
@@ -18,3 +32,63 @@ def test_erased_directions_can_no_longer_be_told():
     assert before > 0.5 and after < 1e-9
     assert np.linalg.matrix_rank(projection) == 17, "three directions and no more"
     assert np.allclose(projection @ projection, projection)
+
+
+@pytest.mark.parametrize("shape", [(48, 20), (20, 48)])
+def test_orthogonalized_directions_are_all_about_as_long(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    before, after = (torch.linalg.svdvals(x.float()) for x in (matrix, orthogonalized(matrix)))
+    assert before.max() / before.min() > 3.0
+    assert after.min() > 0.6 and after.max() < 1.3
+
+
+def test_timesteps_are_drawn_from_their_ranges():
+    timesteps = random_timesteps(4000, np.random.default_rng(0))
+    assert timesteps.min() >= 0 and timesteps.max() < 1000
+    assert 0.45 < (timesteps < 350).mean() < 0.55
+
+
+def test_aligning_moves_a_point_where_the_matrix_says():
+    pixels = torch.zeros(1, 3, 128, 128)
+    pixels[:, :, 40, 70] = 1.0
+    matrix = torch.tensor([[[0.0, -1.0, 100.0], [1.0, 0.0, -20.0]]])
+    aligned = align(pixels, matrix)
+    assert aligned.shape == (1, 3, 112, 112)
+    assert divmod(int(aligned[0, 0].argmax()), 112) == (50, 60)
+    assert aligned[0, 0, 50, 60] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_model_set_can_be_trained_on(tmp_path):
+    """What is read from an exported set is the network that was exported, LoRA and projection included."""
+    torch.manual_seed(0)
+    trained, again = build_unet(), build_unet()
+    for unet in (trained, again):
+        attach_fresh_adapter(unet)
+    plain, adapter = split_model(trained, torch.eye(512))
+    plain.save_pretrained(tmp_path / "model" / "unet")
+    save_file(adapter, tmp_path / "face_adapter.safetensors")
+    load_trained(again, tmp_path)
+    inputs = torch.randn(1, 4, 32, 32), torch.tensor([200]), torch.randn(1, 77, 96)
+    condition = {"image_embeds": [torch.randn(1, 1, 512) / 512**0.5]}
+    with torch.no_grad():
+        expected, found = (unet(*inputs, added_cond_kwargs=condition).sample for unet in (trained, again))
+    assert torch.allclose(expected, found, atol=5e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_all_parts_are_trained_one_after_the_other(tmp_path):
+    """`python -m training.train_all` with next to no minutes makes a whole model set and all figures."""
+    data = SHARED / "data" / "portraits.parquet"
+    if not data.exists():
+        pytest.skip("needs the portraits and the networks that teach and measure")
+    folder, figures = tmp_path / "set", tmp_path / "figures"
+    train_all.train_all(
+        argparse.Namespace(
+            data=data, models=SHARED / "models", runs=tmp_path / "runs", output=folder, figures=figures, minutes=0.05
+        )
+    )
+    for name in ("model/unet", "model/vae", "face_adapter.safetensors", "face_models/detector.onnx", "face_parser"):
+        assert (folder / name).exists(), name
+    for name in ("table.json", "trends.png", "faces.jpg"):
+        assert (figures / name).exists(), name

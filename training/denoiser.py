@@ -13,8 +13,6 @@ import argparse
 import copy
 import logging
 import os
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,56 +21,40 @@ import torch.distributed as dist
 from diffusers.utils import logging as diffusers_logging
 from torch.nn.parallel import DistributedDataParallel
 
-from training.denoiser_export import (
-    LATENT_SIZE,
-    attach_fresh_adapter,
-    build_scheduler,
-    build_text_encoder,
-    build_unet,
-    empty_prompt,
-    export,
-)
+from training.denoiser_export import LATENT_SIZE, attach_fresh_adapter, build_unet, export, load_trained
+from training.diffusion import Batch, Diffusion
+from training.identities import load_identities
 from training.latent_cache import LatentCache
-from training.loop import Budget, Every, cosine_rate, save_checkpoint
+from training.likeness import FaceSampler, Likeness, weighted
+from training.loop import RUNS, Every, level_rate, save_checkpoint
+from training.muon import MixedOptimizer
 from training.pose_erasure import load_projection
+from training.sampling import Sampling
+from training.teacher import TEACHER
 
 
-ZERO_IDENTITY_SHARE = 0.15
-LATE_TIMESTEPS, LATE_SHARE = 500, 0.8
-SNR_CAP = 2.0
-EMA_DECAY = 0.998
+ZERO_IDENTITY_SHARE = 0.1
+AVERAGED_SHARE = 0.3  # of the samples are told the average of a person's embeddings, the purest word on who it is
+# Where the method works (skip 0.7 begins at timestep 300), where the identity shows most in the error, and the rest.
+TIMESTEP_RANGES = ((0, 350, 0.5), (350, 600, 0.35), (600, 1000, 0.15))
+EMA_DECAY = 0.999
 # The first part of the budget goes to the middle of the crops, which holds the face and takes about half the time.
 # The rest is needed at full size: until then the error there is a quarter higher than it need be.
 WINDOW, WINDOW_SHARE = 24, 0.5
+ADAPTER_RATE = 2.0  # of the identity projection and the identity's keys and values, relative to the rest
 VALIDATION_TIMESTEPS = (100, 200, 300, 400, 500, 600)
 
 logger = logging.getLogger("training.denoiser")
 
 
-def load_identities(ids: np.ndarray, split: str, runs: Path) -> np.ndarray:
-    """(N, E, 512) float32 embeddings of the portraits `ids`, E of each."""
-    with np.load(runs / f"identities_{split}.npz") as file:
-        row = {portrait: index for index, portrait in enumerate(file["ids"])}
-        embeddings = file["embeddings"].astype(np.float32)
-    return embeddings[[row[portrait] for portrait in ids]]
-
-
-@dataclass
-class Batch:
-    """Noisy latents and what was added to them."""
-
-    latents: torch.Tensor  # (B, 4, 32, 32) float32
-    identities: torch.Tensor  # (B, 1, 512) float32, zero where dropped
-    timesteps: torch.Tensor  # (B,) int64
-    noise: torch.Tensor  # (B, 4, 32, 32) float32
-
-
 class Sampler:
     """Draws training samples: portraits by weight, variant and embedding independently of each other."""
 
-    def __init__(self, cache: LatentCache, identities: np.ndarray) -> None:
-        self.latents, self.identities = cache.latents, identities
-        self.probabilities = cache.weights.astype(np.float64) / cache.weights.sum()
+    def __init__(self, latents: np.ndarray, identities: np.ndarray, weights: np.ndarray) -> None:
+        average = identities.mean(axis=1, keepdims=True)
+        self.latents, self.identities = latents, identities
+        self.averages = (average / np.linalg.norm(average, axis=-1, keepdims=True))[:, 0]
+        self.probabilities = weights.astype(np.float64) / weights.sum()
 
     def draw(self, batch_size: int, window: int, rng: np.random.Generator) -> Batch:
         """A batch on the CPU, of windows of `window` latent pixels about the middle."""
@@ -81,73 +63,41 @@ class Sampler:
         margin = latents.shape[-1] - window
         x, y = rng.integers(margin // 4, margin - margin // 4 + 1, size=2)
         latents = latents[..., y : y + window, x : x + window]
-        identities = self.identities[rows, rng.integers(self.identities.shape[1], size=batch_size)]
+        single = self.identities[rows, rng.integers(self.identities.shape[1], size=batch_size)]
+        identities = np.where(rng.random((batch_size, 1)) < AVERAGED_SHARE, self.averages[rows], single)
         identities = identities * (rng.random((batch_size, 1)) >= ZERO_IDENTITY_SHARE)
-        late = rng.integers(LATE_TIMESTEPS, size=batch_size)
-        early = rng.integers(LATE_TIMESTEPS, 1000, size=batch_size)
-        timesteps = np.where(rng.random(batch_size) < LATE_SHARE, late, early)
         return Batch(
             torch.from_numpy(np.ascontiguousarray(latents)),
             torch.from_numpy(identities.astype(np.float32)[:, None]),
-            torch.from_numpy(timesteps),
+            torch.from_numpy(random_timesteps(batch_size, rng)),
             torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)),
         )
 
 
-class Diffusion:
-    """The noise schedule, the loss, and the constant empty prompt."""
-
-    def __init__(self, runs: Path, device: torch.device) -> None:
-        self.scheduler = build_scheduler()
-        self.device = device
-        self.prompt = empty_prompt(*build_text_encoder(runs / "tokenizer")).to(device)
-        alphas = self.scheduler.alphas_cumprod
-        snr = alphas / (1.0 - alphas)
-        # Min-SNR weighting: at low noise the error is large, but about texture; who it is gets decided above.
-        self.weights = (snr.clamp(max=SNR_CAP) / snr).to(device)
-
-    def errors(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """(B,) mean squared error of the predicted noise, the face counting more than the background."""
-        timesteps, noise = batch.timesteps.to(self.device), batch.noise.to(self.device)
-        latents, identities = batch.latents.to(self.device), batch.identities.to(self.device)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
-        prompt = self.prompt.expand(len(noisy), -1, -1)
-        predicted = unet(noisy, timesteps, prompt, added_cond_kwargs={"image_embeds": [identities]}).sample
-        return ((predicted - noise).square() * face_weight(noise.shape[-1], self.device)).mean(dim=(1, 2, 3))
-
-    def loss(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """The weighted training loss, a scalar."""
-        return (self.errors(unet, batch) * self.weights[batch.timesteps.to(self.device)]).mean()
-
-
-@lru_cache
-def face_weight(window: int, device: torch.device) -> torch.Tensor:
-    """(window, window) float32 of mean 1: the face, an ellipse in the middle, counts three times the background."""
-    reach = window / LATENT_SIZE
-    y, x = torch.meshgrid(*2 * [torch.linspace(-reach, reach, window, device=device)], indexing="ij")
-    distance = ((x / 0.6).square() + ((y - 0.1) / 0.75).square()).sqrt()
-    weight = 1.0 + 2.0 * torch.sigmoid((1.0 - distance) / 0.08)
-    return weight / weight.mean()
+def random_timesteps(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count,) int64 timesteps, evenly drawn within each of `TIMESTEP_RANGES`."""
+    low, high, share = (np.array(column) for column in zip(*TIMESTEP_RANGES))
+    chosen = rng.choice(len(share), size=count, p=share)
+    return rng.integers(low[chosen], high[chosen])
 
 
 class Validation:
-    """The same noise on the same unseen portraits each time; what knowing the identity gains is what counts."""
+    """The same noise on the same unseen colour portraits each time; what knowing the identity gains is what counts."""
 
-    def __init__(self, runs: Path, count: int = 48) -> None:
+    def __init__(self, runs: Path, identities: str, projection: np.ndarray, count: int = 96) -> None:
         cache = LatentCache.load("validation", runs)
-        rows = np.random.default_rng(0).permutation(len(cache.ids))[:count]
-        identities = torch.from_numpy(load_identities(cache.ids[rows], "validation", runs)[:, :1])
+        rows = np.random.default_rng(0).permutation(np.flatnonzero(cache.real_colour))[:count]
+        embeddings = load_identities(cache.ids[rows], "validation", identities, runs)[:, :1]
+        right = torch.from_numpy(embeddings @ projection)
         latents = torch.from_numpy(cache.latents[rows, 0].astype(np.float32))
-        timesteps = torch.tensor(VALIDATION_TIMESTEPS).repeat(count)[:count]
+        timesteps = torch.tensor(VALIDATION_TIMESTEPS).repeat(len(rows))[: len(rows)]
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-        self.batches = {
-            name: Batch(latents, scale * identities, timesteps, noise)
-            for name, scale in {"identity": 1.0, "none": 0.0, "negative": -1.0}.items()
-        }
+        told = {"identity": right, "none": 0.0 * right, "other": right.roll(1, dims=0), "negative": -right}
+        self.batches = {name: Batch(latents, identity, timesteps, noise) for name, identity in told.items()}
 
     @torch.no_grad()
     def __call__(self, diffusion: Diffusion, unet: torch.nn.Module) -> dict[str, float]:
-        """Mean error with the right identity, with none and with its negative."""
+        """Mean error with the right identity, with none, with another person's and with its negative."""
         return {name: diffusion.errors(unet, batch).mean().item() for name, batch in self.batches.items()}
 
 
@@ -158,82 +108,119 @@ def update_average(average: torch.nn.Module, model: torch.nn.Module, step: int) 
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - decay)
 
 
-def shared(value: float, device: torch.device) -> float:
-    """Rank 0's value, so that all processes follow one clock."""
-    if not dist.is_initialized():
-        return value
-    tensor = torch.tensor(value, dtype=torch.float64, device=device)
-    dist.broadcast(tensor, src=0)
-    return tensor.item()
+def is_adapter(name: str) -> bool:
+    """Whether a parameter of the UNet belongs to what listens to the identity."""
+    return "encoder_hid_proj" in name or "_ip." in name
 
 
-def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
-    """Train until the budget is spent, from the checkpoint if there is one."""
-    device = torch.device(args.device, rank) if args.device == "cuda" else torch.device(args.device)
-    cache = LatentCache.load("train", args.runs)
-    sampler = Sampler(cache, load_identities(cache.ids, "train", args.runs))
-    diffusion, validation = Diffusion(args.runs, device), Validation(args.runs)
-    projection = torch.from_numpy(load_projection(args.runs))
+def build_optimizer(unet: torch.nn.Module, rate: float) -> MixedOptimizer:
+    """Muon for the matrices within the UNet, AdamW for the rest; what listens to the identity learns faster."""
+    matrices, others, adapter = [], [], []
+    for name, parameter in unet.named_parameters():
+        if is_adapter(name):
+            adapter.append(parameter)
+        elif parameter.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding")):
+            matrices.append(parameter)
+        else:
+            others.append(parameter)
+    return MixedOptimizer(matrices, {1.0: others, ADAPTER_RATE: adapter}, rate)
+
+
+def start(args: argparse.Namespace) -> torch.nn.Module:
+    """A fresh UNet with adapter, or a trained one, on the device."""
     torch.manual_seed(args.seed)
     unet = build_unet()
     attach_fresh_adapter(unet)
-    unet = unet.to(device).to(memory_format=torch.channels_last).requires_grad_(True)
+    if args.start and args.start.suffix == ".pt":
+        unet.load_state_dict(torch.load(args.start, map_location="cpu")["average"])
+    elif args.start:
+        load_trained(unet, args.start)
+    return unet.to(args.device).to(memory_format=torch.channels_last).requires_grad_(True)
+
+
+def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
+    """Train until so many samples are drawn, from the checkpoint if there is one."""
+    device = torch.device(args.device, rank) if args.device == "cuda" else torch.device(args.device)
+    cache, sampling = LatentCache.load("train", args.runs), Sampling.load(args.runs)
+    identities = load_identities(cache.ids, "train", args.identities, args.runs)
+    projection = load_projection(args.runs) if args.faces else np.eye(identities.shape[-1], dtype=np.float32)
+    sampler = Sampler(cache.latents, identities @ projection, sampling.weights)
+    diffusion, validation = Diffusion(args.runs, device), Validation(args.runs, args.identities, projection)
+    if args.faces:
+        face_sampler = FaceSampler(args.runs, identities, projection)
+        likeness = Likeness(args.runs, args.teacher, args.autoencoder, projection)
+    unet = start(args)
     average = copy.deepcopy(unet).requires_grad_(False)
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=args.lr, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    checkpoint, step, spent = args.runs / "denoiser.pt", 0, 0.0
+    optimizer = build_optimizer(unet, args.lr)
+    body = [parameter for name, parameter in unet.named_parameters() if not is_adapter(name)]
+    checkpoint, step, samples = args.runs / f"{args.name}.pt", 0, 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device)
         unet.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent"]
+        step, samples = state["step"], state["samples"]
     rng = np.random.default_rng([args.seed, step, rank])
     model = DistributedDataParallel(unet, gradient_as_bucket_view=True) if world_size > 1 else unet
-    budget, log, save, snapshot = Budget(args.minutes, spent), Every(30), Every(180), Every(600)
+    log, save = Every(30), Every(240)
+    losses: list[dict[str, float]] = []
     logger.info("%d portraits, %.2f M parameters", len(cache.ids), sum(p.numel() for p in unet.parameters()) / 1e6)
 
     def save_state() -> None:
         state = {"model": unet.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(checkpoint, state | {"step": step, "spent": budget.spent})
+        save_checkpoint(checkpoint, state | {"step": step, "samples": samples})
         gains = validation(diffusion, average)
-        logger.info("validation  " + "  ".join(f"{name} {error:.4f}" for name, error in gains.items()))
+        logger.info("validation  %d samples  %s", samples, "  ".join(f"{k} {v:.4f}" for k, v in gains.items()))
 
-    losses: list[float] = []
-    while (fraction := shared(budget.fraction, device)) < 1.0:
-        optimizer.param_groups[0]["lr"] = cosine_rate(args.lr, fraction, step, floor=0.05)
-        window = WINDOW if fraction < WINDOW_SHARE else LATENT_SIZE
+    while samples < args.samples:
+        fraction = samples / args.samples
+        window = WINDOW if fraction < args.window_share else LATENT_SIZE
         loss = diffusion.loss(model, sampler.draw(args.batch_size // world_size, window, rng))
+        seen = {"loss": loss.item()}
+        if args.faces:
+            looks = likeness(diffusion, model, face_sampler.draw(args.faces // world_size, rng))
+            seen |= {name: look.item() for name, look in looks.items()}
+            (args.likeness * weighted(looks)).backward()
+            # Only what listens to the identity learns from the teacher: the rest would learn to please it with blur.
+            for parameter in body:
+                parameter.grad = None
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.step(level_rate(fraction, step, args.warmup))
         update_average(average, unet, step)
-        step += 1
-        losses.append(loss.item())
+        step, samples = step + 1, samples + args.batch_size
+        losses.append(seen)
         if rank > 0:
             continue
         if log():
-            rate = optimizer.param_groups[0]["lr"]
-            logger.info("%5.1f %%  step %d  loss %.4f  lr %.1e", 100 * fraction, step, np.mean(losses), rate)
+            means = "  ".join(f"{name} {np.mean([loss[name] for loss in losses]):.4f}" for name in seen)
+            logger.info("%5.1f %%  %d samples  %s", 100 * fraction, samples, means)
             losses.clear()
         if save():
             save_state()
-        if snapshot():
-            export(average, projection, args.autoencoder, args.output, args.runs / "export")
     if rank == 0:
         save_state()
-        export(average, projection, args.autoencoder, args.output, args.runs / "export")
-        logger.info("%d steps, %d samples", step, step * args.batch_size)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the UNet and the FaceID adapter of nullface-tiny.")
+    parser.add_argument("task", nargs="?", default="all", choices=["all", "train", "export"])
     parser.add_argument("--output", type=Path, default=Path("nullface_pipeline/tiny"), help="folder of the model set")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
+    parser.add_argument("--name", default="denoiser", help="of the checkpoint in the folder of runs")
+    parser.add_argument(
+        "--from", dest="start", type=Path, help="model set, or checkpoint, whose weights to start from"
+    )
+    parser.add_argument("--identities", default="student", choices=["teacher", "student"], help="whose embeddings")
+    parser.add_argument("--samples", type=int, default=700_000, help="samples in all, over all runs")
+    parser.add_argument("--faces", type=int, default=0, help="guided faces a step that the teacher looks at")
+    parser.add_argument("--likeness", type=float, default=0.1, help="how much the teacher's word counts")
+    parser.add_argument("--teacher", type=Path, default=TEACHER)
     parser.add_argument("--autoencoder", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
-    parser.add_argument("--runs", type=Path, default=Path("training/runs"), help="folder of caches and checkpoints")
-    parser.add_argument("--minutes", type=float, default=95.0, help="wall-clock budget, all runs together")
+    parser.add_argument("--window-share", type=float, default=WINDOW_SHARE, help="of the samples are cut to the face")
     parser.add_argument("--batch-size", type=int, default=16, help="of all processes together")
-    parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--warmup", type=int, default=200, help="steps until the learning rate is reached")
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="per process")
     parser.add_argument("--seed", type=int, default=0)
@@ -247,7 +234,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if world_size > 1:
         dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
-    train(args, rank, world_size)
+    if args.task != "export":
+        train(args, rank, world_size)
+    if args.task != "train" and rank == 0:
+        args.start = args.runs / f"{args.name}.pt"
+        projection = torch.from_numpy(load_projection(args.runs))
+        export(start(args).requires_grad_(False), projection, args.autoencoder, args.output, args.runs)
     if world_size > 1:
         dist.destroy_process_group()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
@@ -34,16 +34,20 @@ logger = logging.getLogger("training.denoiser")
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The UNet without its adapter: 32 x 32 x 4 latents, cross-attention at the two lower resolutions."""
+    """The UNet without its adapter: 32 x 32 x 4 latents, cross-attention at the two lower resolutions.
+
+    Groups and heads are as large as those of the first nullface-tiny (2, 5 and 9 channels; 20 and 36), half as many
+    again of each, so that its weights could be the beginning of these.
+    """
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
-        block_out_channels=(32, 80, 144),
+        block_out_channels=(48, 120, 216),
         layers_per_block=1,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=CROSS_DIM,
-        attention_head_dim=4,  # for this class: the number of heads
-        norm_num_groups=16,
+        attention_head_dim=6,  # for this class: the number of heads
+        norm_num_groups=24,
     )
 
 
@@ -136,6 +140,26 @@ def split_model(
     return plain, {name: tensor.cpu().contiguous() for name, tensor in adapter.items()}
 
 
+@torch.no_grad()
+def load_trained(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Put a model set's weights into a UNet with a fresh adapter: `split_model` backwards, in place."""
+    state = load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    adapter = {name: tensor.float() for name, tensor in load_file(folder / ADAPTER_NAME).items()}
+    unet.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
+    for key_id, (name, attention) in enumerate(attention_layers(unet)):
+        if attention.is_cross_attention:
+            attention.processor.to_k_ip[0].weight.copy_(adapter[f"ip_adapter.{key_id}.to_k_ip.weight"])
+            attention.processor.to_v_ip[0].weight.copy_(adapter[f"ip_adapter.{key_id}.to_v_ip.weight"])
+        for short, path in PROJECTIONS.items():
+            up, down = (adapter[f"ip_adapter.{key_id}.{short}_lora.{half}.weight"] for half in ("up", "down"))
+            unet.get_submodule(f"{name}.{path}").weight.add_(up @ down)
+    projection = unet.encoder_hid_proj.image_projection_layers[0]
+    keys = {name: name.rsplit(".", 1) for name in projection.state_dict()}
+    projection.load_state_dict(
+        {name: adapter[f"image_proj.{PROJECTION_KEYS[layer]}.{kind}"] for name, (layer, kind) in keys.items()}
+    )
+
+
 def build_text_encoder(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
     """A tiny untrained CLIP text encoder and a byte-level tokenizer; the model only ever sees the empty prompt.
 
@@ -179,9 +203,7 @@ def empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> torch
     return text_encoder(tokens.input_ids)[0]
 
 
-def export(
-    unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Path, output: Path, scratch: Path
-) -> None:
+def export(unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Path, output: Path, runs: Path) -> None:
     """Write `model/` and the adapter file into `output`, once they have been loaded again and found to be right.
 
     Args:
@@ -189,8 +211,9 @@ def export(
         projection (`torch.Tensor`): (512, 512), what the adapter does to embeddings before anything else.
         autoencoder (`Path`): folder of the trained `AutoencoderTiny`.
         output (`Path`): folder of the whole model set.
-        scratch (`Path`): folder for the export until it is verified.
+        runs (`Path`): folder of caches, for the export until it is verified.
     """
+    scratch = runs / "export"
     shutil.rmtree(scratch, ignore_errors=True)
     text_encoder, tokenizer = build_text_encoder(scratch / "tokenizer")
     plain, adapter = split_model(unet.float(), projection)

@@ -46,8 +46,6 @@ SCENES = ((192, 24, 0.2), (256, 12, 0.3), (320, 8, 0.2), (448, 4, 0.15), (640, 2
 
 PICTURES = ("astronaut", "camera", "chelsea", "coffee", "rocket")  # one face, one in profile, and three without
 TEXTURES = ("brick", "grass", "gravel", "page", "moon", "hubble_deep_field", "immunohistochemistry")
-RUN = Path("training/runs/detector")
-METRICS = Path("training/runs/detector_metrics.json")
 OUTPUT = Path("nullface_pipeline/tiny/face_models/detector.onnx")
 
 logger = logging.getLogger("training.detector")
@@ -494,7 +492,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     network = DetectorNetwork().to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=0.01)
-    checkpoint = RUN / "checkpoint.pt"
+    checkpoint = args.runs / "detector.pt"
     spent, step = resume(checkpoint, network, optimizer, device)
 
     def save() -> None:
@@ -531,7 +529,7 @@ def train(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace) -> None:
     """Write the checkpoint as an SCRFD-type ONNX file with a free input size."""
     network = DetectorNetwork()
-    network.load_state_dict(torch.load(RUN / "checkpoint.pt", map_location="cpu", weights_only=True)["network"])
+    network.load_state_dict(torch.load(args.runs / "detector.pt", map_location="cpu", weights_only=True)["network"])
     args.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.output.with_suffix(".part")
     names = [f"{name}_{stride}" for name in OUTPUT_WIDTHS for stride in STRIDES]
@@ -571,7 +569,7 @@ def evaluate(args: argparse.Namespace) -> None:
             metrics[f"{name}_{sizes_name}"] = measure(detector, scenes)
     metrics["pictures"] = {name: picture_scores(detector, name) for name in PICTURES}
     metrics["file_bytes"] = args.output.stat().st_size
-    METRICS.write_text(json.dumps(metrics, indent=2) + "\n")
+    (args.runs / "detector_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
 
 
@@ -614,9 +612,11 @@ def measure(detector: SCRFD, scenes: list[Scene]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = part_parser("Train, export and evaluate the detector.", OUTPUT, minutes=42.0)
+    parser = part_parser("Train, export and evaluate the detector.", OUTPUT)
+    parser.add_argument("--minutes", type=float, default=42.0, help="wall-clock budget of the training")
     parser.add_argument("--batch-factor", type=int, default=1, help="multiplies the batch sizes, for a GPU")
-    run_part(parser.parse_args(), RUN, train=train, export=export, evaluate=evaluate)
+    args = parser.parse_args()
+    run_part(args, args.runs, train=train, export=export, evaluate=evaluate)
 
 
 if __name__ == "__main__":

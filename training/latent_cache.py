@@ -14,14 +14,15 @@ from diffusers import AutoencoderTiny
 from rich.progress import track
 
 from nullface_pipeline.face_crops import FaceCrop
+from training.augmentation import mirrored
 from training.autoencoder import CROP_SIZE, to_tensor
+from training.loop import RUNS
 from training.photometry import MIN_CHROMA_SPREAD, chroma_spread, random_style
 from training.portraits import Portrait, load_portraits
 
 
 MIN_CROP_SIDE = 90.0
 MAX_HATCHING = 0.165
-COLOUR_WEIGHT = 2.5
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,19 @@ class LatentCache:
     """Scaled latents of the chosen portraits of one split; the second half of each portrait's variants is mirrored."""
 
     ids: np.ndarray  # (N,) str, ids of the portraits
-    weights: np.ndarray  # (N,) float32, how often to draw each portrait, relative to the others
+    real_colour: np.ndarray  # (N,) bool, whether the colours are those of a colour photograph, not of a tinted print
     latents: np.ndarray  # (N, V, 4, 32, 32) float16, about unit variance
 
     @classmethod
     def load(cls, split: str, runs: Path) -> "LatentCache":
         """Read what `python -m training.latent_cache` wrote."""
         with np.load(runs / f"latents_{split}.npz") as file:
-            return cls(file["ids"], file["weights"], file["latents"])
+            return cls(file["ids"], file["real_colour"], file["latents"])
 
     def save(self, split: str, runs: Path) -> None:
         """Write the cache, under a temporary name first."""
         temporary = runs / f"latents_{split}.part.npz"
-        np.savez(temporary, ids=self.ids, weights=self.weights, latents=self.latents)
+        np.savez(temporary, ids=self.ids, real_colour=self.real_colour, latents=self.latents)
         temporary.replace(runs / f"latents_{split}.npz")
 
 
@@ -52,15 +53,14 @@ def hatching(crop: np.ndarray) -> float:
     return float(np.abs(strokes).mean() / (face.std() + 8.0))
 
 
-def drawing_weight(portrait: Portrait) -> float:
-    """How often to train on a portrait: not at all if small or engraved, more often if in real colour."""
-    crop = portrait.face_crop(CROP_SIZE)
-    if CROP_SIZE / crop.scale < MIN_CROP_SIDE:
-        return 0.0
-    image = crop.crop_image(portrait.image())
-    if portrait.colour and chroma_spread(image) > MIN_CHROMA_SPREAD:
-        return COLOUR_WEIGHT
-    return 1.0 if hatching(image) < MAX_HATCHING else 0.0
+def is_large(portrait: Portrait) -> bool:
+    """Whether the photo shows at least `MIN_CROP_SIDE` px of what the model's crop shows."""
+    return CROP_SIZE / portrait.face_crop(CROP_SIZE).scale >= MIN_CROP_SIDE
+
+
+def has_real_colour(portrait: Portrait, crop: np.ndarray) -> bool:
+    """Whether an (H, W, 3) uint8 crop of the portrait is a colour photograph."""
+    return portrait.colour and chroma_spread(crop) > MIN_CHROMA_SPREAD
 
 
 def jittered_crop(portrait: Portrait, rng: np.random.Generator) -> FaceCrop:
@@ -80,6 +80,17 @@ def styled_crops(portrait: Portrait, variants: int, rng: np.random.Generator) ->
     return np.stack([crop[:, ::-1] if 2 * i >= variants else crop for i, crop in enumerate(crops)])
 
 
+def variant_landmarks(portrait: Portrait, variants: int, rng: np.random.Generator) -> np.ndarray:
+    """(V, 68, 2) landmarks in the crops that `styled_crops` cuts with an equal generator."""
+    size = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
+    result = []
+    for i in range(variants):
+        points = jittered_crop(portrait, rng).points_to_crop(portrait.landmarks)
+        random_style(size[:2, :2], rng)  # draws what it drew then
+        result.append(mirrored(size, points)[1] if 2 * i >= variants else points)
+    return np.stack(result)
+
+
 @torch.no_grad()
 def encode(autoencoder: AutoencoderTiny, crops: np.ndarray, device: torch.device) -> np.ndarray:
     """(B, 128, 128, 3) uint8 crops to (B, 4, 32, 32) float16 latents, scaled to about unit variance."""
@@ -91,32 +102,31 @@ def build_cache(args: argparse.Namespace, split: str, variants: int) -> LatentCa
     """Choose the portraits of a split and encode them; without variants, the clean crops of all of them."""
     device = torch.device(args.device)
     autoencoder = AutoencoderTiny.from_pretrained(args.autoencoder).to(device).to(memory_format=torch.channels_last)
-    ids, weights, latents = [], [], []
+    ids, real_colour, latents = [], [], []
     for index, portrait in enumerate(track(load_portraits(args.data, split), f"encoding {split}")):
-        weight = drawing_weight(portrait) if variants else 1.0
-        if weight == 0.0:
+        crop = portrait.face_crop(CROP_SIZE).crop_image(portrait.image())
+        colour = has_real_colour(portrait, crop)
+        if variants and not (is_large(portrait) and (colour or hatching(crop) < MAX_HATCHING)):
             continue
-        if variants:
-            crops = styled_crops(portrait, variants, np.random.default_rng([args.seed, index]))
-        else:
-            crops = portrait.face_crop(CROP_SIZE).crop_image(portrait.image())[None]
+        crops = styled_crops(portrait, variants, np.random.default_rng([args.seed, index])) if variants else crop[None]
         ids.append(portrait.id)
-        weights.append(weight)
+        real_colour.append(colour)
         latents.append(encode(autoencoder, crops, device))
-    return LatentCache(np.array(ids), np.array(weights, dtype=np.float32), np.stack(latents))
+    return LatentCache(np.array(ids), np.array(real_colour), np.stack(latents))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Encode the denoiser's training portraits.")
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
     parser.add_argument("--autoencoder", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
-    parser.add_argument("--runs", type=Path, default=Path("training/runs"), help="folder of caches and checkpoints")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
     parser.add_argument("--variants", type=int, default=4, help="styles a portrait")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    args.runs.mkdir(parents=True, exist_ok=True)
     build_cache(args, "validation", variants=0).save("validation", args.runs)
     build_cache(args, "train", args.variants).save("train", args.runs)
 

@@ -12,6 +12,9 @@ import cv2
 import torch
 
 
+RUNS = Path("training/runs")  # caches and checkpoints; ignored by git
+
+
 class Budget:
     """Wall-clock budget of a training; the learning rate follows the share of it that is spent.
 
@@ -41,6 +44,14 @@ def cosine_rate(peak: float, fraction: float, step: int, warmup: int = 200, floo
     return peak * min(1.0, (step + 1) / warmup) * (floor + (1.0 - floor) * cosine)
 
 
+def level_rate(fraction: float, step: int, warmup: int = 200, decay: float = 0.3) -> float:
+    """Share of the peak learning rate: linear warm-up, level, and linear to nothing in the last `decay` of the way.
+
+    Level, so that a training can be given more samples until the decay begins.
+    """
+    return min(1.0, (step + 1) / warmup) * min(1.0, max(0.0, (1.0 - fraction) / decay))
+
+
 def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint under a temporary name first, so that a stop never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,16 +72,16 @@ def resume(
     return state["spent"], state["step"]
 
 
-def part_parser(description: str, output: Path, minutes: float) -> argparse.ArgumentParser:
+def part_parser(description: str, output: Path) -> argparse.ArgumentParser:
     """The options of every part that is trained, exported and evaluated."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("task", nargs="?", default="all", choices=["all", "train", "export", "evaluate"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
     parser.add_argument("--output", type=Path, default=output)
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--minutes", type=float, default=minutes, help="wall-clock budget of the training")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     return parser
 

@@ -40,8 +40,6 @@ FOREHEAD = np.array([0.65, 0.85, 0.93, 0.95, 0.95, 0.95, 0.95, 0.93, 0.85, 0.65]
 
 SIZE = 128
 MARGIN = 16  # px around the crop, so that turned and shifted crops need no filling
-RUN = Path("training/runs/parser")
-METRICS = Path("training/runs/parser_metrics.json")
 OUTPUT = Path("nullface_pipeline/tiny/face_parser")
 
 logger = logging.getLogger("training.parser")
@@ -190,7 +188,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     network = parser_network().to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=0.01)
-    checkpoint = RUN / "checkpoint.pt"
+    checkpoint = args.runs / "parser.pt"
     spent, step = resume(checkpoint, network, optimizer, device)
 
     def save() -> None:
@@ -226,7 +224,7 @@ def train(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace) -> None:
     """Save the checkpoint as a folder that `from_pretrained` reads."""
     network = parser_network()
-    network.load_state_dict(torch.load(RUN / "checkpoint.pt", map_location="cpu", weights_only=True)["network"])
+    network.load_state_dict(torch.load(args.runs / "parser.pt", map_location="cpu", weights_only=True)["network"])
     network.eval().save_pretrained(args.output)
     image_processor().save_pretrained(args.output)
     size = sum(file.stat().st_size for file in args.output.iterdir())
@@ -260,7 +258,7 @@ def evaluate(args: argparse.Namespace) -> None:
     }
     metrics["mean_region_iou"] = float(np.mean(list(metrics["region_iou"].values())))
     metrics["parameters"] = network.num_parameters()
-    METRICS.write_text(json.dumps(metrics, indent=2) + "\n")
+    (args.runs / "parser_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
 
 
@@ -272,9 +270,11 @@ def _iou(counts: np.ndarray, labels: list[int]) -> float:
 
 
 def main() -> None:
-    parser = part_parser("Train, export and evaluate the face parser.", OUTPUT, minutes=28.0)
+    parser = part_parser("Train, export and evaluate the face parser.", OUTPUT)
+    parser.add_argument("--minutes", type=float, default=28.0, help="wall-clock budget of the training")
     parser.add_argument("--batch-size", type=int, default=16)
-    run_part(parser.parse_args(), RUN, train=train, export=export, evaluate=evaluate)
+    args = parser.parse_args()
+    run_part(args, args.runs, train=train, export=export, evaluate=evaluate)
 
 
 if __name__ == "__main__":

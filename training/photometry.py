@@ -13,11 +13,11 @@ def random_style(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Give an (H, W, 3) uint8 RGB photo another tone: grey, sepia, colour temperature, contrast, brightness."""
     pixels = image.astype(np.float32) / 255.0
     tone = rng.random()
-    if tone < 0.2:
+    if tone < 0.08:
         pixels = np.repeat(pixels @ LUMA[:, None], 3, axis=2)
-    elif tone < 0.35:
+    elif tone < 0.12:
         pixels = pixels @ LUMA[:, None] * (1.0 + rng.uniform(0.3, 1.3) * (SEPIA - 1.0))
-    elif tone < 0.75:
+    elif tone < 0.7:
         saturation, warmth = rng.uniform(0.6, 1.3), rng.uniform(-0.08, 0.08)
         grey = pixels @ LUMA[:, None]
         pixels = (grey + saturation * (pixels - grey)) * np.array([1 + warmth, 1.0, 1 - warmth], dtype=np.float32)

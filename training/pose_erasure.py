@@ -1,9 +1,10 @@
-"""Takes the pose and the expression out of what the FaceID adapter is told.
+"""Takes the pose, the expression and the tone of the face out of what the FaceID adapter is told.
 
 A face turned to the left lies elsewhere in the recognizer's space than the same face turned to the right, so that the
-opposite embedding would turn the head and close the smile as well as change the person. The adapter therefore begins
-with a projection after which no linear function of the embedding says anything about where the landmarks are. The
-recognizer itself, which verifies results, keeps all it knows.
+opposite embedding would turn the head and close the smile as well as change the person; and it would take off the
+lipstick and change the colour of the skin, which the mask's edge then shows. The adapter therefore begins with a
+projection after which no linear function of the embedding says anything about where the landmarks are, nor about the
+measures of `training.sampling`. The recognizer itself, which verifies results, keeps all it knows.
 
     python -m training.pose_erasure        # after training.identities
 """
@@ -13,7 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from training.identities import load_identities
+from training.latent_cache import LatentCache
+from training.loop import RUNS
 from training.portraits import Portrait, load_portraits
+from training.sampling import measures
 
 
 CROP_SIZE = 128
@@ -24,6 +29,17 @@ def landmark_components(portraits: list[Portrait], count: int) -> np.ndarray:
     landmarks = np.stack([face.face_crop(CROP_SIZE).points_to_crop(face.landmarks).ravel() for face in portraits])
     left, _, _ = np.linalg.svd(landmarks - landmarks.mean(axis=0), full_matrices=False)
     return left[:, :count] * np.sqrt(len(portraits))
+
+
+def tones(portraits: list[Portrait], colour: np.ndarray) -> np.ndarray:
+    """(N, 3) float64: the measures of `training.sampling`, standardised over the colour portraits, 0 for the others.
+
+    The zeros leave the covariance with the embeddings as the colour portraits alone have it.
+    """
+    found = np.stack([measures(portrait) for portrait, real in zip(portraits, colour) if real])
+    result = np.zeros((len(portraits), found.shape[1]))
+    result[colour] = np.clip((found - found.mean(axis=0)) / found.std(axis=0), -2.5, 2.5)
+    return result - colour[:, None] * result[colour].mean(axis=0)
 
 
 def erasing_projection(embeddings: np.ndarray, concept: np.ndarray) -> np.ndarray:
@@ -48,23 +64,25 @@ def erasing_projection(embeddings: np.ndarray, concept: np.ndarray) -> np.ndarra
 
 def load_projection(runs: Path) -> np.ndarray:
     """(512, 512) float32, for embeddings as rows from the left."""
-    return np.load(runs / "pose_erasure.npy")
+    return np.load(runs / "erasure.npy")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Find the projection that erases pose and expression.")
+    parser = argparse.ArgumentParser(description="Find the projection that erases pose, expression and tone.")
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--runs", type=Path, default=Path("training/runs"), help="folder of caches and checkpoints")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
+    parser.add_argument("--identities", default="student", choices=["teacher", "student"], help="whose embeddings")
     parser.add_argument("--components", type=int, default=10, help="how many directions of the landmarks to erase")
     args = parser.parse_args()
-    with np.load(args.runs / "identities_train.npz") as file:
-        ids, embeddings = file["ids"], file["embeddings"][:, 0].astype(np.float64)
-    portraits = {portrait.id: portrait for portrait in load_portraits(args.data, "train")}
-    concept = landmark_components([portraits[portrait_id] for portrait_id in ids], args.components)
+    cache = LatentCache.load("train", args.runs)
+    embeddings = load_identities(cache.ids, "train", args.identities, args.runs)[:, 0].astype(np.float64)
+    loaded = {portrait.id: portrait for portrait in load_portraits(args.data, "train")}
+    portraits = [loaded[portrait_id] for portrait_id in cache.ids]
+    concept = np.hstack([landmark_components(portraits, args.components), tones(portraits, cache.real_colour)])
     projection = erasing_projection(embeddings, concept).astype(np.float32)
-    temporary = args.runs / "pose_erasure.part.npy"
+    temporary = args.runs / "erasure.part.npy"
     np.save(temporary, projection)
-    temporary.replace(args.runs / "pose_erasure.npy")
+    temporary.replace(args.runs / "erasure.npy")
 
 
 if __name__ == "__main__":

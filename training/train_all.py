@@ -1,48 +1,110 @@
 """Train all parts of nullface-tiny in the order of their dependencies, then measure the result.
 
-    python -m training.train_all                  # about three hours on one CPU core
-    python -m training.train_all --device cuda --hours 0.4
+    python -m training.train_all --minutes 1200       # what the shipped set is made of, on two CPU cores
+    python -m training.train_all --minutes 20         # every part at toy length, on a share of the portraits
 
-Every part resumes from its checkpoint in training/runs, so that the command can be stopped and given again.
+Every part resumes from its checkpoint in `--runs`, so that the command can be stopped and given again.
 """
 
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from training.loop import RUNS
 
 
-# Module and task, its share of the training time (0: as long as it takes), and which options it knows.
-PARTS: tuple[tuple[str, float, str], ...] = (
-    ("teacher", 0.0, "data"),
-    ("recognizer all", 0.20, "data device"),
-    ("detector all", 0.10, "data device"),
-    ("parser all", 0.07, "data device"),
-    ("autoencoder", 0.18, "data device"),
-    ("latent_cache", 0.0, "data device"),
-    ("identities", 0.0, "data"),
-    ("pose_erasure", 0.0, "data"),
-    ("denoiser", 0.45, "device"),
-    ("evaluate table", 0.0, "data device"),
-    ("evaluate trends", 0.0, "data device"),
-    ("evaluate sheet", 0.0, "data device"),
-)
+# From how many minutes on all portraits are used; below it a share of them, for embedding all takes ten minutes alone.
+WHOLE_MINUTES = 240.0
+# Samples a second on one core, by which minutes become a number of samples.
+RATES = {"recognizer": 35.0, "landmark_net": 200.0, "denoiser": 11.0, "likeness": 6.0}
+
+Part = tuple[str, list[str]]
+
+
+def parts(args: argparse.Namespace, data: Path) -> list[Part]:
+    """Module and options of every part, in order."""
+    folder, runs = args.output, ["--runs", str(args.runs)]
+    source, teacher = ["--data", str(data)], ["--teacher", str(args.models / "face_recognizer_512.onnx")]
+    autoencoder = ["--autoencoder", str(folder / "model" / "vae")]
+
+    def minutes(share: float) -> list[str]:
+        return ["--minutes", f"{share * args.minutes:.3f}"]
+
+    def samples(rate: str, share: float) -> int:
+        return max(64, int(60.0 * share * args.minutes * RATES[rate]))
+
+    base = samples("denoiser", 0.35)
+    everything = base + samples("likeness", 0.2)
+    denoiser = ["--output", str(folder), *runs, *autoencoder]
+    measure = [*source, "--model", str(folder), "--models", str(args.models), "--output", str(args.figures)]
+    people = ["--count", str(max(4, min(439, int(args.minutes / 3))))] if args.minutes < WHOLE_MINUTES else []
+    return [
+        ("autoencoder", [*source, *runs, *minutes(0.12), "--output", str(folder / "model" / "vae")]),
+        ("detector", [*source, *runs, *minutes(0.08), "--output", str(folder / "face_models" / "detector.onnx")]),
+        ("parser", [*source, *runs, *minutes(0.05), "--output", str(folder / "face_parser")]),
+        ("teacher", [*source, *runs, *teacher]),
+        ("latent_cache", [*source, *runs, *autoencoder]),
+        ("sampling", [*source, *runs]),
+        (
+            "recognizer",
+            [*source, *runs, *teacher, "--samples", str(samples("recognizer", 0.15))]
+            + ["--output", str(folder / "face_models" / "recognizer.onnx")],
+        ),
+        ("identities", [*source, *runs, "--recognizer", str(folder / "face_models" / "recognizer.onnx")]),
+        ("pose_erasure", [*source, *runs]),
+        ("landmark_net", [*source, *runs, "--samples", str(samples("landmark_net", 0.05))]),
+        ("denoiser", ["train", *denoiser, "--samples", str(base)]),
+        (
+            "denoiser",
+            ["all", *denoiser, *teacher, "--samples", str(everything), "--window-share", "0", "--faces", "4"],
+        ),
+        *(("evaluate", [part, *measure, *people]) for part in ("table", "trends", "sheet")),
+    ]
+
+
+def some_portraits(data: Path, runs: Path, minutes: float) -> Path:
+    """The portraits, or if there is little time a file of every so many-th of them."""
+    if minutes >= WHOLE_MINUTES:
+        return data
+    path = runs / "portraits.parquet"
+    if not path.exists():
+        table = pq.read_table(data).sort_by([("split", "ascending"), ("colour", "descending"), ("id", "ascending")])
+        training = int(pc.sum(pc.equal(table["split"], "train")).as_py())
+        every = max(1, int(WHOLE_MINUTES / max(minutes, 1.0)))
+        chosen = [*range(0, training, every), *range(training, len(table), max(1, every // 8))]
+        pq.write_table(table.take(chosen), path)
+    return path
+
+
+def run(command: list[str]) -> None:
+    """Run a command; an error ends everything."""
+    subprocess.run(command, check=True)
+
+
+def train_all(args: argparse.Namespace, start: Callable[[list[str]], None] = run) -> None:
+    """Give the commands of all parts one after the other."""
+    args.runs.mkdir(parents=True, exist_ok=True)
+    todo = parts(args, some_portraits(args.data, args.runs, args.minutes))
+    for number, (module, options) in enumerate(todo, start=1):
+        command = [sys.executable, "-m", f"training.{module}", *options]
+        print(f"[{number}/{len(todo)}] {' '.join(command[1:])}", flush=True)
+        start(command)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--hours", type=float, default=3.0, help="training time of all parts together")
-    args = parser.parse_args()
-    for number, (part, share, options) in enumerate(PARTS, start=1):
-        module, *task = part.split()
-        command = [sys.executable, "-m", f"training.{module}", *task]
-        for option in options.split():
-            command += [f"--{option}", getattr(args, option)]
-        if share:
-            command += ["--minutes", f"{60.0 * args.hours * share:.1f}"]
-        print(f"[{number}/{len(PARTS)}] {' '.join(command[1:])}", flush=True)
-        subprocess.run(command, check=True)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--models", type=Path, default=Path("../shared/models"), help="teacher, and what measures")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
+    parser.add_argument("--output", type=Path, default=Path("nullface_pipeline/tiny"), help="folder of the model set")
+    parser.add_argument("--figures", type=Path, default=Path("docs/nullface-tiny"), help="folder of tables and plots")
+    parser.add_argument("--minutes", type=float, default=1200.0, help="training time of all parts together")
+    train_all(parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""The noise schedule and the error of a predicted noise, as all parts of the denoiser's training see them."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from training.denoiser_export import LATENT_SIZE, build_scheduler, build_text_encoder, empty_prompt
+
+
+SNR_CAP = 2.0
+
+
+@dataclass
+class Batch:
+    """Noisy latents and what was added to them."""
+
+    latents: torch.Tensor  # (B, 4, 32, 32) float32
+    identities: torch.Tensor  # (B, 1, 512) float32, zero where dropped
+    timesteps: torch.Tensor  # (B,) int64
+    noise: torch.Tensor  # (B, 4, 32, 32) float32
+
+
+class Diffusion:
+    """The noise schedule, the loss, and the constant empty prompt."""
+
+    def __init__(self, runs: Path, device: torch.device) -> None:
+        self.scheduler = build_scheduler()
+        self.device = device
+        self.prompt = empty_prompt(*build_text_encoder(runs / "tokenizer")).to(device)
+        alphas = self.scheduler.alphas_cumprod
+        snr = alphas / (1.0 - alphas)
+        # Min-SNR weighting: at low noise the error is large, but about texture; who it is gets decided above.
+        self.weights = (snr.clamp(max=SNR_CAP) / snr).to(device)
+
+    def predict(
+        self, unet: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, identities: torch.Tensor
+    ) -> torch.Tensor:
+        """The noise (B, 4, h, w) float32 in latents, told (B, 1, 512) identities."""
+        prompt = self.prompt.expand(len(noisy), -1, -1)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return unet(noisy, timesteps, prompt, added_cond_kwargs={"image_embeds": [identities]}).sample.float()
+
+    def errors(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """(B,) mean squared error of the predicted noise, the face counting more than the background."""
+        timesteps, noise = batch.timesteps.to(self.device), batch.noise.to(self.device)
+        latents, identities = batch.latents.to(self.device), batch.identities.to(self.device)
+        noisy = self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
+        predicted = self.predict(unet, noisy, timesteps, identities)
+        return ((predicted - noise).square() * face_weight(noise.shape[-1], self.device)).mean(dim=(1, 2, 3))
+
+    def loss(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """The weighted training loss, a scalar."""
+        return (self.errors(unet, batch) * self.weights[batch.timesteps.to(self.device)]).mean()
+
+
+@lru_cache
+def face_weight(window: int, device: torch.device) -> torch.Tensor:
+    """(window, window) float32 of mean 1: the face, an ellipse in the middle, counts three times the background."""
+    reach = window / LATENT_SIZE
+    y, x = torch.meshgrid(*2 * [torch.linspace(-reach, reach, window, device=device)], indexing="ij")
+    distance = ((x / 0.6).square() + ((y - 0.1) / 0.75).square()).sqrt()
+    weight = 1.0 + 2.0 * torch.sigmoid((1.0 - distance) / 0.08)
+    return weight / weight.mean()

@@ -1,0 +1,108 @@
+"""Where a face looks and what it does: landmarks, openings of mouth and eyes, and the head's pose in degrees."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import dlib
+import numpy as np
+import onnxruntime
+
+from training.dlib_network import models_folder
+from training.portraits import Portrait
+
+
+SHAPE_PREDICTOR = "models/shape_predictor_68_face_landmarks.dat"
+POSE_NETWORK = Path("../shared/models/head_pose_66.onnx")
+POSE_SIZE = 224
+PIXEL_MEAN, PIXEL_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+MOUTH_OPEN, EYES_OPEN = 0.06, 0.18  # from which on a mouth or a pair of eyes counts as open
+
+
+def find_landmarks(photo: np.ndarray, portrait: Portrait) -> np.ndarray:
+    """(68, 2) landmarks by dlib's shape predictor, started from the portrait's box."""
+    x0, y0, x1, y1 = portrait.box.round().astype(int).tolist()
+    shape = shape_predictor()(np.ascontiguousarray(photo), dlib.rectangle(x0, y0, x1, y1))
+    return np.array([[point.x, point.y] for point in shape.parts()], dtype=np.float64)
+
+
+@cache
+def shape_predictor() -> Any:
+    """dlib's; the annotation is in the package's stubs only."""
+    return dlib.shape_predictor(str(models_folder() / SHAPE_PREDICTOR))
+
+
+def landmark_drift(before: np.ndarray, after: np.ndarray) -> float:
+    """Mean distance of (68, 2) landmarks before and after, in % of the distance between the eyes before."""
+    eye_distance = np.linalg.norm(before[36:42].mean(axis=0) - before[42:48].mean(axis=0))
+    return 100.0 * float(np.linalg.norm(after - before, axis=-1).mean() / eye_distance)
+
+
+def openings(points: np.ndarray) -> tuple[float, float, float]:
+    """Of (68, 2) landmarks: gap between the lips over the mouth's width, height of the eyes over their width, and the
+    mouth's width over the eyes' distance, which a smile makes larger.
+    """
+
+    def distance(first: int, second: int) -> float:
+        return float(np.linalg.norm(points[first] - points[second]))
+
+    lips = distance(62, 66) / distance(48, 54)
+    eyes = [(distance(i + 1, i + 5) + distance(i + 2, i + 4)) / (2.0 * distance(i, i + 3)) for i in (36, 42)]
+    eye_distance = float(np.linalg.norm(points[36:42].mean(axis=0) - points[42:48].mean(axis=0)))
+    return lips, sum(eyes) / 2.0, distance(48, 54) / eye_distance
+
+
+class HeadPose:
+    """A Hopenet-type network: yaw, pitch and roll of a face whose box is known."""
+
+    def __init__(self, path: Path | str = POSE_NETWORK) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """(3,) degrees of the face in `box`, x0, y0, x1, y1 in an (H, W, 3) uint8 RGB photo."""
+        reach = 0.25 * (box[2:] - box[:2])
+        low, high = box[:2] - reach, box[2:] + reach
+        scale = POSE_SIZE / (high - low)
+        matrix = np.array([[scale[0], 0.0, -low[0] * scale[0]], [0.0, scale[1], -low[1] * scale[1]]])
+        face = cv2.warpAffine(photo, matrix, (POSE_SIZE, POSE_SIZE), borderMode=cv2.BORDER_REPLICATE)
+        pixels = ((face / 255.0 - PIXEL_MEAN) / PIXEL_STD).transpose(2, 0, 1)[None].astype(np.float32)
+        return np.array([self._degrees(bins[0]) for bins in self.session.run(None, {"input": pixels})])
+
+    @staticmethod
+    def _degrees(logits: np.ndarray) -> float:
+        share = np.exp(logits - logits.max())
+        return float(3.0 * (np.arange(len(logits)) * share).sum() / share.sum() - 99.0)
+
+
+def compare(
+    portraits: Sequence[Portrait], before: Sequence[np.ndarray], after: Sequence[np.ndarray], pose: HeadPose | None
+) -> dict[str, float]:
+    """How much of face shape, expression and head pose N photos keep; means over the N."""
+    points = [np.stack(list(_landmarks(photos, portraits))) for photos in (before, after)]
+    states = [np.array([openings(face) for face in faces]) for faces in points]
+    kept = (states[0][:, 0] > MOUTH_OPEN) == (states[1][:, 0] > MOUTH_OPEN)
+    kept &= (states[0][:, 1] > EYES_OPEN) == (states[1][:, 1] > EYES_OPEN)
+    result = {
+        "landmark_drift": float(np.mean([landmark_drift(*pair) for pair in zip(*points)])),
+        **{
+            f"{name}_correlation": float(np.corrcoef(states[0][:, column], states[1][:, column])[0, 1])
+            for column, name in enumerate(("mouth", "eyes", "smile"))
+        },
+        "expression_kept": 100.0 * float(kept.mean()),
+    }
+    if pose is not None:
+        angles = [np.stack([pose(*pair) for pair in zip(photos, _boxes(portraits))]) for photos in (before, after)]
+        result["pose_degrees"] = float(np.abs(angles[0] - angles[1]).mean())
+    return result
+
+
+def _landmarks(photos: Sequence[np.ndarray], portraits: Sequence[Portrait]) -> Iterator[np.ndarray]:
+    return (find_landmarks(photo, portrait) for photo, portrait in zip(photos, portraits))
+
+
+def _boxes(portraits: Sequence[Portrait]) -> list[np.ndarray]:
+    return [portrait.box for portrait in portraits]
