@@ -21,6 +21,7 @@ import torch.distributed as dist
 from diffusers.utils import logging as diffusers_logging
 from torch.nn.parallel import DistributedDataParallel
 
+from training.checkpoint import kept
 from training.denoiser_export import LATENT_SIZE, attach_fresh_adapter, build_unet, export, load_trained
 from training.diffusion import Batch, Diffusion
 from training.identities import load_identities
@@ -131,10 +132,10 @@ def start(args: argparse.Namespace) -> torch.nn.Module:
     torch.manual_seed(args.seed)
     unet = build_unet()
     attach_fresh_adapter(unet)
-    if args.start and args.start.suffix == ".pt":
-        unet.load_state_dict(torch.load(args.start, map_location="cpu")["average"])
-    elif args.start:
+    if args.start and args.start.is_dir():
         load_trained(unet, args.start)
+    elif args.start:
+        unet.load_state_dict(kept(args.start))
     return unet.to(args.device).to(memory_format=torch.channels_last).requires_grad_(True)
 
 
@@ -152,7 +153,11 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     unet = start(args)
     average = copy.deepcopy(unet).requires_grad_(False)
     optimizer = build_optimizer(unet, args.lr)
-    body = [parameter for name, parameter in unet.named_parameters() if not is_adapter(name)]
+    if args.faces:
+        # Only what listens to the identity learns from the teacher: the rest would learn to please it with blur, or,
+        # from the error of the noise, not to listen.
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(is_adapter(name))
     checkpoint, step, samples = args.runs / f"{args.name}.pt", 0, 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device)
@@ -180,10 +185,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         if args.faces:
             looks = likeness(diffusion, model, face_sampler.draw(args.faces // world_size, rng))
             seen |= {name: look.item() for name, look in looks.items()}
-            (args.likeness * weighted(looks)).backward()
-            # Only what listens to the identity learns from the teacher: the rest would learn to please it with blur.
-            for parameter in body:
-                parameter.grad = None
+            loss = loss + args.likeness * weighted(looks)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step(level_rate(fraction, step, args.warmup))

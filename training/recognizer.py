@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training import augmentation
+from training.checkpoint import kept
 from training.latent_cache import LatentCache
 from training.loop import Every, level_rate, part_parser, run_part, save_checkpoint
 from training.muon import MixedOptimizer
@@ -206,6 +207,8 @@ def train(args: argparse.Namespace) -> None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         step, samples = state["step"], state["samples"]
+    elif args.start:
+        network.load_state_dict(kept(args.start))
 
     def save() -> None:
         state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
@@ -343,6 +346,7 @@ def export(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = part_parser("Train, export and evaluate the recognizer.", OUTPUT)
+    parser.add_argument("--from", dest="start", type=Path, help="kept weights to start from")
     parser.add_argument("--teacher", type=Path, default=TEACHER)
     parser.add_argument("--samples", type=int, default=150_000, help="faces in all, over all runs")
     parser.add_argument("--batch-size", type=int, default=64)
