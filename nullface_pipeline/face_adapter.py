@@ -32,9 +32,6 @@ FACEID_TOKENS = 4
 # The name under which `load_ip_adapter` registers the LoRA half of the first adapter.
 FACE_LORA_NAME = "faceid_0"
 
-# Layers whose weights a LoRA can be added to; quantized ones are subclasses, or have tensors of a subclass.
-PLAIN_LAYERS = (torch.nn.Linear, torch.nn.Conv2d)
-
 IP_ADAPTER_PROCESSORS = (IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0, IPAdapterXFormersAttnProcessor)
 
 
@@ -261,40 +258,6 @@ def adapter_scale(unet: UNet2DConditionModel, scale: float) -> Iterator[None]:
     finally:
         for processor, previous in zip(processors, scales):
             processor.scale = previous
-
-
-@contextmanager
-def fused_face_lora(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Inside the block FaceID's LoRA is part of the weights and costs nothing; after it, everything is as it was.
-
-    Nothing happens where that could not be undone or would have no effect: see `can_fuse`.
-    """
-    layers = _lora_layers(unet) if can_fuse(unet) else []
-    # Kept and put back: adding and subtracting again would leave other weights behind, in half precision visibly so.
-    weights = [layer.get_base_layer().weight.data for layer in layers]
-    try:
-        with torch.no_grad():
-            for layer in layers:
-                layer.merge(safe_merge=True)  # into a copy
-        yield
-    finally:
-        for layer, weight in zip(layers, weights):
-            layer.get_base_layer().weight.data = weight
-            layer.merged_adapters.clear()
-
-
-def can_fuse(unet: UNet2DConditionModel) -> bool:
-    """Whether FaceID's LoRA is the only one that acts, is not fused yet, and the weights are plain and stay in place.
-
-    Offloading and casting by layers put weights of their own in the place of fused ones, and the LoRA would be lost
-    without an error.
-    """
-    if not has_face_lora(unet) or active_loras(unet) != [FACE_LORA_NAME] or is_fused(unet):
-        return False
-    if any(hasattr(module, "_hf_hook") or hasattr(module, "_diffusers_hook") for module in unet.modules()):
-        return False
-    layers = [layer.get_base_layer() for layer in _lora_layers(unet)]
-    return all(type(layer) in PLAIN_LAYERS and type(layer.weight.data) is torch.Tensor for layer in layers)
 
 
 def _lora_layers(model: torch.nn.Module) -> list[Any]:

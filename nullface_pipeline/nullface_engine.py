@@ -46,7 +46,6 @@ from .face_adapter import (
     adapter_scale,
     check_face_adapter,
     embedding_size,
-    fused_face_lora,
     identity_conditions,
 )
 from .face_identity import DETECTION_THRESHOLD, choose_face, detect_faces, load_face_analyser, opposite_identity
@@ -484,7 +483,7 @@ class NullFaceMixin(FaceAdapterMixin):
         batch_size = inversion_batch_size or default_inversion_batch_size(self.unet, device, samples.shape[-2:])
         batches = list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
         predictions = []
-        with adapter_scale(self.unet, settings.ip_adapter_scale), fused_face_lora(self.unet):
+        with adapter_scale(self.unet, settings.ip_adapter_scale):
             for latents, t, nobody in self.progress_bar(batches):
                 predictions.append(self.predict_noise(latents, t, nobody, **conditions))
         noise_preds = torch.cat(predictions).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
@@ -529,11 +528,7 @@ class NullFaceMixin(FaceAdapterMixin):
         extrapolation = schedule.extrapolation()
         text_of_pair = conditions if prompted is conditions else stack_rows(conditions, prompted, len(latents))
         self._num_timesteps = len(schedule)
-        with (
-            adapter_scale(self.unet, inversion.ip_adapter_scale),
-            fused_face_lora(self.unet),
-            self.progress_bar(total=len(schedule)) as progress,
-        ):
+        with adapter_scale(self.unet, inversion.ip_adapter_scale), self.progress_bar(total=len(schedule)) as progress:
             for i, t in enumerate(schedule.timesteps):
                 if self.interrupt:
                     continue

@@ -1,11 +1,9 @@
 """Loading FaceID: both halves, beside other adapters, and gone without a trace."""
 
-import accelerate
 import pytest
 import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.hooks import apply_group_offloading
 
 from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXLNullFacePipeline, face_adapter
 from nullface_pipeline.face_adapter import (
@@ -13,12 +11,9 @@ from nullface_pipeline.face_adapter import (
     activate_loras,
     active_loras,
     adapter_scale,
-    can_fuse,
     check_face_adapter,
     embedding_size,
-    fused_face_lora,
     has_face_lora,
-    is_fused,
 )
 
 from .tiny_parts import (
@@ -336,82 +331,6 @@ def test_scale_is_restored_after_an_exception():
         assert list(unet.attn_processors.values())[1].scale == [0.3]
         raise KeyboardInterrupt
     assert [getattr(processor, "scale", None) for processor in unet.attn_processors.values()] == scales
-
-
-def predict(pipe):
-    text = torch.ones(1, 8, 16, dtype=pipe.unet.dtype)
-    return pipe.predict_noise(torch.ones(1, 4, 4, 4), torch.tensor(100), make_embeds(1), text)
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fusing_changes_neither_the_result_nor_what_is_left(dtype):
-    pipe = make_pipeline()
-    pipe.unet.to(dtype)
-    weights = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    expected = predict(pipe)
-    with fused_face_lora(pipe.unet):
-        assert is_fused(pipe.unet)
-        with fused_face_lora(pipe.unet):
-            fused = predict(pipe)
-        assert is_fused(pipe.unet)
-    assert not is_fused(pipe.unet)
-    tolerance = 1e-5 if dtype == torch.float32 else 0.05
-    torch.testing.assert_close(fused, expected, atol=tolerance, rtol=tolerance)
-    assert torch.equal(predict(pipe), expected)
-    assert all(torch.equal(value, weights[name]) for name, value in pipe.unet.state_dict().items())
-
-
-def test_the_lora_is_fused_during_a_run_and_not_after_it_also_where_it_fails():
-    pipe = make_pipeline()
-    seen = []
-
-    def stop(pipe, step, timestep, tensors):
-        seen.append(is_fused(pipe.unet))
-        raise KeyboardInterrupt
-
-    weights = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    with pytest.raises(KeyboardInterrupt):
-        pipe(make_images(1), make_embeds(1), num_inference_steps=10, callback_on_step_end=stop)
-    assert seen == [True] and not is_fused(pipe.unet)
-    assert all(torch.equal(value, weights[name]) for name, value in pipe.unet.state_dict().items())
-
-
-def test_a_lora_that_cannot_be_fused_leaves_the_weights_alone():
-    pipe = make_pipeline()
-    layer = [module for module in pipe.unet.modules() if hasattr(module, "lora_A")][-1]
-    torch.nn.init.constant_(layer.lora_B[FACE_LORA_NAME].weight, torch.nan)
-    weights = {name: value.clone() for name, value in pipe.unet.state_dict().items() if "base_layer" in name}
-    with pytest.raises(ValueError, match="NaNs"), fused_face_lora(pipe.unet):
-        pass
-    assert not is_fused(pipe.unet)
-    assert all(torch.equal(pipe.unet.state_dict()[name], value) for name, value in weights.items())
-
-
-def test_what_others_did_is_not_fused_over():
-    pipe = make_pipeline()
-    pipe.load_lora_weights(make_user_lora(make_components()["unet"]), adapter_name="own")
-    assert not can_fuse(pipe.unet), "the weight of another LoRA may be changed at any time"
-    pipe.set_adapters([FACE_LORA_NAME])
-    assert can_fuse(pipe.unet)
-    pipe.fuse_lora(adapter_names=[FACE_LORA_NAME])
-    with fused_face_lora(pipe.unet):
-        pass
-    assert is_fused(pipe.unet)
-
-
-@pytest.mark.parametrize("moved", ["accelerate", "group_offloading", "layerwise_casting"])
-def test_weights_that_are_moved_or_cast_are_not_fused(moved):
-    pipe = make_pipeline()
-    assert can_fuse(pipe.unet)
-    if moved == "accelerate":
-        accelerate.cpu_offload(pipe.unet, execution_device="cpu")
-    elif moved == "group_offloading":
-        devices = {"onload_device": torch.device("cpu"), "offload_device": torch.device("cpu")}
-        apply_group_offloading(pipe.unet, **devices, offload_type="leaf_level")
-    else:
-        pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
-    assert not can_fuse(pipe.unet)
 
 
 # The published config of stable-diffusion-v1-5's UNet.
