@@ -55,7 +55,7 @@ class Sampler:
         average = identities.mean(axis=1, keepdims=True)
         self.latents, self.identities = latents, identities
         self.averages = (average / np.linalg.norm(average, axis=-1, keepdims=True))[:, 0]
-        self.probabilities = weights.astype(np.float64) / weights.sum()
+        self.probabilities = weights / weights.sum(dtype=np.float64)
 
     def draw(self, batch_size: int, window: int, rng: np.random.Generator) -> Batch:
         """A batch on the CPU, of windows of `window` latent pixels about the middle."""

@@ -56,7 +56,7 @@ class FaceSampler:
         clean = sampling.centre(TeacherEmbeddings.load("train", runs).of(cache.ids)[:, :2]).mean(axis=1)
         self.teacher = clean / np.linalg.norm(clean, axis=1, keepdims=True)
         weights = sampling.weights * cache.real_colour
-        self.probabilities = weights.astype(np.float64) / weights.sum()
+        self.probabilities = weights / weights.sum(dtype=np.float64)
 
     def draw(self, count: int, rng: np.random.Generator) -> Faces:
         """`count` colour portraits, each to become its opposite or another of them."""

@@ -78,7 +78,7 @@ def smoothed(embeddings: np.ndarray, values: np.ndarray) -> np.ndarray:
     clipped = np.clip((values - np.median(values, axis=0)) / values.std(axis=0), -2.5, 2.5)
     gram = inputs.T @ inputs + RIDGE / len(inputs) * np.trace(inputs.T @ inputs) / inputs.shape[1] * np.eye(512)
     told = inputs @ np.linalg.solve(gram, inputs.T @ (clipped - clipped.mean(axis=0)))
-    return (told - told.mean(axis=0)) / told.std(axis=0)
+    return (told - told.mean(axis=0)) / np.maximum(told.std(axis=0), 1e-9)
 
 
 def rarity(values: np.ndarray, width: float = 0.35) -> np.ndarray:
