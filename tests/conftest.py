@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from nullface_pipeline.tiny_model import load_nullface_tiny
+
 from .tiny_parts import make_pipeline
 
 
@@ -14,6 +16,14 @@ def state_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    """nullface-tiny, for tests that leave it as it was."""
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.fixture(scope="session")

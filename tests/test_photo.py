@@ -34,13 +34,6 @@ PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True}
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    pipe = load_nullface_tiny()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-@pytest.fixture(scope="module")
 def astronaut():
     return PIL.Image.fromarray(data.astronaut())
 

@@ -11,19 +11,11 @@ from skimage import data
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder.one_file import anonymize_file
 from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
-from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
 QUICK = PhotoOptions(
     seed=0, num_inference_steps=4, skip=0.5, similarity_threshold=1.0, accept_recognizable=True, max_attempts=1
 )
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    pipe = load_nullface_tiny()
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")
