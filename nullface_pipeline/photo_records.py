@@ -34,6 +34,7 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "batch_faces": (1, 1024, True),
     "few_steps": (2, 100, True),
     "num_inference_steps": (1, 999, True),
+    "solver_order": (1, 2, True),
     "skip": (0.0, 0.999, False),
     "guidance_scale": (-100.0, 100.0, False),
     "identity_scale": (-10.0, 10.0, False),
@@ -46,8 +47,10 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
 
 # What the pipeline is told, where given.
 _SETTINGS = (
+    "prompt",
     "few_steps",
     "num_inference_steps",
+    "solver_order",
     "skip",
     "guidance_scale",
     "identity_scale",
@@ -109,8 +112,10 @@ class PhotoOptions:
         few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
             for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
             still recognized is tried again in full.
-        num_inference_steps, skip, guidance_scale, identity_scale, identity_angle, mask_start, eta, ip_adapter_scale,
-            inversion_batch_size: as for the pipeline's `__call__`; they take precedence over the preset.
+        prompt (`str`, *optional*): what all new faces are to be like, "an old man with a beard" for example. For a model
+            that knows text; nullface-tiny does not.
+        num_inference_steps, solver_order, skip, guidance_scale, identity_scale, identity_angle, mask_start, eta,
+            ip_adapter_scale, inversion_batch_size: as for the pipeline's `__call__`; they take precedence over the preset.
 
     Raises:
         TypeError: if a value is of the wrong type; the field is named.
@@ -131,7 +136,9 @@ class PhotoOptions:
     identity_seed: int | None = None
     batch_faces: int = 8
     few_steps: int | None = None
+    prompt: str | None = None
     num_inference_steps: int | None = None
+    solver_order: int | None = None
     skip: float | None = None
     guidance_scale: float | None = None
     identity_scale: float | None = None
@@ -153,6 +160,8 @@ class PhotoOptions:
         _check_choice("on_failure", self.on_failure, ("cover", "error"))
         if not isinstance(self.accept_recognizable, bool):
             raise TypeError(f"`accept_recognizable` must be True or False, got {self.accept_recognizable!r}.")
+        if not isinstance(self.prompt, (str, NoneType)):
+            raise TypeError(f"`prompt` must be a text, got {type(self.prompt).__name__}.")
         if self.keep_mask is not None and not isinstance(self.keep_mask, PIL.Image.Image):
             raise TypeError(f"`keep_mask` must be a PIL image, got {type(self.keep_mask).__name__}.")
 

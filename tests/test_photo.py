@@ -93,6 +93,13 @@ def test_a_model_of_512_pixels_goes_through_the_same_code(pipe, astronaut):
     assert np.abs(box_pixels(after, face.box).astype(int) - box_pixels(before, face.box)).mean() > 2.0
 
 
+@pytest.mark.parametrize("option", [{"prompt": "an old man"}, {"solver_order": 2}])
+def test_what_the_pipeline_is_told_reaches_it(pipe, astronaut, option):
+    plain = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
+    told = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST, **option)
+    assert not np.array_equal(plain.image, told.image)
+
+
 def test_a_photo_without_a_face_is_an_error(pipe):
     with pytest.raises(NoFaceFoundError, match="nothing is returned"):
         pipe.anonymize(PIL.Image.new("RGB", (300, 200), "white"), **FAST)

@@ -43,6 +43,13 @@ def test_whole_numbers_are_whole(name):
     assert getattr(PhotoOptions(**{name: np.int64(7)}), name) == 7
 
 
+def test_a_prompt_is_one_text():
+    assert PhotoOptions(prompt="an old man").settings["prompt"] == "an old man"
+    assert "prompt" not in PhotoOptions().settings
+    with pytest.raises(TypeError, match="`prompt` must be a text"):
+        PhotoOptions(prompt=["an old man", "a child"])
+
+
 @pytest.mark.parametrize("name", ["min_face", "max_attempts", "batch_faces", "keep", "preset", "skip_faces"])
 def test_what_has_a_default_cannot_be_none(name):
     with pytest.raises((TypeError, ValueError), match=name):
