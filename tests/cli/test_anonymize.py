@@ -267,24 +267,22 @@ def as_command(folder, *arguments, **environment):
     )
 
 
-@pytest.mark.parametrize(
-    "name", [b"caf\xe9.jpg", "\u00fc\u4eba.jpg".encode(), b"\x1b[2J\n[red].jpg", "\u202egpj.jpg".encode()]
-)
+STRANGE_NAMES = [b"caf\xe9.jpg", "\u00fc\u4eba.jpg".encode(), b"\x1b[2J\n[red].jpg", "\u202egpj.jpg".encode()]
+
+
 @pytest.mark.parametrize("environment", [{"LANG": "C", "PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8"}])
-def test_any_name_on_any_terminal(tmp_path, name, environment):
-    path = tmp_path / "photos" / os.fsdecode(name)
-    path.parent.mkdir()
-    path.write_bytes(b"no photo")
+def test_any_name_on_any_terminal(tmp_path, environment):
+    (tmp_path / "photos").mkdir()
+    for name in STRANGE_NAMES:
+        (tmp_path / "photos" / os.fsdecode(name)).write_bytes(b"no photo")
     run = as_command(tmp_path, b"photos", "-o", b"out", "--dry-run", **environment)
     assert run.returncode == 3, run.stderr
-    assert b"Traceback" not in run.stderr and b"refused" in run.stdout
+    assert b"Traceback" not in run.stderr and run.stdout.count(b"refused") >= len(STRANGE_NAMES)
     assert b"\x1b" not in run.stdout and "\u202e".encode() not in run.stdout
-    run = as_command(tmp_path, name, "-o", b"out", **environment)
-    assert (
-        run.returncode == 1
-        and (b"does not exist" in run.stderr or b"No photo" in run.stderr)
-        and b"\x1b" not in run.stderr
-    )
+    for name in STRANGE_NAMES:
+        result = invoke_as_main("anonymize", os.fsdecode(name), "-o", "out")
+        assert result.exit_code == 1 and ("does not exist" in result.output or "No photo" in result.output)
+        assert "\x1b" not in result.output
 
 
 def test_wrong_usage_is_answered_without_the_models(tmp_path):
