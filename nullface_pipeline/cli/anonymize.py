@@ -5,8 +5,7 @@ import secrets
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +13,15 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from nullface_pipeline.cli.asked import Asked
 from nullface_pipeline.cli.console import TINY_NOTICE, as_options, console, fail, notice, quiet_libraries, show, words
+from nullface_pipeline.cli.dry_run import look_for_faces
 from nullface_pipeline.cli.options import (
     MAX_SEED,
     Dtype,
     OnFailure,
     Preset,
     finite,
-    region_names,
     sheet_path,
     written_path,
 )
@@ -30,68 +30,7 @@ from nullface_pipeline.cli.options import (
 if TYPE_CHECKING:
     from nullface_pipeline.photo_files import PhotoFile
     from nullface_pipeline.photo_folder import Earlier, FoundPhotos, PhotoJob, PhotoOutcome, ResultRecord
-    from nullface_pipeline.photo_records import AnonymizedPhoto, PhotoOptions
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The command's arguments, as they are named there."""
-
-    paths: list[str]
-    output: Path
-    model: str
-    keep: str
-    preset: Preset
-    fast: bool
-    device: str | None
-    dtype: Dtype | None
-    seed: int | None
-    on_failure: OnFailure
-    threshold: float | None
-    accept_recognizable: bool
-    detection_threshold: float
-    min_face: float
-    batch_faces: int
-    keep_metadata: bool
-    report: Path | None
-    contact_sheet: Path | None
-    resume: bool
-    overwrite: bool
-    dry_run: bool
-
-    @cached_property
-    def photo_options(self) -> "PhotoOptions":
-        """What is asked of each photo, besides the seed and the preset's numbers, which depend on the model."""
-        from nullface_pipeline.photo_records import PhotoOptions
-
-        return PhotoOptions(
-            keep=region_names(self.keep),
-            similarity_threshold=self.threshold,
-            accept_recognizable=self.accept_recognizable,
-            min_face=self.min_face,
-            on_failure="cover" if self.on_failure is OnFailure.cover else "error",
-            batch_faces=self.batch_faces,
-        )
-
-    @property
-    def digest(self) -> str:
-        """Of all that decides on a result, but for the seed, see `options_digest`."""
-        from nullface_pipeline.photo_folder import options_digest
-
-        photo = self.photo_options
-        return options_digest(
-            {
-                "model": self.model,
-                "preset": self.preset,
-                "fast": self.fast,
-                "keep": sorted(photo.keep),
-                "threshold": photo.similarity_threshold,
-                "min_face": photo.min_face,
-                "on_failure": photo.on_failure,
-                "detection_threshold": self.detection_threshold,
-                "keep_metadata": self.keep_metadata,
-            }
-        )
+    from nullface_pipeline.photo_records import AnonymizedPhoto
 
 
 def anonymize(
@@ -172,7 +111,7 @@ def anonymize(
         _check_keep(asked)
         with hold_folder(asked.output):
             earlier.record.prepare()
-            code = (_preview if asked.dry_run else _anonymize)(asked, found.jobs, earlier)
+            code = (look_for_faces if asked.dry_run else _anonymize)(asked, found.jobs, earlier)
     except (OSError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
     _tell_unsearched(found)
@@ -350,46 +289,3 @@ def _write_contact_sheet(outcomes: "list[PhotoOutcome]", path: Path, record: "Re
             console.print(f"Wrote {show(page)}.", soft_wrap=True)
     except (OSError, PhotoFileError) as error:
         fail(f"The contact sheet could not be written: {words(error)}")
-
-
-def _preview(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
-    """Look for faces only; returns the exit code."""
-    from nullface_pipeline.model_sets import load_detector
-    from nullface_pipeline.photo_folder.paths import planned_previews
-    from nullface_pipeline.photo_folder.resume import check_only_previews, check_replaceable
-
-    check_only_previews(asked.output)
-    if not asked.overwrite:
-        check_replaceable(planned_previews(jobs), earlier.record)
-    quiet_libraries()
-    try:
-        detector = load_detector(asked.model, asked.detection_threshold)
-    except (ImportError, RuntimeError) as error:
-        fail(words(error))
-    table = Table("photo", "faces", "sizes in px", "preview")
-    refused = sum(not _add_preview(table, detector, job, earlier.record) for job in jobs)
-    console.print(table)
-    console.print("A dry run: nothing was anonymized. A face that a preview shows uncovered would be missed.")
-    return 3 if refused else 0
-
-
-def _add_preview(table: Table, detector: Any, job: "PhotoJob", record: "ResultRecord") -> bool:
-    """One row of the table; returns whether there is a preview."""
-    from nullface_pipeline.photo_files import PhotoFileError
-    from nullface_pipeline.photo_folder.preview import write_preview
-    from nullface_pipeline.photo_folder.run import in_words
-    from nullface_pipeline.photo_records import PhotoRefusedError
-
-    try:
-        faces, preview = write_preview(detector, job)
-    # Previews that cannot be written are no matter of one photo.
-    except OSError:
-        raise
-    except Exception as error:
-        reason = str(error) if isinstance(error, (PhotoFileError, PhotoRefusedError)) else in_words(error)
-        table.add_row(show(job.source), "", "", f"[red]refused:[/red] {show(reason)}")
-        return False
-    record.add_picture(preview.read_bytes())
-    sizes = ", ".join(f"{face.longer_side:.0f}" for face in faces)
-    table.add_row(show(job.source), str(len(faces)), sizes, show(preview))
-    return True
