@@ -4,8 +4,10 @@ No face leaves this module as it came: what still resembles the person after eve
 a photo in which nothing is found is an error, and so is one whose result does not account for every face.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,7 +81,9 @@ class FinishedFaces:
     covered: tuple[DetectedFace, ...]
 
 
-def anonymize_photo(pipe: Any, photo: PIL.Image.Image, options: PhotoOptions) -> AnonymizedPhoto:
+def anonymize_photo(
+    pipe: Any, photo: PIL.Image.Image | str | os.PathLike[str], options: PhotoOptions
+) -> AnonymizedPhoto:
     """Body of `StableDiffusionNullFacePipeline.anonymize`; see there."""
     check_pipeline(pipe, options)
     pixels, icc_profile = read_pixels(photo)
@@ -133,7 +137,7 @@ def similarity_threshold(pipe: Any, options: PhotoOptions) -> float:
     return options.similarity_threshold
 
 
-def read_pixels(photo: PIL.Image.Image) -> tuple[np.ndarray, bytes | None]:
+def read_pixels(photo: PIL.Image.Image | str | os.PathLike[str]) -> tuple[np.ndarray, bytes | None]:
     """A photo's pixels, turned upright, and a colour profile for them that holds nothing else of the photo.
 
     Returns:
@@ -142,8 +146,14 @@ def read_pixels(photo: PIL.Image.Image) -> tuple[np.ndarray, bytes | None]:
     Raises:
         TypeError, ValueError: where it is no photo, or cannot be read.
     """
+    if isinstance(photo, (str, os.PathLike)):
+        try:
+            photo = PIL.Image.open(photo)
+        # ValueError: a null character in the name.
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The photo cannot be read: {error}.") from error
     if not isinstance(photo, PIL.Image.Image):
-        raise TypeError(f"`photo` must be a PIL image, got {type(photo).__name__}; open files with PIL.Image.open.")
+        raise TypeError(f"`photo` must be a PIL image or a path, got {type(photo).__name__}.")
     try:
         upright = PIL.ImageOps.exif_transpose(photo)
         if upright.mode.startswith("I;16"):
@@ -199,7 +209,7 @@ def find_spared_faces(
     """
     spared: list[DetectedFace] = []
     for wanted in skip_faces:
-        if isinstance(wanted, PIL.Image.Image):
+        if isinstance(wanted, (PIL.Image.Image, Path)):
             references = search_faces(analyser, read_pixels(wanted)[0])
             if len(references) != 1:
                 raise ValueError(
