@@ -50,7 +50,8 @@ from .face_adapter import (
     identity_conditions,
 )
 from .face_identity import DETECTION_THRESHOLD, choose_face, detect_faces, load_face_analyser, opposite_identity
-from .face_parsing import anonymization_mask, check_kept_regions, load_face_parser
+from .face_parsing import anonymization_mask, load_face_parser
+from .face_regions import check_kept_regions
 from .image_inputs import check_image_values, count_images, to_uint8
 from .photo import anonymize_photo
 from .photo_records import AnonymizedPhoto, PhotoOptions

@@ -18,7 +18,6 @@ from .colour_profile import with_rebuilt_profile
 from .face_edit import FaceTarget, cover_face, hide_faces, make_target, paste_all
 from .face_identity import DetectedFace, FaceLocation, same_person_similarity, similarity
 from .face_masks import read_keep_mask
-from .face_parsing import check_kept_regions
 from .face_search import is_same_place, overlap, search_faces
 from .photo_records import (
     MAX_SEED,
@@ -106,8 +105,7 @@ def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
     Raises:
         RuntimeError: if the face models are not loaded, or lack a recognizer or a parser that is needed.
         TypeError: if the judge is no recognizer.
-        ValueError: if the regions to keep are unknown or leave no skin to change, or the threshold is above what
-            suits the recognizer and `accept_recognizable` is not set.
+        ValueError: if the threshold is above what suits the recognizer and `accept_recognizable` is not set.
     """
     if pipe.face_analyser is None:
         raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
@@ -115,7 +113,6 @@ def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
         raise RuntimeError("The face models hold no recognizer, without which no result can be verified.")
     if options.judge is not None and not _recognizes(options.judge):
         raise TypeError("`judge` must be an InsightFace `FaceAnalysis` with a recognizer.")
-    check_kept_regions(options.keep)
     if options.keep and pipe.face_parser is None:
         raise RuntimeError("`keep` needs a face parser. Call `pipe.load_face_models()` with one.")
     suits = same_person_similarity(pipe.face_analyser)

@@ -14,6 +14,8 @@ from typing import Any
 
 import PIL.Image
 
+from .face_regions import check_kept_regions
+
 
 # The paper's knobs, set together. Settings given besides take precedence.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -210,7 +212,6 @@ def check_number(name: str, value: Any) -> Any:
 
 
 def _region_names(keep: Any) -> tuple[str, ...]:
-    """Whether the names are regions is the face parser's business."""
     if isinstance(keep, str):
         raise ValueError(f"`keep` must be a list or tuple of region names, for example ({keep!r},).")
     if not isinstance(keep, Iterable):
@@ -219,6 +220,7 @@ def _region_names(keep: Any) -> tuple[str, ...]:
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise TypeError(f"`keep` must hold names of regions, got {wrong[0]!r:.80}.")
+    check_kept_regions(names)
     return names
 
 

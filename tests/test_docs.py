@@ -91,9 +91,12 @@ def nullface_lines(needs_weights: bool) -> list[list[str]]:
 def write_photos(folder: Path) -> None:
     """The photos that the pages speak of; all show the astronaut."""
     photo = PIL.Image.fromarray(data.astronaut())
-    for name in ("holiday/family.jpg", "scans/1969/crew.png", "portrait.jpg", "patient.png"):
+    for name in ("demo/input.png", "holiday/family.jpg", "scans/1969/crew.png", "portrait.jpg", "patient.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         photo.save(folder / name)
+    mask = PIL.Image.new("L", photo.size)
+    mask.paste(255, (195, 122, 211, 136))
+    mask.save(folder / "mask.png")
 
 
 def test_blocks_are_of_known_kinds():

@@ -13,7 +13,7 @@ from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_edit import cover_face, stronger
 from nullface_pipeline.face_identity import DetectedFace, detect_faces
 from nullface_pipeline.face_masks import face_ellipse, face_masks, nearest_face
-from nullface_pipeline.face_parsing import CELEBAMASK_LABELS, FACE_REGIONS
+from nullface_pipeline.face_regions import CELEBAMASK_LABELS, FACE_REGIONS
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo import (
     find_spared_faces,
