@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from nullface_pipeline.evaluation.rates import Rate, Ranks, normalized, own_ranks
+from nullface_pipeline.evaluation.rates import Ranks, Rate, normalized, own_ranks
 
 
 FOLDS = 5
@@ -88,10 +88,7 @@ def linkability(first: np.ndarray, second: np.ndarray) -> Ranks:
     return own_ranks(first, second)
 
 
-@torch.no_grad()
-def recovery(
-    pipe: Any, faces: list[PIL.Image.Image], embeds: np.ndarray, guidance_scale: float, skip: float, **settings: Any
-) -> list[PIL.Image.Image]:
+def recovery(pipe: Any, faces: list[PIL.Image.Image], embeds: np.ndarray, **settings: Any) -> list[PIL.Image.Image]:
     """The method once more on its own results, towards an identity instead of away from it (paper, section 6).
 
     Args:
@@ -99,20 +96,12 @@ def recovery(
         embeds (`np.ndarray`): (B, 512), the identity moved towards. An attacker has only what the result shows: the
             result's own embedding negated, since the result stands opposite to the person. The paper's "positive
             embedding" is the person's own, which only somebody has who knows the answer; it is the upper bound.
+        settings: of the pipeline: `guidance_scale`, `skip` or `inversion`, and so on.
 
     Returns:
         B aligned faces.
     """
-    generator = [torch.Generator().manual_seed(index) for index in range(len(faces))]
-    return pipe(
-        faces,
-        identity_embeds=torch.from_numpy(embeds),
-        identity_scale=-1.0,
-        guidance_scale=guidance_scale,
-        skip=skip,
-        generator=generator,
-        **settings,
-    ).images
+    return pipe(faces, identity_embeds=torch.from_numpy(embeds), identity_scale=-1.0, **settings).images
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,27 @@ class Strangers:
         return self.counts.reshape(bins, -1).sum(axis=1)
 
 
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """The originals as one recognizer sees them: (G, D) unit norm, and the mean that probes are centred by too."""
+
+    embeddings: np.ndarray
+    mean: np.ndarray | float
+    strangers: Strangers
+
+    @classmethod
+    def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
+        """From (G, D) embeddings."""
+        raw = raw.astype(np.float32)
+        mean = raw.mean(axis=0) if centred else 0.0
+        embeddings = normalized(raw - mean)
+        return cls(embeddings, mean, Strangers.of(embeddings))
+
+    def probes(self, raw: np.ndarray) -> np.ndarray:
+        """(N, D) unit norm, comparable with `embeddings`."""
+        return normalized(raw.astype(np.float32) - self.mean)
+
+
 def three_rates(forced: np.ndarray, own: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:
     """The same matches over three denominators.
 
