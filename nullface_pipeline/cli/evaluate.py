@@ -1,6 +1,7 @@
 """`nullface evaluate`: how safe folders of anonymized photos are, and what they keep."""
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from nullface_pipeline.evaluation.results import Evaluation
 
 LEAKED = 2
+
+
+class DetectorName(StrEnum):
+    tiny = "tiny"
+    buffalo_l = "buffalo_l"
 
 
 def evaluate(
@@ -37,7 +43,7 @@ def evaluate(
             "and tiny by default."
         ),
     ] = None,
-    detector: Annotated[str, typer.Option(help="Finds the faces: tiny or buffalo_l.")] = "tiny",
+    detector: Annotated[DetectorName, typer.Option(help="Finds the faces.")] = DetectorName.tiny,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", parser=written_path, help="Folder for the report.")
     ] = None,
@@ -99,7 +105,7 @@ def _evaluate(
     originals: Path,
     methods: "list[Method]",
     asked: list[str],
-    detector: str,
+    detector: DetectorName,
     recover: str | None,
     skip_missing: bool,
 ) -> "Evaluation":

@@ -137,9 +137,7 @@ def worst_attack(embedded: Mapping[str, tuple[np.ndarray, np.ndarray]], own: np.
 def worst_of(ranks: Mapping[str, Mapping[str, Ranks]], chance: float) -> WorstAttack:
     """As `worst_attack`, of ranks that are known: by recognizer and attack."""
     rates = {
-        (name, attack): Rate(float(found.sum()), len(found))
-        for name, attacks in ranks.items()
-        for attack, found in ((attack, ranks_of.found_within(1)) for attack, ranks_of in attacks.items())
+        (name, attack): ranks_of.rate() for name, attacks in ranks.items() for attack, ranks_of in attacks.items()
     }
     recognizer, attack = max(rates, key=lambda key: rates[key].value)
     return WorstAttack(recognizer, attack, rates[recognizer, attack], chance)

@@ -13,14 +13,14 @@ import numpy as np
 import PIL.Image
 
 from nullface_pipeline.evaluation import plots
-from nullface_pipeline.evaluation.report import Figure, figures, label, summary
+from nullface_pipeline.evaluation.report import Figure, attack_table, figures, label, summary
 from nullface_pipeline.evaluation.results import Evaluation, MethodResult, Result
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.photo_files import write_whole
 
 
 STRIP = 12
-UNDETECTED = 48
+UNDETECTED = 24
 FACE = 112  # px of a face in a strip
 
 STYLE = """
@@ -51,6 +51,7 @@ def write_html(evaluation: Evaluation, folder: Path, show_originals: bool = Fals
         html_table(*summary(evaluation)),
         *_how(evaluation),
         "<h2>Who is found again</h2>",
+        html_table(*attack_table(evaluation)),
         plots.cmc_plot(evaluation),
         "<h2>How alike</h2>",
         plots.similarity_plot(evaluation),

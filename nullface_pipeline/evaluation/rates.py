@@ -79,6 +79,10 @@ class Ranks:
         """(N,) in [0, 1]: whether the own one is among the first k; of ties, the chance that it is."""
         return np.clip((k - self.greater) / self.equal, 0.0, 1.0)
 
+    def rate(self, k: int = 1) -> Rate:
+        """How often the own one is among the first k."""
+        return Rate(float(self.found_within(k).sum()), len(self.greater))
+
     @property
     def middle(self) -> np.ndarray:
         """(N,) the own rank, from 1; ties count half."""

@@ -78,8 +78,7 @@ def _recognition_figures(evaluation: Evaluation, method: MethodResult, name: str
     yield Figure(method.name, name, "median similarity", "forced", similarity, None, None, len(method.results))
     for attack, ranks in recognition.attacks.items():
         for k in RANKS:
-            found = ranks.found_within(k)
-            yield of_rate(method, name, f"{attack} attack: rank {k}", "forced", Rate(float(found.sum()), len(found)))
+            yield of_rate(method, name, f"{attack} attack: rank {k}", "forced", ranks.rate(k))
     if name in method.linked:
         linked = method.linked[name]
         found = linked.ranks.found_within(1)
@@ -210,6 +209,25 @@ def summary_table(evaluation: Evaluation) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def attack_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: rank 1 of every attack by every recognizer."""
+    linked = any(method.linked for method in evaluation.methods)
+    header = ["method", "recognizer", *(f"{attack}, %" for attack in _attacks(evaluation))]
+    header += ["median similarity", "TAR at FAR 0.01, %", *(["two results linked, %"] if linked else [])]
+    rows = []
+    for method in evaluation.methods:
+        for recognizer in evaluation.recognizers:
+            recognition = method.recognitions[recognizer.name]
+            threshold = evaluation.thresholds[recognizer.name][FALSE_ACCEPT_RATES[0]]
+            row = [method.name, label(recognizer), *(percent(r.rate()) for r in recognition.attacks.values())]
+            row.append(f"{np.median(recognition.similarity):+.2f}")
+            row.append("-" if threshold is None else percent(recognition.accepted(threshold)["forced"]))
+            if linked:
+                row.append(percent(method.linked[recognizer.name].ranks.rate()) if method.linked else "-")
+            rows.append(row)
+    return header, rows
 
 
 def label(recognizer: Recognizer) -> str:

@@ -154,7 +154,7 @@ def find_results(
     if not results:
         raise ValueError(f"{method}: no result belongs to an original in which a face was found.")
     # Where fewer faces are found than not, the method destroys them, and says nothing of the crop.
-    if 2 * len(moved) >= len(results):
+    if files is not None and 2 * len(moved) >= len(results):
         check_crop(method, *(np.array(points) for points in zip(*moved)))
     return results
 
