@@ -91,7 +91,14 @@ def nullface_lines(needs_weights: bool) -> list[list[str]]:
 def write_photos(folder: Path) -> None:
     """The photos that the pages speak of; all show the astronaut."""
     photo = PIL.Image.fromarray(data.astronaut())
-    for name in ("holiday/family.jpg", "scans/1969/crew.png", "portrait.jpg", "patient.png"):
+    for name in (
+        "holiday/family.jpg",
+        "scans/1969/crew.png",
+        "portrait.jpg",
+        "patient.png",
+        "faces/1.jpg",
+        "faces/2.jpg",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         photo.save(folder / name)
 

