@@ -245,10 +245,11 @@ def test_commands_named_in_tables():
             check_line(f"make {target}", {})
 
 
-def test_options_in_the_table_are_those_of_the_command():
-    rows = re.findall(r"^\| (`-.*?) \|", PAGES["docs/folders.md"].read_text(), flags=re.MULTILINE)
+@pytest.mark.parametrize(("page", "name"), [("docs/folders.md", "anonymize"), ("docs/evaluation.md", "evaluate")])
+def test_options_in_the_table_are_those_of_the_command(page, name):
+    rows = re.findall(r"^\| (`-.*?) \|", PAGES[page].read_text(), flags=re.MULTILINE)
     named = {option for row in rows for option in re.findall(r"--?[a-z-]+", row)}
-    command = typer.main.get_command(app).commands["anonymize"]  # type: ignore[attr-defined]
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     known = {name for option in options for name in [*option.opts, *option.secondary_opts]}
     assert known - named <= {"--no-keep-metadata", "--help"} and named <= known

@@ -47,7 +47,8 @@ def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = Non
     targets = gallery if own is None else gallery[own]
     fold = np.arange(len(probes)) % FOLDS
     guesses = np.zeros_like(targets)
-    for held_out in range(min(FOLDS, len(probes))):
+    # One probe alone leaves nobody to learn from.
+    for held_out in range(min(FOLDS, len(probes)) if len(probes) > 1 else 0):
         learnt = fold != held_out
         mean = probes[learnt].mean(axis=0)
         weights = ridge(probes[learnt] - mean, targets[learnt])

@@ -82,7 +82,7 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _leaks(evaluation: Evaluation) -> list[str]:
     return [
-        f'<p class="leak">{html.escape(method.name)}: {method.leaks} results are their originals, pixel for pixel.</p>'
+        f'<p class="leak">{html.escape(method.name)}: {method.leaks} of the results are their originals, pixel for pixel.</p>'
         for method in evaluation.methods
         if method.leaks
     ]

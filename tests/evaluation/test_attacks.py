@@ -44,6 +44,7 @@ def test_attacks_take_probes_of_any_rows(attack):
     faces = random_faces(60)
     own = np.random.default_rng(4).permutation(60)[:40]
     assert attack(faces[own], faces, own).greater.shape == (40,)
+    assert attack(faces[:1], faces).greater.shape == (1,)
 
 
 def test_one_person_twice_is_linked():
