@@ -44,7 +44,7 @@ def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = Non
     everybody is judged by a map learnt on the other folds' people. Both sides are centred.
     """
     gallery = normalized(gallery - gallery.mean(axis=0))
-    targets = gallery if own is None else gallery[own]
+    targets = gallery[: len(probes)] if own is None else gallery[own]
     fold = np.arange(len(probes)) % FOLDS
     guesses = np.zeros_like(targets)
     # One probe alone leaves nobody to learn from.

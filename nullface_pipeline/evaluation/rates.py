@@ -118,7 +118,7 @@ def own_ranks(
 
 def own_similarities(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
     """(N,) cosines of each probe to its own original."""
-    return (probes * (gallery if own is None else gallery[own])).sum(axis=1)
+    return (probes * (gallery[: len(probes)] if own is None else gallery[own])).sum(axis=1)
 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
