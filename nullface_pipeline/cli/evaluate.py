@@ -171,7 +171,7 @@ def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
         notice(f"index.html: not made: {error}.")
     console.print(summary_table(result))
     people = len(result.originals)
-    console.print(f"{people} people; guessing finds {100 * result.chance:.2g} %. 95 % intervals in brackets.")
+    console.print(f"{people} people; guessing finds {100 * result.chance:.2g} %.")
     for method in result.methods:
         if method.leaks:
             notice(f"LEAK: {method.leaks} results of {method.name} are their originals, pixel for pixel.")

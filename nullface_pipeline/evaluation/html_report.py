@@ -27,6 +27,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #1f2328; }
 table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
 td, th { border-bottom: 1px solid #d0d7de; padding: 4px 10px; text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; min-width: 5em; }
 td:first-child, th:first-child { text-align: left; }
 svg { max-width: 100%; height: auto; }
 .strip { display: flex; flex-wrap: wrap; gap: 8px; }
@@ -102,7 +103,7 @@ def _how(evaluation: Evaluation) -> list[str]:
     return [
         f"<p>Each result is looked for among all {len(evaluation.originals)} originals; guessing finds "
         f"{100 * evaluation.chance:.2g} %.{faceless} Results are aligned by their originals' landmarks, so that no face "
-        "drops out. In brackets: 95 % intervals. <b>Worst attack</b>: the best of naive, inverted, absolute and parrot "
+        "drops out. Rates in %, in brackets their 95 % intervals. <b>Worst attack</b>: the best of naive, inverted, absolute and parrot "
         "matching by any recognizer.</p>",
         f"<ul>{judges}{not_run}</ul>",
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
@@ -191,8 +192,8 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the one table: re-identification first, as in the paper, then what is kept."""
     measures = dict.fromkeys(name for method in evaluation.methods for name in method.distances)
     sets = dict.fromkeys(name for method in evaluation.methods for name in method.sets)
-    header = ["method", "photos", "worst attack, %", *(f"rank 1, {label(r)}, %" for r in evaluation.recognizers)]
-    header += ["detected, %", *(with_unit(evaluation, name) for name in measures), *sets, "leaks"]
+    header = ["method", "photos", "worst attack", *(f"rank 1, {label(r)}" for r in evaluation.recognizers)]
+    header += ["detected", *(with_unit(evaluation, name) for name in measures), *sets, "leaks"]
     rows = []
     for method in evaluation.methods:
         worst, means = evaluation.worst(method), method.means()
@@ -205,23 +206,24 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """`summary` for the terminal, with a star for what is not independent."""
+    """`summary` for the terminal, narrow, with a star for what is not independent."""
     header, rows = summary(evaluation)
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
     for name in header:
         table.add_column(escape(name.replace(NOT_INDEPENDENT, "*")), overflow="fold")
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*(escape(cell.replace(" [", "\n[").replace("] ", "]\n")) for cell in row))
+    table.caption = "Rates in %, in brackets their 95 % intervals."
     if not all(recognizer.independent for recognizer in evaluation.recognizers):
-        table.caption = "* not independent: it steered a method"
+        table.caption += " * not independent: it steered a method."
     return table
 
 
 def attack_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Header and rows: rank 1 of every attack by every recognizer."""
     linked = any(method.linked for method in evaluation.methods)
-    header = ["method", "recognizer", *(f"{attack}, %" for attack in _attacks(evaluation))]
-    header += ["median similarity", "TAR at FAR 0.01, %", *(["two results linked, %"] if linked else [])]
+    header = ["method", "recognizer", *_attacks(evaluation)]
+    header += ["median similarity", "TAR at FAR 0.01", *(["two results linked"] if linked else [])]
     rows = []
     for method in evaluation.methods:
         for recognizer in evaluation.recognizers:
@@ -248,11 +250,11 @@ def with_unit(evaluation: Evaluation, measure: str) -> str:
 
 
 def percent(rate: Rate) -> str:
-    """`4.0 [1.6-9.8]`; of nobody, `-`."""
+    """`4.0 [1.6-9.8]`, `22.0 [15-31]`; of nobody, `-`."""
     if not rate.count:
         return "-"
-    low, high = rate.interval
-    return f"{100 * rate.value:.1f} [{100 * low:.1f}-{100 * high:.1f}]"
+    ends = (f"{100 * end:.0f}" if end >= 0.1 else f"{100 * end:.1f}" for end in rate.interval)
+    return f"{100 * rate.value:.1f} [{'-'.join(ends)}]"
 
 
 def in_words(mean: Mean) -> str:

@@ -36,7 +36,7 @@ def test_a_report_is_made(originals, tmp_path):
     result = invoke("evaluate", *arguments, "--output", report)
     assert result.exit_code == 0, result.output
     assert {path.name for path in report.iterdir()} == {"results.json", "table.csv", "per_image.csv", "index.html"}
-    assert "guessing finds 50 %" in result.output and "rank 1, tiny*, %" in result.output
+    assert "guessing finds 50 %" in result.output and "rank 1, tiny*" in result.output
     record = json.loads((report / "results.json").read_text())
     assert record["originals"] == 2 and not record["recognizers"][0]["independent"]
     assert (tmp_path / "state").is_dir()
@@ -49,7 +49,7 @@ def test_a_leak_is_told_and_changes_the_exit_code(originals, tmp_path):
     arguments = ["--originals", originals, "--method", f"copies={originals}", "--recognizer", "tiny"]
     result = invoke("evaluate", *arguments, "-o", tmp_path / "report")
     assert result.exit_code == 2, result.output
-    assert "LEAK: 2 results of copies" in result.output and "100.0 [34.2-100.0]" in result.output
+    assert "LEAK: 2 results of copies" in result.output and "100.0" in result.output and "[34-100]" in result.output
 
 
 @pytest.mark.parametrize(
