@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nullface_pipeline.cli.console import as_options, console, fail, notice, quiet_libraries, show, words
-from nullface_pipeline.cli.options import written_path
+from nullface_pipeline.cli.options import path
 
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ class DetectorName(StrEnum):
 
 def evaluate(
     originals: Annotated[
-        Path | None, typer.Option(help="Folder of the original photos: one person a photo, each person once.")
+        Path | None,
+        typer.Option(
+            parser=path, metavar="PATH", help="Folder of the originals: one person a photo, each person once."
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -45,7 +48,7 @@ def evaluate(
     ] = None,
     detector: Annotated[DetectorName, typer.Option(help="Finds the faces.")] = DetectorName.tiny,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", parser=written_path, help="Folder for the report.")
+        Path | None, typer.Option("--output", "-o", parser=path, metavar="PATH", help="Folder for the report.")
     ] = None,
     recover: Annotated[
         str | None,
