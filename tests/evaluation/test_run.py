@@ -182,7 +182,7 @@ class Brightness:
 
 
 class ChangeOutside:
-    name, fingerprint = "change outside", "1"
+    name = "change outside"
 
     def __call__(self, original, anonymized, mask):
         assert mask.shape == original.shape[:2] and 0 < mask.mean() < 0.5
