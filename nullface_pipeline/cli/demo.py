@@ -16,10 +16,16 @@ if TYPE_CHECKING:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Same seed, same face.")] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")
+    ] = Path("demo"),
+    seed: Annotated[int, typer.Option(metavar="N", help="Same seed, same face.")] = 0,
 ) -> None:
-    """Anonymize the astronaut portrait that ships with scikit-image, with the embedded model and no download."""
+    """Anonymize a portrait that is here already: nothing to fetch.
+
+    It is the astronaut of scikit-image; the model is nullface-tiny, which
+    is in the package and only a demonstration.
+    """
     from skimage import data
 
     from nullface_pipeline.photo_files import write_picture
