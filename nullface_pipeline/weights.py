@@ -111,9 +111,7 @@ FACEID_SD15 = HubWeights(
     licence_page="https://huggingface.co/h94/IP-Adapter-FaceID",
     files=(FACEID_WEIGHTS,),
 )
-FACEID_SDXL = replace(
-    FACEID_SD15, name="IP-Adapter FaceID for XL", size=1_070_000_000, files=(FACEID_SDXL_WEIGHTS,)
-)
+FACEID_SDXL = replace(FACEID_SD15, name="IP-Adapter FaceID for XL", size=1_070_000_000, files=(FACEID_SDXL_WEIGHTS,))
 BUFFALO_L = ReleaseWeights(
     name=f"InsightFace {FACE_MODELS}",
     source=f"https://github.com/deepinsight/insightface/releases/download/v0.7/{FACE_MODELS}.zip",

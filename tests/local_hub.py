@@ -50,7 +50,7 @@ class LocalHub(ThreadingHTTPServer):
 
     Args:
         repositories: folders by name, "org/name". Uploaded files are put in `uploads`, by path; `ranges` are the
-            parts of files that were asked for.
+            parts of files that were asked for, `created` owner, name, type and SDK of new repositories.
     """
 
     def __init__(self, repositories: dict[str, Path]):
@@ -59,6 +59,7 @@ class LocalHub(ThreadingHTTPServer):
         self.uploads: dict[str, bytes] = {}
         self.tokens: set[str] = set()
         self.ranges: list[str] = []
+        self.created: list[tuple[str | None, ...]] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -99,8 +100,9 @@ class HubHandler(BaseHTTPRequestHandler):
             body = self.read_chunks()
         self.server.tokens.add(self.headers.get("Authorization", ""))
         if self.path == "/api/repos/create":
-            name = json.loads(body)
-            self.send_json({"url": f"{self.server.url}/{name['organization']}/{name['name']}"})
+            asked = json.loads(body)
+            self.server.created.append(tuple(map(asked.get, ("organization", "name", "type", "sdk"))))
+            self.send_json({"url": f"{self.server.url}/{asked['organization']}/{asked['name']}"})
         elif self.path == "/api/validate-yaml":
             self.send_json({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:

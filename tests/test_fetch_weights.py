@@ -35,7 +35,11 @@ def published(tmp_path_factory, faceid):  # noqa: F811
         for name, published in (("detector", "det_10g"), ("recognizer", "w600k_r50")):
             archive.write(PACKAGE / "tiny" / "face_models" / f"{name}.onnx", f"{published}.onnx")
     (folder / "releases" / "parser.pth").write_bytes(b"parser")
-    return {weights.SD15.source: folder / "sd15", weights.FACEID_REPOSITORY: faceid, "releases/all": folder / "releases"}
+    return {
+        weights.SD15.source: folder / "sd15",
+        weights.FACEID_REPOSITORY: faceid,
+        "releases/all": folder / "releases",
+    }
 
 
 @pytest.fixture

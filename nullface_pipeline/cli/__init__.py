@@ -8,7 +8,7 @@ import typer
 from nullface_pipeline import __version__
 from nullface_pipeline.cli.anonymize import anonymize
 from nullface_pipeline.cli.console import print_error, write_what_the_terminal_can
-from nullface_pipeline.cli.demo import demo, side_by_side
+from nullface_pipeline.cli.demo import demo
 from nullface_pipeline.cli.doctor import doctor
 from nullface_pipeline.cli.export import export
 from nullface_pipeline.cli.fetch import fetch

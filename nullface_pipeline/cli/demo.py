@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from nullface_pipeline.cli.console import TINY_NOTICE, console, quiet_libraries
+from nullface_pipeline.cli.options import MAX_SEED
 
 
 if TYPE_CHECKING:
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def demo(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")
-    ] = Path("demo"),
-    seed: Annotated[int, typer.Option(metavar="N", help="Same seed, same face.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Same seed, same face.")] = 0,
 ) -> None:
     """Anonymize a portrait that is here already: nothing to fetch.
 

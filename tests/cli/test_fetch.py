@@ -1,6 +1,7 @@
 """Weights by the command: the licences first."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -47,8 +48,7 @@ def test_what_is_here_is_not_asked_for_again(pack):
 
 
 def test_a_failure_is_one_line_that_says_how_to_go_on(pack):
-    published = weights.replace(pack, sha256="0" * 64)
-    weights.WEIGHT_SETS["faces"] = (published,)
+    weights.WEIGHT_SETS["faces"] = (replace(pack, sha256="0" * 64),)
     result = fetch("faces", "--accept-licences")
     assert result.exit_code == 1 and result.stderr.count("\n") == 1
     assert "could not be fetched" in result.stderr and "again to go on" in result.stderr
