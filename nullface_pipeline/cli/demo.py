@@ -36,6 +36,7 @@ def demo(
     console.print(TINY_NOTICE, soft_wrap=True)
     photo = PIL.Image.fromarray(data.astronaut())
     pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
     started = time.perf_counter()
     result = pipe.anonymize(photo, seed=seed, **TINY_SETTINGS)
     seconds = time.perf_counter() - started
