@@ -294,5 +294,5 @@ def test_an_exported_space_runs_from_its_folder_alone(browser, tmp_path):
         assert status(page).startswith("Done")
         with page.expect_download() as started:
             page.get_by_role("link", name="Download the photo").click()
-    after = np.asarray(PIL.Image.open(started.value.path())).astype(int)
+        after = np.asarray(PIL.Image.open(started.value.path())).astype(int)
     assert np.abs(after - data.astronaut())[90:150, 200:250].mean() > 5

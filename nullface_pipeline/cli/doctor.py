@@ -86,7 +86,7 @@ def find_weights() -> list[dict[str, Any]]:
     from nullface_pipeline.weights import FACE_WEIGHTS, FACEID_SD15, FACEID_SDXL, SD15, SDXL
 
     licence = "Apache-2.0; for demonstration and research"
-    parts = [("nullface-tiny", TINY_FOLDER, "this package", licence)]
+    parts: list[tuple[str, Path | None, str, str]] = [("nullface-tiny", TINY_FOLDER, "this package", licence)]
     for weights in (SD15, FACEID_SD15, SDXL, FACEID_SDXL, *FACE_WEIGHTS):
         parts.append((weights.name, weights.path, weights.source, weights.licence))
     return [
