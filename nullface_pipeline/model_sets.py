@@ -26,7 +26,7 @@ def load_model_set(
 
     Args:
         name (`str`): "tiny", "sd15", "sdxl", or a folder or Hub name of a Stable Diffusion 1.5 or XL model.
-        device (`str`, *optional*): CUDA where there is a device, else the CPU.
+        device (`str`, *optional*): CUDA where there is a device, else a Mac's "mps", else the CPU.
         dtype (`torch.dtype`, *optional*): of the UNet and the text encoder; by default what suits the processor, see
             `default_dtype`. On a CPU the VAE of a Stable Diffusion model is float32 in any case.
         detection_threshold (`float`): lowest detection score that counts as a face.
@@ -37,7 +37,7 @@ def load_model_set(
         OSError, RuntimeError, ValueError: if a part cannot be found, fetched or read. What is missing of "sd15" and
             "sdxl" is fetched and compared with its hashes; where that cannot be, the error says how large it is.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     dtype = dtype or default_dtype(name, device)
     if name == "tiny":
         pipe = load_nullface_tiny(device, dtype, detection_threshold)
@@ -55,9 +55,9 @@ def load_model_set(
 
 
 def stable_diffusion(name: str) -> tuple[str, str]:
-    """Folder or Hub name of a Stable Diffusion model, and file or Hub name of its FaceID adapter, fetched if missing.
+    """Where a Stable Diffusion model and its FaceID adapter are: fetched files of "sd15" and "sdxl", else Hub names.
 
-    Of "sd15" and "sdxl" no names: diffusers would fetch the safety checker as well, and ask the Hub on every load.
+    By a Hub name, diffusers would fetch the safety checker as well, and ask the Hub on every load.
     """
     if name not in MODELS:
         fetch_missing("faces")
@@ -65,6 +65,13 @@ def stable_diffusion(name: str) -> tuple[str, str]:
     fetch_missing(name)
     model, adapter = (str(weights.path) for weights in WEIGHT_SETS[name][:2])
     return model, adapter
+
+
+def default_device() -> str:
+    """The fastest there is."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def default_dtype(name: str, device: str) -> torch.dtype:

@@ -9,6 +9,17 @@ import typer
 from rich.table import Column, Table
 
 from nullface_pipeline.cli.console import console, fail
+from nullface_pipeline.publish.hub import (
+    MODEL_REPOSITORY,
+    PIPELINE_REPOSITORY,
+    SDXL_REPOSITORY,
+    model_files,
+    pipeline_files,
+    push_repository,
+    write_repository,
+)
+from nullface_pipeline.publish.single_file import write_single_file
+from nullface_pipeline.publish.space import space_files
 
 
 def export(
@@ -55,45 +66,24 @@ def export(
     if single_file is not None:
         _export_single_file(single_file, pipeline)
     elif hub is not None:
-        _export_repository(hub, lambda: _pipeline_files(push, pipeline), push, dry_run)
+        name = push or (SDXL_REPOSITORY if sdxl else PIPELINE_REPOSITORY)
+        _export_repository(hub, lambda: pipeline_files(name, pipeline), push, dry_run)
     elif model is not None:
-        _export_repository(model, lambda: _model_files(push), push, dry_run)
+        _export_repository(model, lambda: model_files(push or MODEL_REPOSITORY), push, dry_run)
     elif space is not None:
-        _export_repository(space, lambda: _space_files(git), push, dry_run, kind="space")
+        _export_repository(space, lambda: space_files(git), push, dry_run, kind="space")
 
 
 def _export_single_file(path: Path, pipeline: str) -> None:
-    from nullface_pipeline.publish.single_file import write_single_file
-
     if not path.parent.is_dir():
         fail(f"The folder {path.parent} does not exist.")
     write_single_file(path, pipeline)
     console.print(f"Wrote {path}.", soft_wrap=True)
 
 
-def _pipeline_files(push: str | None, pipeline: str) -> dict[str, bytes]:
-    from nullface_pipeline.publish.hub import PIPELINE_REPOSITORY, SDXL_REPOSITORY, pipeline_files
-
-    return pipeline_files(push or (PIPELINE_REPOSITORY if pipeline == "pipeline" else SDXL_REPOSITORY), pipeline)
-
-
-def _model_files(push: str | None) -> dict[str, bytes]:
-    from nullface_pipeline.publish.hub import MODEL_REPOSITORY, model_files
-
-    return model_files(push or MODEL_REPOSITORY)
-
-
-def _space_files(git: str | None) -> dict[str, bytes]:
-    from nullface_pipeline.publish.space import space_files
-
-    return space_files(git)
-
-
 def _export_repository(
     folder: Path, make_files: Callable[[], dict[str, bytes]], push: str | None, dry_run: bool, kind: str = "model"
 ) -> None:
-    from nullface_pipeline.publish.hub import write_repository
-
     try:
         files = make_files()
         write_repository(files, folder)
@@ -123,8 +113,6 @@ def _check_push(repository: str, dry_run: bool) -> None:
 
 def _upload(files: dict[str, bytes], repository: str, kind: str) -> None:
     from httpx2 import HTTPError
-
-    from nullface_pipeline.publish.hub import push_repository
 
     try:
         address = push_repository(files, repository, kind)
