@@ -75,8 +75,10 @@ def find_devices() -> dict[str, str]:
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         devices[f"CUDA {index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-    if not torch.cuda.is_available():
-        devices["CUDA"] = "no device: faces are anonymized on the CPU"
+    if torch.backends.mps.is_available():
+        devices["MPS"] = "Apple's GPU"
+    elif not torch.cuda.is_available():
+        devices["GPU"] = "none: faces are anonymized on the CPU"
     return devices | {"ONNX Runtime": ", ".join(onnxruntime.get_available_providers())}
 
 

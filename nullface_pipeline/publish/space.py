@@ -1,8 +1,13 @@
 """A folder for a Hugging Face Space: the page, with the package beside it or fetched by pip from a Git repository."""
 
 import tomllib
+from pathlib import PurePath
 
 from nullface_pipeline.publish.hub import CLONE, PACKAGE, clone_folder, files_below
+
+
+# Of page, package and nullface-tiny. A photo that lies in one of these folders must not go to the Hub with them.
+SUFFIXES = frozenset({".css", ".html", ".js", ".json", ".md", ".onnx", ".py", ".safetensors", ".txt"})
 
 
 def space_files(git: str | None = None) -> dict[str, bytes]:
@@ -19,12 +24,15 @@ def space_files(git: str | None = None) -> dict[str, bytes]:
         FileNotFoundError: if the package is installed without its clone.
     """
     page = clone_folder("space")
-    names = tuple(path.name for path in page.iterdir() if path.suffix != ".pyi")
-    files = {**files_below(page, names), "LICENSE": (CLONE / "LICENSE").read_bytes()}
     project = tomllib.loads((CLONE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    if git is not None:
-        needed = [f"{project['name']}[space] @ git+{git}"]
-    else:
+    files = files_below(page, tuple(path.name for path in page.iterdir()))
+    if git is None:
         files |= files_below(CLONE, (PACKAGE.name,))
         needed = [*project["dependencies"], *project["optional-dependencies"]["space"]]
-    return {**files, "requirements.txt": "".join(f"{requirement}\n" for requirement in needed).encode()}
+    else:
+        needed = [f"{project['name']}[space] @ git+{git}"]
+    return {
+        **{name: content for name, content in files.items() if PurePath(name).suffix in SUFFIXES},
+        "LICENSE": (CLONE / "LICENSE").read_bytes(),
+        "requirements.txt": "".join(f"{requirement}\n" for requirement in needed).encode(),
+    }

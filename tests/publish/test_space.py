@@ -5,6 +5,7 @@ import tomllib
 
 from packaging.requirements import Requirement
 
+from nullface_pipeline.publish import hub
 from nullface_pipeline.publish.hub import CLONE, PACKAGE, push_repository
 from nullface_pipeline.publish.space import space_files
 
@@ -18,12 +19,21 @@ def requirements(files):
 def test_carries_the_package_and_names_what_it_needs():
     files = space_files()
     assert {"app.py", "README.md", "LICENSE", "nullface_pipeline/tiny/model/model_index.json"} <= set(files)
-    python = {path.relative_to(CLONE).as_posix() for path in PACKAGE.rglob("*.py")}
-    assert python <= set(files) and not [name for name in files if name.endswith((".pyc", ".pyi"))]
+    package = {path.relative_to(CLONE).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
+    assert {name for name in package if not name.endswith(".pyc")} <= set(files), "a suffix is missing in SUFFIXES"
+    assert not [name for name in files if name.endswith((".pyc", ".pyi"))]
     assert {"gradio", "torch", "insightface"} <= {requirement.name for requirement in requirements(files)}
     assert all(
         requirement.url is None and requirement.name != "nullface-pipeline" for requirement in requirements(files)
     )
+
+
+def test_a_photo_that_lies_about_is_not_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "CLONE", tmp_path)
+    (tmp_path / "space").mkdir()
+    for name in ("app.py", "me.jpg", "me.PNG", "notes"):
+        (tmp_path / "space" / name).touch()
+    assert set(space_files("https://host/me/mine@v1")) == {"app.py", "LICENSE", "requirements.txt"}
 
 
 def test_or_names_a_revision():
@@ -44,7 +54,7 @@ def test_the_card_names_the_sdk_and_the_hardware():
 
 def test_uploads_as_a_space(monkeypatch):
     files = {"app.py": b"page"}
-    with LocalHub({}) as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    with LocalHub({}) as server:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
         push_repository(files, "me/page", kind="space")
-        assert hub.uploads == files and hub.created == [("me", "page", "space", "gradio")]
+        assert server.uploads == files and server.created == [("me", "page", "space", "gradio")]
