@@ -1,6 +1,5 @@
 """Table 2's baseline: Stable Diffusion Inpainting told of the same identity, without any inversion."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
