@@ -103,4 +103,6 @@ def test_nine_channels_are_loaded_from_a_folder(inpainter, tmp_path, monkeypatch
     monkeypatch.setattr("nullface_pipeline.evaluation.inpainting.FACEID_REPOSITORY", adapter)
     loaded = load_inpainter(make_pipeline(), tmp_path)
     assert not is_blending(loaded)
-    assert all(np.array_equal(*pair) for pair in zip(inpaint(loaded, make_embeds(2)), inpaint(inpainter, make_embeds(2))))
+    assert all(
+        np.array_equal(*pair) for pair in zip(inpaint(loaded, make_embeds(2)), inpaint(inpainter, make_embeds(2)))
+    )
