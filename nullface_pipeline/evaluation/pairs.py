@@ -16,7 +16,7 @@ from nullface_pipeline.photo_folder.jobs import is_photo_name
 
 # Names that an error lists before it says "and so on".
 NAMED = 5
-# Eye distances by which half of the faces may lie elsewhere than in their originals.
+# Eye distances by which faces may lie elsewhere than in their originals.
 MAX_SHIFT = 0.5
 
 
@@ -36,6 +36,10 @@ class Picture:
     def pixels(self) -> np.ndarray:
         """(H, W, 3) uint8 RGB, upright."""
         return self.make()
+
+    def unread(self) -> "Picture":
+        """The same picture, without its pixels."""
+        return Picture(self.digest, self.make)
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,9 @@ def file_picture(path: Path) -> Picture:
 def baseline_picture(name: str, original: Picture, face: FaceLocation) -> Picture:
     """What a baseline makes of an original."""
     made_from = f"{original.digest} {name} {VERSION} {face.box.tolist()}"
-    return Picture(hashlib.sha256(made_from.encode()).hexdigest(), lambda: BASELINES[name](original.pixels, face))
+    return Picture(
+        hashlib.sha256(made_from.encode()).hexdigest(), lambda: BASELINES[name](original.unread().pixels, face)
+    )
 
 
 def check_size(name: str, method: str, original: tuple[int, int], result: tuple[int, int]) -> None:
@@ -151,17 +157,19 @@ def check_size(name: str, method: str, original: tuple[int, int], result: tuple[
 
 
 def check_crop(method: str, originals: np.ndarray, results: np.ndarray) -> None:
-    """That faces lie where they lay, by (N, 5, 2) landmarks of both where faces were found in both.
+    """That faces do not all lie elsewhere than they lay, by (N, 5, 2) landmarks of both where a face was found in both.
+
+    A method that destroys faces leaves patterns that are taken for one, here and there; another crop moves all alike.
 
     Raises:
-        ValueError: if half of them lie elsewhere: the crops differ, and landmarks of the originals miss the results' faces.
+        ValueError: if the crops differ: the originals' landmarks miss the results' faces.
     """
-    if not len(originals):
-        return
     eyes = np.linalg.norm(originals[:, 1] - originals[:, 0], axis=1)
-    shift = np.linalg.norm((results - originals).mean(axis=1), axis=1) / np.maximum(eyes, 1e-6)
-    if np.median(shift) > MAX_SHIFT:
+    shifts = (results - originals).mean(axis=1) / np.maximum(eyes, 1e-6)[:, None]  # (N, 2) eye distances
+    usual = np.median(shifts, axis=0)
+    length, spread = np.linalg.norm(usual), np.median(np.linalg.norm(shifts - usual, axis=1))
+    if length > MAX_SHIFT and spread < length / 2:
         raise ValueError(
-            f"{method}: faces lie {np.median(shift):.1f} eye distances from where they are in the originals. The crops "
-            "differ: cut the originals as the results are cut, and name that folder as the originals."
+            f"{method}: faces lie {length:.1f} eye distances from where they are in the originals. The crops differ: cut "
+            "the originals as the results are cut, and name that folder as the originals."
         )

@@ -79,6 +79,10 @@ class Ranks:
         """(N,) in [0, 1]: whether the own one is among the first k; of ties, the chance that it is."""
         return np.clip((k - self.greater) / self.equal, 0.0, 1.0)
 
+    def rate(self, k: int = 1) -> Rate:
+        """How often the own one is among the first k."""
+        return Rate(float(self.found_within(k).sum()), len(self.greater))
+
     @property
     def middle(self) -> np.ndarray:
         """(N,) the own rank, from 1; ties count half."""
@@ -114,7 +118,7 @@ def own_ranks(
 
 def own_similarities(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
     """(N,) cosines of each probe to its own original."""
-    return (probes * (gallery if own is None else gallery[own])).sum(axis=1)
+    return (probes * (gallery[: len(probes)] if own is None else gallery[own])).sum(axis=1)
 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -170,6 +174,27 @@ class Strangers:
     def coarse(self, bins: int = 100) -> np.ndarray:
         """(bins,) int64, the same pairs in fewer steps."""
         return self.counts.reshape(bins, -1).sum(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """The originals as one recognizer sees them: (G, D) unit norm, and the mean that probes are centred by too."""
+
+    embeddings: np.ndarray
+    mean: np.ndarray | float
+    strangers: Strangers
+
+    @classmethod
+    def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
+        """From (G, D) embeddings."""
+        raw = raw.astype(np.float32)
+        mean = raw.mean(axis=0) if centred else 0.0
+        embeddings = normalized(raw - mean)
+        return cls(embeddings, mean, Strangers.of(embeddings))
+
+    def probes(self, raw: np.ndarray) -> np.ndarray:
+        """(N, D) unit norm, comparable with `embeddings`."""
+        return normalized(raw.astype(np.float32) - self.mean)
 
 
 def three_rates(forced: np.ndarray, own: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:
