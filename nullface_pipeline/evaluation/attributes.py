@@ -43,7 +43,7 @@ class HeadPose:
     bin_degrees, first_degree = 3.0, -99.0
 
     def __init__(self, path: Path | str | None = None) -> None:
-        self.session = open_network(path, "a Hopenet-type head pose network in ONNX format: --pose FILE.onnx")
+        self.session = open_network(path, "a Hopenet-type head pose network in ONNX format: --weights pose=FILE.onnx")
         self.fingerprint = fingerprint(self.name, path)
 
     def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -75,7 +75,7 @@ class Gaze:
     bin_degrees, first_degree = 4.0, -180.0
 
     def __init__(self, path: Path | str | None = None) -> None:
-        self.session = open_network(path, "MobileGaze in ONNX format: --gaze FILE.onnx")
+        self.session = open_network(path, "MobileGaze in ONNX format: --weights gaze=FILE.onnx")
         self.fingerprint = fingerprint(self.name, path)
 
     def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ class Expression3DMM:
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.session = open_network(
-            path, "a 3DMM regressor of Deep3DFaceRecon's kind in ONNX format: --expression FILE.onnx"
+            path, "a 3DMM regressor of Deep3DFaceRecon's kind in ONNX format: --weights 3dmm=FILE.onnx"
         )
         self.fingerprint = fingerprint(self.name, path)
 

@@ -4,7 +4,12 @@ T = 100, 70 steps skipped, lambda_id = 1, the mask from step 80 on, unless a fig
 face. Where the paper only shows the ends of a sweep, the points between are this project's.
 """
 
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from nullface_pipeline.evaluation.pairs import photos_by_name
 
 
 PAPER_STEPS = 100
@@ -71,3 +76,50 @@ FIGURES = {
         for start in (0.7, 0.8, 0.9)
     ),
 }
+
+# Re-identified photos of table 1 as far as they follow from its percentages, by data set.
+REPORTED = {
+    "celeba-hq": {"NullFace": "0.21 % (10 of 4,852)", "FALCO": "0.10 % (5 of 4,852)", "DP2": "0.84 %"},
+    "ffhq": {"NullFace": "0.34 % (16 of 4,722)", "RiDDLE": "0.51 % (24 of 4,722)"},
+}
+
+
+def asked_settings(table: int | None, figure: int | None) -> tuple[Setting, ...]:
+    """Those of one table or one figure; raises ValueError for none, both, or a figure that has none."""
+    if (table is None) == (figure is None):
+        raise ValueError("Name one table with --table, or one figure with --figure.")
+    if table is not None:
+        return TABLES[table]
+    if figure == 10:
+        raise ValueError("Figure 10 tries to undo results: use --recover with --method instead of --figure 10.")
+    if figure not in FIGURES:
+        raise ValueError(f"--figure {figure} is not measured here; {', '.join(map(str, FIGURES))} are.")
+    return FIGURES[figure]
+
+
+def draw_photos(images: Path, data_set: str, table: int | None, people: int | None) -> list[Path]:
+    """The photos to anonymize, always the same ones of a folder.
+
+    Args:
+        people (`int`, *optional*): how many to draw, of any set; by default the whole of the paper's for table 1, and
+            `SUBSET` of it else.
+
+    Raises:
+        ValueError: if the folder does not hold the paper's set, or fewer photos than asked for.
+    """
+    photos = list(photos_by_name(images).values())
+    if people is None and len(photos) != DATA_SETS[data_set]:
+        raise ValueError(
+            f"{images} holds {len(photos)} photos; the paper's set of {data_set} has {DATA_SETS[data_set]}. Give "
+            "--people to draw so many of another set."
+        )
+    count = people or (len(photos) if table == 1 else SUBSET)
+    if count > len(photos):
+        raise ValueError(f"--people {count}: {images} holds {len(photos)} photos.")
+    return sorted(random.Random(0).sample(photos, count))
+
+
+def reported(data_set: str) -> Iterator[str]:
+    """A line for each figure of the paper, so that nobody takes them for measured here."""
+    for method, rate in REPORTED[data_set].items():
+        yield f"reported by the paper, rank 1 on {data_set}: {method} {rate}"

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from nullface_pipeline.evaluation.inpainting import FaceInpaintPipeline
+from nullface_pipeline.evaluation.inpainting import FaceInpaintPipeline, is_blending
 from nullface_pipeline.evaluation.paper import PAPER_STEPS, Setting
 from nullface_pipeline.face_identity import detect_faces
 from nullface_pipeline.face_masks import mask_picture
@@ -59,12 +59,12 @@ def make_pictures(
 
     Args:
         photos (`Sequence[Path]`): square photos of one aligned face each; a photo's place among them is its seed.
-        inpainter ([`FaceInpaintPipeline`], *optional*): makes the pictures of "inpainting" besides, over the whole face.
+        inpainter ([`FaceInpaintPipeline`], *optional*): makes the pictures of `inpainting_name` besides, over the whole face.
 
     Yields:
         Each photo after its pictures are made, with the reason if there are none, and "" otherwise.
     """
-    names = [setting.name for setting in settings] + (["inpainting"] if inpainter else [])
+    names = [setting.name for setting in settings] + ([inpainting_name(inpainter)] if inpainter else [])
     for start in range(0, len(photos), batch_size):
         batch = photos[start : start + batch_size]
         if all((output / name / f"{path.stem}.png").is_file() for name in names for path in batch):
@@ -80,8 +80,17 @@ def make_pictures(
             for name, pictures in anonymized(pipe, subjects, settings, num_inference_steps):
                 write_all(pictures, subjects, output / name)
             if inpainter:
-                write_all(inpainted(pipe, inpainter, subjects, num_inference_steps), subjects, output / "inpainting")
+                write_all(
+                    inpainted(pipe, inpainter, subjects, num_inference_steps),
+                    subjects,
+                    output / inpainting_name(inpainter),
+                )
         yield from ((path, reasons.get(path, "")) for path in batch)
+
+
+def inpainting_name(inpainter: FaceInpaintPipeline) -> str:
+    """What the baseline of table 2 is called, by what it is."""
+    return "inpainting by blending" if is_blending(inpainter) else "SD Inpainting"
 
 
 def read_subject(pipe: Any, path: Path, seed: int) -> Subject:

@@ -49,7 +49,7 @@ class LPIPS:
 
     def __init__(self, path: Path | str | None = None) -> None:
         require("lpips", "lpips")
-        backbone = torch.load(weights_file(path, ALEXNET, "--lpips"), map_location="cpu", weights_only=True)
+        backbone = torch.load(weights_file(path, ALEXNET, "lpips"), map_location="cpu", weights_only=True)
         import lpips
 
         self.network = lpips.LPIPS(net="alex", spatial=True, pnet_rand=True, verbose=False).requires_grad_(False)
@@ -86,7 +86,7 @@ class FIDAndKID:
     def __init__(self, path: Path | str | None = None) -> None:
         require("torchmetrics", "torchmetrics torch-fidelity")
         require("torch_fidelity", "torchmetrics torch-fidelity")
-        weights = weights_file(path, INCEPTION, "--inception")
+        weights = weights_file(path, INCEPTION, "inception")
         torch.load(weights, map_location="cpu", weights_only=True)  # torchmetrics would also run code from the file
         from torchmetrics.image.fid import NoTrainInceptionV3
 
@@ -198,5 +198,7 @@ def weights_file(path: Path | str | None, name: str, option: str) -> Path:
     """
     file = Path(path) if path is not None else Path(torch.hub.get_dir()) / "checkpoints" / name
     if not file.is_file():
-        raise MissingModelError(f"needs {name}: {option} FILE" + ("" if path is None else f" ({path} is no file)"))
+        raise MissingModelError(
+            f"needs {name}: --weights {option}=FILE" + ("" if path is None else f" ({path} is no file)")
+        )
     return file

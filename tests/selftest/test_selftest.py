@@ -36,7 +36,9 @@ def copy(tmp_path, monkeypatch) -> Path:
 def list_again(folder: Path) -> None:
     """The list says of the broken files what they are, so that only what they do gives them away."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != files.HASH_LIST]
-    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in paths]
+    sums = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in paths
+    ]
     (folder / files.HASH_LIST).write_text("\n".join(sums))
 
 
@@ -113,7 +115,9 @@ def test_a_missing_file_is_named(copy):
 
 
 def test_the_list_of_hashes_is_up_to_date():
-    assert not [finding for finding in files.check_files("tiny") if not finding.right], f"List it again: {LIST_IT_AGAIN}"
+    assert not [finding for finding in files.check_files("tiny") if not finding.right], (
+        f"List it again: {LIST_IT_AGAIN}"
+    )
     listed = {path for path, _ in files.tiny_hashes()}
     there = {path for path in TINY_FOLDER.rglob("*") if path.is_file()}
     assert listed == there - {TINY_FOLDER / files.HASH_LIST}, f"List it again: {LIST_IT_AGAIN}"
