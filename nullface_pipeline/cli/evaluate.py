@@ -133,6 +133,7 @@ def _paper(
     from nullface_pipeline.evaluation.inpainting import INPAINTING_MODEL, load_inpainter
     from nullface_pipeline.evaluation.paper_pictures import inpainting_name, make_pictures
 
+    quiet_libraries()
     pipe = _load(model)
     inpainter = load_inpainter(pipe, None if model == "tiny" else INPAINTING_MODEL) if table == 2 else None
     names = [setting.name for setting in settings] + ([inpainting_name(inpainter)] if inpainter else [])
@@ -224,7 +225,7 @@ def _load(model: str) -> Any:
         return load_model_set(model)
     # Libraries raise what they like for a model that is not there.
     except Exception as error:
-        raise ValueError(f"--recover {model}: it could not be loaded: {words(error).splitlines()[0]}") from error
+        raise ValueError(f"{model}: it could not be loaded: {words(error).splitlines()[0]}") from error
 
 
 def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:

@@ -151,8 +151,8 @@ def distances(originals: torch.Tensor, anonymized: torch.Tensor) -> dict[str, fl
         return {}
     # Both are told features in place of pictures, so that each picture is looked at once.
     features = torch.nn.Identity()
-    features.num_features = originals.shape[1]
-    fid = FrechetInceptionDistance(features, input_img_size=originals.shape[1:]).set_dtype(torch.float64)
+    features.num_features = torch.tensor(originals.shape[1])
+    fid = FrechetInceptionDistance(features).set_dtype(torch.float64)
     kid = KernelInceptionDistance(features, subset_size=min(KID_SUBSET, smallest))
     for metric in (fid, kid):
         metric.update(originals, real=True)
