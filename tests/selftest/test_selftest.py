@@ -80,9 +80,17 @@ def test_nullface_tiny_passes_and_every_part_is_looked_at():
     assert result.seconds["one portrait"] > 0 and result.peak_bytes
 
 
-@pytest.mark.parametrize("listed", [False, True], ids=["by its hash", "by what it does"])
-@pytest.mark.parametrize("breaks, part", [(shuffle_adapter, "adapter"), (shuffle_recognizer, "recognizer")])
+@pytest.mark.parametrize(
+    "breaks, part, listed",
+    [
+        pytest.param(shuffle_adapter, "adapter", False, marks=pytest.mark.slow),
+        (shuffle_adapter, "adapter", True),
+        pytest.param(shuffle_recognizer, "recognizer", False, marks=pytest.mark.slow),
+        (shuffle_recognizer, "recognizer", True),
+    ],
+)
 def test_shuffled_weights_are_named(copy, breaks, part, listed):
+    """By what they do; and by their hash, unless the hash is listed again."""
     breaks(copy)
     if listed:
         list_again(copy)
