@@ -14,11 +14,11 @@ EMBEDDING_SIZE = 512
 IMAGE_SIZE = 32
 
 
-def make_unet(sample_size: int = 16, **config: Any) -> UNet2DConditionModel:
+def make_unet(sample_size: int = 16, in_channels: int = 4, **config: Any) -> UNet2DConditionModel:
     torch.manual_seed(0)
     return UNet2DConditionModel(
         sample_size=sample_size,
-        in_channels=4,
+        in_channels=in_channels,
         out_channels=4,
         block_out_channels=(8, 16),
         layers_per_block=1,

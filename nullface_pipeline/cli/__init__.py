@@ -13,6 +13,7 @@ from nullface_pipeline.cli.doctor import doctor
 from nullface_pipeline.cli.evaluate import evaluate
 from nullface_pipeline.cli.export import export
 from nullface_pipeline.cli.fetch import fetch
+from nullface_pipeline.cli.selftest import selftest
 
 
 app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,5 +58,5 @@ def in_words(error: typer.TyperException) -> str:
     return " ".join(error.format_message().split())
 
 
-for command in (demo, anonymize, evaluate, fetch, doctor, export):
+for command in (demo, anonymize, evaluate, selftest, fetch, doctor, export):
     app.command()(command)

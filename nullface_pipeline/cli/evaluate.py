@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 LEAKED = 2
 
 
+class PaperSet(StrEnum):
+    celeba_hq = "celeba-hq"
+    ffhq = "ffhq"
+
+
 class DetectorName(StrEnum):
     tiny = "tiny"
     buffalo_l = "buffalo_l"
@@ -50,6 +55,22 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", parser=path, metavar="PATH", help="Folder for the report.")
     ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FILE for a measure: pose, gaze, 3dmm, lpips, inception, musiq. Several times."),
+    ] = None,
+    paper: Annotated[
+        PaperSet | None, typer.Option(help="Make and measure the pictures of the paper, with --images, of this set.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(parser=path, metavar="PATH", help="Folder of the set's aligned photos.")
+    ] = None,
+    table: Annotated[int | None, typer.Option(min=1, max=3, help="Of the paper.")] = None,
+    figure: Annotated[int | None, typer.Option(min=3, max=12, help="Of the paper: 3, 4, 5, 11, 12.")] = None,
+    model: Annotated[str, typer.Option(help="What makes the paper's pictures: tiny or sd15.")] = "sd15",
+    people: Annotated[
+        int | None, typer.Option(min=2, help="Draw so many of the photos, of any set, instead of the paper's number.")
+    ] = None,
     recover: Annotated[
         str | None,
         typer.Option(help="Try to undo results with this model set: tiny, sd15, sdxl. Takes minutes a method."),
@@ -71,15 +92,57 @@ def evaluate(
     if forget:
         return _forget()
     try:
+        if paper is not None:
+            originals, method = _paper(paper, images, table, figure, model, people, output)
+            skip_missing = True  # those in which no face is found, which were named
         if originals is None or not method or output is None:
             raise ValueError("Name the photos with --originals, at least one --method, and the report with --output.")
         methods = _methods(method, again or [])
-        result = _evaluate(originals, methods, recognizer or ["dlib", "tiny"], detector, recover, skip_missing)
+        result = _evaluate(
+            originals, methods, recognizer or ["dlib", "tiny"], detector, recover, skip_missing, weights or []
+        )
         _report(result, output, show_originals)
     except (OSError, ValueError) as error:
         fail(as_options(words(error)))
     if any(each.leaks for each in result.methods):
         raise typer.Exit(LEAKED)
+
+
+def _paper(
+    paper: PaperSet,
+    images: Path | None,
+    table: int | None,
+    figure: int | None,
+    model: str,
+    people: int | None,
+    output: Path | None,
+) -> tuple[Path, list[str]]:
+    """Make the pictures of a table or figure; the originals, and the methods as for `--method`."""
+    from rich.progress import track
+
+    from nullface_pipeline.evaluation.paper import asked_settings, draw_photos, reported
+
+    if images is None or output is None:
+        raise ValueError("--paper needs the photos with --images and a folder with --output.")
+    settings = asked_settings(table, figure)
+    photos = draw_photos(images, paper, table, people)
+    if table == 1:
+        for line in reported(paper):
+            console.print(line)
+
+    from nullface_pipeline.evaluation.inpainting import INPAINTING_MODEL, load_inpainter
+    from nullface_pipeline.evaluation.paper_pictures import inpainting_name, make_pictures
+
+    quiet_libraries()
+    pipe = _load(model)
+    inpainter = load_inpainter(pipe, None if model == "tiny" else INPAINTING_MODEL) if table == 2 else None
+    names = [setting.name for setting in settings] + ([inpainting_name(inpainter)] if inpainter else [])
+    made = make_pictures(pipe, photos, settings, output / "pictures", inpainter=inpainter)
+    for photo, reason in track(made, "pictures", total=len(photos)):
+        if reason:
+            notice(f"{photo.name}: left out: {reason}")
+    baselines = ["blur", "pixelate", "box"] if table == 1 else []
+    return images, [*(f"{name}={output / 'pictures' / name}" for name in names), *baselines]
 
 
 def _forget() -> None:
@@ -111,14 +174,17 @@ def _evaluate(
     detector: DetectorName,
     recover: str | None,
     skip_missing: bool,
+    weights: list[str],
 ) -> "Evaluation":
     from nullface_pipeline.evaluation.cache import Cache
     from nullface_pipeline.evaluation.judges import Detector, MissingModelError
     from nullface_pipeline.evaluation.look import Look
     from nullface_pipeline.evaluation.run import evaluate
+    from nullface_pipeline.evaluation.what_is_kept import load_measures, read_weights
 
     quiet_libraries()
     recognizers, not_run = _recognizers(asked)
+    measures, without = load_measures(read_weights(weights))
     try:
         found_by = Detector(detector)
     except MissingModelError as error:
@@ -129,9 +195,10 @@ def _evaluate(
         methods,
         recognizers,
         Look(found_by, Cache()),
+        measures,
         skip_missing=skip_missing,
         recover_with=pipe,
-        not_run=not_run,
+        not_run=not_run | without,
     )
 
 
@@ -158,7 +225,7 @@ def _load(model: str) -> Any:
         return load_model_set(model)
     # Libraries raise what they like for a model that is not there.
     except Exception as error:
-        raise ValueError(f"--recover {model}: it could not be loaded: {words(error).splitlines()[0]}") from error
+        raise ValueError(f"{model}: it could not be loaded: {words(error).splitlines()[0]}") from error
 
 
 def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:

@@ -1,0 +1,85 @@
+"""`nullface selftest`: whether a model set works on this machine, in words for a bug report."""
+
+import importlib.metadata
+import platform
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nullface_pipeline.cli.console import console, quiet_libraries, show
+from nullface_pipeline.cli.options import Dtype
+
+
+if TYPE_CHECKING:
+    from nullface_pipeline.selftest.findings import Finding
+    from nullface_pipeline.selftest.run import Selftest
+
+PACKAGES = ("nullface-pipeline", "torch", "diffusers", "transformers", "insightface", "onnxruntime")
+
+
+class ModelSet(StrEnum):
+    tiny = "tiny"
+    sd15 = "sd15"
+    sdxl = "sdxl"
+
+
+def selftest(
+    model: Annotated[
+        ModelSet, typer.Option(help="tiny is in this package; sd15 and sdxl fetch gigabytes once.")
+    ] = ModelSet.tiny,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; what there is by default.")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="What suits the processor by default.")] = None,
+) -> None:
+    """Check every part of a model set, and say which one is wrong. The output is meant to be pasted into an issue.
+
+    Exits with 1 if something is not as it should be.
+    """
+    import torch
+
+    from nullface_pipeline.selftest.run import run_selftest
+
+    quiet_libraries()
+    for line in (f"nullface selftest --model {model}", versions(), machine(device, dtype)):
+        console.print(line, soft_wrap=True)
+    result = run_selftest(model, device, getattr(torch, dtype) if dtype else None, print_finding)
+    console.print(show(costs(result)), soft_wrap=True)
+    console.print(show(verdict(model, result)), style="bold", soft_wrap=True)
+    raise typer.Exit(0 if result.passed else 1)
+
+
+def versions() -> str:
+    """Of what takes part."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+
+
+def machine(device: str | None, dtype: Dtype | None) -> str:
+    """What it runs on."""
+    import torch
+
+    used = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = torch.cuda.get_device_name(used) if used.startswith("cuda") and torch.cuda.is_available() else used
+    kind = dtype or "its default dtype"
+    return f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {name}, {kind}"
+
+
+def print_finding(finding: "Finding") -> None:
+    """One line; plain, so that it can be pasted."""
+    mark = "ok   " if finding.right else "[red]WRONG[/red]"
+    line = f"{finding.part:<12} {finding.what:<44} {finding.value}"
+    console.print(f"{mark} {show(line)}", soft_wrap=True)
+
+
+def costs(result: "Selftest") -> str:
+    """Seconds and memory."""
+    parts = [f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items()]
+    if result.peak_bytes is not None:
+        parts.append(f"at most {result.peak_bytes / 2**30:.1f} GiB")
+    return ", ".join(parts)
+
+
+def verdict(model: str, result: "Selftest") -> str:
+    """One sentence."""
+    if result.passed:
+        return f"Verdict: {model} works as it should."
+    return f"Verdict: {model} does not work as it should. Wrong: {', '.join(result.wrong_parts)}."

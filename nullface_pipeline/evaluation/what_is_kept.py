@@ -1,0 +1,53 @@
+"""All measures of what is kept, as far as their models are there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from nullface_pipeline.evaluation import attributes, quality
+from nullface_pipeline.evaluation.judges import those_there
+from nullface_pipeline.evaluation.measures import FaceMeasure, PairMeasure, SetMeasure
+from nullface_pipeline.evaluation.run import Measures
+
+
+WEIGHTS = ("pose", "gaze", "3dmm", "lpips", "inception", "musiq")
+
+
+def load_measures(weights: Mapping[str, Path]) -> tuple[Measures, dict[str, str]]:
+    """What can be measured, and by name what the others need.
+
+    Args:
+        weights (`Mapping[str, Path]`): files by the names of `WEIGHTS`.
+    """
+    face_makers: dict[str, Callable[[], FaceMeasure]] = {
+        attributes.HeadPose.name: partial(attributes.HeadPose, weights.get("pose")),
+        attributes.Gaze.name: partial(attributes.Gaze, weights.get("gaze")),
+        attributes.Expression3DMM.name: partial(attributes.Expression3DMM, weights.get("3dmm")),
+        attributes.Landmarks.name: attributes.Landmarks,
+        attributes.ExpressionLandmarks.name: attributes.ExpressionLandmarks,
+        attributes.MouthOpening.name: attributes.MouthOpening,
+        attributes.EyeOpening.name: attributes.EyeOpening,
+    }
+    pair_makers: dict[str, Callable[[], PairMeasure]] = {
+        quality.SSIM.name: quality.SSIM,
+        quality.LPIPS.name: partial(quality.LPIPS, weights.get("lpips")),
+    }
+    set_makers: dict[str, Callable[[], SetMeasure]] = {
+        quality.FIDAndKID.name: partial(quality.FIDAndKID, weights.get("inception")),
+        quality.MUSIQ.name: partial(quality.MUSIQ, weights.get("musiq")),
+    }
+    faces, faces_not_run = those_there(face_makers)
+    pairs, pairs_not_run = those_there(pair_makers)
+    sets, sets_not_run = those_there(set_makers)
+    return Measures(faces, pairs, sets), faces_not_run | pairs_not_run | sets_not_run
+
+
+def read_weights(asked: Sequence[str]) -> dict[str, Path]:
+    """`NAME=FILE` to files by name; raises ValueError for a name that is none of `WEIGHTS`, or no such file."""
+    files = {}
+    for each in asked:
+        name, _, file = each.partition("=")
+        if name not in WEIGHTS or not Path(file).is_file():
+            raise ValueError(f"--weights {each}: name one of {', '.join(WEIGHTS)}, and a file: pose=FILE.onnx.")
+        files[name] = Path(file)
+    return files

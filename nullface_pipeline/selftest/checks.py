@@ -1,0 +1,217 @@
+"""One function a part: what can be measured of it on a few faces, and what is expected.
+
+What is expected of nullface-tiny was measured. What is expected of the published weights follows from what they are
+(an autoencoder reconstructs, strangers are unlike) with much room; nobody has run them here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import DDIMScheduler
+
+from nullface_pipeline.face_adapter import check_face_adapter, has_face_lora
+from nullface_pipeline.face_crops import FaceCrop
+from nullface_pipeline.face_identity import (
+    FACEID_RECOGNIZER,
+    embed_face,
+    locate_faces,
+    recognizer_name,
+    same_person_similarity,
+    similarity,
+)
+from nullface_pipeline.face_masks import face_ellipse
+from nullface_pipeline.face_parsing import FACE_REGIONS, region_mask
+from nullface_pipeline.photo_records import AnonymizedPhoto
+from nullface_pipeline.selftest.findings import Finding, at_least, at_most
+from nullface_pipeline.selftest.people import (
+    ASTRONAUT_LANDMARKS,
+    Person,
+    astronaut,
+    darker,
+    group_photos,
+    mirrored,
+)
+
+
+PSNR = 26.0  # dB, of the autoencoder
+REPRODUCTION_PSNR = 30.0  # dB, of an inversion that is denoised without guidance, to what the autoencoder makes
+LANDMARK_ERROR = 0.15  # eye distances
+STRANGERS, SAME_FACE = 0.3, 0.7  # cosines, means
+REPRODUCTION_STEPS = 20
+TIMESTEPS = (150, 300, 450, 600)
+DENOISER_PEOPLE = 4
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What differs between nullface-tiny and the published weights.
+
+    Attributes:
+        noise_error (`float`): mean squared error of the predicted noise, at most; a picture of nothing has 1.
+        identity_gain (`float`): how much smaller it is under the person's own identity than under its opposite, at
+            least, as a share.
+    """
+
+    noise_error: float
+    identity_gain: float
+
+
+TINY = Expected(noise_error=0.14, identity_gain=0.015)
+PUBLISHED = Expected(noise_error=0.35, identity_gain=0.0)
+
+
+def check_detector(analyser: Any) -> Iterator[Finding]:
+    """Faces are found, as many as there are, and their landmarks where dlib sees them."""
+    faces = locate_faces(analyser, astronaut())
+    yield Finding("detector", "faces in the portrait", f"{len(faces)} (1)", len(faces) == 1)
+    for photo, count in group_photos():
+        found = len(locate_faces(analyser, photo))
+        yield Finding("detector", "faces in another photo", f"{found} ({count})", found == count)
+    if faces:
+        eyes = np.linalg.norm(ASTRONAUT_LANDMARKS[1] - ASTRONAUT_LANDMARKS[0])
+        error = np.linalg.norm(faces[0].landmarks - ASTRONAUT_LANDMARKS, axis=1).mean() / eyes
+        yield at_most("detector", "error of landmarks, eye distances", float(error), LANDMARK_ERROR)
+
+
+def check_recognizer(analyser: Any, people: list[Person], published: bool) -> Iterator[Finding]:
+    """Strangers are unlike each other, and a person is like themselves in other light and in a mirror."""
+    if published:
+        name = recognizer_name(analyser)
+        yield Finding("recognizer", "file", f"{name} ({FACEID_RECOGNIZER})", name == FACEID_RECOGNIZER)
+    embeddings = [embedding(analyser, person) for person in people]
+    strangers = [similarity(*pair) for pair in combinations(embeddings, 2)]
+    same = [
+        similarity(own, embedding(analyser, change(person)))
+        for own, person in zip(embeddings, people)
+        for change in (mirrored, darker)
+    ]
+    if strangers:
+        yield at_most("recognizer", "similarity of strangers", float(np.mean(strangers)), STRANGERS, "+.2f")
+    yield at_least("recognizer", "similarity of the same face", float(np.mean(same)), SAME_FACE, "+.2f")
+
+
+def check_parser(parser: Any, person: Person) -> Iterator[Finding]:
+    """Eyes, nose and mouth are where the landmarks are, and the face fills its ellipse."""
+    crop = FaceCrop.from_landmarks(person.face.landmarks, 256)
+    labels = parser(crop.crop_image(person.photo))
+    landmarks = crop.points_to_crop(person.face.landmarks)
+    points = [*landmarks[:3], landmarks[3:].mean(axis=0)]
+    right = 0
+    for (x, y), region in zip(np.round(points).astype(int), ("eyes", "eyes", "nose", "mouth")):
+        # A landmark may lie a little beside a narrow eye.
+        around = labels[y - 6 : y + 7, x - 6 : x + 7]
+        right += bool(region_mask(around, parser.labels, [region]).any())
+    yield Finding("parser", "eyes, nose and mouth found", f"{right} of 4 (at least 3)", right >= 3)
+    face = region_mask(labels, parser.labels, FACE_REGIONS)[face_ellipse(landmarks, 256) > 0.5].mean()
+    yield at_least("parser", "share of the face found", float(face), 0.5)
+
+
+@torch.no_grad()
+def check_autoencoder(pipe: Any, people: list[Person]) -> Iterator[Finding]:
+    """What is encoded and decoded again is the picture."""
+    errors = [psnr(np.asarray(face), np.asarray(reconstruct(pipe, face))) for face in aligned_faces(pipe, people)]
+    yield at_least("autoencoder", "reconstruction, dB PSNR", float(np.mean(errors)), PSNR, ".1f")
+
+
+def check_denoiser(pipe: Any, people: list[Person], expected: Expected) -> Iterator[Finding]:
+    """Noise is predicted, and better under the identity of the person shown than under its opposite."""
+    check_face_adapter(pipe.unet)
+    embeddings = torch.from_numpy(np.stack([embedding(pipe.face_analyser, person) for person in people]))
+    errors = {
+        name: noise_error(pipe, people, identities)
+        for name, identities in (("nobody", 0.0 * embeddings), ("own", embeddings), ("opposite", -embeddings))
+    }
+    yield at_most("denoiser", "error of the predicted noise", errors["nobody"], expected.noise_error, ".3f")
+    yield Finding(
+        "adapter", "LoRA half", "loaded" if has_face_lora(pipe.unet) else "missing", has_face_lora(pipe.unet)
+    )
+    gain = 1.0 - errors["own"] / errors["opposite"]
+    yield at_least("adapter", "gain by the own identity over its opposite", gain, expected.identity_gain, ".3f")
+
+
+@torch.no_grad()
+def noise_error(pipe: Any, people: list[Person], identities: torch.Tensor) -> float:
+    """Mean squared error of the predicted noise at `TIMESTEPS`, always with the same noise; 0 is perfect.
+
+    Args:
+        identities (`torch.Tensor`): (people, 512).
+    """
+    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    generator = torch.Generator().manual_seed(0)
+    timesteps = torch.tensor(TIMESTEPS)
+    errors = []
+    for face, identity in zip(aligned_faces(pipe, people), identities):
+        pixels = pipe.prepare_image(face)
+        latents = pipe.encode_image(pixels).expand(len(TIMESTEPS), -1, -1, -1).cpu()
+        noise = torch.randn(latents.shape, generator=generator)
+        noised = scheduler.add_noise(latents, noise, timesteps).to(pipe.unet.device)
+        conditions = pipe.prompt_conditions("", *pixels.shape[-2:])
+        rows = identity.to(noised.device).expand(len(TIMESTEPS), -1)
+        predicted = pipe.predict_noise(noised, timesteps.to(noised.device), rows, **conditions)
+        errors.append(float((predicted.cpu() - noise).square().mean()))
+    return float(np.mean(errors))
+
+
+def check_inversion(pipe: Any, person: Person) -> Iterator[Finding]:
+    """Inverted and denoised again without guidance, a face is what the autoencoder makes of it."""
+    face = next(aligned_faces(pipe, [person]))
+    result = pipe(
+        face,
+        identity_embeds=embedding(pipe.face_analyser, person)[None],
+        guidance_scale=0.0,
+        num_inference_steps=REPRODUCTION_STEPS,
+        generator=torch.Generator().manual_seed(0),
+    ).images[0]
+    agreement = psnr(np.asarray(reconstruct(pipe, face)), np.asarray(result))
+    yield at_least("denoiser", "inverted and back, dB PSNR", agreement, REPRODUCTION_PSNR, ".1f")
+
+
+def check_portrait(pipe: Any, result: AnonymizedPhoto) -> Iterator[Finding]:
+    """The anonymized astronaut: one face, somebody else, at the first or second attempt, and nothing else changed."""
+    before, after = astronaut(), np.asarray(result.image)
+    record = result.faces[0]
+    hidden = len(result.faces) == 1 and record.method == "nullface"
+    yield Finding("portrait", "hidden by", f"{record.method} ({len(result.faces)} face)", hidden)
+    similar = float("nan") if record.similarity is None else record.similarity
+    yield at_most("portrait", "similarity to the person", similar, same_person_similarity(pipe.face_analyser), "+.2f")
+    yield Finding("portrait", "attempts", f"{record.attempts} (at most 2)", record.attempts <= 2)
+    crop = FaceCrop.from_landmarks(ASTRONAUT_LANDMARKS, 256)
+    change = np.abs(crop.crop_image(after).astype(float) - crop.crop_image(before)).mean(axis=-1)
+    face = change[face_ellipse(crop.points_to_crop(ASTRONAUT_LANDMARKS), 256) > 0.5].mean()
+    in_range = 4.0 <= face <= 70.0
+    yield Finding("portrait", "change of the face, of 255", f"{face:.1f} (4 to 70)", in_range)
+    elsewhere = (after[256:] != before[256:]).any()
+    yield Finding("portrait", "pixels far from the face", "changed" if elsewhere else "untouched", not elsewhere)
+    found = len(locate_faces(pipe.face_analyser, after))
+    yield Finding("portrait", "faces found in the result", f"{found} (1)", found == 1)
+
+
+def embedding(analyser: Any, person: Person) -> np.ndarray:
+    """(512,) float32, unit norm."""
+    return embed_face(analyser, person.photo, person.face.landmarks)
+
+
+def aligned_faces(pipe: Any, people: list[Person]) -> Iterator[PIL.Image.Image]:
+    """Crops at the size of the model."""
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    for person in people:
+        crop = FaceCrop.from_landmarks(person.face.landmarks, side)
+        yield PIL.Image.fromarray(crop.crop_image(person.photo))
+
+
+@torch.no_grad()
+def reconstruct(pipe: Any, face: PIL.Image.Image) -> PIL.Image.Image:
+    """What the autoencoder makes of a picture."""
+    decoded = pipe.decode_latents(pipe.encode_image(pipe.prepare_image(face)))
+    return pipe.image_processor.postprocess(decoded)[0]
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Peak signal-to-noise ratio of two uint8 pictures in dB."""
+    error = np.square(first.astype(float) - second).mean()
+    return float(10.0 * np.log10(255.0**2 / max(error, 1e-9)))

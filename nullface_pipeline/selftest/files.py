@@ -1,0 +1,64 @@
+"""Whether files of weights are what their publisher published, as far as that is known without a network.
+
+nullface-tiny has a list of its own. In the Hub's cache a file is named after the hash that the Hub gave for it: SHA-256 of
+large files, git's of small ones. facexlib's parser has a hash in this package. InsightFace publishes none for its packs.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils.sha import git_hash
+
+from nullface_pipeline.face_adapter import FACEID_REPOSITORY
+from nullface_pipeline.face_parsing import BISENET_SHA256, bisenet_path
+from nullface_pipeline.model_sets import MODELS
+from nullface_pipeline.selftest.findings import Finding, part_of_file
+from nullface_pipeline.tiny_model import TINY_FOLDER
+
+
+HASH_LIST = "SHA256SUMS"
+
+
+def check_files(name: str) -> Iterator[Finding]:
+    """A finding for each file that is not what it should be, and one for how many are."""
+    hashes = dict(tiny_hashes() if name == "tiny" else published_hashes(name))
+    wrong = [path for path, expected in hashes.items() if not has_hash(path, expected)]
+    for path in wrong:
+        what = "is not what was published" if path.is_file() else "is missing"
+        yield Finding(part_of_file(path.as_posix()), path.name, f"{what}: {path}", False)
+    if hashes:
+        yield Finding("files", "hashes as published", f"{len(hashes) - len(wrong)} of {len(hashes)}", not wrong)
+    if name != "tiny":
+        yield Finding("files", "hashes of the face models", "none published, not checked", True)
+
+
+def tiny_hashes() -> Iterator[tuple[Path, str]]:
+    """Path and SHA-256 of each file of nullface-tiny, from its list."""
+    for line in (TINY_FOLDER / HASH_LIST).read_text(encoding="utf-8").splitlines():
+        sha256, path = line.split(maxsplit=1)
+        yield TINY_FOLDER / path, sha256
+
+
+def published_hashes(name: str) -> Iterator[tuple[Path, str]]:
+    """Path and hash of each file that is in the caches: of the Hub, and of torch for the parser."""
+    for repository in (MODELS[name], FACEID_REPOSITORY):
+        folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+        for path in sorted(folder.glob("snapshots/*/**/*")):
+            # Where the system has no links the hash is not kept.
+            if path.is_symlink():
+                yield path, path.resolve().name
+    if bisenet_path().is_file():
+        yield bisenet_path(), BISENET_SHA256
+
+
+def has_hash(path: Path, expected: str) -> bool:
+    """Whether a file has this SHA-256, or git's hash if it is as long as that."""
+    if not path.is_file():
+        return False
+    if len(expected) == 40:
+        return git_hash(path.read_bytes()) == expected
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == expected

@@ -1,0 +1,63 @@
+"""Faces to test with: photos that come with scikit-image and InsightFace, so that nothing has to be fetched."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+
+from nullface_pipeline.face_identity import FaceLocation, locate_faces
+
+
+# Of scikit-image's astronaut: eyes, nose and mouth corners by dlib.
+ASTRONAUT_LANDMARKS = np.array([[203.3, 101.5], [247.0, 103.7], [225.0, 127.0], [200.0, 139.0], [246.0, 141.0]])
+
+# InsightFace's pictures with the number of people in them.
+GROUPS = {"t1.jpg": 6, "Tom_Hanks_54745.png": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """A face in an (H, W, 3) uint8 RGB photo, as the detector found it."""
+
+    photo: np.ndarray
+    face: FaceLocation
+
+
+def astronaut() -> np.ndarray:
+    """(512, 512, 3) uint8 RGB."""
+    from skimage import data
+
+    return data.astronaut()
+
+
+def group_photos() -> Iterator[tuple[np.ndarray, int]]:
+    """(H, W, 3) uint8 RGB photos, and how many people each shows."""
+    import insightface
+
+    folder = Path(insightface.__file__).parent / "data" / "images"
+    for name, count in GROUPS.items():
+        if (folder / name).is_file():
+            yield np.asarray(PIL.Image.open(folder / name).convert("RGB")), count
+
+
+def find_people(analyser: Any) -> list[Person]:
+    """All faces in the photos, the astronaut's first if it is found."""
+    photos = [astronaut(), *(photo for photo, _ in group_photos())]
+    return [Person(photo, face) for photo in photos for face in locate_faces(analyser, photo)]
+
+
+def mirrored(person: Person) -> Person:
+    """The same person in a mirror."""
+    x = person.photo.shape[1] - 1 - person.face.landmarks[:, 0]
+    # What was the left eye is the right one now.
+    landmarks = np.stack([x, person.face.landmarks[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
+    face = FaceLocation(person.face.box, landmarks.astype(np.float32), person.face.score)
+    return Person(np.ascontiguousarray(person.photo[:, ::-1]), face)
+
+
+def darker(person: Person) -> Person:
+    """The same person in less light."""
+    return Person((0.6 * person.photo).astype(np.uint8), person.face)

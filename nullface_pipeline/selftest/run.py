@@ -1,0 +1,149 @@
+"""All checks of a model set in the order in which one part needs another."""
+
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import PIL.Image
+import torch
+
+from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.selftest import checks
+from nullface_pipeline.selftest.files import check_files
+from nullface_pipeline.selftest.findings import Finding
+from nullface_pipeline.selftest.people import astronaut, find_people
+
+
+# Which part is wrong if loading it fails, by the function that fails.
+LOADERS = {
+    "load_face_adapter": "adapter",
+    "load_face_analyser": "detector or recognizer",
+    "load_face_parser": "parser",
+}
+
+
+@dataclass
+class Selftest:
+    """What was found of a model set.
+
+    Attributes:
+        findings (`list[Finding]`): in the order in which they were made.
+        seconds (`dict[str, float]`): by what took them.
+        peak_bytes (`int` or `None`): memory of this process at the most, or of the CUDA device where it ran on one.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int | None = None
+
+    @property
+    def wrong_parts(self) -> list[str]:
+        """Parts with a finding that is not as it should be, the first cause first."""
+        parts = dict.fromkeys(finding.part for finding in self.findings if not finding.right)
+        causes = [part for part in parts if part not in ("files", "portrait")]
+        return causes or list(parts)
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything was found as it should be."""
+        return bool(self.findings) and not self.wrong_parts
+
+
+def run_selftest(
+    name: str = "tiny",
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    report: Callable[[Finding], None] = lambda finding: None,
+) -> Selftest:
+    """Look at every part of "tiny", "sd15" or "sdxl".
+
+    A part that needs another one is only looked at while that one is right, so that what is named is the cause.
+
+    Args:
+        report (`Callable`): is told of each finding as soon as it is made.
+    """
+    result = Selftest()
+    for finding in look_at_parts(name, device, dtype, result):
+        result.findings.append(finding)
+        report(finding)
+    return result
+
+
+def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, result: Selftest) -> Iterator[Finding]:
+    """The findings one by one; times and memory are noted in `result`, where the findings before are read."""
+    started = time.perf_counter()
+    try:
+        pipe = load_model_set(name, device, dtype)
+    # Libraries raise what they like for a file that is not what it should be.
+    except Exception as error:
+        yield Finding(part_that_failed(error), "loading", in_one_line(error), False)
+        yield from guarded("files", lambda: check_files(name))
+        return
+    result.seconds["loading"] = time.perf_counter() - started
+    yield Finding("files", "loading", "every part", True)
+    yield from guarded("files", lambda: check_files(name))
+
+    expected = checks.TINY if name == "tiny" else checks.PUBLISHED
+    yield from guarded("detector", lambda: checks.check_detector(pipe.face_analyser))
+    people = find_people(pipe.face_analyser) if is_right(result, "detector") else []
+    if people:
+        some = people[: checks.DENOISER_PEOPLE]
+        yield from guarded(
+            "recognizer", lambda: checks.check_recognizer(pipe.face_analyser, people, published=name != "tiny")
+        )
+        yield from guarded("parser", lambda: checks.check_parser(pipe.face_parser, people[0]))
+        yield from guarded("autoencoder", lambda: checks.check_autoencoder(pipe, some))
+        if is_right(result, "recognizer", "autoencoder"):
+            yield from guarded("denoiser", lambda: checks.check_denoiser(pipe, some, expected))
+        if is_right(result, "denoiser", "recognizer", "autoencoder"):
+            yield from guarded("denoiser", lambda: checks.check_inversion(pipe, people[0]))
+    if not result.wrong_parts:
+        yield from guarded("portrait", lambda: checks.check_portrait(pipe, anonymize(pipe, name, result)))
+    result.peak_bytes = peak_memory()
+
+
+def anonymize(pipe: Any, name: str, result: Selftest) -> Any:
+    """The astronaut with the preset "standard"; notes how long it takes."""
+    started = time.perf_counter()
+    photo = pipe.anonymize(PIL.Image.fromarray(astronaut()), seed=0, **preset_settings(name, "standard"))
+    result.seconds["one portrait"] = time.perf_counter() - started
+    return photo
+
+
+def guarded(part: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """The findings of a check; an exception is a finding too."""
+    try:
+        yield from check()
+    except Exception as error:
+        yield Finding(part, "running", in_one_line(error), False)
+
+
+def is_right(result: Selftest, *parts: str) -> bool:
+    """Whether nothing is wrong with these parts as far as was looked."""
+    return not any(finding.part in parts for finding in result.findings if not finding.right)
+
+
+def part_that_failed(error: Exception) -> str:
+    """The part whose loading raised an exception; "model" for Stable Diffusion's own parts."""
+    functions = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+    return next((part for function, part in LOADERS.items() if function in functions), "model")
+
+
+def in_one_line(error: Exception) -> str:
+    """An exception's kind and the beginning of its text."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
+
+
+def peak_memory() -> int | None:
+    """Bytes at the most, of the CUDA device where one was used, else of this process; None where nobody knows."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
