@@ -60,7 +60,7 @@ def _fetch_from_hub(weights: HubWeights) -> None:
 
 def _fetch_release(weights: ReleaseWeights) -> None:
     if weights.path is not None and weights.place.is_dir():
-        return  # unpacked, and compared before
+        return  # of an unpacked archive there is nothing to compare with
     if weights.path is not None:
         _compare(weights.place, weights)
         return
