@@ -8,7 +8,7 @@ import PIL.Image
 import typer
 from rich.table import Table
 
-from nullface_pipeline.cli.console import TINY_NOTICE, console, quiet_libraries
+from nullface_pipeline.cli.console import TINY_NOTICE, TINY_RESULT, console, notice, quiet_libraries
 from nullface_pipeline.cli.options import MAX_SEED
 
 
@@ -50,6 +50,7 @@ def demo(
         write_picture(picture, output / name)
     console.print(faces_table(result))
     console.print(f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}/", soft_wrap=True)
+    notice(TINY_RESULT)
 
 
 def side_by_side(first: PIL.Image.Image, second: PIL.Image.Image) -> PIL.Image.Image:
