@@ -1,8 +1,6 @@
 """The model that `nullface anonymize` was asked for, and what it is to do with each photo."""
 
-import os
 import secrets
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -34,10 +32,10 @@ def load_model(asked: Asked) -> Any:
 
 
 def face_hider(pipe: Any, asked: Asked) -> "Callable[[PhotoFile, str], AnonymizedPhoto]":
-    """What hides the faces of a photo whose result has this name, or one line and exit code 1."""
+    """What hides the faces of a photo of this name, see `PhotoJob.name`, or one line and exit code 1."""
     from nullface_pipeline.face_identity import load_face_analyser
     from nullface_pipeline.photo import check_pipeline
-    from nullface_pipeline.photo_folder import anonymize_file
+    from nullface_pipeline.photo_folder import anonymize_file, photo_seed
 
     try:
         judge = None if asked.judge is None else load_face_analyser(asked.judge)
@@ -50,6 +48,6 @@ def face_hider(pipe: Any, asked: Asked) -> "Callable[[PhotoFile, str], Anonymize
 
     def hide_faces(file: "PhotoFile", name: str) -> "AnonymizedPhoto":
         # A photo's noise depends on its name, not on which others are run with it, so that a resumed run is the same.
-        return anonymize_file(pipe, file, replace(options, seed=seed + zlib.crc32(os.fsencode(name))))
+        return anonymize_file(pipe, file, replace(options, seed=photo_seed(seed, name)))
 
     return hide_faces

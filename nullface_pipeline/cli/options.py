@@ -12,7 +12,7 @@ from nullface_pipeline.photo_records import NUMBER_RANGES
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# Numbers of faces are added to it, and the sum has to fit into 64 bits.
+# The secret one has as many bits.
 MAX_SEED = 2**62
 
 FACES = "The new faces"

@@ -39,7 +39,7 @@ def anonymize_photos(
     """Run photos through `anonymize` one by one; while the model works, the next is read and the last is written.
 
     Args:
-        anonymize (`Callable`): takes a photo and the name of its output; `anonymize_file` with a pipeline and options.
+        anonymize (`Callable`): takes a photo and its `PhotoJob.name`; `anonymize_file` with a pipeline and options.
         keep_metadata (`bool`): as for `write_photo`.
         options (`str`): what the outcomes say of the options, see `options_digest`.
         before_writing (`Callable`, *optional*): is told the hashes of a result before it appears under its name. What
@@ -99,7 +99,7 @@ def _hide_faces(anonymize: Anonymize, job: PhotoJob, read: _Read | PhotoFileErro
     if isinstance(read, PhotoFileError):
         return _Unwritten(PhotoOutcome(job, "refused", str(read)))
     try:
-        result = anonymize(read.file, job.output.name)
+        result = anonymize(read.file, job.name)
     except PhotoRefusedError as error:
         not_hidden = isinstance(error, FaceNotHiddenError)
         return _Unwritten(PhotoOutcome(job, "refused", str(error), not_hidden=not_hidden))
