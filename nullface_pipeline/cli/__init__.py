@@ -6,6 +6,7 @@ import typer
 
 from nullface_pipeline.cli.anonymize import anonymize
 from nullface_pipeline.cli.console import print_error, write_what_the_terminal_can
+from nullface_pipeline.cli.dataset import dataset
 from nullface_pipeline.cli.demo import demo, side_by_side
 from nullface_pipeline.cli.doctor import doctor
 from nullface_pipeline.cli.export import export
@@ -44,3 +45,4 @@ def in_words(error: typer.TyperException) -> str:
 
 for command in (demo, anonymize, export, doctor):
     app.command()(command)
+app.add_typer(dataset)
