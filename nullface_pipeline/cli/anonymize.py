@@ -75,8 +75,7 @@ def anonymize(
     console.quiet, console.stderr = quiet, str(output) == options.STREAM
     try:
         # Options first: they need no disk.
-        asked.photo_options
-        _check_keep(asked)
+        asked.check()
         code = anonymize_stream(asked) if asked.streams else _in_folder(asked)
     except (OSError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
@@ -133,13 +132,6 @@ def _check_one_photo(asked: Asked, jobs: "list[PhotoJob]") -> None:
                 f"--keep-mask {asked.keep_mask} has {mask.width} x {mask.height} pixels, the upright photo "
                 f"{size[0]} x {size[1]}: make them equal."
             )
-
-
-def _check_keep(asked: Asked) -> None:
-    if asked.photo_options.keep:
-        from nullface_pipeline.face_parsing import check_kept_regions
-
-        check_kept_regions(asked.photo_options.keep)
 
 
 def _tell_unsearched(found: "FoundPhotos") -> None:

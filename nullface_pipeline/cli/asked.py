@@ -49,6 +49,17 @@ class AskedOfPhotos:
         boxes = [face for face in self.skip_face or () if not isinstance(face, Path)]
         return "--skip-face with a box" if boxes else None
 
+    def check(self) -> None:
+        """What can be checked without a model.
+
+        Raises:
+            TypeError, ValueError: with the field's name, see `as_options`.
+        """
+        if self.photo_options.keep:
+            from nullface_pipeline.face_parsing import check_kept_regions
+
+            check_kept_regions(self.photo_options.keep)
+
     @cached_property
     def photo_options(self) -> "PhotoOptions":
         """What is asked of each photo, besides the seed, the judge and the preset's numbers, which depend on the model.

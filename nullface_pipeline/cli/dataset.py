@@ -70,6 +70,7 @@ class AskedDataset(AskedOfPhotos):
         """
         from nullface_pipeline.dataset import DatasetJob, Place, read_or_draw_seed, seed_path
 
+        self.check()
         if self.on_failure is options.OnFailure.error:
             raise ValueError("A data set goes on after a face that cannot be hidden: --on-failure cover or skip-file.")
         if self.about_one_photo is not None:

@@ -29,7 +29,7 @@ class ParquetRows:
         self._job, self._name = job, name
         self._source = pq.ParquetFile(source)
         self._schema = result_schema(self._source.schema_arrow, job)
-        self._writer = pq.ParquetWriter(target, self._schema)
+        self.writer = pq.ParquetWriter(target, self._schema)
         # Batches that are read and not yet written, and the results for the first of them.
         self._batches: deque[pa.RecordBatch] = deque()
         self._images: list[bytes | None] = []
@@ -64,23 +64,23 @@ class ParquetRows:
             images = [None if image is None else {"bytes": image} for image in images]  # type: ignore[misc]
         made = {self._job.image_column: pa.array(images, field.type), REFUSED: pa.array(self._reasons, pa.string())}
         columns = [made[name] if name in made else batch.column(name) for name in self._schema.names]
-        self._writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
+        self.writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._written += batch.num_rows
         self._images, self._reasons = [], []
 
-    def finish(self) -> None:
-        """Close the file, which holds every row of its source."""
+    def check(self) -> None:
+        """That every row of the source is written."""
         if self._written != self._source.metadata.num_rows:
             raise ShardError(f"{self._written} of {self._source.metadata.num_rows} rows were written.")
-        self._writer.close()
 
 
 @contextlib.contextmanager
 def open_parquet(job: DatasetJob, name: str) -> Iterator[ParquetRows]:
     with job.source.open(name) as source, job.target.written(name) as target:
         rows = ParquetRows(job, name, source, target)
-        yield rows
-        rows.finish()
+        with rows.writer:
+            yield rows
+            rows.check()
 
 
 def _bytes(image: Any) -> bytes:
