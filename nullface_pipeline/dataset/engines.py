@@ -1,6 +1,7 @@
 """Where the workers run: in this process, in one for each GPU of this host, or as actors of a Ray cluster."""
 
 import logging
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -49,7 +50,10 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
         return
     import ray
 
+    _check_answers(address)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    # What goes wrong comes back as an exception; its log is a page for each actor.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
         use_gpu = gpus > 0 and job.device != "cpu"
@@ -67,8 +71,21 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
         )
         for row in done.iter_rows():
             yield ShardOutcome(**row)
+    except ray.exceptions.RayError as error:
+        # The last line is the error itself, after the way that it took through Ray.
+        raise RuntimeError(f"A worker could not go on: {str(error).strip().splitlines()[-1]}") from error
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for a minute."""
+    host, _, port = address.rpartition(":")
+    if host:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise ConnectionError(f"No Ray cluster answers at {address} ({error}): see --address.") from error
 
 
 def _check_size(workers: int, cpus: int, gpus: int | None) -> None:
