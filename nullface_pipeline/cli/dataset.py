@@ -1,6 +1,7 @@
 """`nullface dataset`: data sets beyond one machine, and `nullface dataset report`, what the reports on one add up to."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,7 +169,7 @@ def run(
 def _beginning(asked: AskedDataset) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     """The job, and the shards left to do; no other run writes to the target until the end."""
     from nullface_pipeline.dataset import begin, find_shards
-    from nullface_pipeline.photo_folder import hold_folder, remove_leftovers
+    from nullface_pipeline.photo_folder import hold_folder
 
     job = asked.job()
     shards = find_shards(job)
@@ -177,12 +178,21 @@ def _beginning(asked: AskedDataset) -> "Iterator[tuple[DatasetJob, list[Shard]]]
         begin(job, shards)
         yield job, shards
         return
-    reports, target = job.reports.folder, job.target.folder
+    reports = job.reports.folder
     with contextlib.nullcontext() if reports is None else hold_folder(reports):
         left = begin(job, shards)
-        if reports is not None and target is not None:
-            remove_leftovers({reports, *(path for path in (target, *target.rglob("*")) if path.is_dir())}, reports)
+        _remove_half_written(job)
         yield job, left
+        # Of workers that were killed while this run went on.
+        _remove_half_written(job)
+
+
+def _remove_half_written(job: "DatasetJob") -> None:
+    from nullface_pipeline.photo_folder import remove_leftovers
+
+    for place in (job.reports, job.target):
+        if place.folder is not None:
+            remove_leftovers({Path(root) for root, _, _ in os.walk(place.folder)}, place.folder)
 
 
 def _go_through(asked: AskedDataset, job: "DatasetJob", shards: "list[Shard]") -> "list[ShardOutcome]":

@@ -117,9 +117,9 @@ def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
         ValueError: if the target holds files that no run has made, was begun with other options, or from another
             source.
     """
-    # In this order: another process may begin the same run at this moment.
-    others = job.target.names()
     run = {"options_sha256": job.options_sha256}
+    others = [] if job.reports.exists(RUN_NAME) else job.target.names()
+    # Asked again: another process may have begun the same run in the meantime.
     if job.reports.exists(RUN_NAME):
         if json.loads(job.reports.read(RUN_NAME)) != run:
             raise ValueError(
