@@ -74,8 +74,9 @@ def _photo_names(job: DatasetJob) -> list[str]:
     source, target = job.source.folder, job.target.folder
     if source is None:
         return [name for name in job.source.names() if is_photo_name(name)]
-    # Without a folder of its own the target has no file that a photo could be taken for.
-    return sorted(photo.name for photo in search_photos([source], target or source / ".nullface-none").jobs)
+    # For a store any folder beside the source does: its name is only left off the results' again.
+    beside = source.with_name(f"{source.name}-anonymized")
+    return sorted(photo.name for photo in search_photos([source], target or beside).jobs)
 
 
 def _photo_shards(names: list[str], size: int) -> list[Shard]:
@@ -117,19 +118,13 @@ def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
         ValueError: if the target holds files that no run has made, was begun with other options, or from another
             source.
     """
-    run = {"options_sha256": job.options_sha256}
-    others = [] if job.reports.exists(RUN_NAME) else job.target.names()
-    # Asked again: another process may have begun the same run in the meantime.
-    if job.reports.exists(RUN_NAME):
-        if json.loads(job.reports.read(RUN_NAME)) != run:
-            raise ValueError(
-                f"{job.target.root} was begun with other options or another version: name another --output."
-            )
-    elif others:
-        raise ValueError(f"{job.target.root} holds files that no run has made, such as {others[0]}: name another.")
-    else:
-        job.reports.write(RUN_NAME, json.dumps(run).encode())
     done = {name for name in job.reports.names() if name.endswith(REPORT_SUFFIX)}
+    if _begun_with(job) != job.options_sha256:
+        made = [*job.target.names(), *sorted(done)]
+        # Asked again: another process may have begun the same run in the meantime.
+        if (options := _begun_with(job)) != job.options_sha256:
+            _check_new(job, made, options)
+            job.reports.write(RUN_NAME, json.dumps({"options_sha256": job.options_sha256}).encode())
     unknown = done - {shard.report for shard in shards}
     if unknown:
         raise ValueError(
@@ -137,6 +132,19 @@ def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
             f"{min(unknown)}: the source has changed. Name another --output."
         )
     return [shard for shard in shards if shard.report not in done]
+
+
+def _begun_with(job: DatasetJob) -> str | None:
+    """The options of the run that began the target, by their hash."""
+    return json.loads(job.reports.read(RUN_NAME))["options_sha256"] if job.reports.exists(RUN_NAME) else None
+
+
+def _check_new(job: DatasetJob, made: list[str], options: str | None) -> None:
+    """That a target in which another run, or none, is known to have begun holds nothing."""
+    if made and options is not None:
+        raise ValueError(f"{job.target.root} was begun with other options or another version: name another --output.")
+    if made:
+        raise ValueError(f"{job.target.root} holds files that no run has made, such as {made[0]}: name another.")
 
 
 def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRows]:

@@ -35,6 +35,12 @@ def test_a_data_set_in_a_store(tmp_path, monkeypatch, store, kind):
         assert painted(job.target.read("0/0000.png")) == colour("0/0000.png")
 
 
+def test_from_a_disk_to_a_store(tmp_path, monkeypatch, store):
+    job = make_job(make_photos(tmp_path / "in", 4), f"{store}/out")
+    paint(job, monkeypatch)
+    assert job.target.names() == sorted(results(tmp_path / "in"))
+
+
 def test_a_photo_that_the_store_does_not_give_now_is_not_refused_for_good(tmp_path, monkeypatch, store):
     upload(make_photos(tmp_path / "in", 3), f"{store}/in")
     job = make_job(f"{store}/in", f"{store}/out")

@@ -55,6 +55,9 @@ def test_a_target_is_empty_or_begun_with_the_same_options(tmp_path, monkeypatch)
     make_photos(out, 1)
     with pytest.raises(ValueError, match="no run has made"):
         begin(make_job(photos, out), [])
+    for digest in ("2", "0"):
+        # Nothing was made yet: after a model that could not be loaded, another may be named.
+        assert len(begin(make_job(photos, tmp_path / "new", options_sha256=digest * 64), [Shard("a")])) == 1
     paint(make_job(photos, tmp_path / "new"), monkeypatch)
     with pytest.raises(ValueError, match="other options"):
         begin(make_job(photos, tmp_path / "new", options_sha256="1" * 64), [])
