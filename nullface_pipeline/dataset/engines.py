@@ -49,6 +49,7 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
     if not shards:
         return
     import ray
+    import ray.data
 
     _check_answers(address)
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
