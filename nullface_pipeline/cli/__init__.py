@@ -8,6 +8,7 @@ import typer
 from nullface_pipeline import __version__
 from nullface_pipeline.cli.anonymize import anonymize
 from nullface_pipeline.cli.console import print_error, write_what_the_terminal_can
+from nullface_pipeline.cli.dataset import dataset
 from nullface_pipeline.cli.demo import demo
 from nullface_pipeline.cli.doctor import doctor
 from nullface_pipeline.cli.evaluate import evaluate
@@ -60,3 +61,4 @@ def in_words(error: typer.TyperException) -> str:
 
 for command in (demo, anonymize, evaluate, selftest, fetch, doctor, export):
     app.command()(command)
+app.add_typer(dataset)

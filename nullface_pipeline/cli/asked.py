@@ -1,4 +1,4 @@
-"""What `nullface anonymize` was asked, and what that means for each photo."""
+"""What a command was asked, and what that means for each photo."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +14,12 @@ if TYPE_CHECKING:
     from nullface_pipeline.photo_records import Box, PhotoOptions
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The command's arguments, as they are named there."""
+@dataclass(frozen=True, kw_only=True)
+class AskedOfPhotos:
+    """What commands ask of each photo, as they name it."""
 
-    paths: list[str]
-    output: Path
     keep: str
-    keep_mask: Path | None
+    keep_mask: Path | None = None
     skip_face: "list[Path | Box] | None"
     preset: Preset
     fast: bool
@@ -40,32 +38,8 @@ class Asked:
     device: str | None
     dtype: Dtype | None
     batch_faces: int
-    seed: int | None
     keep_metadata: bool
-    report: Path | None
-    contact_sheet: Path | None
-    no_resume: bool
-    overwrite: bool
-    dry_run: bool
-    json: bool
     quiet: bool
-
-    @property
-    def streams(self) -> bool:
-        """Whether one photo comes from the standard input, or its result goes to the standard output."""
-        return STREAM in (*self.paths, str(self.output))
-
-    @property
-    def names_a_file(self) -> bool:
-        """Whether the output is a file for one photo and no folder."""
-        from nullface_pipeline.photo_folder.jobs import is_photo_name
-
-        return is_photo_name(self.output.name) and not self.output.is_dir()
-
-    @property
-    def folder(self) -> Path:
-        """Where the results go."""
-        return self.output.parent if self.names_a_file else self.output
 
     @property
     def about_one_photo(self) -> str | None:
@@ -145,6 +119,38 @@ class Asked:
                 **self.knobs,
             }
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(AskedOfPhotos):
+    """The arguments of `nullface anonymize`."""
+
+    paths: list[str]
+    output: Path
+    seed: int | None
+    report: Path | None
+    contact_sheet: Path | None
+    no_resume: bool
+    overwrite: bool
+    dry_run: bool
+    json: bool
+
+    @property
+    def streams(self) -> bool:
+        """Whether one photo comes from the standard input, or its result goes to the standard output."""
+        return STREAM in (*self.paths, str(self.output))
+
+    @property
+    def names_a_file(self) -> bool:
+        """Whether the output is a file for one photo and no folder."""
+        from nullface_pipeline.photo_folder.jobs import is_photo_name
+
+        return is_photo_name(self.output.name) and not self.output.is_dir()
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.output.parent if self.names_a_file else self.output
 
 
 def read_picture(path: Path, option: str) -> PIL.Image.Image:

@@ -43,7 +43,7 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
     """What there is to say of one photo, in the fields of `--json`."""
     from nullface_pipeline.photo_files import PhotoFileError
     from nullface_pipeline.photo_folder.preview import write_preview
-    from nullface_pipeline.photo_folder.run import in_words
+    from nullface_pipeline.photo_folder.steps import in_words
     from nullface_pipeline.photo_records import PhotoRefusedError
 
     row: dict[str, Any] = {"source": str(job.source), "faces": [], "preview": None, "refused": None}

@@ -1,9 +1,6 @@
 """The model that `nullface anonymize` was asked for, and what it is to do with each photo."""
 
-import os
 import secrets
-import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +9,7 @@ from nullface_pipeline.cli.console import TINY_NOTICE, as_options, console, fail
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_files import PhotoFile
-    from nullface_pipeline.photo_records import AnonymizedPhoto
+    from nullface_pipeline.photo_folder.steps import Anonymize
 
 
 def load_model(asked: Asked) -> Any:
@@ -33,23 +29,13 @@ def load_model(asked: Asked) -> Any:
         fail(f"The model {asked.model!r} could not be loaded: {words(error).splitlines()[0]}")
 
 
-def face_hider(pipe: Any, asked: Asked) -> "Callable[[PhotoFile, str], AnonymizedPhoto]":
-    """What hides the faces of a photo whose result has this name, or one line and exit code 1."""
-    from nullface_pipeline.face_identity import load_face_analyser
-    from nullface_pipeline.photo import check_pipeline
-    from nullface_pipeline.photo_folder import anonymize_file
+def face_hider(pipe: Any, asked: Asked) -> "Anonymize":
+    """What hides the faces of a photo of this name, see `PhotoJob.name`, or one line and exit code 1."""
+    from nullface_pipeline.photo_folder import photo_anonymizer
 
-    try:
-        judge = None if asked.judge is None else load_face_analyser(asked.judge)
-        options = replace(asked.photo_options, judge=judge, **asked.settings)
-        check_pipeline(pipe, options)
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        fail(as_options(words(error)))
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(62) if asked.seed is None else asked.seed
-
-    def hide_faces(file: "PhotoFile", name: str) -> "AnonymizedPhoto":
-        # A photo's noise depends on its name, not on which others are run with it, so that a resumed run is the same.
-        return anonymize_file(pipe, file, replace(options, seed=seed + zlib.crc32(os.fsencode(name))))
-
-    return hide_faces
+    try:
+        return photo_anonymizer(pipe, replace(asked.photo_options, **asked.settings), asked.judge, seed)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        fail(as_options(words(error)))

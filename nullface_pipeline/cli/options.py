@@ -1,4 +1,4 @@
-"""The options of `nullface anonymize`: what each takes, its group in the help, and what is refused while the line is read."""
+"""The options of the commands: what each takes, its group in the help, and what is refused while the line is read."""
 
 from collections.abc import Callable
 from enum import StrEnum
@@ -12,12 +12,13 @@ from nullface_pipeline.photo_records import NUMBER_RANGES
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# Numbers of faces are added to it, and the sum has to fit into 64 bits.
+# The secret one has as many bits.
 MAX_SEED = 2**62
 
 FACES = "The new faces"
 CHECKS = "What counts as hidden"
 RUN = "Model and machine"
+SHARDS = "Shards and engines"
 FILES = "Files and runs"
 
 # A photo on the standard input, a result on the standard output.
@@ -42,6 +43,12 @@ class OnFailure(StrEnum):
     cover = "cover"
     skip_file = "skip-file"
     error = "error"
+
+
+class Engine(StrEnum):
+    local = "local"
+    accelerate = "accelerate"
+    ray = "ray"
 
 
 def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
@@ -273,4 +280,73 @@ AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON l
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Say nothing but errors, refusals and notices.", rich_help_panel=FILES),
+]
+
+Source = Annotated[
+    str, typer.Argument(help="Folder or URL (s3://, gs://, hf://) of Parquet files, WebDataset tars, or photos.")
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        *("--output", "-o"),
+        metavar="PLACE",
+        help="Folder or URL for shards of the same names, empty in the beginning.",
+    ),
+]
+EngineName = Annotated[
+    Engine,
+    typer.Option(
+        metavar="NAME",
+        help="local: this process. accelerate: one for each GPU, by accelerate launch. ray: a cluster.",
+        rich_help_panel=SHARDS,
+    ),
+]
+Address = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Of a running Ray cluster.", rich_help_panel=SHARDS)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        parser=number(1, 100_000, whole=True),
+        metavar="N",
+        help="Ray's actors; one for each GPU by default, or one.",
+        rich_help_panel=SHARDS,
+    ),
+]
+SeedFile = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path,
+        metavar="FILE",
+        help="The secret seed, drawn if there is none; by default among your own files.",
+        rich_help_panel=SHARDS,
+    ),
+]
+ImageColumn = Annotated[
+    str, typer.Option(metavar="NAME", help="Parquet: the column of images.", rich_help_panel=SHARDS)
+]
+IdColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Parquet: the column that tells a row from all others; its file and number by default.",
+        rich_help_panel=SHARDS,
+    ),
+]
+Columns = Annotated[
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help="Other columns, or members of tars by suffix, to keep: label,json. They can identify people.",
+        rich_help_panel=SHARDS,
+    ),
+]
+ShardSize = Annotated[
+    int,
+    typer.Option(
+        parser=number(1, 1_000_000, whole=True),
+        metavar="N",
+        help="Photos of a folder in one shard.",
+        rich_help_panel=SHARDS,
+    ),
 ]

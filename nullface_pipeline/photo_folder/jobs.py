@@ -13,10 +13,20 @@ from nullface_pipeline.photo_folder.paths import Identity, check_written, identi
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """One photo and where its anonymized version goes."""
+    """One photo and where its anonymized version goes.
+
+    Attributes:
+        folder (`Path`, *optional*): the output folder, whose tree the output lies in.
+    """
 
     source: Path
     output: Path
+    folder: Path | None = field(default=None, compare=False)
+
+    @property
+    def name(self) -> str:
+        """The output's path in its folder, which the photo's noise depends on; without a folder its bare name."""
+        return self.output.name if self.folder is None else self.output.relative_to(self.folder).as_posix()
 
 
 @dataclass(frozen=True)
@@ -58,9 +68,9 @@ def search_photos(paths: Sequence[str | Path], output: Path, result: Path | None
             if jobs.get(target, source) != source:
                 raise ValueError(f"{jobs[target]} and {source} would both be written to {target}; run them apart.")
             jobs[target] = source
-    found = [PhotoJob(source, target) for target, source in jobs.items()]
+    found = [PhotoJob(source, target, output) for target, source in jobs.items()]
     if result is not None:
-        found = [PhotoJob(_only(found, result), result)]
+        found = [PhotoJob(_only(found, result), result, output)]
     _check_apart(output, found, search)
     check_written(planned_results(found), [job.source for job in found])
     return FoundPhotos(found, sorted(set(search.unsearched)))

@@ -1,17 +1,40 @@
 """One photo file through the pipeline: its picture, and whatever its transparency shows."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
 
 from nullface_pipeline.photo_files import PhotoFile, alpha_views, composed_views
+from nullface_pipeline.photo_folder.noise import photo_seed
+from nullface_pipeline.photo_folder.steps import Anonymize
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, PhotoOptions, PhotoRefusedError
 
 
 if TYPE_CHECKING:
     from nullface_pipeline.face_identity import FaceLocation
+
+
+def photo_anonymizer(pipe: Any, options: PhotoOptions, judge: str | None, seed: int) -> Anonymize:
+    """`anonymize_file` for a photo and its name, on which its noise depends, so that a resumed run is the same.
+
+    Args:
+        judge (`str`, *optional*): the InsightFace pack of `PhotoOptions.judge`, by name or folder.
+        seed (`int`): the run's, see `photo_seed`.
+
+    Raises:
+        ImportError, RuntimeError, TypeError, ValueError: if the judge cannot be loaded, or the pipeline does not do for
+            the options.
+    """
+    from nullface_pipeline.face_identity import load_face_analyser
+    from nullface_pipeline.photo import check_pipeline
+
+    if judge is not None:
+        options = replace(options, judge=load_face_analyser(judge))
+    check_pipeline(pipe, options)
+    return lambda file, name: anonymize_file(pipe, file, replace(options, seed=photo_seed(seed, name)))
 
 
 def anonymize_file(pipe: Any, file: PhotoFile, options: PhotoOptions) -> AnonymizedPhoto:

@@ -1,0 +1,266 @@
+"""`nullface dataset`: data sets beyond one machine, and `nullface dataset report`, what the reports on one add up to."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from typer.core import TyperGroup
+
+from nullface_pipeline.cli import options
+from nullface_pipeline.cli.asked import AskedOfPhotos
+from nullface_pipeline.cli.console import (
+    TINY_NOTICE,
+    TINY_RESULT,
+    as_options,
+    console,
+    error_console,
+    fail,
+    notice,
+    quiet_libraries,
+    show,
+    words,
+)
+
+
+if TYPE_CHECKING:
+    from nullface_pipeline.dataset import DatasetJob, RunSummary, Shard, ShardOutcome
+
+
+INSTALL = 'Data sets need more packages: `pip install "nullface-pipeline[dataset]"`, for a cluster `[dataset,ray]`.'
+
+
+class _RunByDefault(TyperGroup):
+    """`nullface dataset SOURCE` is `nullface dataset run SOURCE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+dataset = typer.Typer(
+    cls=_RunByDefault, name="dataset", no_args_is_help=True, help="Data sets of shards, on one process or a cluster."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedDataset(AskedOfPhotos):
+    """The arguments of `nullface dataset`."""
+
+    source: str
+    output: str
+    engine: options.Engine
+    address: str | None
+    workers: int | None
+    seed_file: Path | None
+    image_column: str
+    id_column: str | None
+    columns: str
+    shard_size: int
+
+    def job(self) -> "DatasetJob":
+        """What the workers are to do; the secret seed is drawn or read for it.
+
+        Raises:
+            OSError, TypeError, ValueError: if something does not go together.
+        """
+        from nullface_pipeline.dataset import DatasetJob, Place, read_or_draw_seed, seed_path
+
+        if self.on_failure is options.OnFailure.error:
+            raise ValueError("A data set goes on after a face that cannot be hidden: --on-failure cover or skip-file.")
+        if self.about_one_photo is not None:
+            raise ValueError(f"{self.about_one_photo} is about one photo, and this is a data set.")
+        if (self.address is None) == (self.engine is options.Engine.ray):
+            raise ValueError("--address HOST:PORT says where the Ray cluster is, and goes with --engine ray.")
+        if self.workers is not None and self.engine is not options.Engine.ray:
+            raise ValueError("--workers goes with --engine ray; `accelerate launch --num_processes` is the other's.")
+        target = Place(self.output)
+        return DatasetJob(
+            source=Place(self.source),
+            target=target,
+            options=replace(self.photo_options, **self.settings),
+            seed=read_or_draw_seed(self.seed_file or seed_path(target)),
+            options_sha256=self._digest_with_columns,
+            model=self.model,
+            device=self.device,
+            dtype=self.dtype,
+            detection_threshold=self.detection_threshold,
+            judge=self.judge,
+            keep_metadata=self.keep_metadata,
+            columns=options.region_names(self.columns),
+            image_column=self.image_column,
+            id_column=self.id_column,
+            shard_size=self.shard_size,
+        )
+
+    @property
+    def _digest_with_columns(self) -> str:
+        from nullface_pipeline.photo_folder import options_digest
+
+        columns = {"columns": self.columns, "image_column": self.image_column, "id_column": self.id_column}
+        return options_digest({"photo": self.digest, **columns})
+
+
+@dataset.command()
+def run(
+    source: options.Source,
+    output: options.Target,
+    engine: options.EngineName = options.Engine.local,
+    address: options.Address = None,
+    workers: options.Workers = None,
+    seed_file: options.SeedFile = None,
+    image_column: options.ImageColumn = "image",
+    id_column: options.IdColumn = None,
+    columns: options.Columns = "",
+    shard_size: options.ShardSize = 256,
+    keep: options.Keep = "",
+    skip_face: options.SkipFace = None,
+    preset: options.PresetName = options.Preset.standard,
+    fast: options.Fast = False,
+    steps: options.Steps = None,
+    skip: options.Skip = None,
+    guidance_scale: options.GuidanceScale = None,
+    identity_scale: options.IdentityScale = None,
+    identity_angle: options.IdentityAngle = None,
+    threshold: options.Threshold = None,
+    accept_recognizable: options.AcceptRecognizable = False,
+    judge: options.Judge = None,
+    detection_threshold: options.DetectionThreshold = 0.3,
+    min_face: options.MinFace = 0.0,
+    on_failure: options.Failure = options.OnFailure.cover,
+    model: options.Model = "tiny",
+    device: options.Device = None,
+    dtype: options.DtypeName = None,
+    batch_faces: options.BatchFaces = 8,
+    keep_metadata: options.KeepMetadata = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Replace the faces in a data set, shard by shard.
+
+    SOURCE holds Parquet files with a column of images, WebDataset tars, or photos.
+    A stopped run goes on if it is given again. Reports go to a folder beside the
+    output, named OUTPUT-reports: `nullface dataset report OUTPUT` adds them up.
+
+    Exit code: 0 if every face of this run is verified, 2 if some are covered
+    instead, 3 if some photos were refused or some shards failed, 1 for wrong usage.
+    With --engine accelerate 0 or 1: see the report.
+    """
+    asked = AskedDataset(**locals())
+    console.quiet = quiet
+    try:
+        with _beginning(asked) as (job, shards):
+            outcomes = _go_through(asked, job, shards)
+    # Ray, fsspec's packages and the models raise what they like.
+    except typer.Exit:
+        raise
+    except ImportError as error:
+        fail(f"{INSTALL} ({error})")
+    except Exception as error:
+        fail(as_options(words(error)))
+    # The launcher ends all processes as soon as one ends with anything but 0.
+    raise typer.Exit(0 if engine is options.Engine.accelerate else _exit_code(outcomes))
+
+
+@contextlib.contextmanager
+def _beginning(asked: AskedDataset) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
+    """The job, and the shards left to do; no other run writes to the target until the end."""
+    from nullface_pipeline.dataset import begin, find_shards
+    from nullface_pipeline.photo_folder import hold_folder
+
+    job = asked.job()
+    shards = find_shards(job)
+    # The processes of `accelerate launch` are one run, and each needs the whole list.
+    if asked.engine is options.Engine.accelerate:
+        begin(job, shards)
+        yield job, shards
+        return
+    reports = job.reports.folder
+    with contextlib.nullcontext() if reports is None else hold_folder(reports):
+        left = begin(job, shards)
+        _remove_half_written(job)
+        yield job, left
+        # Of workers that were killed while this run went on.
+        _remove_half_written(job)
+
+
+def _remove_half_written(job: "DatasetJob") -> None:
+    from nullface_pipeline.photo_folder import remove_leftovers
+
+    for place in (job.reports, job.target):
+        if place.folder is not None:
+            remove_leftovers({Path(root) for root, _, _ in os.walk(place.folder)}, place.folder)
+
+
+def _go_through(asked: AskedDataset, job: "DatasetJob", shards: "list[Shard]") -> "list[ShardOutcome]":
+    from nullface_pipeline.dataset import run_accelerate, run_local, run_ray
+
+    quiet_libraries()
+    if asked.model == "tiny":
+        console.print(TINY_NOTICE, soft_wrap=True)
+    console.print(f"{len(shards)} shard(s) to do.")
+    found: "Iterable[ShardOutcome]"
+    if asked.engine is options.Engine.ray:
+        found = run_ray(job, shards, str(asked.address), asked.workers)
+    else:
+        found = (run_local if asked.engine is options.Engine.local else run_accelerate)(job, shards)
+    outcomes = []
+    for outcome in found:
+        outcomes.append(outcome)
+        _tell(outcome)
+    if asked.model == "tiny" and outcomes:
+        notice(TINY_RESULT)
+    return outcomes
+
+
+def _tell(outcome: "ShardOutcome") -> None:
+    if outcome.failed:
+        error_console.print(f"[red]failed[/red] {show(f'{outcome.name}: {outcome.failed}')}", soft_wrap=True)
+        return
+    counts = f"{outcome.anonymized} anonymized, {outcome.covered} covered, {outcome.refused} refused"
+    console.print(show(f"{outcome.name}: {outcome.photos} photos, {counts}"), soft_wrap=True)
+
+
+def _exit_code(outcomes: "list[ShardOutcome]") -> int:
+    if any(outcome.failed or outcome.refused for outcome in outcomes):
+        return 3
+    return 2 if any(outcome.covered for outcome in outcomes) else 0
+
+
+@dataset.command()
+def report(output: Annotated[str, typer.Argument(help="The --output of a run.")]) -> None:
+    """Add up the reports on a data set: photos, faces, refusals, time."""
+    try:
+        from nullface_pipeline.dataset import Place, summarize
+
+        summary = summarize(Place(output))
+    except ImportError as error:
+        fail(f"{INSTALL} ({error})")
+    except (OSError, ValueError) as error:
+        fail(words(error))
+    console.print(_summary_table(summary))
+    for reason, count in summary.reasons.most_common(10):
+        console.print(show(f"{count} refused: {reason}"), soft_wrap=True)
+    if "tiny" in summary.models:
+        notice(TINY_RESULT)
+
+
+def _summary_table(summary: "RunSummary") -> Table:
+    photos, faces, seconds = summary.photos.total(), summary.faces.total(), sum(summary.seconds.values())
+    rows: list[tuple[str, str]] = [("shards", f"{summary.shards:,}"), ("photos", f"{photos:,}")]
+    rows += [(f"photos {status}", f"{count:,}") for status, count in sorted(summary.photos.items())]
+    rows += [(f"faces {method}", f"{count:,}") for method, count in sorted(summary.faces.items())]
+    rows += [(f"hours on {device}", f"{used / 3600:.2f}") for device, used in sorted(summary.seconds.items())]
+    if seconds:
+        rows.append(("photos a second and worker", f"{photos / seconds:.2f}"))
+        rows.append(("faces a second and worker", f"{faces / seconds:.2f}"))
+    if summary.faces["nullface"]:
+        rows.append(("UNet evaluations a face", f"{summary.unet_evaluations / faces:.1f}"))
+    table = Table("", "", show_header=False)
+    for row in rows:
+        table.add_row(*row)
+    return table

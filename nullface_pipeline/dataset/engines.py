@@ -1,0 +1,105 @@
+"""Where the workers run: in this process, in one for each GPU of this host, or as actors of a Ray cluster."""
+
+import logging
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nullface_pipeline.dataset.job import DatasetJob
+from nullface_pipeline.dataset.shards import Shard
+from nullface_pipeline.dataset.worker import ShardOutcome, ShardWorker
+
+
+def run_local(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcome]:
+    """One shard after the other, in this process."""
+    if shards:
+        worker = ShardWorker(job)
+        for shard in shards:
+            yield worker.run(shard)
+
+
+def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcome]:
+    """This process's share of the shards, under `accelerate launch`: every n-th, on a GPU of its own.
+
+    The processes agree on the shares without a word, so that none waits for another; each has to be given the same
+    list, done shards included, which it leaves as they are.
+    """
+    from accelerate import PartialState
+
+    state = PartialState(cpu=job.device == "cpu")
+    try:
+        mine = shards[state.process_index :: state.num_processes]
+        yield from run_local(replace(job, device=str(state.device)), mine)
+    finally:
+        state.destroy_process_group()
+
+
+def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | None = None) -> Iterator[ShardOutcome]:
+    """Actors of a Ray cluster, each with a GPU where there are any. Killed actors and nodes are replaced.
+
+    Args:
+        address (`str`): HOST:PORT of the cluster, or "auto".
+        workers (`int`, *optional*): actors; by default as many as there are GPUs, or one.
+
+    Raises:
+        ConnectionError: if no cluster answers there.
+        ImportError: if Ray is not installed.
+        RuntimeError: if a model cannot be loaded, or the cluster is too small.
+    """
+    if not shards:
+        return
+    import ray
+    import ray.data
+
+    _check_answers(address)
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    # What goes wrong comes back as an exception; its log is a page for each actor.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    try:
+        gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
+        use_gpu = gpus > 0 and job.device != "cpu"
+        workers = workers or (gpus if use_gpu else 1)
+        _check_size(workers, cpus, gpus if use_gpu else None)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        rows = ray.data.from_items([shard.as_row() for shard in shards], override_num_blocks=_blocks(shards, workers))
+        done = rows.map(
+            ShardWorker,  # type: ignore[arg-type]
+            fn_constructor_args=[job],
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=1,
+            num_gpus=1 if use_gpu else 0,
+        )
+        for row in done.iter_rows():
+            yield ShardOutcome(**row)
+    except ray.exceptions.RayError as error:
+        # The last line is the error itself, after the way that it took through Ray.
+        raise RuntimeError(f"A worker could not go on: {str(error).strip().splitlines()[-1]}") from error
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for a minute."""
+    host, _, port = address.rpartition(":")
+    if host:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise ConnectionError(f"No Ray cluster answers at {address} ({error}): see --address.") from error
+
+
+def _check_size(workers: int, cpus: int, gpus: int | None) -> None:
+    """Ray waits without a word for what a cluster will never have."""
+    if gpus is not None and workers > gpus:
+        raise RuntimeError(f"{workers} workers need {workers} GPUs; the cluster has {gpus}. Lower --workers.")
+    if cpus < workers + 1:
+        raise RuntimeError(
+            f"{workers} worker(s) need {workers + 1} CPUs, one of them for Ray's own tasks; the cluster has {cpus}. "
+            "Lower --workers, or start Ray with a larger --num-cpus."
+        )
+
+
+def _blocks(shards: list[Shard], workers: int) -> int:
+    """A block is what Ray hands out and repeats: one shard, but of very many shards not more than it can keep track of."""
+    return min(len(shards), max(1000, 20 * workers))

@@ -1,0 +1,55 @@
+"""What is done to a data set: all that a worker has to know."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.photo_records import PhotoOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetJob:
+    """Source, target, model and options.
+
+    Attributes:
+        source, target (`Place`): where shards are read, and where those of the same names are written. Every worker has
+            to reach both by these names.
+        options (`PhotoOptions`): of each photo, but for the seed and the judge.
+        seed (`int`): secret, see `photo_seed`.
+        options_sha256 (`str`): by `options_digest`, of all that decides on a result but for the seed.
+        model, device, detection_threshold: as for `load_model_set`.
+        dtype (`str`, *optional*): name of the `torch.dtype`.
+        judge (`str`, *optional*): InsightFace pack of a second recognizer.
+        keep_metadata (`bool`): as for `encode_photo`.
+        columns (`tuple[str, ...]`): other columns of Parquet files, and other members of tars by suffix, that are kept.
+        image_column (`str`): of Parquet files.
+        id_column (`str`, *optional*): of Parquet files, which tells a row from all others; by default a row is known by
+            its file and number.
+        shard_size (`int`): photos of a folder in one shard.
+    """
+
+    source: Place
+    target: Place
+    options: PhotoOptions
+    seed: int = field(repr=False)
+    options_sha256: str
+    model: str = "tiny"
+    device: str | None = None
+    dtype: str | None = None
+    detection_threshold: float = 0.3
+    judge: str | None = None
+    keep_metadata: bool = False
+    columns: tuple[str, ...] = ()
+    image_column: str = "image"
+    id_column: str | None = None
+    shard_size: int = 256
+
+    @cached_property
+    def reports(self) -> Place:
+        """Beside the target, because reports tell of the originals and the target is what is published."""
+        return reports_place(self.target)
+
+
+def reports_place(target: Place) -> Place:
+    """Where the reports on a target lie."""
+    return Place(f"{target.root.rstrip('/')}-reports")

@@ -1,0 +1,146 @@
+"""The report on a shard, a Parquet file with a row a photo, and what all reports of a data set add up to."""
+
+import io
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nullface_pipeline.dataset.job import DatasetJob, reports_place
+from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.photo_folder.records import MadeFrom
+from nullface_pipeline.photo_records import FaceRecord
+
+
+_FACE = pa.struct(
+    {
+        "box": pa.list_(pa.float64()),
+        "score": pa.float64(),
+        "similarity": pa.float64(),
+        "attempts": pa.int64(),
+        "method": pa.string(),
+    }
+)
+_HASHES = {f"{name}_sha256": pa.string() for name in ("original", "options", "result")}
+SCHEMA = pa.schema(
+    {
+        "id": pa.string(),
+        "status": pa.string(),
+        "reason": pa.string(),
+        "faces": pa.list_(_FACE),
+        **_HASHES,
+        "seconds": pa.float64(),
+        "unet_evaluations": pa.int64(),
+    }
+)
+METADATA = b"nullface"
+
+
+@dataclass(frozen=True)
+class PhotoLine:
+    """What became of one photo of a shard.
+
+    Attributes:
+        id (`str`): its path or row.
+        status, reason, faces, made: as of `PhotoOutcome`.
+        seconds (`float`): in the model, reading and writing apart.
+        unet_evaluations (`int`): samples that went through the UNet.
+    """
+
+    id: str
+    status: str
+    reason: str = ""
+    faces: tuple[FaceRecord, ...] = ()
+    made: MadeFrom | None = None
+    seconds: float = 0.0
+    unet_evaluations: int = 0
+
+    def as_row(self) -> dict[str, Any]:
+        """In the columns of `SCHEMA`."""
+        made = {} if self.made is None else asdict(self.made)
+        return {
+            "id": self.id,
+            "status": self.status,
+            "reason": self.reason or None,
+            "faces": [asdict(face) for face in self.faces],
+            **{f"{name}_sha256": value for name, value in made.items()},
+            "seconds": self.seconds,
+            "unet_evaluations": self.unet_evaluations,
+        }
+
+
+def write_report(job: DatasetJob, name: str, lines: list[PhotoLine], seconds: float, device: str) -> None:
+    """Write down a shard as done.
+
+    Args:
+        seconds (`float`): that the shard took, reading and writing included.
+        device (`str`): the GPU's name, or "cpu".
+    """
+    shard = {"seconds": seconds, "device": device, "model": job.model}
+    table = pa.Table.from_pylist([line.as_row() for line in lines], SCHEMA)
+    file = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(shard).encode()}), file)
+    job.reports.write(name, file.getvalue())
+
+
+def read_lines(reports: Place, name: str) -> list[PhotoLine]:
+    """Status and identity of each photo of a shard that is done."""
+    with reports.open(name) as file:
+        table = pq.read_table(file, columns=["id", "status", "reason"])
+    return [PhotoLine(row["id"], row["status"], row["reason"] or "") for row in table.to_pylist()]
+
+
+@dataclass
+class RunSummary:
+    """All reports of a data set added up.
+
+    Attributes:
+        photos, faces (`Counter`): by status, and by method.
+        reasons (`Counter`): why photos were refused.
+        seconds (`Counter`): that workers took for shards, by device.
+        unet_evaluations (`int`): in all.
+        models (`set`): that were used.
+    """
+
+    shards: int = 0
+    photos: Counter[str] = field(default_factory=Counter)
+    faces: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)
+    unet_evaluations: int = 0
+    models: set[str] = field(default_factory=set)
+
+    def add(self, table: pa.Table) -> None:
+        """The report on one more shard."""
+        shard = json.loads(table.schema.metadata[METADATA])
+        self.shards += 1
+        self.models.add(shard["model"])
+        self.seconds[shard["device"]] += shard["seconds"]
+        for row in table.to_pylist():
+            self.photos[row["status"]] += 1
+            self.faces.update(face["method"] for face in row["faces"])
+            self.unet_evaluations += row["unet_evaluations"]
+            if row["reason"] is not None:
+                self.reasons[row["reason"]] += 1
+
+
+def summarize(target: Place) -> RunSummary:
+    """Add up the reports on a target.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    from nullface_pipeline.dataset.shards import REPORT_SUFFIX
+
+    reports = reports_place(target)
+    names = [name for name in reports.names() if name.endswith(REPORT_SUFFIX)]
+    if not names:
+        raise ValueError(f"There are no reports in {reports.root}: name the --output of a run.")
+    summary = RunSummary()
+    for name in names:
+        with reports.open(name) as file:
+            summary.add(pq.read_table(file))
+    return summary

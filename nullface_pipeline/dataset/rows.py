@@ -1,0 +1,28 @@
+"""What a shard is to the worker, whatever its kind of file."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Row:
+    """A photo of a shard.
+
+    Attributes:
+        id (`str`): its path, or its row: what its noise depends on.
+        load (`Callable`): returns the bytes of its file; raises OSError or PhotoFileError if there are none.
+    """
+
+    id: str
+    load: Callable[[], bytes]
+
+
+class ShardRows(Protocol):
+    """A shard that is read from one end while it is written at the other; each from one thread."""
+
+    def __iter__(self) -> Iterator[Row]:
+        """The photos, in order."""
+
+    def add(self, row: Row, data: bytes | None, reason: str) -> None:
+        """The result for the next photo, in the same order; None if it was refused, for this reason."""

@@ -1,0 +1,49 @@
+"""The secret seed of a data set: drawn once, and kept for its owner only, so that a resumed run is the same."""
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.photo_folder.noise import SEED_BITS
+from nullface_pipeline.photo_folder.records import digest, state_folder
+
+
+def seed_path(target: Place) -> Path:
+    """Where the seed of a target lies if nobody names a file."""
+    name = target.root if target.folder is None else os.path.realpath(target.folder)
+    return state_folder() / f"{digest(os.fsencode(name))[:32]}.seed"
+
+
+def read_or_draw_seed(path: Path) -> int:
+    """The seed in a file, which is made where it is missing.
+
+    Raises:
+        OSError: if it cannot be read or written.
+        ValueError: if it holds no seed, or others can read it.
+    """
+    with contextlib.suppress(FileExistsError):
+        _draw(path)
+    if os.name != "nt" and path.stat().st_mode & 0o077:
+        raise ValueError(f"Others can read {path}, and whoever knows the seed can test guesses: `chmod 600` it.")
+    text = path.read_text(encoding="ascii", errors="replace").strip()
+    if not text.isdecimal() or int(text) >= 2**SEED_BITS:
+        raise ValueError(f"{path} holds no seed: it has to be one whole number below 2**{SEED_BITS}.")
+    return int(text)
+
+
+def _draw(path: Path) -> None:
+    """A new seed, which appears whole and only where there is none: several processes may ask at once."""
+    if path.exists():
+        raise FileExistsError
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+            file.write(f"{secrets.randbits(SEED_BITS)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,159 @@
+"""Which shards there are, which of them are done, and each opened for reading and writing."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nullface_pipeline.dataset.job import DatasetJob
+from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.rows import ShardRows
+from nullface_pipeline.photo_folder import search_photos
+from nullface_pipeline.photo_folder.jobs import is_photo_name
+
+
+REPORT_SUFFIX = ".report.parquet"
+RUN_NAME = "run.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit of work.
+
+    Attributes:
+        name (`str`): of its file in source and target. Photos of a folder have a name made from theirs.
+        photos (`tuple[str, ...]`): names of the photos, if it is a part of a folder.
+    """
+
+    name: str
+    photos: tuple[str, ...] = ()
+
+    @property
+    def report(self) -> str:
+        """The name of its report, whose being there says that the shard is done."""
+        return self.name + REPORT_SUFFIX
+
+    def as_row(self) -> dict[str, Any]:
+        """For Ray, whose data sets are of dictionaries."""
+        return {"name": self.name, "photos": list(self.photos)}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> "Shard":
+        return cls(str(row["name"]), tuple(map(str, row["photos"])))
+
+
+def find_shards(job: DatasetJob) -> list[Shard]:
+    """The shards of the source, in order of their names: Parquet files, or tars, or photos.
+
+    Raises:
+        ValueError: if there are none or of several kinds, or if source and target are not apart.
+    """
+    _check_apart(job)
+    source = job.source
+    names = source.names()
+    kinds = {
+        "Parquet files": [name for name in names if name.endswith(".parquet")],
+        "tar files": [name for name in names if name.endswith(".tar")],
+        "photos": [name for name in names if is_photo_name(name)],
+    }
+    found = [kind for kind, listed in kinds.items() if listed]
+    if not found:
+        raise ValueError(f"There are no Parquet files, tar files or photos in {source.root}.")
+    if len(found) > 1:
+        raise ValueError(f"{source.root} holds {' and '.join(found)}: name a folder that holds one kind.")
+    if found != ["photos"]:
+        return [Shard(name) for name in kinds[found[0]]]
+    return _photo_shards(_photo_names(job), job.shard_size)
+
+
+def _photo_names(job: DatasetJob) -> list[str]:
+    """As `nullface anonymize` finds them, where the source is a folder of this machine."""
+    source, target = job.source.folder, job.target.folder
+    if source is None:
+        return [name for name in job.source.names() if is_photo_name(name)]
+    # For a store any folder beside the source does: its name is only left off the results' again.
+    beside = source.with_name(f"{source.name}-anonymized")
+    return sorted(photo.name for photo in search_photos([source], target or beside).jobs)
+
+
+def _photo_shards(names: list[str], size: int) -> list[Shard]:
+    """A shard's name says which photos it was, so that other photos are never taken for done."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name!a} is no text: rename this photo.") from error
+    chunks = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
+    return [Shard(f"photos-{number:06}-{_names_digest(chunk)}", chunk) for number, chunk in enumerate(chunks)]
+
+
+def _names_digest(names: tuple[str, ...]) -> str:
+    return hashlib.blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
+
+
+def _check_apart(job: DatasetJob) -> None:
+    source, target = job.source, job.target
+    if not source.exists():
+        raise ValueError(f"{source.root} does not exist.")
+    if source.folder is not None and not source.folder.is_dir():
+        raise ValueError(f"{source.root} is no folder: name the folder that the shards lie in.")
+    roots = [_real(place) for place in (source, target, job.reports)]
+    for other in roots[1:]:
+        if other == roots[0] or other.startswith(roots[0] + "/") or roots[0].startswith(other + "/"):
+            raise ValueError(f"{source.root} and {target.root} lie in one another: name another --output.")
+
+
+def _real(place: Place) -> str:
+    folder = place.folder
+    return place.root.rstrip("/") if folder is None else str(Path(folder).resolve())
+
+
+def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
+    """The shards that are left to do, of a target that was begun with the same options, or that is begun now.
+
+    Raises:
+        ValueError: if the target holds files that no run has made, was begun with other options, or from another
+            source.
+    """
+    done = {name for name in job.reports.names() if name.endswith(REPORT_SUFFIX)}
+    if _begun_with(job) != job.options_sha256:
+        made = [*job.target.names(), *sorted(done)]
+        # Asked again: another process may have begun the same run in the meantime.
+        if (options := _begun_with(job)) != job.options_sha256:
+            _check_new(job, made, options)
+            job.reports.write(RUN_NAME, json.dumps({"options_sha256": job.options_sha256}).encode())
+    unknown = done - {shard.report for shard in shards}
+    if unknown:
+        raise ValueError(
+            f"{job.reports.root} holds reports of shards that {job.source.root} does not have, such as "
+            f"{min(unknown)}: the source has changed. Name another --output."
+        )
+    return [shard for shard in shards if shard.report not in done]
+
+
+def _begun_with(job: DatasetJob) -> str | None:
+    """The options of the run that began the target, by their hash."""
+    return json.loads(job.reports.read(RUN_NAME))["options_sha256"] if job.reports.exists(RUN_NAME) else None
+
+
+def _check_new(job: DatasetJob, made: list[str], options: str | None) -> None:
+    """That a target in which another run, or none, is known to have begun holds nothing."""
+    if made and options is not None:
+        raise ValueError(f"{job.target.root} was begun with other options or another version: name another --output.")
+    if made:
+        raise ValueError(f"{job.target.root} holds files that no run has made, such as {made[0]}: name another.")
+
+
+def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRows]:
+    """A shard for reading and writing; without an error its target appears at the end."""
+    from nullface_pipeline.dataset.folder_shard import open_photos
+    from nullface_pipeline.dataset.parquet_shard import open_parquet
+    from nullface_pipeline.dataset.tar_shard import open_tar
+
+    if shard.photos:
+        return open_photos(job, shard.photos)
+    opener: Callable[..., Any] = open_parquet if shard.name.endswith(".parquet") else open_tar
+    return opener(job, shard.name)

@@ -1,0 +1,123 @@
+"""One worker, the same for every engine: loads the models once, and does one shard after the other."""
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nullface_pipeline.dataset.job import DatasetJob
+from nullface_pipeline.dataset.places import ShardError
+from nullface_pipeline.dataset.report import PhotoLine, read_lines, write_report
+from nullface_pipeline.dataset.rows import Row, ShardRows
+from nullface_pipeline.dataset.shards import Shard, open_shard
+from nullface_pipeline.photo_files import PhotoFileError
+from nullface_pipeline.photo_folder import photo_anonymizer
+from nullface_pipeline.photo_folder.steps import (
+    HiddenPhoto,
+    ReadPhoto,
+    encode_result,
+    hide_photo,
+    in_words,
+    is_broken_device,
+    overlapped,
+    read_original,
+)
+
+
+@dataclass(frozen=True)
+class ShardOutcome:
+    """What became of a shard.
+
+    Attributes:
+        photos, anonymized, covered, refused (`int`): its photos, and how many ended how.
+        failed (`str`): why it could not be done and has to be tried again, else "".
+    """
+
+    name: str
+    photos: int = 0
+    anonymized: int = 0
+    covered: int = 0
+    refused: int = 0
+    failed: str = ""
+
+
+class ShardWorker:
+    """Does shards with one model.
+
+    Args:
+        job (`DatasetJob`): what to do.
+
+    Raises:
+        ImportError, OSError, RuntimeError, TypeError, ValueError: if a model cannot be loaded.
+    """
+
+    def __init__(self, job: DatasetJob) -> None:
+        import torch
+
+        from nullface_pipeline.model_sets import load_model_set
+
+        dtype = None if job.dtype is None else getattr(torch, job.dtype)
+        pipe = load_model_set(job.model, job.device, dtype, job.detection_threshold)
+        self._job = job
+        self._anonymize = photo_anonymizer(pipe, job.options, job.judge, job.seed)
+        self._device = torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else pipe.device.type
+        self._evaluations = 0
+        pipe.unet.register_forward_hook(self._count_evaluations)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """For Ray: `Shard.as_row` in, the fields of a `ShardOutcome` out."""
+        return asdict(self.run(Shard.from_row(row)))
+
+    def run(self, shard: Shard) -> ShardOutcome:
+        """Do a shard, unless it is done. One that cannot be read or written says so and leaves nothing behind."""
+        try:
+            if self._job.reports.exists(shard.report):
+                return _outcome(shard, read_lines(self._job.reports, shard.report))
+            return _outcome(shard, self._do(shard))
+        except Exception as error:
+            if is_broken_device(error):
+                raise
+            return ShardOutcome(shard.name, failed=str(error) if isinstance(error, ShardError) else in_words(error))
+
+    def _do(self, shard: Shard) -> list[PhotoLine]:
+        started = time.perf_counter()
+        with open_shard(self._job, shard) as rows:
+            lines = list(
+                overlapped(
+                    rows,
+                    read=lambda row: read_original(row.load),
+                    work=self._hide,
+                    write=lambda row, done: self._write(rows, row, *done),
+                )
+            )
+        seconds = time.perf_counter() - started
+        write_report(self._job, shard.report, lines, seconds, self._device)
+        return lines
+
+    def _hide(self, row: Row, read: ReadPhoto | PhotoFileError) -> tuple[HiddenPhoto, float, int]:
+        """The result, seconds, and sample evaluations of the UNet."""
+        started, before = time.perf_counter(), self._evaluations
+        hidden = hide_photo(self._anonymize, row.id, read)
+        return hidden, time.perf_counter() - started, self._evaluations - before
+
+    def _write(self, rows: ShardRows, row: Row, hidden: HiddenPhoto, seconds: float, evaluations: int) -> PhotoLine:
+        line = PhotoLine(row.id, "refused", hidden.reason, seconds=seconds, unet_evaluations=evaluations)
+        data = None
+        if hidden.image is not None and hidden.read is not None:
+            try:
+                data, made = encode_result(
+                    hidden.image, hidden.read, self._job.keep_metadata, self._job.options_sha256
+                )
+                line = replace(line, status=hidden.status, reason="", faces=hidden.faces, made=made)
+            except PhotoFileError as error:
+                line = replace(line, reason=str(error))
+        rows.add(row, data, line.reason)
+        return line
+
+    def _count_evaluations(self, module: Any, inputs: Any, output: Any) -> None:
+        self._evaluations += output[0].shape[0]
+
+
+def _outcome(shard: Shard, lines: list[PhotoLine]) -> ShardOutcome:
+    counts = Counter(line.status for line in lines)
+    return ShardOutcome(shard.name, len(lines), counts["anonymized"], counts["covered"], counts["refused"])

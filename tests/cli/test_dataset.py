@@ -1,0 +1,92 @@
+"""`nullface dataset`: usage, exit codes, and what it says."""
+
+import re
+
+import PIL.Image
+import pytest
+import typer
+from skimage import data
+
+from nullface_pipeline.cli import app
+from nullface_pipeline.dataset import engines as dataset_engines
+from nullface_pipeline.publish.hub import CLONE
+
+from ..dataset.samples import Painter, make_parquet, make_photos, results
+from .test_anonymize import contents, invoke_as_main
+
+
+def test_a_run_and_its_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_engines, "ShardWorker", Painter)
+    source, out = make_parquet(tmp_path / "in", 20, 10), tmp_path / "out"
+    arguments = ("dataset", source, "--output", out, "--id-column", "id", "--columns", "label,caption")
+    result = invoke_as_main(*arguments)
+    assert result.exit_code == 3, result.output
+    assert "train-00000.parquet: 10 photos, 8 anonymized, 0 covered, 2 refused" in result.output
+    before = results(out)
+    assert set(before) == {"train-00000.parquet", "train-00001.parquet"}
+    again = invoke_as_main(*arguments)
+    assert again.exit_code == 0 and "0 shard(s) to do" in again.output and results(out) == before
+    report = invoke_as_main("dataset", "report", out)
+    assert report.exit_code == 0 and "photos refused" in report.output and "No face was found" in report.output
+    other = invoke_as_main(*arguments, "--preset", "strong")
+    assert other.exit_code == 1 and "other options" in other.output
+
+
+def test_a_run_that_lost_its_target_is_the_same_by_its_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_engines, "ShardWorker", Painter)
+    photos = make_photos(tmp_path / "in", 4)
+    for out, seed in (("a", "one"), ("b", "one"), ("c", "two")):
+        arguments = ("dataset", photos, "-o", tmp_path / out, "--seed-file", tmp_path / seed, "--quiet")
+        assert invoke_as_main(*arguments).exit_code == 0
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+    assert results(tmp_path / "a") != results(tmp_path / "c")
+
+
+def test_with_a_model(tmp_path):
+    (tmp_path / "in").mkdir()
+    PIL.Image.fromarray(data.astronaut()[:300, 60:360]).save(tmp_path / "in" / "a.png")
+    result = invoke_as_main("dataset", tmp_path / "in", "-o", tmp_path / "out", "--preset", "preview")
+    assert result.exit_code in (0, 2) and "do not publish" in result.output
+    assert set(results(tmp_path / "out")) == {"a.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "-o", "out"], "does not exist"),
+        (["in"], "--output"),
+        (["in", "-o", "in/out"], "in one another"),
+        (["in", "-o", "old"], "no run has made"),
+        (["in", "-o", "out", "--engine", "ray"], "--address"),
+        (["in", "-o", "out", "--address", "127.0.0.1:1"], "--address"),
+        (["in", "-o", "out", "--workers", "2"], "--workers"),
+        (["in", "-o", "out", "--on-failure", "error"], "--on-failure"),
+        (["in", "-o", "out", "--skip-face", "1,1,5,5"], "about one photo"),
+        (["in", "-o", "out", "--keep", "eye"], "Unknown region"),
+        (["in", "-o", "s9://bucket/out"], "s9"),
+        (["in", "-o", "out", "--seed-file", "seed"], "holds no seed"),
+        (["report", "out"], "no reports"),
+    ],
+)
+def test_wrong_usage(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    make_photos(tmp_path / "in", 1)
+    make_photos(tmp_path / "old", 1)
+    (tmp_path / "seed").write_text("secret")
+    (tmp_path / "seed").chmod(0o600)
+    before = contents(tmp_path)
+    result = invoke_as_main("dataset", *arguments)
+    assert result.exit_code == 1 and message in " ".join(result.output.split()), result.output
+    assert contents(tmp_path) == before
+
+
+def test_the_page_names_the_options():
+    page = (CLONE / "docs" / "datasets.md").read_text()
+    rows = re.findall(r"^\| `(--[a-z-]+)` \|", page, flags=re.MULTILINE)
+    group = typer.main.get_command(app).commands["dataset"]
+    parameters = group.commands["run"].params
+    known = {name for parameter in parameters for name in parameter.opts}
+    shared = {
+        name for parameter in typer.main.get_command(app).commands["anonymize"].params for name in parameter.opts
+    }
+    assert set(rows) == {name for name in known - shared if name.startswith("--")} | {"--output"}

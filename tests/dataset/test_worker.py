@@ -1,0 +1,72 @@
+"""The worker with nullface-tiny: what it cannot anonymize is null and refused, and without its models it does nothing."""
+
+import io
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from skimage import data
+
+from nullface_pipeline.dataset import ShardWorker, begin, find_shards, run_local
+from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.tiny_model import TINY_PRESETS
+
+from .samples import make_job
+
+
+QUICK = {**TINY_PRESETS["preview"], "max_attempts": 1}
+
+
+def encoded(image, kind="JPEG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture
+def poisoned(tmp_path):
+    """A face, nobody, a damaged file, nothing, and the face again."""
+    face = encoded(PIL.Image.fromarray(data.astronaut()[:300, 60:360]))
+    rows = [face, encoded(PIL.Image.new("RGB", (200, 200), "white"), "PNG"), face[: len(face) // 2], None, face]
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"image": rows, "id": ["a", "wall", "half", "none", "b"]}), tmp_path / "in" / "x.parquet")
+    return rows
+
+
+def rows_after(tmp_path, **options):
+    job = make_job(
+        tmp_path / "in", tmp_path / "out", id_column="id", columns=("id",), options=PhotoOptions(**QUICK, **options)
+    )
+    (outcome,) = run_local(job, begin(job, find_shards(job)))
+    assert outcome.photos == 5 and not outcome.failed
+    return outcome, pq.read_table(tmp_path / "out" / "x.parquet").to_pylist()
+
+
+def test_poisoned_rows_are_null_and_the_others_are_other_people(tmp_path, poisoned):
+    outcome, rows = rows_after(tmp_path, similarity_threshold=1.0, accept_recognizable=True)
+    assert (outcome.anonymized + outcome.covered, outcome.refused) == (2, 3)
+    assert [row["image"] is None for row in rows] == [False, True, True, True, False]
+    for row, reason in zip(rows[1:4], ("No face", "damaged or cut off", "no picture")):
+        assert reason in row["refused"]
+    before, first, second = (
+        np.asarray(PIL.Image.open(io.BytesIO(image)).convert("RGB")).astype(int)[90:150, 140:190]
+        for image in (poisoned[0], rows[0]["image"], rows[4]["image"])
+    )
+    assert np.abs(first - before).mean() > 3 and np.abs(second - before).mean() > 3
+    assert (first != second).any(), "noise of its own for each row"
+    report = pq.read_table(tmp_path / "out-reports" / "x.parquet.report.parquet").to_pylist()
+    assert [row["unet_evaluations"] for row in report] == [8, 0, 0, 0, 8]
+
+
+def test_faces_that_cannot_be_hidden_are_refused_rows(tmp_path, poisoned):
+    outcome, rows = rows_after(tmp_path, similarity_threshold=-1.0, on_failure="error")
+    assert outcome.refused == 5 and not any(row["image"] for row in rows)
+
+
+def test_a_model_that_cannot_be_loaded_stops_the_job(tmp_path, poisoned):
+    job = make_job(tmp_path / "in", tmp_path / "out", model=str(tmp_path / "in"))
+    with pytest.raises(Exception, match="model_index|config|in"):
+        ShardWorker(job)
+    assert not (tmp_path / "out").exists()
