@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -12,12 +13,18 @@ TEMPORARY_PATTERN = ".nullface-*.part"
 
 def write_whole(path: Path, data: bytes) -> None:
     """The file under its name, complete and on the disk, or nothing."""
+    with whole_file(path) as temporary, temporary.open("xb") as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name to write a file under; it gets its own at the end, complete and on the disk, or there is nothing."""
     # Not the photo's own name with something added: that may be as long as names can be.
     temporary = path.with_name(TEMPORARY_PATTERN.replace("*", secrets.token_hex(8)))
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:

@@ -91,7 +91,7 @@ def track_states(track: Track, times: np.ndarray, render: bool = True) -> TrackS
     before = np.searchsorted(track.frames, frames, side="right") - 1
     inside = (before >= 0) & (after < len(track.frames))
     lower, upper = np.clip(before, 0, None), np.clip(after, None, len(track.frames) - 1)
-    gap = np.where(inside, track.frames[upper] - track.frames[lower] - 1, end)
+    gap = np.where(inside, track.frames[upper] - track.frames[lower] - 1, SHORT_GAP + 1)
     states = np.where(gap < 0, State.seen, np.where(gap <= SHORT_GAP, State.gap, State.covered))
     if not render or len(track.frames) < SHORTEST:
         states[:] = State.covered

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from nullface_pipeline.photo_files import DIGITAL_SOURCE_TYPE
 from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_av, open_input
 
 
@@ -38,9 +39,6 @@ PITCH = 2 ** (-3 / 12)
 
 # FFmpeg's numbers for ITU-R BT.709 and for the limited range.
 _BT709, _LIMITED = 1, 1
-
-# IPTC's word for a picture that is partly made by AI.
-AI_MARK = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 
 
 def output_suffix(source: Path) -> str:
@@ -102,7 +100,7 @@ def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: s
     container_format, _, audio_encoder = FORMATS[suffix]
     fast_start = {"movflags": "+faststart"} if suffix != ".webm" else {}
     with av.open(str(path), "w", format=container_format, options=fast_start) as output, open_input(original) as input:
-        output.metadata["comment"] = AI_MARK
+        output.metadata["comment"] = DIGITAL_SOURCE_TYPE
         with open_input(segments[0]) as first:
             template = first.streams.video[0]
             stream = output.add_stream_from_template(template)
