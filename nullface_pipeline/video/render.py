@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from nullface_pipeline.face_edit import (
@@ -49,6 +50,9 @@ AROUND_FAILURE = 3
 PROBES, PROBES_APART = 8, 8
 PROBE_MARGIN = 0.05
 
+# Share of a place that a new face has to fill for nothing of the old one to be left there.
+FILLED = 0.9
+
 # How often a piece is made again. What is found then would be found for ever.
 MOST_PASSES = 5
 
@@ -69,6 +73,7 @@ class Rendering:
         tracks (`list[TrackStates]`): all of them, by number. Faces that only a finished piece shows are added.
         identities (`list[np.ndarray]`): (512,) for each track that is anonymized: whom its new face is to be unlike.
         strengths (`list[int]`): for each of them, which of `stronger`'s attempts it gets.
+        hosts (`list[int | None]`): for each of the tracks that were there at first, whose faces it is a part of.
     """
 
     pipe: Any
@@ -80,6 +85,7 @@ class Rendering:
     tracks: list[TrackStates]
     identities: list[np.ndarray]
     strengths: list[int]
+    hosts: list[int | None]
 
     @property
     def threshold(self) -> float:
@@ -111,9 +117,7 @@ class Piece:
     failed: set[tuple[int, int]] = field(default_factory=set)
 
 
-def windows(
-    frames: Iterator[Frame], spans: list[tuple[int, int]]
-) -> Iterator[tuple[int, int, dict[int, Frame]]]:
+def windows(frames: Iterator[Frame], spans: list[tuple[int, int]]) -> Iterator[tuple[int, int, dict[int, Frame]]]:
     """(start, end, frames by number) of each span, with `STEADY` frames more to either side; no more is held."""
     source = enumerate(frames)
     held: dict[int, Frame] = {}
@@ -226,37 +230,62 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
         FaceNotHiddenError: if not every face of the frame is accounted for.
     """
     before = piece.window[number].pixels
-    covers = patches(rendering, piece, number)
-    hidden = uncovered(piece, number, covers)
-    pixels = paste_all(before, list(hidden.values()))
-    for _, box, margin in covers:
+    done = decide(rendering, piece, number)
+    hidden = tuple(done.hidden.values())
+    pixels = paste_all(before, list(hidden))
+    for box, margin in done.covered.values():
         pixels = cover_face(pixels, box, margin)
-    faces = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for _, box, _ in covers)
     there = [index for index, states in enumerate(rendering.tracks) if states.at(number) is not None]
-    if there != sorted([*(index for index, _, _ in covers), *hidden]):
+    if there != sorted([*done.hidden, *done.covered, *done.parts]):
         raise FaceNotHiddenError(f"Not every face of frame {number} is accounted for; nothing is written.")
-    found = FoundFaces(before, tuple(target.face for target in hidden.values()), faces, ())
-    check_finished(found, FinishedFaces(pixels, tuple(hidden.values()), (), faces))
+    covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box, _ in done.covered.values())
+    found = FoundFaces(before, tuple(target.face for target in hidden), covered, ())
+    check_finished(found, FinishedFaces(pixels, hidden, (), covered))
     return pixels
 
 
-Patch = tuple[int, np.ndarray, float]
+@dataclass(frozen=True, eq=False)
+class Done:
+    """What is done with each track in one frame; each is in one of the three.
+
+    Attributes:
+        hidden (`dict[int, FaceTarget]`): replaced by a new face.
+        covered (`dict[int, tuple[np.ndarray, float]]`): box and margin of a patch.
+        parts (`list[int]`): parts of faces that are replaced, such as a mouth that was taken for a face.
+    """
+
+    hidden: dict[int, FaceTarget]
+    covered: dict[int, tuple[np.ndarray, float]]
+    parts: list[int]
 
 
-def patches(rendering: Rendering, piece: Piece, number: int) -> list[Patch]:
-    """(track, box, margin) of all that is covered in a frame."""
-    covers: list[Patch] = []
+def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
+    """What is done with each track in a frame."""
+    targets = piece.targets.get(number, {})
+    hidden = {index: target for index, target in targets.items() if not is_near_failure(piece, number, index)}
+    done = Done(hidden, {}, [])
     for index, states in enumerate(rendering.tracks):
         place = states.at(number)
-        if place is not None and (states.states[place] == State.covered or is_near_failure(piece, number, index)):
-            covers.append((index, states.patches[place], float(states.margins[place])))
-    return covers
+        if place is None or index in hidden:
+            continue
+        host = rendering.hosts[index] if index < len(rendering.hosts) else None
+        # Where the part was not found itself, it is somewhere in its host's face.
+        seen = number in states.track.frames
+        if host in hidden and (not seen or is_filled(hidden[host], states.boxes[place])):
+            done.parts.append(index)
+        else:
+            done.covered[index] = (states.patches[place], float(states.margins[place]))
+    return done
 
 
-def uncovered(piece: Piece, number: int, covers: list[Patch]) -> dict[int, FaceTarget]:
-    """The new faces of a frame that no patch replaces, by track."""
-    covered = {index for index, _, _ in covers}
-    return {index: target for index, target in piece.targets.get(number, {}).items() if index not in covered}
+def is_filled(target: FaceTarget, box: np.ndarray) -> bool:
+    """Whether a new face replaces what is in a box (x0, y0, x1, y1) of the frame."""
+    x0, y0, x1, y1 = box
+    corners = target.crop.points_to_crop(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]))
+    if corners.min() < 0 or corners.max() > target.crop.size - 1:
+        return False
+    inside = cv2.fillConvexPoly(np.zeros(target.mask.shape, np.uint8), corners.round().astype(np.int32), 1) > 0
+    return bool((target.mask[inside] > 0.5).mean() >= FILLED)
 
 
 def is_near_failure(piece: Piece, number: int, index: int) -> bool:
@@ -280,13 +309,14 @@ def look_again(
         # Without the row that makes a side even.
         shown = np.ascontiguousarray(frame.pixels[: before.shape[0], : before.shape[1]])
         seen = search_faces(rendering.pipe.face_analyser, shown)
-        hidden = uncovered(piece, number, patches(rendering, piece, number))
+        hidden = decide(rendering, piece, number).hidden
         for index, target in hidden.items():
             # No number is not below the threshold.
             if not likeness(rendering, index, target, before, shown, seen) < rendering.threshold:
                 failed.add((number, index))
         known = [target.face for target in hidden.values()]
-        found += [(number, face.box) for face in unmatched_faces(seen, known)]
+        others = [face.box for face in unmatched_faces(seen, known)]
+        found += [(number, box) for box in others if not any(is_filled(target, box) for target in hidden.values())]
     return failed, found
 
 

@@ -17,16 +17,16 @@ from nullface_pipeline.video.reader import VideoInfo, read_frames, read_info
 from nullface_pipeline.video.render import (
     Piece,
     Rendering,
+    decide,
     needed_strength,
-    patches,
     probe_frame,
     probe_frames,
     render_piece,
     windows,
 )
 from nullface_pipeline.video.shots import find_shots
-from nullface_pipeline.video.states import SHORTEST, State, TrackStates, track_states
-from nullface_pipeline.video.tracks import Track, link_faces
+from nullface_pipeline.video.states import State, TrackStates, track_states
+from nullface_pipeline.video.tracks import Track, find_hosts, link_faces
 from nullface_pipeline.video.work import Work
 from nullface_pipeline.video.writer import check_audio, join_segments
 
@@ -155,8 +155,15 @@ COUNTED = ("anonymized", "gaps", "covered", "failed", "found", "patched_frames",
 
 def check_video_options(options: PhotoOptions) -> None:
     """That nothing is asked that only makes sense for a photo; raises ValueError."""
-    if options.skip_faces or options.keep_mask is not None or options.people is not None or options.on_failure != "cover":
-        raise ValueError("`skip_faces`, `keep_mask`, `people` and `on_failure='error'` are for photos, not for videos.")
+    if (
+        options.skip_faces
+        or options.keep_mask is not None
+        or options.people is not None
+        or options.on_failure != "cover"
+    ):
+        raise ValueError(
+            "`skip_faces`, `keep_mask`, `people` and `on_failure='error'` are for photos, not for videos."
+        )
 
 
 def plan(
@@ -168,11 +175,14 @@ def plan(
     tell: Tell,
 ) -> Rendering:
     """What happens to each track in each frame, how strong, and what an earlier run found besides."""
-    wanted = [track.size >= options.min_face and len(track.frames) >= SHORTEST for track in video.tracks]
-    states = [track_states(track, video.times, render) for track, render in zip(video.tracks, wanted)]
+    hosts = find_hosts(video.tracks)
+    states = [
+        track_states(track, video.times, render=host is None and track.size >= options.min_face)
+        for track, host in zip(video.tracks, hosts)
+    ]
     identities = [track.embedding for track in video.tracks] if identities is None else list(identities)
     none = [0] * len(states)
-    trial = Rendering(pipe, options, work.seed, video.info, video.times, video.shots, states, identities, none)
+    trial = Rendering(pipe, options, work.seed, video.info, video.times, video.shots, states, identities, none, hosts)
     strengths = find_strengths(trial, video.path, work, tell)
     tracks = [
         one if strength is not None else track_states(one.track, video.times, render=False)
@@ -191,7 +201,7 @@ def find_strengths(rendering: Rendering, path: Path, work: Work, tell: Tell) -> 
         for number in probe_frames(states):
             wanted.setdefault(number, []).append(index)
     probes: list[list[int | None]] = [[] for _ in rendering.tracks]
-    done = {number: needed for number, needed in work.lines("probes.jsonl")}
+    done = dict(work.lines("probes.jsonl"))
     pending = set(wanted) - set(done)
     if pending:
         for number, frame in enumerate(read_frames(path)):
@@ -245,13 +255,13 @@ def count(rendering: Rendering, piece: Piece, found: int) -> dict[str, int]:
     counts = Counter(failed=len({place for place in piece.failed if piece.start <= place[0] < piece.end}), found=found)
     before: dict[int, bool] = {}
     for number in range(piece.start, piece.end):
-        covered = {index for index, _, _ in patches(rendering, piece, number)}
-        now = {i: i in covered for i, states in enumerate(rendering.tracks) if states.at(number) is not None}
-        counts["covered"] += len(covered)
-        counts["patched_frames"] += bool(covered)
-        counts["switches"] += sum(before.get(index, hidden) != hidden for index, hidden in now.items())
-        for index in set(now) - covered:
+        done = decide(rendering, piece, number)
+        counts["covered"] += len(done.covered)
+        counts["patched_frames"] += bool(done.covered)
+        for index in done.hidden:
             counts[_word(rendering.tracks[index], number)] += 1
+        now = dict.fromkeys(done.hidden, False) | dict.fromkeys(done.covered, True)
+        counts["switches"] += sum(before.get(index, covered) != covered for index, covered in now.items())
         before = now
     return dict(counts)
 

@@ -27,6 +27,10 @@ REACH = 1.5
 LONGEST_GAP = 2.0
 SPEED = 2.0
 
+# A detector may take a mouth for a face. Such a track lies within another one, by so much of each of its boxes in so many
+# of its frames, and is at most so large.
+PART_INSIDE, PART_FRAMES, PART_SIZE = 0.9, 0.8, 0.6
+
 
 @dataclass(frozen=True, eq=False)
 class Track:
@@ -161,6 +165,25 @@ def _as_track(seen: Look, chain: list[_Piece]) -> Track:
     total = sum((piece.total for piece in chain), start=np.zeros(512))
     embedding = (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
     return Track(frames, seen.faces["box"][rows], seen.faces["landmarks"][rows], chain[0].shot, embedding)
+
+
+def find_hosts(tracks: Sequence[Track]) -> list[int | None]:
+    """For each track the number of the one whose faces it is a part of, or None."""
+    return [
+        next((number for number, host in enumerate(tracks) if host is not part and is_part(part, host)), None)
+        for part in tracks
+    ]
+
+
+def is_part(part: Track, host: Track) -> bool:
+    """Whether a track lies within the faces of another one almost all the time, and is much smaller."""
+    _, own, others = np.intersect1d(part.frames, host.frames, return_indices=True)
+    if part.size > PART_SIZE * host.size or len(own) < PART_FRAMES * len(part.frames):
+        return False
+    inner, outer = part.boxes[own], host.boxes[others]
+    shared = np.minimum(inner[:, 2:], outer[:, 2:]) - np.maximum(inner[:, :2], outer[:, :2])
+    inside = np.clip(shared, 0, None).prod(axis=1) >= PART_INSIDE * (inner[:, 2:] - inner[:, :2]).prod(axis=1)
+    return bool(inside.sum() >= PART_FRAMES * len(part.frames))
 
 
 def _best_pairs(scores: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:

@@ -20,7 +20,10 @@ from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_
 # Suffix of the output -> FFmpeg's container, encoder of the picture and its options, encoder of sound.
 # No frame is encoded out of its order, so that pieces can be joined and times stay exact.
 _H264 = ("libx264", {"crf": "18", "preset": "medium"})
-_VP9 = ("libvpx-vp9", {"crf": "24", "b": "0", "lag-in-frames": "0", "auto-alt-ref": "0", "row-mt": "1", "cpu-used": "4"})
+_VP9 = (
+    "libvpx-vp9",
+    {"crf": "24", "b": "0", "lag-in-frames": "0", "auto-alt-ref": "0", "row-mt": "1", "cpu-used": "4"},
+)
 FORMATS: dict[str, tuple[str, tuple[str, dict[str, str]], str]] = {
     ".mp4": ("mp4", _H264, "aac"),
     ".m4v": ("mp4", _H264, "aac"),

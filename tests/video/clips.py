@@ -194,5 +194,8 @@ def read_back(path: Path) -> tuple[np.ndarray, list[Fraction]]:
     import av
 
     with av.open(str(path)) as container:
-        decoded = [(frame.to_ndarray(format="rgb24"), Fraction(frame.pts * frame.time_base)) for frame in container.decode(video=0)]
+        decoded = [
+            (frame.to_ndarray(format="rgb24"), Fraction(frame.pts * frame.time_base))
+            for frame in container.decode(video=0)
+        ]
     return np.stack([pixels for pixels, _ in decoded]), [time for _, time in decoded]

@@ -19,7 +19,9 @@ PTS = [0, 40, 90, 130, 250, 290, 300, 350, 420, 460]
 
 def pictures(count=10, height=48, width=64):
     """Frames of which each has its own grey, and a bright corner at the top left."""
-    frames = np.full((count, height, width, 3), 60, dtype=np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None]
+    frames = (
+        np.full((count, height, width, 3), 60, dtype=np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None]
+    )
     frames[:, : height // 4, : width // 4] = 230
     return frames
 
@@ -76,7 +78,9 @@ def test_damaged_frames_refuse_the_file(tmp_path, damage):
     import av
 
     rng = np.random.default_rng(0)
-    moving = np.stack([np.roll(rng.integers(0, 255, (120, 160, 3)), 3 * n, axis=1) for n in range(10)]).astype(np.uint8)
+    moving = np.stack([np.roll(rng.integers(0, 255, (120, 160, 3)), 3 * n, axis=1) for n in range(10)]).astype(
+        np.uint8
+    )
     path = write_clip(tmp_path / "a.mp4", moving, PTS)
     with av.open(str(path)) as container:
         place, size = next((p.pos, p.size) for p in list(container.demux(video=0))[5:] if p.size)

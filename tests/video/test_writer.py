@@ -82,7 +82,9 @@ def test_lowered_sound_is_lower_and_as_long(tmp_path, suffix):
 def sound(path):
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
-    return np.concatenate([frame.to_ndarray().reshape(-1, frame.samples)[0] for frame in frames]), frames[0].sample_rate
+    return np.concatenate([frame.to_ndarray().reshape(-1, frame.samples)[0] for frame in frames]), frames[
+        0
+    ].sample_rate
 
 
 def test_sound_that_a_container_does_not_take_is_refused(tmp_path):
@@ -100,6 +102,8 @@ def test_shape_of_pixels_is_kept(tmp_path):
     assert read_info(tmp_path / "a.mp4").pixel_aspect == Fraction(4, 3)
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("a.MP4", ".mp4"), ("a.mov", ".mov"), ("a.webm", ".webm"), ("a.mkv", ".mp4")])
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("a.MP4", ".mp4"), ("a.mov", ".mov"), ("a.webm", ".webm"), ("a.mkv", ".mp4")]
+)
 def test_kind_of_the_result(tmp_path, name, suffix):
     assert output_suffix(tmp_path / name) == suffix
