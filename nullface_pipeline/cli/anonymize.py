@@ -249,7 +249,7 @@ def _run(asked: Asked, jobs: "list[PhotoJob]", record: "ResultRecord") -> "list[
     """Go through the photos; each is reported once it is on the disk."""
     from nullface_pipeline.photo_folder import anonymize_photos
 
-    pipe = _load(asked)
+    pipe = load_pipeline(asked.model, asked.device, asked.dtype, asked.detection_threshold)
     outcomes = anonymize_photos(_face_hider(pipe, asked), jobs, asked.keep_metadata, asked.digest, record.add)
     results: "list[PhotoOutcome]" = []
     faces = 0
@@ -276,20 +276,20 @@ def _tell(outcome: "PhotoOutcome", report: Path | None) -> None:
         append_to_report(report, outcome)
 
 
-def _load(asked: Asked) -> Any:
+def load_pipeline(model: str, device: str | None, dtype: Dtype | None, detection_threshold: float) -> Any:
+    """A pipeline as the command's options say; ends the command if it cannot be loaded."""
     import torch
 
     from nullface_pipeline.model_sets import load_model_set
 
     quiet_libraries()
-    if asked.model == "tiny":
+    if model == "tiny":
         console.print(TINY_NOTICE, soft_wrap=True)
-    dtype = None if asked.dtype is None else getattr(torch, asked.dtype)
     try:
-        return load_model_set(asked.model, asked.device, dtype, asked.detection_threshold)
+        return load_model_set(model, device, None if dtype is None else getattr(torch, dtype), detection_threshold)
     # Libraries raise what they like for a device or a model that is not there.
     except Exception as error:
-        fail(f"The model {asked.model!r} could not be loaded: {words(error).splitlines()[0]}")
+        fail(f"The model {model!r} could not be loaded: {words(error).splitlines()[0]}")
 
 
 def _face_hider(pipe: Any, asked: Asked) -> "Callable[[PhotoFile, str], AnonymizedPhoto]":

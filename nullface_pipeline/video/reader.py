@@ -130,6 +130,9 @@ def open_input(path: Path) -> Iterator[Any]:
     except FileNotFoundError as error:
         raise VideoError("It does not exist.") from error
     except av.error.FFmpegError as error:
+        # A full disk, say, which is no matter of this file.
+        if isinstance(error, OSError):
+            raise
         raise VideoError(
             f"It is no video that can be read, or damaged ({error.strerror}): encode it again first, with a player or editor "
             "that shows all of it."

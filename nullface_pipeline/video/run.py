@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nullface_pipeline.albums import group_people, person_embeddings
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.photo import check_pipeline
 from nullface_pipeline.photo_files import whole_file
@@ -268,3 +269,25 @@ def count(rendering: Rendering, piece: Piece, found: int) -> dict[str, int]:
 
 def _word(states: TrackStates, number: int) -> str:
     return "gaps" if states.states[number - states.first] == State.gap else "anonymized"
+
+
+def one_face_a_person(videos: Sequence[LinkedVideo], same_person: float) -> list[list[np.ndarray]]:
+    """For each video, whom each track's new face is to be unlike, if a person is to get one face in all of them.
+
+    Args:
+        same_person (`float`): similarity from which on two faces are taken for one person.
+    """
+    tracks = [(number, track) for number, video in enumerate(videos) for track in video.tracks]
+    embeddings = [track.embedding for _, track in tracks]
+    apart = np.array([[one == other and overlap_in_time(a, b) for other, b in tracks] for one, a in tracks])
+    groups = group_people(embeddings, apart, same_person)
+    people = dict(zip(np.unique(groups), person_embeddings(embeddings, groups)))
+    identities: list[list[np.ndarray]] = [[] for _ in videos]
+    for (number, _), group in zip(tracks, groups):
+        identities[number].append(people[group])
+    return identities
+
+
+def overlap_in_time(first: Track, second: Track) -> bool:
+    """Whether two tracks of one video show two people at once."""
+    return bool(np.isin(first.frames, second.frames).any())

@@ -21,11 +21,13 @@ class Clip:
         frames (`np.ndarray`): (N, H, W, 3) uint8 RGB.
         boxes (`list[dict[str, np.ndarray]]`): for each frame, (4,) x0, y0, x1, y1 by the person's name; part of a box
             may lie outside.
+        matrices (`list[dict[str, np.ndarray]]`): the same, (2, 3) from the portrait to the frame.
         pts (`list[int]`): in milliseconds.
     """
 
     frames: np.ndarray
     boxes: list[dict[str, np.ndarray]] = field(default_factory=list)
+    matrices: list[dict[str, np.ndarray]] = field(default_factory=list)
     pts: list[int] = field(default_factory=list)
 
 
@@ -52,7 +54,7 @@ Motion = Callable[[float], tuple[float, float, float, float]]
 
 
 def draw(frame: np.ndarray, portrait: Portrait, x: float, y: float, height: float, tilt: float) -> np.ndarray:
-    """Paste a portrait into a frame, in place, by an ellipse around its head; returns the box of the face."""
+    """Paste a portrait into a frame, in place, by an ellipse around its head; returns the matrix from there."""
     centre = (portrait.box[:2] + portrait.box[2:]) / 2.0
     size = portrait.box[2:] - portrait.box[:2]
     scale = height / size[1]
@@ -66,7 +68,12 @@ def draw(frame: np.ndarray, portrait: Portrait, x: float, y: float, height: floa
     weight = cv2.warpAffine(mask, matrix, shape)[..., None]
     face = cv2.warpAffine(portrait.pixels, matrix, shape, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     frame[:] = np.rint(frame + weight * (face - frame)).astype(np.uint8)
-    x0, y0, x1, y1 = portrait.box
+    return matrix
+
+
+def moved_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """(4,) the box around a box that a (2, 3) matrix moves."""
+    x0, y0, x1, y1 = box
     corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]) @ matrix[:, :2].T + matrix[:, 2]
     return np.concatenate([corners.min(axis=0), corners.max(axis=0)])
 
@@ -95,21 +102,24 @@ def make_clip(
         change (`Callable`, *optional*): what else happens to a frame: a bar, a blur.
     """
     rng = np.random.default_rng(seed)
-    frames, boxes = [], []
+    frames, boxes, matrices = [], [], []
     for number in range(count):
         frame = background(*size, seed=seed)
         true: dict[str, np.ndarray] = {}
+        moved: dict[str, np.ndarray] = {}
         for name, (portrait, motion) in people.items():
             place = motion(number / fps)
             if np.isfinite(place).all():
-                true[name] = draw(frame, portrait, *place)
+                moved[name] = draw(frame, portrait, *place)
+                true[name] = moved_box(portrait.box, moved[name])
         if change is not None:
             frame = change(number, frame)
         noisy = frame + rng.normal(0.0, noise, frame.shape)
         frames.append(np.clip(np.rint(noisy), 0, 255).astype(np.uint8))
         boxes.append({name: box for name, box in true.items() if shows(box, size)})
+        matrices.append({name: moved[name] for name in boxes[-1]})
     pts = [round(1000 * number / fps) for number in range(count)]
-    return Clip(np.stack(frames), boxes, pts)
+    return Clip(np.stack(frames), boxes, matrices, pts)
 
 
 def shows(box: np.ndarray, size: tuple[int, int]) -> bool:
