@@ -12,6 +12,7 @@ from scipy.spatial.distance import squareform
 
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.photo_records import PhotoRefusedError
 
 
 # How much more alike than what is taken for the same person two groups of faces have to be to be one person's: to give
@@ -35,7 +36,11 @@ def find_people(analyser: Any, photos: Iterable[np.ndarray]) -> np.ndarray:
     embeddings: list[np.ndarray] = []
     owners: list[int] = []
     for number, photo in enumerate(photos):
-        faces = search_faces(analyser, photo)
+        try:
+            faces = search_faces(analyser, photo)
+        # It will be refused when it is its turn.
+        except PhotoRefusedError:
+            continue
         embeddings += [face.embedding for face in faces]
         owners += [number] * len(faces)
     apart = np.equal.outer(owners, owners)

@@ -82,7 +82,7 @@ def test_a_pipelines_file_names_the_whole_core(path):
 
 def test_nobody_is_left_out():
     flat = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert flat == CORE | {"model_sets", "tiny_model"}
+    assert flat == CORE | {"albums", "model_sets", "tiny_model"}
 
 
 @pytest.mark.parametrize("room", WITHOUT_TORCH)

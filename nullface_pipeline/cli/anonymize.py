@@ -53,6 +53,7 @@ class Asked:
     min_face: float
     batch_faces: int
     keep_metadata: bool
+    same_face: bool
     report: Path | None
     contact_sheet: Path | None
     resume: bool
@@ -73,10 +74,10 @@ class Asked:
             batch_faces=self.batch_faces,
         )
 
-    @property
-    def digest(self) -> str:
-        """Of all that decides on a result, but for the seed, see `options_digest`."""
-        from nullface_pipeline.photo_folder import options_digest
+    def digest(self, jobs: "list[PhotoJob]") -> str:
+        """Of all that decides on a result, but for the seed, see `options_digest`; of all photos too, if a person is to
+        have one face in them."""
+        from nullface_pipeline.photo_folder import file_digest, options_digest
 
         photo = self.photo_options
         return options_digest(
@@ -90,6 +91,7 @@ class Asked:
                 "on_failure": photo.on_failure,
                 "detection_threshold": self.detection_threshold,
                 "keep_metadata": self.keep_metadata,
+                **({"album": sorted(file_digest(job.source) or "" for job in jobs)} if self.same_face else {}),
             }
         )
 
@@ -139,6 +141,9 @@ def anonymize(
     ] = 0.0,
     batch_faces: Annotated[int, typer.Option(min=1, max=1024, help="Faces in one batch.")] = 8,
     keep_metadata: Annotated[bool, typer.Option(help="Keep the EXIF, GPS included; never its thumbnail.")] = False,
+    same_face: Annotated[
+        bool, typer.Option("--same-face", help="One new face for a person in all photos: a pseudonym.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(parser=written_path, help="Append one JSON line a photo to this file.")
     ] = None,
@@ -227,14 +232,15 @@ def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     check_no_previews(asked.output, jobs)
     if asked.contact_sheet is not None and not asked.overwrite:
         check_replaceable(planned_pages(asked.contact_sheet, len(jobs)), earlier.record)
-    split = split_jobs(jobs, asked.digest, earlier, asked.resume, asked.overwrite)
+    options = asked.digest(jobs)
+    split = split_jobs(jobs, options, earlier, asked.resume, asked.overwrite)
     remove_leftovers({asked.output, *(job.output.parent for job in jobs)}, asked.output)
     outcomes = list(split.finished)
     for outcome in split.refused:
         _tell(outcome, asked.report)
         outcomes.append(outcome)
     if split.pending:
-        outcomes += _run(asked, split.pending, earlier.record)
+        outcomes += _run(asked, jobs, split.pending, options, earlier.record)
     console.print(outcomes_table(outcomes))
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
@@ -245,16 +251,21 @@ def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     return exit_code(outcomes)
 
 
-def _run(asked: Asked, jobs: "list[PhotoJob]", record: "ResultRecord") -> "list[PhotoOutcome]":
-    """Go through the photos; each is reported once it is on the disk."""
-    from nullface_pipeline.photo_folder import anonymize_photos
+def _run(
+    asked: Asked, jobs: "list[PhotoJob]", pending: "list[PhotoJob]", options: str, record: "ResultRecord"
+) -> "list[PhotoOutcome]":
+    """Go through the photos that are not done; each is reported once it is on the disk."""
+    from nullface_pipeline.albums import find_people
+    from nullface_pipeline.photo_folder import anonymize_photos, read_album
 
     pipe = load_pipeline(asked.model, asked.device, asked.dtype, asked.detection_threshold)
-    outcomes = anonymize_photos(_face_hider(pipe, asked), jobs, asked.keep_metadata, asked.digest, record.add)
+    # Who is who is told by all photos, also those that are done.
+    people = find_people(pipe.face_analyser, read_album(jobs)) if asked.same_face else None
+    outcomes = anonymize_photos(_face_hider(pipe, asked, people), pending, asked.keep_metadata, options, record.add)
     results: "list[PhotoOutcome]" = []
     faces = 0
     with _progress() as progress:
-        task = progress.add_task("photos", total=len(jobs), faces=0)
+        task = progress.add_task("photos", total=len(pending), faces=0)
         for outcome in outcomes:
             results.append(outcome)
             faces += len(outcome.faces)
@@ -292,12 +303,12 @@ def load_pipeline(model: str, device: str | None, dtype: Dtype | None, detection
         fail(f"The model {model!r} could not be loaded: {words(error).splitlines()[0]}")
 
 
-def _face_hider(pipe: Any, asked: Asked) -> "Callable[[PhotoFile, str], AnonymizedPhoto]":
+def _face_hider(pipe: Any, asked: Asked, people: Any | None) -> "Callable[[PhotoFile, str], AnonymizedPhoto]":
     from nullface_pipeline.model_sets import preset_settings
     from nullface_pipeline.photo import check_pipeline
     from nullface_pipeline.photo_folder import anonymize_file
 
-    options = replace(asked.photo_options, **preset_settings(asked.model, asked.preset, asked.fast))
+    options = replace(asked.photo_options, people=people, **preset_settings(asked.model, asked.preset, asked.fast))
     try:
         check_pipeline(pipe, options)
     except (RuntimeError, TypeError, ValueError) as error:

@@ -43,9 +43,11 @@ class Look:
 
 def read_look(folder: Path) -> Look:
     """As far as `look` has come in a folder."""
-    frames = _entries(folder / "frames.bin", FRAME)
+    frames, faces = _entries(folder / "frames.bin", FRAME), _entries(folder / "faces.bin", FACE)
     starts = np.concatenate([[0], np.cumsum(frames["faces"])]).astype(np.int64)
-    return Look(frames, _entries(folder / "faces.bin", FACE)[: starts[-1]], starts)
+    # Only frames of which all faces are there.
+    starts = starts[starts <= len(faces)]
+    return Look(frames[: len(starts) - 1], faces[: starts[-1]], starts)
 
 
 def _entries(path: Path, kind: np.dtype) -> np.ndarray:

@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-
-pytest.importorskip("av")
-
 from nullface_pipeline.video.reader import VideoError, read_frames, read_info
 
 from .clips import MILLISECOND, write_clip
+
+
+pytest.importorskip("av")
 
 
 PTS = [0, 40, 90, 130, 250, 290, 300, 350, 420, 460]

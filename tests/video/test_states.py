@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nullface_pipeline.video.states import LARGEST, MARGIN, State, smooth, track_states
+from nullface_pipeline.video.states import LARGEST, MARGIN, smooth, track_states
 from nullface_pipeline.video.tracks import Track
 
 from .test_tracks import ANN, FPS, box, landmarks

@@ -5,14 +5,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-
-av = pytest.importorskip("av")
-
 from nullface_pipeline.video.reader import Frame, VideoError, read_frames, read_info
 from nullface_pipeline.video.writer import check_audio, join_segments, output_suffix, write_segment
 
 from .clips import MILLISECOND, read_back, write_clip
 from .test_reader import pictures
+
+
+av = pytest.importorskip("av")
 
 
 PTS = [0, 40, 90, 130, 250, 290, 300, 350, 420, 460]
