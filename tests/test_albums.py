@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nullface_pipeline.albums import find_people, group_people, person_embeddings
+from nullface_pipeline.face_search import search_faces
 
 from .video.clips import astronaut
 from .video.test_tracks import SAME, person, seen_as
@@ -58,7 +59,8 @@ def test_a_person_is_the_mean_of_the_faces():
 
 
 def test_people_of_photos(pipe):
-    """The same picture twice and once turned around is one person; an empty one shows nobody."""
+    """A picture and the same a little darker show the same people; an empty one shows nobody."""
     photo = astronaut().pixels
-    people = find_people(pipe.face_analyser, [photo, np.full_like(photo, 128), photo[:, ::-1]])
-    assert people.shape == (1, 512)
+    count = len(search_faces(pipe.face_analyser, photo))
+    people = find_people(pipe.face_analyser, [photo, np.full_like(photo, 128), photo - photo // 10])
+    assert people.shape == (count, 512) and count >= 1

@@ -95,7 +95,7 @@ class Rendering:
         """Have a face covered that only a finished piece showed: a track of one frame."""
         shot = next(shot for shot in self.shots if shot[0] <= number < shot[1])
         landmarks = np.zeros((1, 5, 2), dtype=np.float32)
-        track = Track(np.array([number]), np.asarray(box, np.float32)[None], landmarks, shot, NOBODY)
+        track = Track(np.array([number]), np.asarray(box, np.float32)[None], landmarks, np.ones(1), shot, NOBODY)
         self.tracks.append(track_states(track, self.times))
 
 
@@ -192,11 +192,16 @@ def track_target(rendering: Rendering, index: int, number: int, pixels: np.ndarr
     except ValueError:
         return None
     # What is compared later is the face at its own landmarks.
-    own = np.flatnonzero(states.track.frames == number)
-    face = _face(states, place, states.track.landmarks[own[0]]) if len(own) else smooth
+    face = seen_face(states, number) or smooth
     strength = rendering.strengths[index]
     mask = target.wider_mask if strength else target.mask
     return replace(target, face=face, mask=mask, attempts=strength)
+
+
+def seen_face(states: TrackStates, number: int) -> DetectedFace | None:
+    """A track's face as a frame was found to show it."""
+    own = np.flatnonzero(states.track.frames == number)
+    return _face(states, number - states.first, states.track.landmarks[own[0]]) if len(own) else None
 
 
 def _face(states: TrackStates, place: int, landmarks: np.ndarray) -> DetectedFace:
@@ -271,7 +276,8 @@ def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
         host = rendering.hosts[index] if index < len(rendering.hosts) else None
         # Where the part was not found itself, it is somewhere in its host's face.
         seen = number in states.track.frames
-        if host in hidden and (not seen or is_filled(hidden[host], states.boxes[place])):
+        filled = host in hidden and (not seen or is_filled(hidden[host], states.boxes[place]))
+        if filled and not is_near_failure(piece, number, index):
             done.parts.append(index)
         else:
             done.covered[index] = (states.patches[place], float(states.margins[place]))
@@ -309,32 +315,35 @@ def look_again(
         # Without the row that makes a side even.
         shown = np.ascontiguousarray(frame.pixels[: before.shape[0], : before.shape[1]])
         seen = search_faces(rendering.pipe.face_analyser, shown)
-        hidden = decide(rendering, piece, number).hidden
-        for index, target in hidden.items():
+        done = decide(rendering, piece, number)
+        faces = {index: target.face for index, target in done.hidden.items()}
+        parts = {
+            index: face for index in done.parts if (face := seen_face(rendering.tracks[index], number)) is not None
+        }
+        for index, face in (faces | parts).items():
             # No number is not below the threshold.
-            if not likeness(rendering, index, target, before, shown, seen) < rendering.threshold:
+            if not likeness(rendering, face, before, shown, seen) < rendering.threshold:
                 failed.add((number, index))
-        known = [target.face for target in hidden.values()]
-        others = [face.box for face in unmatched_faces(seen, known)]
-        found += [(number, box) for box in others if not any(is_filled(target, box) for target in hidden.values())]
+        for face in unmatched_faces(seen, list(faces.values())):
+            filled = any(is_filled(target, face.box) for target in done.hidden.values())
+            if not filled or not likeness(rendering, face, before, shown, seen) < rendering.threshold:
+                found.append((number, face.box))
     return failed, found
 
 
 def likeness(
-    rendering: Rendering,
-    index: int,
-    target: FaceTarget,
-    before: np.ndarray,
-    after: np.ndarray,
-    seen: list[DetectedFace],
+    rendering: Rendering, face: DetectedFace, before: np.ndarray, after: np.ndarray, seen: list[DetectedFace]
 ) -> float:
-    """How much a finished face resembles what the frame showed, and whom all of the track showed."""
+    """How much a finished face resembles what the frame showed, and whom all of its track showed.
+
+    Args:
+        face (`DetectedFace`): with its landmarks in this frame, and the embedding of its track.
+    """
     judge = rendering.options.judge
     analyser = rendering.pipe.face_analyser
-    analysers = [analyser] if judge is None else [analyser, judge]
-    own = closest_similarity(analysers, before, after, target.face, seen)
-    new = embed_face(analyser, after, target.face.landmarks)
-    return float(np.max([own, similarity(new, rendering.tracks[index].track.embedding)]))
+    own = closest_similarity([analyser, *([] if judge is None else [judge])], before, after, face, seen)
+    new = embed_face(analyser, after, face.landmarks)
+    return float(np.max([own, similarity(new, face.embedding)]))
 
 
 def probe_frames(states: TrackStates) -> list[int]:

@@ -40,6 +40,7 @@ class Track:
         frames (`np.ndarray`): (n,) int, ascending: where the face was found.
         boxes (`np.ndarray`): (n, 4) float32, x0, y0, x1, y1 in pixels.
         landmarks (`np.ndarray`): (n, 5, 2) float32.
+        scores (`np.ndarray`): (n,) float32, detection scores in [0, 1].
         shot (`tuple[int, int]`): first frame, and the frame after the last.
         embedding (`np.ndarray`): (512,) float32, unit norm: who it is, the faces seen best counting most; zero where
             nobody was asked.
@@ -48,6 +49,7 @@ class Track:
     frames: np.ndarray
     boxes: np.ndarray
     landmarks: np.ndarray
+    scores: np.ndarray
     shot: tuple[int, int]
     embedding: np.ndarray
 
@@ -164,7 +166,8 @@ def _as_track(seen: Look, chain: list[_Piece]) -> Track:
     frames = np.array([frame for piece in chain for frame in piece.frames])
     total = sum((piece.total for piece in chain), start=np.zeros(512))
     embedding = (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
-    return Track(frames, seen.faces["box"][rows], seen.faces["landmarks"][rows], chain[0].shot, embedding)
+    faces = seen.faces[rows]
+    return Track(frames, faces["box"], faces["landmarks"], faces["score"], chain[0].shot, embedding)
 
 
 def find_hosts(tracks: Sequence[Track]) -> list[int | None]:
@@ -176,7 +179,9 @@ def find_hosts(tracks: Sequence[Track]) -> list[int | None]:
 
 
 def is_part(part: Track, host: Track) -> bool:
-    """Whether a track lies within the faces of another one almost all the time, and is much smaller."""
+    """Whether a track lies within the faces of another one almost all the time, is much smaller and less of a face."""
+    if part.scores.mean() >= host.scores.mean():
+        return False
     _, own, others = np.intersect1d(part.frames, host.frames, return_indices=True)
     if part.size > PART_SIZE * host.size or len(own) < PART_FRAMES * len(part.frames):
         return False

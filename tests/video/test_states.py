@@ -14,7 +14,9 @@ TIMES = np.arange(200) / FPS
 
 def track(frames, shot=(0, 200), speed=2.0):
     boxes = np.stack([box(50 + speed * frame) for frame in frames])
-    return Track(np.array(frames), boxes, np.stack([landmarks(each) for each in boxes]), shot, ANN)
+    return Track(
+        np.array(frames), boxes, np.stack([landmarks(each) for each in boxes]), np.ones(len(boxes)), shot, ANN
+    )
 
 
 def words(states):

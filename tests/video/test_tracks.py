@@ -1,5 +1,7 @@
 """Linking: boxes and embeddings that are made up, so that it is known who is who."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -114,7 +116,14 @@ def test_faces_seen_best_say_who_it_is():
 
 def test_a_mouth_that_is_taken_for_a_face_is_part_of_one():
     frames = np.arange(10)
-    face = Track(frames, np.stack([box(50, size=60)] * 10), np.zeros((10, 5, 2)), (0, 10), ANN)
-    mouth = Track(frames[2:5], np.stack([box(50, 60, size=20)] * 3), np.zeros((3, 5, 2)), (0, 10), BOB)
-    beside = Track(frames[2:5], np.stack([box(80, 60, size=20)] * 3), np.zeros((3, 5, 2)), (0, 10), BOB)
+    face = Track(frames, np.stack([box(50, size=60)] * 10), np.zeros((10, 5, 2)), np.full(10, 0.9), (0, 10), ANN)
+    mouth = Track(
+        frames[2:5], np.stack([box(50, 60, size=20)] * 3), np.zeros((3, 5, 2)), np.full(3, 0.5), (0, 10), BOB
+    )
+    beside = Track(
+        frames[2:5], np.stack([box(80, 60, size=20)] * 3), np.zeros((3, 5, 2)), np.full(3, 0.5), (0, 10), BOB
+    )
     assert find_hosts([face, mouth, beside]) == [None, 0, None]
+    # A face that something larger and less like a face seems to surround is none.
+    larger = replace(face, scores=np.full(10, 0.4))
+    assert find_hosts([larger, mouth]) == [None, None]
