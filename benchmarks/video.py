@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import torch
 
 from nullface_pipeline.face_identity import embed_face
@@ -110,7 +111,9 @@ SCENES: dict[str, Callable[[list[Portrait], int], Clip]] = {
 }
 
 
-def measure(pipe: Any, scene: str, data: Path, frames: int, first: int, preset: str) -> dict[str, Any]:
+def measure(
+    pipe: Any, scene: str, data: Path, frames: int, first: int, preset: str, pictures: Path | None
+) -> dict[str, Any]:
     """All figures of one scene."""
     chosen = people(data, 2, first)
     clip = SCENES[scene]([face for face, _ in chosen], frames)
@@ -126,6 +129,14 @@ def measure(pipe: Any, scene: str, data: Path, frames: int, first: int, preset: 
         seconds = time.perf_counter() - started
         before, times = read_back(source)
         after, _ = read_back(Path(folder) / "out.mp4")
+        if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
+            rows = [
+                np.concatenate(list(np.concatenate([before, after], axis=1)[at : at + 8]), axis=1)
+                for at in range(0, len(before), 8)
+            ]
+            for number, row in enumerate(rows):
+                PIL.Image.fromarray(row).save(pictures / f"{scene}-{number}.png")
     counted.remove()
     cost = {
         "seconds": seconds,
@@ -167,12 +178,15 @@ def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str
             shares.append(float((difference > DIFFERENT).mean()))
             points = landmarks[name] @ clip.matrices[number][name][:, :2].T + clip.matrices[number][name][:, 2]
             chips = np.stack([face_chip(pictures[number], points) for pictures in (before, after)])
-            distances.append(float(np.linalg.norm(np.subtract(*describe_chips(chips)))))
-            places.append([number, name])
+            # Of a face that is cut off, dlib sees more of what lies beyond the frame.
+            if box[0] >= 0 and box[1] >= 0 and box[2] <= before.shape[2] and box[3] <= before.shape[1]:
+                distances.append(float(np.linalg.norm(np.subtract(*describe_chips(chips)))))
+                places.append([number, name])
     return {
         "faces": len(shares),
         "leaked_by_pixels": int((np.array(shares) < LEAKED).sum()),
         "least_changed": min(shares),
+        "whole_faces": len(distances),
         "recognized_by_dlib": int((np.array(distances) < STRANGERS).sum()),
         "nearest_by_dlib": min(distances),
         "mean_distance_by_dlib": float(np.mean(distances)),
@@ -192,7 +206,7 @@ def steadiness(
     pipe: Any, clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str, np.ndarray]
 ) -> dict[str, Any]:
     """Warping error and identity from frame to frame, of the result and of the original, where no patch is."""
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     errors: dict[str, list[float]] = {"original": [], "result": []}
     embeds: dict[str, list[np.ndarray]] = {"original": [], "result": []}
     usable = [patch_free(clip, after, number) for number in range(len(before))]
@@ -200,7 +214,7 @@ def steadiness(
         if not (usable[number] and usable[number + 1]):
             continue
         grey = [cv2.cvtColor(before[at], cv2.COLOR_RGB2GRAY) for at in (number, number + 1)]
-        moved = flow.calc(grey[0], grey[1], None)
+        moved = np.asarray(flow.calc(grey[0], grey[1], np.zeros((*grey[0].shape, 2), np.float32)))
         for box in clip.boxes[number].values():
             inner = inner_box(box, before.shape[1:3])
             if inner is not None and number + 1 < len(before):
@@ -250,11 +264,16 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="Which portrait of the validation split comes first.")
     parser.add_argument("--preset", default="fast")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--pictures", type=Path, help="A folder for the frames before, above those after.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipe = load_model_set("tiny")
     for scene in arguments.scenes:
-        line = json.dumps(measure(pipe, scene, arguments.data, arguments.frames, arguments.first, arguments.preset))
+        line = json.dumps(
+            measure(
+                pipe, scene, arguments.data, arguments.frames, arguments.first, arguments.preset, arguments.pictures
+            )
+        )
         print(line)
         if arguments.output is not None:
             with arguments.output.open("a") as file:

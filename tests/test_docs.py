@@ -35,6 +35,7 @@ from nullface_pipeline.publish.hub import CLONE, PACKAGE
 
 from .local_hub import fill_cache
 from .test_model_card import FACEID, SD15, bisenet, faceid, home  # noqa: F401
+from .video.clips import write_clip
 
 
 DOCS = CLONE / "docs"
@@ -94,6 +95,9 @@ def write_photos(folder: Path) -> None:
     for name in ("holiday/family.jpg", "scans/1969/crew.png", "portrait.jpg", "patient.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         photo.save(folder / name)
+    # Two frames make no track, and so take no time.
+    small = np.ascontiguousarray(data.astronaut()[:300, 60:360])
+    write_clip(folder / "clip.mp4", [small, small[:, ::-1]], [0, 40])
 
 
 def test_blocks_are_of_known_kinds():

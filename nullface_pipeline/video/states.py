@@ -25,8 +25,10 @@ MARGIN, GROWTH, LARGEST = 0.15, 1.5, 1.0
 # A track of fewer frames tells too little of where its face goes.
 SHORTEST = 3
 
-# Landmarks are smoothed over so many seconds, at least so many frames: Savitzky and Golay's filter of second order.
+# Landmarks are smoothed over so many seconds and at least so many frames, where there are as many: Savitzky and Golay's
+# filter of second order. Fewer frames than the last number are left as they are.
 SMOOTHED = 0.36
+SMOOTHED_FRAMES = 9
 FEWEST = 5
 
 
@@ -141,8 +143,9 @@ def smooth(points: np.ndarray, times: np.ndarray) -> np.ndarray:
     result = np.empty_like(flat)
     for number, time in enumerate(times):
         chosen = np.flatnonzero(np.abs(times - time) <= SMOOTHED / 2 + 1e-9)
-        if len(chosen) < FEWEST:
-            start = min(max(0, number - FEWEST // 2), len(times) - FEWEST)
-            chosen = np.arange(start, start + FEWEST)
+        fewest = min(SMOOTHED_FRAMES, len(points))
+        if len(chosen) < fewest:
+            start = min(max(0, number - fewest // 2), len(times) - fewest)
+            chosen = np.arange(start, start + fewest)
         result[number] = np.polynomial.polynomial.polyfit(times[chosen] - time, flat[chosen], 2)[0]
     return result.reshape(points.shape).astype(np.float32)

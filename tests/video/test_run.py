@@ -122,25 +122,34 @@ def test_half_a_second_beyond_an_exit_is_covered_but_no_more(pipe, tmp_path):
     assert report.patched_frames >= beyond - 6
 
 
+def whole_run(source, output, *moment):
+    """Exit code of a process that anonymizes a video, killed at a moment if one is given."""
+    command = [sys.executable, "-m", "tests.video.whole_run", str(source), str(output), *map(str, moment)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL).returncode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(clip, tmp_path_factory):
+    """A clip, and the result of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = write_clip(folder / "in.mp4", clip.frames, clip.pts)
+    assert whole_run(source, folder / "out.mp4") == 0
+    return source, folder / "out.mp4"
+
+
 @pytest.mark.video
 @pytest.mark.parametrize(
     ("step", "number"), [("looking", 5), ("probing", 1), ("unet", 12), ("anonymizing", 8), ("joined", 0)]
 )
-def test_killed_and_resumed_is_as_never_killed(clip, tmp_path, step, number):
-    source = write_clip(tmp_path / "in.mp4", clip.frames, clip.pts)
-
-    def whole_run(output, *moment):
-        command = [sys.executable, "-m", "tests.video.whole_run", str(source), str(output), *map(str, moment)]
-        return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE)
-
-    (tmp_path / "killed").mkdir()
-    assert whole_run(tmp_path / "whole.mp4").returncode == 0
-    assert whole_run(tmp_path / "killed/out.mp4", step, number).returncode == -9
-    assert not (tmp_path / "killed/out.mp4").exists()
-    assert whole_run(tmp_path / "killed/out.mp4").returncode == 0
-    for whole, resumed in zip(read_back(tmp_path / "whole.mp4"), read_back(tmp_path / "killed/out.mp4")):
-        assert np.array_equal(whole, resumed)
-    left = [path.name for path in (tmp_path / "killed").iterdir() if not path.name.endswith(".part")]
+def test_killed_and_resumed_is_as_never_killed(uninterrupted, tmp_path, step, number):
+    source, whole = uninterrupted
+    assert whole_run(source, tmp_path / "out.mp4", step, number) == -9
+    assert not (tmp_path / "out.mp4").exists()
+    assert whole_run(source, tmp_path / "out.mp4") == 0
+    for expected, resumed in zip(read_back(whole), read_back(tmp_path / "out.mp4")):
+        assert np.array_equal(expected, resumed)
+    left = [path.name for path in tmp_path.iterdir() if not path.name.endswith(".part")]
     assert left == ["out.mp4"]
 
 
