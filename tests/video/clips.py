@@ -81,7 +81,8 @@ def moved_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def background(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Soft colours without anything that looks like a face."""
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(60, 190, (4, 6, 3)).astype(np.uint8)
+    colour = rng.integers(60, 190, 3)
+    coarse = (colour + rng.integers(-25, 25, (4, 6, 3))).astype(np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
