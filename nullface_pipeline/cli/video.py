@@ -1,7 +1,8 @@
 """`nullface video`: videos, one after the other, each resumed where it was stopped."""
 
+import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -232,18 +233,32 @@ def _options(pipe: Any, asked: Asked) -> "PhotoOptions":
 def _look(asked: Asked, pipe: Any, job: "PhotoJob", progress: Progress) -> "tuple[LinkedVideo, Work] | None":
     """What one video shows; None if it is refused."""
     from nullface_pipeline.photo_folder import file_digest
-    from nullface_pipeline.photo_records import PhotoRefusedError
     from nullface_pipeline.video import Work, link_video, work_folder
 
     seed = secrets.randbits(62) if asked.seed is None else asked.seed
     made_from = f"{file_digest(job.source)} {asked.digest}"
     work = Work(work_folder(job.output), made_from, seed, fixed=asked.seed is not None)
-    try:
+    with _refusals(job, work):
         return link_video(pipe.face_analyser, job.source, work, _teller(progress, job)), work
+    return None
+
+
+@contextlib.contextmanager
+def _refusals(job: "PhotoJob", work: "Work") -> Iterator[None]:
+    """One video that is refused, or that a library chokes on, is no reason to give up the others."""
+    from nullface_pipeline.photo_folder.run import in_words
+    from nullface_pipeline.photo_records import PhotoRefusedError
+
+    try:
+        yield
     except PhotoRefusedError as error:
         work.remove()
         _refuse(job, str(error))
-    return None
+    # A full disk, say, is no matter of one video.
+    except OSError:
+        raise
+    except Exception as error:
+        _refuse(job, in_words(error))
 
 
 def _identities(pipe: Any, linked: "list[LinkedVideo]") -> list[list[Any]]:
@@ -266,7 +281,6 @@ def _finish(
 ) -> None:
     """Render one video, and write down what the result is before it appears."""
     from nullface_pipeline.photo_folder import MadeFrom, file_digest
-    from nullface_pipeline.photo_records import PhotoRefusedError
     from nullface_pipeline.video import anonymize_video
 
     linked, work = looked
@@ -276,13 +290,11 @@ def _finish(
         record.add(MadeFrom(original, asked.digest, file_digest(finished) or ""))
 
     tell = _teller(progress, job)
-    try:
+    with _refusals(job, work):
         reports[job] = anonymize_video(
             pipe, linked, job.output, options, work, asked.audio.value, identities, note, tell
         )
-    except PhotoRefusedError as error:
-        _refuse(job, str(error))
-    work.remove()
+        work.remove()
 
 
 def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | None], None]:

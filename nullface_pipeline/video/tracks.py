@@ -106,20 +106,21 @@ def _link_neighbours(
 ) -> list[_Piece]:
     """Pieces of tracks without a gap of more than `SHORT_GAP` frames."""
     pieces: list[_Piece] = []
+    going_on: list[_Piece] = []
     for frame, embeds in zip(range(*shot), embeddings):
         rows = seen.rows(frame)
-        going_on = [piece for piece in pieces if frame - piece.frames[-1] <= SHORT_GAP + 1]
+        going_on = [piece for piece in going_on if frame - piece.frames[-1] <= SHORT_GAP + 1]
         former = [piece.rows[-1] for piece in going_on]
         alike = np.stack([piece.embedding for piece in going_on]) @ embeds.T if going_on else np.zeros((0, len(rows)))
         overlaps = _overlaps(seen.faces["box"][former], seen.faces["box"][list(rows)])
         near = _distances(seen.faces["box"][former], seen.faces["box"][list(rows)]) < REACH
         pairs = _best_pairs(overlaps + alike, (overlaps > SAME_PLACE) | (near & (alike >= same_person)))
         taken = {column: going_on[row] for row, column in pairs}
-        for column, row in enumerate(rows):
-            piece = taken.get(column)
-            if piece is None:
-                pieces.append(piece := _Piece(shot))
-            piece.add(frame, row, _weight(seen.faces, row) * embeds[column])
+        new = {column: _Piece(shot) for column in range(len(rows)) if column not in taken}
+        for column, piece in (taken | new).items():
+            piece.add(frame, rows[column], _weight(seen.faces, rows[column]) * embeds[column])
+        pieces += new.values()
+        going_on += new.values()
     return pieces
 
 
