@@ -5,13 +5,17 @@ Nothing here needs torch, so that a wrong option is answered before anything is 
 
 import math
 import numbers
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import numpy as np
 import PIL.Image
+
+from .face_regions import check_kept_regions
 
 
 # The paper's knobs, set together. Settings given besides take precedence.
@@ -26,7 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAX_SEED = 2**63 - 1
 
 # Range of each number, and whether it is a whole one; the ends are allowed. None where the field may be left out.
-_NUMBERS: dict[str, tuple[float, float, bool]] = {
+NUMBER_RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, MAX_SEED, True),
     "min_face": (0.0, 1e6, False),
     "similarity_threshold": (-1.0, 1.0, False),
@@ -34,6 +38,7 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
     "batch_faces": (1, 1024, True),
     "few_steps": (2, 100, True),
     "num_inference_steps": (1, 999, True),
+    "solver_order": (1, 2, True),
     "skip": (0.0, 0.999, False),
     "guidance_scale": (-100.0, 100.0, False),
     "identity_scale": (-10.0, 10.0, False),
@@ -46,8 +51,10 @@ _NUMBERS: dict[str, tuple[float, float, bool]] = {
 
 # What the pipeline is told, where given.
 _SETTINGS = (
+    "prompt",
     "few_steps",
     "num_inference_steps",
+    "solver_order",
     "skip",
     "guidance_scale",
     "identity_scale",
@@ -89,8 +96,8 @@ class PhotoOptions:
         seed (`int`, *optional*): makes the result deterministic; 0 to 2**63 - 1.
         preset (`str`): `"light"`, `"standard"` (the paper's settings) or `"strong"`: sets `skip` and `guidance_scale`
             together. `"fast"` and `"preview"` are the standard in 7 and in 3 steps.
-        skip_faces (`tuple`): people to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, or reference photos that
-            show one of them each. The most similar face is taken for the person, if it is similar enough; a recognizer
+        skip_faces (`tuple`): people to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, [`FaceRecord`]s of an earlier
+            result, or reference photos, also by path, that show one of them each. The most similar face is taken for the person, if it is similar enough; a recognizer
             can err, so boxes are safer.
         min_face (`float`): faces whose longer side is shorter than this many photo pixels are covered instead of
             anonymized.
@@ -109,8 +116,10 @@ class PhotoOptions:
         few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
             for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
             still recognized is tried again in full.
-        num_inference_steps, skip, guidance_scale, identity_scale, identity_angle, mask_start, eta, ip_adapter_scale,
-            inversion_batch_size: as for the pipeline's `__call__`; they take precedence over the preset.
+        prompt (`str`, *optional*): what all new faces are to be like, "an old man with a beard" for example. For a model
+            that knows text; nullface-tiny does not.
+        num_inference_steps, solver_order, skip, guidance_scale, identity_scale, identity_angle, mask_start, eta,
+            ip_adapter_scale, inversion_batch_size: as for the pipeline's `__call__`; they take precedence over the preset.
 
     Raises:
         TypeError: if a value is of the wrong type; the field is named.
@@ -121,7 +130,7 @@ class PhotoOptions:
     keep_mask: PIL.Image.Image | None = None
     seed: int | None = None
     preset: str = "standard"
-    skip_faces: tuple[Box | PIL.Image.Image, ...] = ()
+    skip_faces: tuple[Box | PIL.Image.Image | Path, ...] = ()
     min_face: float = 0.0
     similarity_threshold: float | None = None
     accept_recognizable: bool = False
@@ -131,7 +140,9 @@ class PhotoOptions:
     people: np.ndarray | None = None
     batch_faces: int = 8
     few_steps: int | None = None
+    prompt: str | None = None
     num_inference_steps: int | None = None
+    solver_order: int | None = None
     skip: float | None = None
     guidance_scale: float | None = None
     identity_scale: float | None = None
@@ -143,7 +154,7 @@ class PhotoOptions:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.name in _NUMBERS and not (field.default is None and getattr(self, field.name) is None):
+            if field.name in NUMBER_RANGES and not (field.default is None and getattr(self, field.name) is None):
                 self._set(field.name, check_number(field.name, getattr(self, field.name)))
         if self.few_steps is not None and self.num_inference_steps is not None:
             raise ValueError("`few_steps` and `num_inference_steps` are two ways to say how many: leave one out.")
@@ -155,6 +166,8 @@ class PhotoOptions:
             raise TypeError(f"`accept_recognizable` must be True or False, got {self.accept_recognizable!r}.")
         if self.people is not None:
             self._set("people", _embeddings(self.people))
+        if not isinstance(self.prompt, (str, NoneType)):
+            raise TypeError(f"`prompt` must be a text, got {type(self.prompt).__name__}.")
         if self.keep_mask is not None and not isinstance(self.keep_mask, PIL.Image.Image):
             raise TypeError(f"`keep_mask` must be a PIL image, got {type(self.keep_mask).__name__}.")
 
@@ -189,7 +202,7 @@ def check_number(name: str, value: Any) -> Any:
         TypeError: if it is no number, or not a whole one where that is wanted.
         ValueError: if it is not finite or out of range.
     """
-    low, high, whole = _NUMBERS[name]
+    low, high, whole = NUMBER_RANGES[name]
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "a whole number" if whole else "a number"
@@ -201,7 +214,6 @@ def check_number(name: str, value: Any) -> Any:
 
 
 def _region_names(keep: Any) -> tuple[str, ...]:
-    """Whether the names are regions is the face parser's business."""
     if isinstance(keep, str):
         raise ValueError(f"`keep` must be a list or tuple of region names, for example ({keep!r},).")
     if not isinstance(keep, Iterable):
@@ -210,6 +222,7 @@ def _region_names(keep: Any) -> tuple[str, ...]:
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise TypeError(f"`keep` must hold names of regions, got {wrong[0]!r:.80}.")
+    check_kept_regions(names)
     return names
 
 
@@ -223,10 +236,18 @@ def _embeddings(people: Any) -> np.ndarray:
     return embeddings
 
 
-def _faces_to_skip(skip_faces: Any) -> tuple[Box | PIL.Image.Image, ...]:
+def _faces_to_skip(skip_faces: Any) -> tuple[Box | PIL.Image.Image | Path, ...]:
     if isinstance(skip_faces, (str, bytes, Mapping, PIL.Image.Image)) or not isinstance(skip_faces, Iterable):
         raise TypeError(f"`skip_faces` must be a list of boxes or reference photos, got {type(skip_faces).__name__}.")
-    return tuple(face if isinstance(face, PIL.Image.Image) else _box(face) for face in skip_faces)
+    return tuple(map(_face_to_skip, skip_faces))
+
+
+def _face_to_skip(face: Any) -> Box | PIL.Image.Image | Path:
+    if isinstance(face, PIL.Image.Image):
+        return face
+    if isinstance(face, (str, os.PathLike)):
+        return Path(face)
+    return _box(face.box if isinstance(face, FaceRecord) else face)
 
 
 def _box(value: Any) -> Box:

@@ -13,9 +13,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
-from nullface_pipeline.cli.anonymize import load_pipeline
-from nullface_pipeline.cli.console import as_options, console, fail, show, words
-from nullface_pipeline.cli.options import MAX_SEED, Dtype, Preset, finite, region_names, written_path
+from nullface_pipeline.cli import options
+from nullface_pipeline.cli.console import as_options, console, error_console, fail, show, words
+from nullface_pipeline.cli.loading import load_model
 
 
 if TYPE_CHECKING:
@@ -30,27 +30,35 @@ class Audio(StrEnum):
     pitch = "pitch"
 
 
+AudioName = Annotated[
+    Audio,
+    typer.Option(
+        metavar="NAME", help="none; keep: the sound as it is; pitch: the voice lower.", rich_help_panel=options.FILES
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Asked:
     """The command's arguments, as they are named there."""
 
     videos: list[Path]
     output: Path
-    model: str
     keep: str
-    preset: Preset
+    preset: options.Preset
     fast: bool
-    audio: Audio
     same_face: bool
-    device: str | None
-    dtype: Dtype | None
-    seed: int | None
+    audio: Audio
     threshold: float | None
     accept_recognizable: bool
     detection_threshold: float
     min_face: float
+    model: str
+    device: str | None
+    dtype: options.Dtype | None
     batch_faces: int
-    resume: bool
+    seed: int | None
+    no_resume: bool
     overwrite: bool
 
     @cached_property
@@ -59,7 +67,7 @@ class Asked:
         from nullface_pipeline.photo_records import PhotoOptions
 
         return PhotoOptions(
-            keep=region_names(self.keep),
+            keep=options.region_names(self.keep),
             similarity_threshold=self.threshold,
             accept_recognizable=self.accept_recognizable,
             min_face=self.min_face,
@@ -90,56 +98,31 @@ class Asked:
 
 def video(
     videos: Annotated[list[Path], typer.Argument(help="Videos: MP4, MOV, WebM, and most others.")],
-    output: Annotated[Path, typer.Option("--output", "-o", parser=written_path, help="Folder for the results.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="tiny (in the package), sd15, sdxl, or a folder or Hub name of a Stable Diffusion 1.5 or XL model."
-        ),
-    ] = "tiny",
-    keep: Annotated[str, typer.Option(help="Regions to leave as they are, with commas: eyes,mouth.")] = "",
-    preset: Annotated[Preset, typer.Option(help="How far the new face is from the old one.")] = Preset.standard,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Nearly the same in 7 steps, about four times as fast, with any preset.")
-    ] = False,
-    audio: Annotated[
-        Audio, typer.Option(help="none; keep: the sound as it is; pitch: the voice lower, which can be undone.")
-    ] = Audio.none,
-    same_face: Annotated[
-        bool, typer.Option("--same-face", help="One new face for a person in all shots of all videos: a pseudonym.")
-    ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; what there is by default.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="What suits the processor by default.")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, max=MAX_SEED, help="Same seed, same faces; a secret one by default.")
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=-1.0, max=1.0, callback=finite, help="Similarity from which on a result still is the person."
-        ),
-    ] = None,
-    accept_recognizable: Annotated[
-        bool, typer.Option("--accept-recognizable", help="Allow a --threshold with which recognizable results pass.")
-    ] = False,
-    detection_threshold: Annotated[
-        float, typer.Option(min=0.05, max=0.95, callback=finite, help="Lowest score that counts as a face.")
-    ] = 0.3,
-    min_face: Annotated[
-        float, typer.Option(min=0.0, max=1e6, callback=finite, help="Cover faces smaller than this many pixels.")
-    ] = 0.0,
-    batch_faces: Annotated[int, typer.Option(min=1, max=1024, help="Frames of a face in one batch.")] = 8,
-    resume: Annotated[
-        bool, typer.Option(help="Leave out videos that were done before, with the same options.")
-    ] = True,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that no run is known to have made.")
-    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", parser=options.path, help="Folder for the results.")],
+    keep: options.Keep = "",
+    preset: options.PresetName = options.Preset.standard,
+    fast: options.Fast = False,
+    same_face: options.SameFace = False,
+    audio: AudioName = Audio.none,
+    threshold: options.Threshold = None,
+    accept_recognizable: options.AcceptRecognizable = False,
+    detection_threshold: options.DetectionThreshold = 0.3,
+    min_face: options.MinFace = 0.0,
+    model: options.Model = "tiny",
+    device: options.Device = None,
+    dtype: options.DtypeName = None,
+    batch_faces: options.BatchFaces = 8,
+    seed: options.Seed = None,
+    no_resume: options.NoResume = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Anonymize videos.
+    """Replace the faces in videos.
 
-    Every frame of every face is anonymized and verified, or covered. Exit code: 0 if nothing is covered, 2 if something is, 3
-    if some videos were refused, 1 for wrong usage. A stopped run goes on where it was if the same command is given again.
+    Every face is replaced and verified in every frame, or covered. A stopped run goes on
+    where it was if it is given again.
+
+    Exit code: 0 if nothing is covered, 2 if something is, 3 if some videos were refused,
+    1 for wrong usage.
     """
     asked = Asked(**locals())
     from nullface_pipeline.photo_folder import hold_folder
@@ -179,7 +162,7 @@ def _anonymize(asked: Asked, jobs: "list[PhotoJob]") -> int:
 
     record = ResultRecord(record_path(asked.output))
     record.prepare()
-    split = split_jobs(jobs, asked.digest, Earlier(record, None), asked.resume, asked.overwrite)
+    split = split_jobs(jobs, asked.digest, Earlier(record, None), not asked.no_resume, asked.overwrite)
     remove_leftovers({asked.output}, asked.output)
     for outcome in split.refused:
         _refuse(outcome.job, outcome.reason)
@@ -192,42 +175,42 @@ def _anonymize(asked: Asked, jobs: "list[PhotoJob]") -> int:
 
 
 def _refuse(job: "PhotoJob", reason: str) -> None:
-    console.print(f"[red]refused[/red] {show(f'{job.source}: {reason}')}", soft_wrap=True)
+    error_console.print(f"[red]refused[/red] {show(f'{job.source}: {as_options(reason)}')}", soft_wrap=True)
 
 
 def _run(
     asked: Asked, pending: "list[PhotoJob]", jobs: "list[PhotoJob]", record: "ResultRecord"
 ) -> "dict[PhotoJob, VideoReport]":
     """Look at the videos and anonymize them; those that are refused are told and left out."""
-    pipe = load_pipeline(asked.model, asked.device, asked.dtype, asked.detection_threshold)
-    options = _options(pipe, asked)
+    pipe = load_model(asked)
+    face_options = _face_options(pipe, asked)
     reports: "dict[PhotoJob, VideoReport]" = {}
     with _progress() as progress:
         if not asked.same_face:
             for job in pending:
                 if (linked := _look(asked, pipe, job, progress)) is not None:
-                    _finish(asked, pipe, options, job, linked, None, record, reports, progress)
+                    _finish(asked, pipe, face_options, job, linked, None, record, reports, progress)
             return reports
         # Who is who is only known once all have been looked at, also those that are done.
         looked = {job: linked for job in jobs if (linked := _look(asked, pipe, job, progress)) is not None}
         for job, identities in zip(looked, _identities(pipe, [linked for linked, _ in looked.values()])):
             if job in pending:
-                _finish(asked, pipe, options, job, looked[job], identities, record, reports, progress)
+                _finish(asked, pipe, face_options, job, looked[job], identities, record, reports, progress)
             else:
                 looked[job][1].remove()
     return reports
 
 
-def _options(pipe: Any, asked: Asked) -> "PhotoOptions":
+def _face_options(pipe: Any, asked: Asked) -> "PhotoOptions":
     from nullface_pipeline.model_sets import preset_settings
     from nullface_pipeline.photo import check_pipeline
 
-    options = replace(asked.face_options, **preset_settings(asked.model, asked.preset, asked.fast))
+    face_options = replace(asked.face_options, **preset_settings(asked.model, asked.preset, asked.fast))
     try:
-        check_pipeline(pipe, options)
+        check_pipeline(pipe, face_options)
     except (RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
-    return options
+    return face_options
 
 
 def _look(asked: Asked, pipe: Any, job: "PhotoJob", progress: Progress) -> "tuple[LinkedVideo, Work] | None":
@@ -271,7 +254,7 @@ def _identities(pipe: Any, linked: "list[LinkedVideo]") -> list[list[Any]]:
 def _finish(
     asked: Asked,
     pipe: Any,
-    options: "PhotoOptions",
+    face_options: "PhotoOptions",
     job: "PhotoJob",
     looked: "tuple[LinkedVideo, Work]",
     identities: list[Any] | None,
@@ -292,7 +275,7 @@ def _finish(
     tell = _teller(progress, job)
     with _refusals(job, work):
         reports[job] = anonymize_video(
-            pipe, linked, job.output, options, work, asked.audio.value, identities, note, tell
+            pipe, linked, job.output, face_options, work, asked.audio.value, identities, note, tell
         )
         work.remove()
 

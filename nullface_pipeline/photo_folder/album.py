@@ -5,10 +5,16 @@ from typing import TYPE_CHECKING
 
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder.jobs import PhotoJob
+from nullface_pipeline.photo_folder.records import digest, file_digest
 
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+def album_digest(options: str, jobs: Iterable[PhotoJob]) -> str:
+    """Of all that decides on the results of an album: the options' digest, and all of its photos."""
+    return digest("".join([options, *sorted(file_digest(job.source) or "" for job in jobs)]).encode())
 
 
 def read_album(jobs: Iterable[PhotoJob]) -> "Iterator[np.ndarray]":

@@ -62,7 +62,7 @@ def test_what_no_run_has_made_stays(clip, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/clip.mp4").write_bytes(b"precious")
     result = command(clip, "--output", tmp_path / "out")
-    assert result.exit_code == 3 and "--overwrite" in result.output
+    assert result.exit_code == 3 and "--overwrite" in result.stderr
     assert (tmp_path / "out/clip.mp4").read_bytes() == b"precious"
 
 
@@ -71,5 +71,5 @@ def test_a_video_without_a_face_is_refused_and_the_others_are_done(clip, tmp_pat
     (tmp_path / "text.mp4").write_bytes(b"This is a text.")
     result = command(empty, tmp_path / "text.mp4", clip, "--output", tmp_path / "out")
     assert result.exit_code == 3
-    assert "No face was found in the video" in result.output and "no video that can be read" in result.output
+    assert "No face was found in the video" in result.stderr and "no video that can be read" in result.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
