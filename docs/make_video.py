@@ -30,7 +30,7 @@ def bar(number: int, frame: np.ndarray) -> np.ndarray:
 def main() -> None:
     torch.set_num_threads(1)
     pipe = load_model_set("tiny")
-    clip = make_clip({"her": (astronaut(), sway(120, 96, 84, 10))}, FRAMES, (192, 240), FPS, change=bar, seed=2)
+    clip = make_clip({"her": (astronaut(), sway(120, 96, 92, 10))}, FRAMES, (192, 240), FPS, change=bar, seed=9)
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "in.mp4", Path(folder) / "out.mp4"
         write_clip(source, clip.frames, clip.pts)
