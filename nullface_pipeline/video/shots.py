@@ -13,8 +13,9 @@ import numpy as np
 # Each frame is compared with so many before it.
 LOOK_BACK = 3
 
-# Mean difference in grey levels between the small pictures of two frames, from which on they may be of two shots.
-CUT = 18.0
+# Two frames may be of two shots if nearly all of their small pictures differ, by so many grey levels: all but this share.
+# Somebody large who leaves a still picture changes much of it, but not all.
+CUT, UNCHANGED = 12.0, 0.2
 
 # How much more than its neighbours a frame has to differ from the one before; in a pan all differ alike.
 STANDS_OUT = 3.0
@@ -27,10 +28,11 @@ def thumbnail(pixels: np.ndarray) -> np.ndarray:
 
 
 def frame_changes(small: np.ndarray, before: Iterable[np.ndarray]) -> np.ndarray:
-    """(LOOK_BACK,) float32: the mean difference to the thumbnails before, the latest first; 0 where there is none."""
+    """(LOOK_BACK,) float32: by how many grey levels all but `UNCHANGED` of a thumbnail differs from those before, the
+    latest first; 0 where there is none."""
     changes = np.zeros(LOOK_BACK, dtype=np.float32)
     for number, other in enumerate(before):
-        changes[number] = np.abs(small - other).mean()
+        changes[number] = np.quantile(np.abs(small - other).max(axis=-1), UNCHANGED)
     return changes
 
 

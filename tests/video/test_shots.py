@@ -44,6 +44,14 @@ def test_a_pan_is_no_cut():
     assert find_shots(changes(frames)) == [(0, 40)]
 
 
+def test_somebody_large_who_leaves_is_no_cut():
+    """Half of the picture changes from one frame to the next, and stays so."""
+    frames = still(1, 20)
+    for frame in frames[:9]:
+        frame[:, :100] = (230, 210, 190)
+    assert find_shots(changes(frames)) == [(0, 20)]
+
+
 def test_a_cut_at_the_very_end_and_the_shortest_videos():
     assert find_shots(changes(still(1, 10) + still(2, 1))) == [(0, 10), (10, 11)]
     assert find_shots(changes(still(1, 1))) == [(0, 1)]
