@@ -11,7 +11,7 @@ import torch
 
 from .ddpm_inversion import few_step_timesteps
 from .face_crops import FaceCrop, edge_feather
-from .face_identity import DetectedFace, embed_face, similarity, turned_identity
+from .face_identity import DetectedFace, embed_face, similarity
 from .face_masks import face_masks, mask_picture, nearest_face, parts_to_change
 from .face_search import SAME_BOX, overlap, search_faces
 from .photo_records import PhotoOptions
@@ -34,6 +34,8 @@ class FaceTarget:
         wider_mask (`np.ndarray`): the same for faces that are tried again.
         parts (`tuple[np.ndarray, ...]`): (size, size) bool, the face and its inner part, as far as the photo shows them.
         seed (`int` or `None`): of its noise.
+        identity (`np.ndarray`): (512,) whom the new face is to be unlike: as the photo shows the person, or as all that is
+            known of the person does. The result is always compared with the photo.
         attempts (`int`): made so far.
         result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, of the latest attempt.
         similarity (`float`): of the latest attempt to the person; infinite before the first.
@@ -46,6 +48,7 @@ class FaceTarget:
     wider_mask: np.ndarray
     parts: tuple[np.ndarray, ...]
     seed: int | None
+    identity: np.ndarray
     attempts: int = 0
     result: np.ndarray | None = None
     similarity: float = math.inf
@@ -79,8 +82,13 @@ def make_target(
     keep: Sequence[str],
     keep_mask: np.ndarray | None,
     seed: int | None,
+    identity: np.ndarray | None = None,
 ) -> FaceTarget:
-    """Cut one of several faces out of (H, W, 3) uint8 `pixels` and decide what of it may change."""
+    """Cut one of several faces out of (H, W, 3) uint8 `pixels` and decide what of it may change.
+
+    Args:
+        identity (`np.ndarray`, *optional*): as in `FaceTarget`; the face's own embedding by default.
+    """
     crop = FaceCrop.from_landmarks(face.landmarks, pipe.unet.config.sample_size * pipe.vae_scale_factor)
     aligned = crop.crop_image(pixels)
     mine: np.ndarray = nearest_face(crop, face, faces).astype(np.float32)
@@ -89,7 +97,8 @@ def make_target(
     landmarks = crop.points_to_crop(face.landmarks)
     mask, wider_mask = face_masks(pipe.face_parser, aligned, landmarks, keep)
     parts = parts_to_change(crop, landmarks, pixels.shape[:2])
-    return FaceTarget(face, crop, aligned, mine * mask, mine * wider_mask, parts, seed)
+    identity = face.embedding if identity is None else identity
+    return FaceTarget(face, crop, aligned, mine * mask, mine * wider_mask, parts, seed, identity)
 
 
 def hide_faces(
@@ -116,9 +125,7 @@ def hide_faces(
             targets = [replace(t, mask=t.wider_mask) if i in pending else t for i, t in enumerate(targets)]
         for start in range(0, len(pending), options.batch_faces):
             batch = pending[start : start + options.batch_faces]
-            results = run_pipeline(
-                pipe, [targets[i] for i in batch], options.identity_seed, stronger(options.settings, attempt)
-            )
+            results = run_pipeline(pipe, [targets[i] for i in batch], stronger(options.settings, attempt))
             for index, result in zip(batch, results):
                 targets[index] = replace(targets[index], result=result, attempts=attempt + 1)
         finished = paste_all(pixels, targets)
@@ -148,13 +155,9 @@ def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
     }
 
 
-def run_pipeline(
-    pipe: Any, targets: list[FaceTarget], identity_seed: int | None, settings: dict[str, Any]
-) -> list[np.ndarray]:
+def run_pipeline(pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
     """One batch of faces through the pipeline; returns (size, size, 3) uint8 RGB each."""
-    embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
-    if identity_seed is not None:
-        embeds = turned_identity(embeds, identity_seed)
+    embeds = torch.from_numpy(np.stack([target.identity for target in targets]))
     # One generator a face, so that a face's result does not depend on which others there are.
     generator = [
         torch.Generator().manual_seed((t.seed + 1000 * t.attempts) % 2**63) for t in targets if t.seed is not None

@@ -278,29 +278,6 @@ def opposite_identity(
     return identity_scale * (angle.cos() * opposite + angle.sin() * direction)
 
 
-def turned_identity(embeds: torch.Tensor, seed: int, degrees: float = 60.0) -> torch.Tensor:
-    """Turn embeddings in a way that depends on nothing but the seed and the person.
-
-    The turn is a fixed random matrix, so that two photos of one person, whose embeddings are close, end up close to
-    each other again: with `opposite_identity` after it, the person gets the same new face in both.
-
-    Args:
-        embeds (`torch.Tensor`): (B, D), unit norm.
-        seed (`int`): another one gives everybody another new face.
-        degrees (`float`): how far.
-
-    Returns:
-        `torch.Tensor`: (B, D) float32, unit norm.
-    """
-    size = embeds.shape[-1]
-    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(seed)).to(embeds.device)
-    embeds = F.normalize(embeds.float(), dim=-1)
-    direction = embeds @ matrix
-    direction = F.normalize(direction - (direction * embeds).sum(dim=-1, keepdim=True) * embeds, dim=-1)
-    angle = math.radians(degrees)
-    return math.cos(angle) * embeds + math.sin(angle) * direction
-
-
 def similarity(first: np.ndarray, second: np.ndarray) -> float:
     """Cosine of the angle between two embeddings, in [-1, 1]; 1 is the same face."""
     norms = float(np.linalg.norm(first) * np.linalg.norm(second))

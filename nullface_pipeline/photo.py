@@ -226,12 +226,37 @@ def find_spared_faces(
 def make_targets(
     pipe: Any, found: FoundFaces, options: PhotoOptions, keep_mask: np.ndarray | None
 ) -> list[FaceTarget]:
-    """Cut out every face that is to be hidden; each has noise of its own."""
+    """Cut out every face that is to be hidden; each has noise of its own, and a person of an album one new face."""
     seeds = [None if options.seed is None else (options.seed + number) % MAX_SEED for number in range(len(found.hide))]
+    identities = known_identities(pipe.face_analyser, found.hide, options.people)
     return [
-        make_target(pipe, found.pixels, face, found.all, options.keep, keep_mask, seed)
-        for face, seed in zip(found.hide, seeds)
+        make_target(pipe, found.pixels, face, found.all, options.keep, keep_mask, seed, identity)
+        for face, seed, identity in zip(found.hide, seeds, identities)
     ]
+
+
+def known_identities(
+    analyser: Any, faces: Sequence[DetectedFace], people: np.ndarray | None
+) -> list[np.ndarray | None]:
+    """Who of some `people` each face of a photo is; None for nobody. No two faces are one person.
+
+    Args:
+        people (`np.ndarray` or `None`): (P, 512) float32, as in `PhotoOptions`.
+
+    Returns:
+        (512,) float32 each, a row of `people`.
+    """
+    known: dict[int, int] = {}
+    same_person = same_person_similarity(analyser)
+    pairs = [
+        (similarity(face.embedding, person), number, index)
+        for number, face in enumerate(faces)
+        for index, person in enumerate(() if people is None else people)
+    ]
+    for alike, number, index in sorted(pairs, reverse=True):
+        if alike >= same_person and number not in known and index not in known.values():
+            known[number] = index
+    return [people[known[number]] if people is not None and number in known else None for number in range(len(faces))]
 
 
 def finish_faces(
@@ -296,13 +321,14 @@ def check_finished(found: FoundFaces, finished: FinishedFaces) -> None:
         raise FaceNotHiddenError("Not every face of the photo is accounted for; nothing is returned.")
     covers = [*(target.face for target in finished.failed), *finished.covered]
     left = [face for face in covers if not _is_covered(finished.pixels, face.box, len(covers))]
-    left += [target.face for target in finished.hidden if not _is_changed(found.pixels, finished.pixels, target)]
+    left += [target.face for target in finished.hidden if not is_changed(found.pixels, finished.pixels, target)]
     if left:
         boxes = ", ".join(map(_box_text, left))
         raise FaceNotHiddenError(f"The face(s) at {boxes} did not change as they should; nothing is returned.")
 
 
-def _is_changed(before: np.ndarray, after: np.ndarray, target: FaceTarget) -> bool:
+def is_changed(before: np.ndarray, after: np.ndarray, target: FaceTarget) -> bool:
+    """Whether enough of a hidden face's pixels differ between two (H, W, 3) uint8 pictures, in every part of it."""
     x0, y0, x1, y1 = _pixel_box(target.face.box, before.shape)
     changed = (before[y0:y1, x0:x1] != after[y0:y1, x0:x1]).any(axis=-1)
     in_box = 1.0 if changed.size == 0 else float(changed.mean())

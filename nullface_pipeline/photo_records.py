@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import PIL.Image
 
 from .face_regions import check_kept_regions
@@ -31,7 +32,6 @@ MAX_SEED = 2**63 - 1
 # Range of each number, and whether it is a whole one; the ends are allowed. None where the field may be left out.
 NUMBER_RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, MAX_SEED, True),
-    "identity_seed": (0, MAX_SEED, True),
     "min_face": (0.0, 1e6, False),
     "similarity_threshold": (-1.0, 1.0, False),
     "max_attempts": (1, 20, True),
@@ -110,8 +110,8 @@ class PhotoOptions:
             nothing.
         judge (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
             either, by the same threshold.
-        identity_seed (`int`, *optional*): gives a person the same new identity in every photo, and another one for
-            another seed.
+        people (`np.ndarray`, *optional*): (P, 512), who is in the photos of an album, as `find_people` tells: each of
+            them gets one new face in all of its photos.
         batch_faces (`int`): faces in one batch; 1 to 1024.
         few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
             for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
@@ -137,7 +137,7 @@ class PhotoOptions:
     max_attempts: int = 3
     on_failure: str = "cover"
     judge: Any | None = None
-    identity_seed: int | None = None
+    people: np.ndarray | None = None
     batch_faces: int = 8
     few_steps: int | None = None
     prompt: str | None = None
@@ -164,6 +164,8 @@ class PhotoOptions:
         _check_choice("on_failure", self.on_failure, ("cover", "error"))
         if not isinstance(self.accept_recognizable, bool):
             raise TypeError(f"`accept_recognizable` must be True or False, got {self.accept_recognizable!r}.")
+        if self.people is not None:
+            self._set("people", _embeddings(self.people))
         if not isinstance(self.prompt, (str, NoneType)):
             raise TypeError(f"`prompt` must be a text, got {type(self.prompt).__name__}.")
         if self.keep_mask is not None and not isinstance(self.keep_mask, PIL.Image.Image):
@@ -222,6 +224,16 @@ def _region_names(keep: Any) -> tuple[str, ...]:
         raise TypeError(f"`keep` must hold names of regions, got {wrong[0]!r:.80}.")
     check_kept_regions(names)
     return names
+
+
+def _embeddings(people: Any) -> np.ndarray:
+    try:
+        embeddings = np.asarray(people, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"`people` must be an array of embeddings, got {type(people).__name__}.") from error
+    if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+        raise ValueError(f"`people` must be finite embeddings, one a row, got the shape {embeddings.shape}.")
+    return embeddings
 
 
 def _faces_to_skip(skip_faces: Any) -> tuple[Box | PIL.Image.Image | Path, ...]:

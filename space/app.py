@@ -33,6 +33,7 @@ from typing import Any
 import gradio as gr
 import PIL.Image
 import torch
+from open_clip import MAX_SECONDS, OpenClip, anonymize_clip, open_clip
 from open_photo import MAX_PIXELS, OpenPhoto, draw_changes, open_photo, open_upload
 from page_parts import brush_value, keep_brush, painted_mask, picture, show_result
 from photo_upload import PhotoUpload
@@ -245,6 +246,42 @@ if spaces is not None:
     anonymize = spaces.GPU(anonymize)
 
 
+def show_clip_upload(path: str | None) -> tuple[OpenClip | None, str]:
+    """Open the video that the visitor chose, or say in plain words why not."""
+    if path is None:
+        return None, ""
+    try:
+        opened = open_clip(Path(path))
+    except PhotoRefusedError as error:
+        gr.Warning(str(error), title="Not used")
+        return None, f"**This file cannot be used. {error}**"
+    return opened, f"{opened.name} is open. It takes minutes; leave this page open."
+
+
+def run_clip(opened: OpenClip | None, preset: str, progress: gr.Progress = gr.Progress()) -> tuple[str, str]:
+    """Status and result of one click. A clip that cannot be anonymized is never shown."""
+    if opened is None:
+        return "No clip is open. Choose one.", ""
+
+    def tell(step: str, done: int, total: int | None) -> None:
+        progress((done, total), desc=step, unit="frames")
+
+    try:
+        options = PhotoOptions(**MODEL.settings(preset))
+        return "Done. The result is below.", anonymize_clip(MODEL.pipe, opened, options, tell)
+    except PhotoRefusedError as error:
+        gr.Warning(str(error), title="No result")
+        return f"**{error}**", ""
+    # Whatever a library chokes on: the visitor must not be left waiting.
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return "**The clip could not be processed, so there is no result. Try a shorter one.**", ""
+
+
+if spaces is not None:
+    run_clip = spaces.GPU(run_clip, duration=120)
+
+
 def forget_visitor(request: gr.Request) -> None:
     """Drop everything that is remembered of a visitor who closed the page; Gradio alone would keep it for an hour."""
     forget(request.session_hash)
@@ -314,6 +351,18 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
             start = gr.Button("Anonymize", variant="primary")
     status = gr.Markdown(elem_id="status")
     result = gr.HTML(elem_id="result", js_on_load=None)
+    with gr.Accordion(f"A clip of at most {MAX_SECONDS} seconds instead", open=False):
+        clip_state = gr.State()
+        clip = gr.File(label="Your clip", file_types=[".mp4", ".m4v", ".mov", ".webm"], type="filepath", height=140)
+        clip_preset = gr.Radio(
+            ["fast", *(name for name in PRESETS if name not in ("fast", "preview"))],
+            value="fast",
+            label="Strength",
+            info="Fast is standard in few steps.",
+        )
+        start_clip = gr.Button("Anonymize the clip", variant="primary")
+        clip_status = gr.Markdown()
+        clip_result = gr.HTML(elem_id="clip-result", js_on_load=None)
     gr.Markdown(
         "## Your privacy\n\n"
         "* The uploaded file is deleted as soon as it has been read. Results are never stored in a file that stays.\n"
@@ -345,6 +394,14 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
         [*drawn, preset, *knobs],
         [status, result],
         show_progress_on=status,
+        api_visibility="private",
+    )
+    clip.upload(show_clip_upload, clip, [clip_state, clip_status], api_visibility="private")
+    start_clip.click(
+        run_clip,
+        [clip_state, clip_preset],
+        [clip_status, clip_result],
+        show_progress_on=clip_status,
         api_visibility="private",
     )
     page.unload(forget_visitor)

@@ -35,6 +35,7 @@ from nullface_pipeline.weights import FACE_WEIGHTS, WEIGHT_SETS
 
 from .local_hub import fill_cache
 from .test_model_card import FACEID, SD15, bisenet, faceid, home  # noqa: F401
+from .video.clips import write_clip
 
 
 DOCS = CLONE / "docs"
@@ -97,6 +98,9 @@ def write_photos(folder: Path) -> None:
     mask = PIL.Image.new("L", photo.size)
     mask.paste(255, (195, 122, 211, 136))
     mask.save(folder / "mask.png")
+    # Two frames make no track, and so take no time.
+    small = np.ascontiguousarray(data.astronaut()[:300, 60:360])
+    write_clip(folder / "clip.mp4", [small, small[:, ::-1]], [0, 40])
 
 
 def test_blocks_are_of_known_kinds():

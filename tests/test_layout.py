@@ -84,7 +84,7 @@ def test_a_pipelines_file_names_the_whole_core(path):
 
 def test_nobody_is_left_out():
     flat = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert flat == CORE | {"__main__", "fetch_weights", "model_sets", "tiny_model", "weights"}
+    assert flat == CORE | {"__main__", "albums", "fetch_weights", "model_sets", "tiny_model", "weights"}
 
 
 @pytest.mark.parametrize("room", WITHOUT_TORCH)

@@ -18,6 +18,7 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo import (
     find_spared_faces,
     is_same_face,
+    known_identities,
     unmatched_faces,
 )
 from nullface_pipeline.tiny_model import load_nullface_tiny
@@ -273,8 +274,29 @@ def test_the_seed_fixes_the_result(pipe, astronaut):
     first, again, other = (np.asarray(pipe.anonymize(astronaut, seed=s, **settings).image) for s in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-    named = np.asarray(pipe.anonymize(astronaut, seed=0, identity_seed=5, **settings).image)
-    assert not np.array_equal(first, named)
+
+
+def test_a_person_of_an_album_gets_the_albums_face(pipe, astronaut):
+    """The face is changed as all photos show the person, and compared with this one."""
+    settings = {"seed": 0, **PASSES, **FAST}
+    (face,) = detect_faces(pipe.face_analyser, np.asarray(astronaut))
+    rng = np.random.default_rng(0)
+    others = rng.normal(size=(2, 512)).astype(np.float32)
+    others /= np.linalg.norm(others, axis=1, keepdims=True)
+    nearby = face.embedding + 0.3 * others[0]
+    known = np.asarray(pipe.anonymize(astronaut, people=np.stack([others[1], nearby]), **settings).image)
+    alone, strangers, own = (
+        np.asarray(pipe.anonymize(astronaut, people=people, **settings).image)
+        for people in (None, others, face.embedding[None])
+    )
+    assert np.array_equal(alone, strangers) and np.array_equal(alone, own)
+    assert not np.array_equal(alone, known)
+
+
+def test_two_faces_of_a_photo_are_never_one_person(pipe, group):
+    faces = detect_faces(pipe.face_analyser, np.asarray(group))
+    identities = known_identities(pipe.face_analyser, faces, faces[1].embedding[None])
+    assert [identity is not None for identity in identities] == [number == 1 for number in range(len(faces))]
 
 
 def test_batches_of_faces_do_not_matter(pipe, group):

@@ -362,7 +362,7 @@ plausible = st.fixed_dictionaries(
         "mask_start": st.floats(0, 1),
         "ip_adapter_scale": st.floats(-10, 10),
         "seed": st.integers(0, 2**63 - 1),
-        "identity_seed": st.integers(0, 2**63 - 1),
+        "people": st.integers(0, 3).map(lambda count: np.eye(512, dtype=np.float32)[:count]),
         "on_failure": st.sampled_from(["cover", "error"]),
         "preset": st.sampled_from(["light", "strong"]),
     },

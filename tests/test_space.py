@@ -23,6 +23,8 @@ from nullface_pipeline.face_parsing import region_mask
 from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.tiny_model import TINY_PRESETS, TINY_SETTINGS
 
+from .video.clips import write_clip
+
 
 pytest.importorskip("gradio")
 
@@ -312,3 +314,50 @@ def test_space_installs_this_package():
     requirement = Requirement((ROOT / "space" / "requirements.txt").read_text().strip())
     assert requirement.name == project["name"] and requirement.extras <= set(project["optional-dependencies"])
     assert requirement.specifier.contains(__version__)
+    card = (ROOT / "space" / "README.md").read_text()
+    gradio = Requirement(project["optional-dependencies"]["space"][0])
+    assert gradio.specifier.contains(re.search(r"^sdk_version: (\S+)$", card, re.MULTILINE)[1])
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Two frames, which are covered and so take no time."""
+    small = np.ascontiguousarray(data.astronaut()[:240, 100:340])
+    return write_clip(tmp_path / "clip.mp4", [small, small], [0, 40], metadata={"title": "At home"}).read_bytes()
+
+
+def test_clip_is_shown_before_and_after(app, upload, clip):
+    path = upload(clip, "me & you.mp4")
+    opened, said = app.show_clip_upload(path)
+    assert "me & you.mp4 is open" in said and not Path(path).parent.exists()
+    said, shown = app.run_clip(opened, "fast")
+    assert "Done" in said and shown.count("<video") == 2 and "in 2 frames something is covered" in shown
+    after = base64.b64decode(
+        re.search(r'download="me &amp; you-anonymized.mp4" href="data:video/mp4;base64,([^"]+)"', shown)[1]
+    )
+    assert b"ftyp" in after[:16] and b"At home" not in after
+
+
+@pytest.mark.parametrize(
+    ("frames", "pts", "message"),
+    [
+        ([np.zeros((64, 64, 3), np.uint8)] * 2, [0, 31_000], "longer than 30 seconds"),
+        ([np.zeros((1200, 1920, 3), np.uint8)] * 2, [0, 40], "full HD or smaller"),
+    ],
+)
+def test_clips_that_are_too_long_or_too_large_are_refused(app, upload, tmp_path, frames, pts, message):
+    path = upload(write_clip(tmp_path / "clip.mp4", frames, pts).read_bytes(), "clip.mp4")
+    with pytest.warns(UserWarning, match=message):
+        opened, said = app.show_clip_upload(path)
+    assert opened is None and message in said and not Path(path).parent.exists()
+
+
+def test_no_clip_without_a_face(app, upload, tmp_path):
+    path = upload(
+        write_clip(tmp_path / "clip.mp4", [np.full((96, 96, 3), 90, np.uint8)] * 2, [0, 40]).read_bytes(), "a.mp4"
+    )
+    opened, _ = app.show_clip_upload(path)
+    with pytest.warns(UserWarning, match="No face was found in the video"):
+        said, shown = app.run_clip(opened, "fast")
+    assert "No face was found" in said and shown == ""
+    assert "No clip is open" in app.run_clip(None, "fast")[0]

@@ -15,6 +15,7 @@ from nullface_pipeline.cli.evaluate import evaluate
 from nullface_pipeline.cli.export import export
 from nullface_pipeline.cli.fetch import fetch
 from nullface_pipeline.cli.selftest import selftest
+from nullface_pipeline.cli.video import video
 
 
 app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,6 +60,6 @@ def in_words(error: typer.TyperException) -> str:
     return " ".join(error.format_message().split())
 
 
-for command in (demo, anonymize, evaluate, selftest, fetch, doctor, export):
+for command in (demo, anonymize, video, evaluate, selftest, fetch, doctor, export):
     app.command()(command)
 app.add_typer(dataset)

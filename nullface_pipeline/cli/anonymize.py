@@ -37,6 +37,7 @@ def anonymize(
     skip_face: options.SkipFace = None,
     preset: options.PresetName = options.Preset.standard,
     fast: options.Fast = False,
+    same_face: options.SameFace = False,
     steps: options.Steps = None,
     skip: options.Skip = None,
     guidance_scale: options.GuidanceScale = None,
@@ -145,7 +146,7 @@ def _tell_unsearched(found: "FoundPhotos") -> None:
 
 def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     """Whatever is not done yet; returns the exit code."""
-    from nullface_pipeline.photo_folder import remove_leftovers, split_jobs
+    from nullface_pipeline.photo_folder import album_digest, remove_leftovers, split_jobs
     from nullface_pipeline.photo_folder.paths import planned_pages
     from nullface_pipeline.photo_folder.resume import check_no_previews, check_replaceable
 
@@ -153,14 +154,15 @@ def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
         check_no_previews(asked.folder, jobs)
     if asked.contact_sheet is not None and not asked.overwrite:
         check_replaceable(planned_pages(asked.contact_sheet, len(jobs)), earlier.record)
-    split = split_jobs(jobs, asked.digest, earlier, not asked.no_resume, asked.overwrite)
+    made_by = album_digest(asked.digest, jobs) if asked.same_face else asked.digest
+    split = split_jobs(jobs, made_by, earlier, not asked.no_resume, asked.overwrite)
     remove_leftovers({asked.folder, *(job.output.parent for job in jobs)}, asked.folder)
     outcomes = list(split.finished)
     for outcome in split.refused:
         _tell(outcome, asked.report)
         outcomes.append(outcome)
     if split.pending:
-        outcomes += _run(asked, split.pending, earlier.record)
+        outcomes += _run(asked, jobs, split.pending, made_by, earlier.record)
     console.print(outcomes_table(outcomes, asked.model))
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
@@ -173,16 +175,22 @@ def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     return exit_code(outcomes)
 
 
-def _run(asked: Asked, jobs: "list[PhotoJob]", record: "ResultRecord") -> "list[PhotoOutcome]":
-    """Go through the photos; each is reported once it is on the disk."""
-    from nullface_pipeline.photo_folder import anonymize_photos
+def _run(
+    asked: Asked, jobs: "list[PhotoJob]", pending: "list[PhotoJob]", made_by: str, record: "ResultRecord"
+) -> "list[PhotoOutcome]":
+    """Go through the photos that are not done; each is reported once it is on the disk."""
+    from nullface_pipeline.albums import find_people
+    from nullface_pipeline.photo_folder import anonymize_photos, read_album
 
-    hide_faces = face_hider(load_model(asked), asked)
-    outcomes = anonymize_photos(hide_faces, jobs, asked.keep_metadata, asked.digest, record.add)
+    pipe = load_model(asked)
+    # Who is who is told by all photos, also those that are done.
+    people = find_people(pipe.face_analyser, read_album(jobs)) if asked.same_face else None
+    hide_faces = face_hider(pipe, asked, people)
+    outcomes = anonymize_photos(hide_faces, pending, asked.keep_metadata, made_by, record.add)
     results: "list[PhotoOutcome]" = []
     faces = 0
     with _progress() as progress:
-        task = progress.add_task("photos", total=len(jobs), faces=0)
+        task = progress.add_task("photos", total=len(pending), faces=0)
         for outcome in outcomes:
             results.append(outcome)
             faces += len(outcome.faces)

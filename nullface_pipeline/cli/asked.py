@@ -23,6 +23,7 @@ class AskedOfPhotos:
     skip_face: "list[Path | Box] | None"
     preset: Preset
     fast: bool
+    same_face: bool
     steps: int | None
     skip: float | None
     guidance_scale: float | None

@@ -9,10 +9,11 @@ from nullface_pipeline.cli.console import TINY_NOTICE, as_options, console, fail
 
 
 if TYPE_CHECKING:
+    from nullface_pipeline.cli.video import Asked as AskedOfVideo
     from nullface_pipeline.photo_folder.steps import Anonymize
 
 
-def load_model(asked: Asked) -> Any:
+def load_model(asked: "Asked | AskedOfVideo") -> Any:
     """The pipeline with its face models, or one line and exit code 1."""
     import torch
 
@@ -29,13 +30,18 @@ def load_model(asked: Asked) -> Any:
         fail(f"The model {asked.model!r} could not be loaded: {words(error).splitlines()[0]}")
 
 
-def face_hider(pipe: Any, asked: Asked) -> "Anonymize":
-    """What hides the faces of a photo of this name, see `PhotoJob.name`, or one line and exit code 1."""
+def face_hider(pipe: Any, asked: Asked, people: Any | None = None) -> "Anonymize":
+    """What hides the faces of a photo of this name, see `PhotoJob.name`, or one line and exit code 1.
+
+    Args:
+        people (`np.ndarray`, *optional*): (P, 512), see `PhotoOptions`.
+    """
     from nullface_pipeline.photo_folder import photo_anonymizer
 
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(62) if asked.seed is None else asked.seed
     try:
-        return photo_anonymizer(pipe, replace(asked.photo_options, **asked.settings), asked.judge, seed)
+        options = replace(asked.photo_options, people=people, **asked.settings)
+        return photo_anonymizer(pipe, options, asked.judge, seed)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))

@@ -248,6 +248,11 @@ Seed = Annotated[
     ),
 ]
 
+SameFace = Annotated[
+    bool,
+    typer.Option("--same-face", help="One new face for a person in all of them: a pseudonym.", rich_help_panel=FACES),
+]
+
 KeepMetadata = Annotated[
     bool,
     typer.Option("--keep-metadata", help="Keep the EXIF, GPS included; never its thumbnail.", rich_help_panel=FILES),

@@ -4,6 +4,7 @@ A photo ends up in the output folder complete and checked, or not at all. Every 
 it was made from; so a stopped run is resumed by giving it again, and no other file is taken for a result.
 """
 
+from nullface_pipeline.photo_folder.album import album_digest, read_album
 from nullface_pipeline.photo_folder.jobs import FoundPhotos, PhotoJob, find_photos, search_photos
 from nullface_pipeline.photo_folder.lock import hold_folder, remove_leftovers
 from nullface_pipeline.photo_folder.noise import photo_seed

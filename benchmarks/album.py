@@ -1,0 +1,110 @@
+"""One new face for a person: how alike a person's results are, with and without an album, and to whom else.
+
+    python -m benchmarks.album --people 12 --strangers 12
+
+Each person has four variants of one portrait (turned, relit, blurred, shrunk), which is easier than a real album. Needs the
+portraits that nullface-tiny is measured on (`--data`) and the packages of the extra `training`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+import torch
+
+from nullface_pipeline.albums import find_people
+from nullface_pipeline.evaluation.judges import DlibRecognizer
+from nullface_pipeline.face_identity import embed_face
+from nullface_pipeline.model_sets import load_model_set, preset_settings
+from training.portraits import Portrait, five_points, load_portraits
+
+
+# Degrees, scale, shift of brightness, blur.
+VARIANTS = ((0, 1.0, 0, 0.0), (8, 1.05, 20, 0.0), (-7, 0.95, -25, 0.6), (3, 0.85, 5, 1.2))
+
+
+def variant(portrait: Portrait, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, 3) uint8 RGB, and the (68, 2) landmarks in it."""
+    degrees, scale, brighter, blur = VARIANTS[number]
+    image = portrait.image()
+    x, y = portrait.landmarks.mean(axis=0)
+    matrix = cv2.getRotationMatrix2D((float(x), float(y)), degrees, scale)
+    size = image.shape[1::-1]
+    turned = np.asarray(cv2.warpAffine(image, matrix, size, borderMode=cv2.BORDER_REPLICATE))
+    turned = turned if blur == 0 else np.asarray(cv2.GaussianBlur(turned, (0, 0), blur))
+    lit = np.clip(turned.astype(int) + brighter, 0, 255).astype(np.uint8)
+    return lit, portrait.landmarks @ matrix[:, :2].T + matrix[:, 2]
+
+
+def described(photos: list[np.ndarray], landmarks: list[np.ndarray], pipe: Any) -> dict[str, np.ndarray]:
+    """(N, D) embeddings of unit norm by dlib, less the mean of these photos, and by nullface-tiny's recognizer."""
+    dlib = DlibRecognizer()
+    faces = [(photo, five_points(points)) for photo, points in zip(photos, landmarks)]
+    own = [embed_face(pipe.face_analyser, photo, points) for photo, points in faces]
+    return {"dlib": np.stack([dlib(photo, points) for photo, points in faces]), "tiny": np.stack(own)}
+
+
+def centred(embeds: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    return (embeds - mean) / np.linalg.norm(embeds - mean, axis=1, keepdims=True)
+
+
+def figures(originals: np.ndarray, results: np.ndarray, whose: np.ndarray) -> dict[str, float]:
+    """Mean cosines among a person's results, among those of different people, and to the originals."""
+    same = np.equal.outer(whose, whose)
+    pairs = np.triu(np.ones_like(same), 1).astype(bool)
+    among, to_originals = results @ results.T, results @ originals.T
+    return {
+        "person": float(among[same & pairs].mean()),
+        "person_worst": float(np.quantile(among[same & pairs], 0.05)),
+        "strangers": float(among[~same & pairs].mean()),
+        "to_own_original": float(to_originals[same].mean()),
+        "to_own_original_highest": float(to_originals[same].max()),
+        "to_strangers_originals": float(to_originals[~same].mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--people", type=int, default=12)
+    parser.add_argument("--strangers", type=int, default=12)
+    parser.add_argument("--preset", default="fast")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    pipe = load_model_set("tiny")
+    portraits = [each for each in load_portraits(arguments.data, "validation") if each.colour]
+    chosen = portraits[: arguments.people + arguments.strangers]
+    shown = [(number, v) for number in range(arguments.people) for v in range(len(VARIANTS))]
+    shown += [(number, 0) for number in range(arguments.people, len(chosen))]
+    photos, landmarks = map(list, zip(*(variant(chosen[number], v) for number, v in shown)))
+    whose = np.array([number for number, _ in shown])
+    people = find_people(pipe.face_analyser, photos)
+    before = described(photos, landmarks, pipe)
+    print(json.dumps({"photos": len(photos), "people": len(chosen), "people_found": len(people)}), flush=True)
+    for name, known in (("alone", None), ("album", people)):
+        settings = preset_settings("tiny", arguments.preset)
+        results, covered = [], 0
+        for number, photo in enumerate(photos):
+            result = pipe.anonymize(PIL.Image.fromarray(photo), seed=1000 * number, people=known, **settings)
+            covered += any(face.method == "covered" for face in result.faces)
+            results.append(np.asarray(result.image))
+        after = described(results, landmarks, pipe)
+        for judge in before:
+            # dlib's descriptors of strangers share a large mean.
+            mean = before[judge].mean(axis=0) if judge == "dlib" else np.zeros(before[judge].shape[1])
+            found = figures(centred(before[judge], mean), centred(after[judge], mean), whose)
+            own = figures(centred(before[judge], mean), centred(before[judge], mean), whose)
+            print(
+                json.dumps(
+                    {"run": name, "judge": judge, "covered": covered, **found, "originals_person": own["person"]}
+                ),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,288 @@
+"""Leaks, steadiness and cost of anonymized video, on made clips in which it is known where every face is.
+
+    python -m benchmarks.video motion bar crossing cut turn mouth --output video.json
+
+Needs the portraits that nullface-tiny is measured on (`--data`), and the packages of the extras `training` and `video`.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+import torch
+
+from nullface_pipeline.evaluation.judges import DlibRecognizer
+from nullface_pipeline.face_identity import embed_face
+from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.video import Work, anonymize_video, link_video
+from tests.video.clips import Clip, Motion, Portrait, make_clip, read_back, sway, write_clip
+from training.portraits import five_points, load_portraits
+
+
+# dlib's own distance from which on two faces are taken for strangers.
+STRANGERS = 0.6
+
+# A face counts as changed where its pixels differ by more grey levels than compression makes; the part of its box that is
+# looked at; the share below which the frame has leaked.
+DIFFERENT, INNER, LEAKED = 6, 0.6, 0.3
+
+SIZE = (200, 264)
+
+# Backgrounds in blue and green: nullface-tiny's detector takes some in the colours of skin for faces.
+SCENE, OTHER_SCENE = 9, 23
+
+People = dict[str, tuple[Portrait, Motion]]
+
+
+def people(data: Path, count: int, first: int) -> list[tuple[Portrait, np.ndarray]]:
+    """Colour portraits of the validation split, and their (68, 2) landmarks."""
+    chosen = [portrait for portrait in load_portraits(data, "validation") if portrait.colour][first : first + count]
+    return [(Portrait(each.image(), each.box.astype(float)), each.landmarks) for each in chosen]
+
+
+def motion(faces: list[Portrait], frames: int) -> Clip:
+    return make_clip({"a": (faces[0], sway(130, 100, 80, 14, 6, 0.06))}, frames, SIZE, seed=SCENE)
+
+
+def bar(faces: list[Portrait], frames: int) -> Clip:
+    """A bar passes before the face, and a few frames are blurred."""
+
+    def change(number: int, frame: np.ndarray) -> np.ndarray:
+        left = 60 + 10 * number
+        frame[:, left : left + 40] = (40, 60, 50)
+        return cv2.GaussianBlur(frame, (0, 0), 4.0) if number % 7 == 5 else frame
+
+    return make_clip({"a": (faces[0], sway(130, 100, 80))}, frames, SIZE, change=change, seed=SCENE)
+
+
+def crossing(faces: list[Portrait], frames: int) -> Clip:
+    """One face passes in front of another."""
+    two: People = {
+        "a": (faces[0], sway(140, 100, 74, 5)),
+        "b": (faces[1], lambda t: (40 + 180 * t * 8 / frames, 104, 78, 0)),
+    }
+    return make_clip(two, frames, SIZE, seed=SCENE)
+
+
+def cut(faces: list[Portrait], frames: int) -> Clip:
+    """One shot, another with somebody else, and in it an exit and a return."""
+    first = make_clip({"a": (faces[0], sway(100, 100, 80))}, frames // 3, SIZE, seed=SCENE)
+
+    def goes_and_returns(t: float) -> tuple[float, float, float, float]:
+        return 150 + 220 * np.sin(np.pi * t * 8 / (frames - frames // 3)), 100, 84, 0
+
+    second = make_clip({"b": (faces[1], goes_and_returns)}, frames - frames // 3, SIZE, seed=OTHER_SCENE)
+    return joined(first, second)
+
+
+def turn(faces: list[Portrait], frames: int) -> Clip:
+    """A head that turns to the side and leaves the picture, ever faster."""
+
+    def place(t: float) -> tuple[float, float, float, float]:
+        gone = max(0.0, t * 8 - frames / 2)
+        return 120 + 9 * gone**1.6, 100, 82, 3 * gone
+
+    return make_clip({"a": (faces[0], place)}, frames, SIZE, seed=SCENE)
+
+
+def joined(first: Clip, second: Clip) -> Clip:
+    shift = first.pts[-1] + first.pts[1] - first.pts[0]
+    return Clip(
+        np.concatenate([first.frames, second.frames]),
+        first.boxes + second.boxes,
+        first.matrices + second.matrices,
+        first.pts + [time + shift for time in second.pts],
+    )
+
+
+SCENES: dict[str, Callable[[list[Portrait], int], Clip]] = {
+    "motion": motion,
+    "bar": bar,
+    "crossing": crossing,
+    "cut": cut,
+    "turn": turn,
+}
+
+
+def measure(
+    pipe: Any, scene: str, data: Path, frames: int, first: int, preset: str, pictures: Path | None
+) -> dict[str, Any]:
+    """All figures of one scene."""
+    chosen = people(data, 2, first)
+    clip = SCENES[scene]([face for face, _ in chosen], frames)
+    landmarks = {name: points for name, (_, points) in zip("ab", chosen)}
+    counted = Counted(pipe)
+    with tempfile.TemporaryDirectory() as folder:
+        source = write_clip(Path(folder) / "in.mp4", clip.frames, clip.pts)
+        started = time.perf_counter()
+        work = Work(Path(folder) / "work", scene, seed=7)
+        video = link_video(pipe.face_analyser, source, work)
+        options = PhotoOptions(**preset_settings("tiny", preset))
+        report = anonymize_video(pipe, video, Path(folder) / "out.mp4", options, work)
+        seconds = time.perf_counter() - started
+        before, times = read_back(source)
+        after, _ = read_back(Path(folder) / "out.mp4")
+        if pictures is not None:
+            pictures.mkdir(parents=True, exist_ok=True)
+            rows = [
+                np.concatenate(list(np.concatenate([before, after], axis=1)[at : at + 8]), axis=1)
+                for at in range(0, len(before), 8)
+            ]
+            for number, row in enumerate(rows):
+                PIL.Image.fromarray(row).save(pictures / f"{scene}-{number}.png")
+    counted.remove()
+    cost = {
+        "seconds": seconds,
+        "unet_samples": counted.samples,
+        "unet_samples_a_second_of_video": counted.samples / float(times[-1] + times[1]),
+    }
+    figures = {
+        "report": asdict(report),
+        **leaks(clip, before, after, landmarks),
+        **steadiness(pipe, clip, before, after, landmarks),
+    }
+    return {"scene": scene, "preset": preset, "frames": frames, **cost, **figures}
+
+
+class Counted:
+    """Counts the samples that go through the UNet."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.samples = 0
+        self.hook = pipe.unet.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.samples += len(args[0] if args else kwargs["sample"])
+
+    def remove(self) -> None:
+        self.hook.remove()
+
+
+def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Frames in which a known face is as it was, by its pixels and by dlib's recognizer; of faces behind others, only by
+    the former."""
+    dlib = DlibRecognizer()
+    shares, distances, places = [], [], []
+    for number, boxes in enumerate(clip.boxes):
+        for name, box in boxes.items():
+            inner = inner_box(box, before.shape[1:3])
+            if inner is None:
+                continue
+            x0, y0, x1, y1 = inner
+            difference = np.abs(before[number, y0:y1, x0:x1].astype(int) - after[number, y0:y1, x0:x1]).max(axis=-1)
+            shares.append(float((difference > DIFFERENT).mean()))
+            points = landmarks[name] @ clip.matrices[number][name][:, :2].T + clip.matrices[number][name][:, 2]
+            seen = [dlib(pictures[number], five_points(points)) for pictures in (before, after)]
+            # Of a face that is cut off, dlib sees more of what lies beyond the frame.
+            if box[0] >= 0 and box[1] >= 0 and box[2] <= before.shape[2] and box[3] <= before.shape[1]:
+                distances.append(float(np.linalg.norm(np.subtract(*seen))))
+                places.append([number, name])
+    return {
+        "faces": len(shares),
+        "leaked_by_pixels": int((np.array(shares) < LEAKED).sum()),
+        "least_changed": min(shares),
+        "whole_faces": len(distances),
+        "recognized_by_dlib": int((np.array(distances) < STRANGERS).sum()),
+        "nearest_by_dlib": min(distances),
+        "mean_distance_by_dlib": float(np.mean(distances)),
+        "recognized_at": [place for place, distance in zip(places, distances) if distance < STRANGERS],
+    }
+
+
+def inner_box(box: np.ndarray, size: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    """Whole pixels of the inner part of a box, as far as an (H, W) frame shows it; None if that is next to nothing."""
+    centre, half = (box[:2] + box[2:]) / 2, INNER * (box[2:] - box[:2]) / 2
+    x0, y0 = np.clip(np.round(centre - half), 0, size[1::-1]).astype(int)
+    x1, y1 = np.clip(np.round(centre + half), 0, size[1::-1]).astype(int)
+    return (int(x0), int(y0), int(x1), int(y1)) if x1 - x0 > 3 and y1 - y0 > 3 else None
+
+
+def steadiness(
+    pipe: Any, clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Warping error and identity from frame to frame, of the result and of the original, where no patch is."""
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    errors: dict[str, list[float]] = {"original": [], "result": []}
+    embeds: dict[str, list[np.ndarray]] = {"original": [], "result": []}
+    usable = [patch_free(clip, after, number) for number in range(len(before))]
+    for number in range(len(before) - 1):
+        if not (usable[number] and usable[number + 1]):
+            continue
+        grey = [cv2.cvtColor(before[at], cv2.COLOR_RGB2GRAY) for at in (number, number + 1)]
+        moved = np.asarray(flow.calc(grey[0], grey[1], np.zeros((*grey[0].shape, 2), np.float32)))
+        for box in clip.boxes[number].values():
+            inner = inner_box(box, before.shape[1:3])
+            if inner is not None and number + 1 < len(before):
+                for kind, pictures in (("original", before), ("result", after)):
+                    errors[kind].append(warping_error(pictures[number], pictures[number + 1], moved, inner))
+    for number in range(len(before)):
+        if usable[number] and set(clip.boxes[number]) == {"a"}:
+            matrix = clip.matrices[number]["a"]
+            points = five_points(landmarks["a"]) @ matrix[:, :2].T + matrix[:, 2]
+            for kind, pictures in (("original", before), ("result", after)):
+                embeds[kind].append(embed_face(pipe.face_analyser, pictures[number], points))
+    result: dict[str, Any] = {"uncovered_frames": sum(usable)}
+    for kind in ("original", "result"):
+        if errors[kind]:
+            result[f"warping_error_{kind}"] = float(np.mean(errors[kind]))
+        if len(embeds[kind]) > 1:
+            alike = np.stack(embeds[kind]) @ np.stack(embeds[kind]).T
+            pairs = alike[np.triu_indices(len(alike), 1)]
+            result[f"cosine_{kind}"], result[f"worst_cosine_{kind}"] = float(pairs.mean()), float(pairs.min())
+    if embeds["result"]:
+        own = [float(a @ b) for a, b in zip(embeds["original"], embeds["result"])]
+        result["cosine_to_original"], result["highest_to_original"] = float(np.mean(own)), float(np.max(own))
+    return result
+
+
+def patch_free(clip: Clip, after: np.ndarray, number: int) -> bool:
+    """Whether no face of a frame is under a patch, which is of one colour."""
+    inner = [inner_box(box, after.shape[1:3]) for box in clip.boxes[number].values()]
+    boxes = [each for each in inner if each is not None]
+    return bool(boxes) and all(after[number, y0:y1, x0:x1].std(axis=(0, 1)).max() > 6 for x0, y0, x1, y1 in boxes)
+
+
+def warping_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray, box: tuple[int, int, int, int]) -> float:
+    """Mean absolute difference in grey levels between a frame and the next one, moved back, within a box."""
+    height, width = first.shape[:2]
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    back = cv2.remap(second, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x0, y0, x1, y1 = box
+    return float(np.abs(first[y0:y1, x0:x1].astype(float) - back[y0:y1, x0:x1]).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="+", choices=SCENES)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--frames", type=int, default=24)
+    parser.add_argument("--first", type=int, default=0, help="Which portrait of the validation split comes first.")
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--pictures", type=Path, help="A folder for the frames before, above those after.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    pipe = load_model_set("tiny")
+    for scene in arguments.scenes:
+        line = json.dumps(
+            measure(
+                pipe, scene, arguments.data, arguments.frames, arguments.first, arguments.preset, arguments.pictures
+            )
+        )
+        print(line)
+        if arguments.output is not None:
+            with arguments.output.open("a") as file:
+                file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

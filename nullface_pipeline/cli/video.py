@@ -1,0 +1,305 @@
+"""`nullface video`: videos, one after the other, each resumed where it was stopped."""
+
+import contextlib
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from nullface_pipeline.cli import options
+from nullface_pipeline.cli.console import as_options, console, error_console, fail, show, words
+from nullface_pipeline.cli.loading import load_model
+
+
+if TYPE_CHECKING:
+    from nullface_pipeline.photo_folder import PhotoJob, ResultRecord
+    from nullface_pipeline.photo_records import PhotoOptions
+    from nullface_pipeline.video import LinkedVideo, VideoReport, Work
+
+
+class Audio(StrEnum):
+    none = "none"
+    keep = "keep"
+    pitch = "pitch"
+
+
+AudioName = Annotated[
+    Audio,
+    typer.Option(
+        metavar="NAME", help="none; keep: the sound as it is; pitch: the voice lower.", rich_help_panel=options.FILES
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command's arguments, as they are named there."""
+
+    videos: list[Path]
+    output: Path
+    keep: str
+    preset: options.Preset
+    fast: bool
+    same_face: bool
+    audio: Audio
+    threshold: float | None
+    accept_recognizable: bool
+    detection_threshold: float
+    min_face: float
+    model: str
+    device: str | None
+    dtype: options.Dtype | None
+    batch_faces: int
+    seed: int | None
+    no_resume: bool
+    overwrite: bool
+
+    @cached_property
+    def face_options(self) -> "PhotoOptions":
+        """What is asked of each face, besides the preset's numbers, which depend on the model."""
+        from nullface_pipeline.photo_records import PhotoOptions
+
+        return PhotoOptions(
+            keep=options.region_names(self.keep),
+            similarity_threshold=self.threshold,
+            accept_recognizable=self.accept_recognizable,
+            min_face=self.min_face,
+            batch_faces=self.batch_faces,
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that decides on a result, but for the seed, see `options_digest`; of the other videos too, if a person
+        is to have one face in all of them."""
+        from nullface_pipeline.photo_folder import file_digest, options_digest
+
+        return options_digest(
+            {
+                "model": self.model,
+                "preset": self.preset,
+                "fast": self.fast,
+                "audio": self.audio,
+                "same_face": sorted(file_digest(video) or "" for video in self.videos) if self.same_face else None,
+                "keep": sorted(self.face_options.keep),
+                "threshold": self.threshold,
+                "min_face": self.min_face,
+                "detection_threshold": self.detection_threshold,
+                "batch_faces": self.batch_faces,
+            }
+        )
+
+
+def video(
+    videos: Annotated[list[Path], typer.Argument(help="Videos: MP4, MOV, WebM, and most others.")],
+    output: Annotated[Path, typer.Option("--output", "-o", parser=options.path, help="Folder for the results.")],
+    keep: options.Keep = "",
+    preset: options.PresetName = options.Preset.standard,
+    fast: options.Fast = False,
+    same_face: options.SameFace = False,
+    audio: AudioName = Audio.none,
+    threshold: options.Threshold = None,
+    accept_recognizable: options.AcceptRecognizable = False,
+    detection_threshold: options.DetectionThreshold = 0.3,
+    min_face: options.MinFace = 0.0,
+    model: options.Model = "tiny",
+    device: options.Device = None,
+    dtype: options.DtypeName = None,
+    batch_faces: options.BatchFaces = 8,
+    seed: options.Seed = None,
+    no_resume: options.NoResume = False,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Replace the faces in videos.
+
+    Every face is replaced and verified in every frame, or covered. A stopped run goes on
+    where it was if it is given again.
+
+    Exit code: 0 if nothing is covered, 2 if something is, 3 if some videos were refused,
+    1 for wrong usage.
+    """
+    asked = Asked(**locals())
+    from nullface_pipeline.photo_folder import hold_folder
+
+    try:
+        # Options first: they need no disk.
+        asked.face_options
+        jobs = find_jobs(asked.videos, asked.output)
+        with hold_folder(asked.output):
+            code = _anonymize(asked, jobs)
+    except (OSError, TypeError, ValueError) as error:
+        fail(as_options(words(error)))
+    raise typer.Exit(code)
+
+
+def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
+    """Where the result of each video goes.
+
+    Raises:
+        ValueError: if one does not exist, or two would be written to one place.
+    """
+    from nullface_pipeline.photo_folder import PhotoJob, check_written
+    from nullface_pipeline.photo_folder.paths import planned_results
+    from nullface_pipeline.video import output_suffix
+
+    for path in videos:
+        if not path.is_file():
+            raise ValueError(f"{path} is no file: name the videos themselves, as in clips/*.mp4.")
+    jobs = [PhotoJob(path, output / f"{path.stem}{output_suffix(path)}") for path in dict.fromkeys(videos)]
+    check_written(planned_results(jobs), [job.source for job in jobs])
+    return jobs
+
+
+def _anonymize(asked: Asked, jobs: "list[PhotoJob]") -> int:
+    """Whatever is not done yet; returns the exit code."""
+    from nullface_pipeline.photo_folder import Earlier, ResultRecord, record_path, remove_leftovers, split_jobs
+
+    record = ResultRecord(record_path(asked.output))
+    record.prepare()
+    split = split_jobs(jobs, asked.digest, Earlier(record, None), not asked.no_resume, asked.overwrite)
+    remove_leftovers({asked.output}, asked.output)
+    for outcome in split.refused:
+        _refuse(outcome.job, outcome.reason)
+    reports = _run(asked, split.pending, jobs, record) if split.pending else {}
+    console.print(_reports_table(reports))
+    if split.finished:
+        console.print(f"{len(split.finished)} done before; --no-resume does them again.")
+    refused = len(split.refused) + len(split.pending) - len(reports)
+    return 3 if refused else 2 if any(report.covered for report in reports.values()) else 0
+
+
+def _refuse(job: "PhotoJob", reason: str) -> None:
+    error_console.print(f"[red]refused[/red] {show(f'{job.source}: {as_options(reason)}')}", soft_wrap=True)
+
+
+def _run(
+    asked: Asked, pending: "list[PhotoJob]", jobs: "list[PhotoJob]", record: "ResultRecord"
+) -> "dict[PhotoJob, VideoReport]":
+    """Look at the videos and anonymize them; those that are refused are told and left out."""
+    pipe = load_model(asked)
+    face_options = _face_options(pipe, asked)
+    reports: "dict[PhotoJob, VideoReport]" = {}
+    with _progress() as progress:
+        if not asked.same_face:
+            for job in pending:
+                if (linked := _look(asked, pipe, job, progress)) is not None:
+                    _finish(asked, pipe, face_options, job, linked, None, record, reports, progress)
+            return reports
+        # Who is who is only known once all have been looked at, also those that are done.
+        looked = {job: linked for job in jobs if (linked := _look(asked, pipe, job, progress)) is not None}
+        for job, identities in zip(looked, _identities(pipe, [linked for linked, _ in looked.values()])):
+            if job in pending:
+                _finish(asked, pipe, face_options, job, looked[job], identities, record, reports, progress)
+            else:
+                looked[job][1].remove()
+    return reports
+
+
+def _face_options(pipe: Any, asked: Asked) -> "PhotoOptions":
+    from nullface_pipeline.model_sets import preset_settings
+    from nullface_pipeline.photo import check_pipeline
+
+    face_options = replace(asked.face_options, **preset_settings(asked.model, asked.preset, asked.fast))
+    try:
+        check_pipeline(pipe, face_options)
+    except (RuntimeError, TypeError, ValueError) as error:
+        fail(as_options(words(error)))
+    return face_options
+
+
+def _look(asked: Asked, pipe: Any, job: "PhotoJob", progress: Progress) -> "tuple[LinkedVideo, Work] | None":
+    """What one video shows; None if it is refused."""
+    from nullface_pipeline.photo_folder import file_digest
+    from nullface_pipeline.video import Work, link_video, work_folder
+
+    seed = secrets.randbits(62) if asked.seed is None else asked.seed
+    made_from = f"{file_digest(job.source)} {asked.digest}"
+    work = Work(work_folder(job.output), made_from, seed, fixed=asked.seed is not None)
+    with _refusals(job, work):
+        return link_video(pipe.face_analyser, job.source, work, _teller(progress, job)), work
+    return None
+
+
+@contextlib.contextmanager
+def _refusals(job: "PhotoJob", work: "Work") -> Iterator[None]:
+    """One video that is refused, or that a library chokes on, is no reason to give up the others."""
+    from nullface_pipeline.photo_folder.steps import in_words
+    from nullface_pipeline.photo_records import PhotoRefusedError
+
+    try:
+        yield
+    except PhotoRefusedError as error:
+        work.remove()
+        _refuse(job, str(error))
+    # A full disk, say, is no matter of one video.
+    except OSError:
+        raise
+    except Exception as error:
+        _refuse(job, in_words(error))
+
+
+def _identities(pipe: Any, linked: "list[LinkedVideo]") -> list[list[Any]]:
+    from nullface_pipeline.face_identity import same_person_similarity
+    from nullface_pipeline.video import one_face_a_person
+
+    return one_face_a_person(linked, same_person_similarity(pipe.face_analyser))
+
+
+def _finish(
+    asked: Asked,
+    pipe: Any,
+    face_options: "PhotoOptions",
+    job: "PhotoJob",
+    looked: "tuple[LinkedVideo, Work]",
+    identities: list[Any] | None,
+    record: "ResultRecord",
+    reports: "dict[PhotoJob, VideoReport]",
+    progress: Progress,
+) -> None:
+    """Render one video, and write down what the result is before it appears."""
+    from nullface_pipeline.photo_folder import MadeFrom, file_digest
+    from nullface_pipeline.video import anonymize_video
+
+    linked, work = looked
+
+    def note(finished: Path) -> None:
+        original = file_digest(job.source) or ""
+        record.add(MadeFrom(original, asked.digest, file_digest(finished) or ""))
+
+    tell = _teller(progress, job)
+    with _refusals(job, work):
+        reports[job] = anonymize_video(
+            pipe, linked, job.output, face_options, work, asked.audio.value, identities, note, tell
+        )
+        work.remove()
+
+
+def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | None], None]:
+    task = progress.add_task(show(job.source.name), total=None, step="")
+
+    def tell(step: str, done: int, total: int | None) -> None:
+        progress.update(task, completed=done, total=total, step=step)
+
+    return tell
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), TextColumn("{task.fields[step]}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def _reports_table(reports: "dict[PhotoJob, VideoReport]") -> Table:
+    table = Table(
+        "video", "frames", "tracks", "faces replaced", "in short gaps", "places covered", "frames with a patch"
+    )
+    for job, report in reports.items():
+        numbers = (report.frames, report.tracks, report.anonymized, report.gaps, report.covered)
+        share = f"{report.patched_frames} ({100 * report.patched_frames / max(report.frames, 1):.0f} %)"
+        table.add_row(show(job.output), *map(str, numbers), share)
+    return table

@@ -1,0 +1,17 @@
+"""Videos: look at every frame, link faces to tracks, give each track one new face, cover what is left, write the result.
+
+A frame in which a face might show and nothing was done does not exist: every frame of every track is anonymized and
+verified, or covered. Nothing is written before the finished picture has been decoded and searched once more.
+"""
+
+from nullface_pipeline.video.reader import VideoError, VideoInfo, read_info
+from nullface_pipeline.video.run import (
+    LinkedVideo,
+    VideoReport,
+    anonymize_video,
+    check_video_options,
+    link_video,
+    one_face_a_person,
+)
+from nullface_pipeline.video.work import Work, work_folder
+from nullface_pipeline.video.writer import AUDIO, FORMATS, output_suffix

@@ -1,0 +1,109 @@
+"""The first pass: where the faces of every frame are, and how much each frame differs from those before.
+
+What is found goes to two files of fixed-size entries as it is found, so that a stopped look goes on where it was, and
+nothing but boxes and numbers lies on the disk.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nullface_pipeline.face_identity import FaceLocation, embed_face
+from nullface_pipeline.face_search import search_locations
+from nullface_pipeline.video.reader import Frame, read_frames
+from nullface_pipeline.video.shots import LOOK_BACK, frame_changes, thumbnail
+
+
+FRAME = np.dtype([("pts", "<i8"), ("changes", "<f4", LOOK_BACK), ("faces", "<i4")])
+FACE = np.dtype([("box", "<f4", 4), ("landmarks", "<f4", (5, 2)), ("score", "<f4")])
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a video shows.
+
+    Attributes:
+        frames (`np.ndarray`): (N,) of `FRAME`: time in the video's `time_base`, see `frame_changes`, number of faces.
+        faces (`np.ndarray`): (M,) of `FACE`, those of the first frame first.
+        starts (`np.ndarray`): (N + 1,) int, where each frame's faces begin in `faces`.
+    """
+
+    frames: np.ndarray
+    faces: np.ndarray
+    starts: np.ndarray
+
+    def rows(self, frame: int) -> range:
+        """Which of `faces` are those of a frame."""
+        return range(self.starts[frame], self.starts[frame + 1])
+
+
+def read_look(folder: Path) -> Look:
+    """As far as `look` has come in a folder."""
+    frames, faces = _entries(folder / "frames.bin", FRAME), _entries(folder / "faces.bin", FACE)
+    starts = np.concatenate([[0], np.cumsum(frames["faces"])]).astype(np.int64)
+    # Only frames of which all faces are there.
+    starts = starts[starts <= len(faces)]
+    return Look(frames[: len(starts) - 1], faces[: starts[-1]], starts)
+
+
+def _entries(path: Path, kind: np.dtype) -> np.ndarray:
+    if not path.exists():
+        return np.zeros(0, kind)
+    # The last one may be half.
+    return np.fromfile(path, kind, path.stat().st_size // kind.itemsize)
+
+
+def look(video: Path, analyser: Any, folder: Path, tell: Callable[[], None] = lambda: None) -> Look:
+    """Find the faces of every frame, or of those that an earlier look in the same folder did not come to.
+
+    Args:
+        analyser: InsightFace's `FaceAnalysis`.
+        folder (`Path`): for the two files.
+        tell (`Callable`): called after each frame.
+
+    Raises:
+        VideoError: if a frame is refused.
+    """
+    done = read_look(folder)
+    _cut(folder / "frames.bin", done.frames.nbytes)
+    _cut(folder / "faces.bin", done.faces.nbytes)
+    before: deque[np.ndarray] = deque(maxlen=LOOK_BACK)
+    with (folder / "faces.bin").open("ab") as faces, (folder / "frames.bin").open("ab") as frames:
+        for number, frame in enumerate(read_frames(video)):
+            small = thumbnail(frame.pixels)
+            if number >= len(done.frames):
+                found = search_locations(analyser, frame.pixels)
+                # The faces first: a frame counts once its own entry is there.
+                faces.write(np.array([(face.box, face.landmarks, face.score) for face in found], FACE).tobytes())
+                faces.flush()
+                frames.write(np.array((frame.pts, frame_changes(small, before), len(found)), FRAME).tobytes())
+                frames.flush()
+            before.appendleft(small)
+            tell()
+    return read_look(folder)
+
+
+def _cut(path: Path, size: int) -> None:
+    with path.open("ab") as file:
+        file.truncate(size)
+
+
+def embed_frames(video: Path, analyser: Any, seen: Look) -> Iterator[np.ndarray]:
+    """(faces, 512) float32 for each frame in turn: who the faces are. Embeddings are never written anywhere."""
+    for number, frame in enumerate(read_frames(video)):
+        yield embed_rows(analyser, frame, seen, seen.rows(number))
+
+
+def embed_rows(analyser: Any, frame: Frame, seen: Look, rows: range) -> np.ndarray:
+    """(len(rows), 512) float32, unit norm."""
+    found = [embed_face(analyser, frame.pixels, seen.faces["landmarks"][row]) for row in rows]
+    return np.stack(found) if found else np.zeros((0, 512), dtype=np.float32)
+
+
+def location(faces: np.ndarray, row: int) -> FaceLocation:
+    """An entry of `Look.faces` as what it stands for."""
+    return FaceLocation(faces["box"][row], faces["landmarks"][row], float(faces["score"][row]))

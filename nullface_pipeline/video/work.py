@@ -1,0 +1,83 @@
+"""The folder of one video that is being worked on, so that a stopped run goes on where it was.
+
+It holds the boxes of faces, finished pieces, and the secret seed without which the rest would get other faces: no
+embedding, and no pixel of the original. It is for its owner's eyes, and goes when the video is finished.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from nullface_pipeline.photo_files import write_whole
+
+
+def work_folder(output: Path) -> Path:
+    """Where the work on a video lies: hidden beside its result."""
+    return output.with_name(f".nullface-{sha256(output.name.encode()).hexdigest()[:16]}.work")
+
+
+class Work:
+    """The work on one video.
+
+    Args:
+        folder (`Path`): made where it is missing.
+        made_from (`str`): of what, and by which options; work on anything else is thrown away.
+        seed (`int`): used unless earlier work goes on; with `fixed`, earlier work by another seed is thrown away.
+    """
+
+    def __init__(self, folder: Path, made_from: str, seed: int, fixed: bool = False) -> None:
+        self.folder = folder
+        earlier = _read_json(folder / "work.json") or {}
+        if earlier.get("made_from") != made_from or (fixed and earlier.get("seed") != seed):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700, parents=True)
+            earlier = {"made_from": made_from, "seed": seed}
+            (folder / "work.json").touch(mode=0o600)
+            (folder / "work.json").write_text(json.dumps(earlier))
+        self.seed: int = earlier["seed"]
+
+    def piece(self, start: int) -> Path:
+        """The file of the piece that begins with a frame; finished once `note` has been told of it."""
+        return self.folder / f"{start:09}.nut"
+
+    def note(self, start: int, counts: dict[str, int]) -> None:
+        """Say that a piece is finished, and what was done in it."""
+        write_whole(self.piece(start).with_suffix(".json"), json.dumps(counts).encode())
+
+    def counts(self, start: int) -> dict[str, int] | None:
+        """What was done in a piece; None if it is not finished."""
+        return _read_json(self.piece(start).with_suffix(".json"))
+
+    def reopen(self, start: int) -> None:
+        """Have a finished piece made again."""
+        self.piece(start).with_suffix(".json").unlink(missing_ok=True)
+
+    def add_line(self, name: str, line: Any) -> None:
+        """Append to a list."""
+        with (self.folder / name).open("a") as file:
+            # A line of its own, even after one that a killed run left half.
+            file.write("\n" + json.dumps(line) + "\n")
+
+    def lines(self, name: str) -> Iterator[Any]:
+        """A list's whole lines."""
+        path = self.folder / name
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                yield json.loads(line)
+            except ValueError:
+                continue
+
+    def remove(self) -> None:
+        """Throw all of it away."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        read = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return read if isinstance(read, dict) else None

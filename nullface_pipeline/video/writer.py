@@ -1,0 +1,194 @@
+"""Writing a video: finished pieces one by one, then all of them as one file, with the sound or without.
+
+Into the file goes what is listed here and nothing else: one video stream, at most one audio stream, times. Places, titles,
+chapters, subtitles, cover pictures and whatever else lay in the original's container are not copied.
+"""
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nullface_pipeline.photo_files import DIGITAL_SOURCE_TYPE
+from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_av, open_input
+
+
+# Suffix of the output -> FFmpeg's container, encoder of the picture and its options, encoder of sound.
+# No frame is encoded out of its order, so that pieces can be joined and times stay exact.
+_H264 = ("libx264", {"crf": "18", "preset": "medium"})
+_VP9 = (
+    "libvpx-vp9",
+    {"crf": "24", "b": "0", "lag-in-frames": "0", "auto-alt-ref": "0", "row-mt": "1", "cpu-used": "4"},
+)
+FORMATS: dict[str, tuple[str, tuple[str, dict[str, str]], str]] = {
+    ".mp4": ("mp4", _H264, "aac"),
+    ".m4v": ("mp4", _H264, "aac"),
+    ".mov": ("mov", _H264, "aac"),
+    ".webm": ("webm", _VP9, "libopus"),
+}
+
+# What a container takes of an audio stream that is copied.
+_COPIED_AUDIO = {"webm": ("opus", "vorbis"), "mp4": ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")}
+_COPIED_AUDIO["mov"] = (*_COPIED_AUDIO["mp4"], "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_f32le")
+
+AUDIO = ("none", "keep", "pitch")
+
+# A voice three semitones lower. It can be undone by whoever guesses the number.
+PITCH = 2 ** (-3 / 12)
+
+# FFmpeg's numbers for ITU-R BT.709 and for the limited range.
+_BT709, _LIMITED = 1, 1
+
+
+def output_suffix(source: Path) -> str:
+    """The suffix of the result: the original's where such files are written, else `.mp4`."""
+    return source.suffix.lower() if source.suffix.lower() in FORMATS else ".mp4"
+
+
+def write_segment(path: Path, frames: Iterable[Frame], info: VideoInfo, suffix: str) -> None:
+    """Encode frames as one piece of a video, in FFmpeg's own container, which keeps times exactly.
+
+    Args:
+        frames (`Iterable[Frame]`): with the times that they are to have in the video.
+        suffix (`str`): of the video that the piece is for, one of `FORMATS`.
+    """
+    av = import_av()
+    encoder, options = FORMATS[suffix][1]
+    with av.open(str(path), "w", format="nut") as container:
+        stream = container.add_stream(encoder, rate=info.rate, options=dict(options))
+        stream.width, stream.height = even(info.width), even(info.height)
+        stream.pix_fmt = "yuv420p"
+        context = stream.codec_context
+        context.time_base = stream.time_base = info.time_base
+        context.max_b_frames = 0
+        context.sample_aspect_ratio = info.pixel_aspect
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
+        for frame in frames:
+            encoded = av.VideoFrame.from_ndarray(_evenly_sized(frame.pixels), format="rgb24")
+            encoded = encoded.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            encoded.pts, encoded.time_base = frame.pts, info.time_base
+            container.mux(stream.encode(encoded))
+        container.mux(stream.encode())
+
+
+def even(length: int) -> int:
+    """Colours are stored for two by two pixels, so a side of an odd length gets a row more."""
+    return length + length % 2
+
+
+def _evenly_sized(pixels: np.ndarray) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return pixels
+    return np.pad(pixels, [(0, height % 2), (0, width % 2), (0, 0)], mode="edge")
+
+
+def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: str, suffix: str) -> None:
+    """Put the pieces together without encoding them again.
+
+    Args:
+        path (`Path`): of the video; its name need not have the suffix.
+        original (`Path`): whose sound is taken.
+        audio (`str`): "none", "keep", which copies the packets, or "pitch", which lowers the voice by `PITCH`.
+
+    Raises:
+        VideoError: if the sound is of a kind that the container does not take.
+    """
+    av = import_av()
+    container_format, _, audio_encoder = FORMATS[suffix]
+    fast_start = {"movflags": "+faststart"} if suffix != ".webm" else {}
+    with av.open(str(path), "w", format=container_format, options=fast_start) as output, open_input(original) as input:
+        output.metadata["comment"] = DIGITAL_SOURCE_TYPE
+        with open_input(segments[0]) as first:
+            template = first.streams.video[0]
+            stream = output.add_stream_from_template(template)
+            stream.time_base = template.time_base
+        packets = [_video_packets(segments, stream)]
+        source = next(iter(input.streams.audio), None)
+        if audio == "keep" and source is not None:
+            _check_copied(source, container_format)
+            packets.append(_copied_audio(input, source, output.add_stream_from_template(source)))
+        elif audio == "pitch" and source is not None:
+            packets.append(_lowered_audio(input, source, output, audio_encoder))
+        for packet in heapq.merge(*packets, key=_when):
+            output.mux(packet)
+
+
+def check_audio(path: Path, audio: str, suffix: str) -> None:
+    """That the sound of a video can be written as it is asked for; raises as `join_segments`."""
+    if audio == "keep":
+        with open_input(path) as input:
+            for source in input.streams.audio[:1]:
+                _check_copied(source, FORMATS[suffix][0])
+
+
+def _check_copied(source: Any, container_format: str) -> None:
+    name = source.codec_context.name
+    if name.removesuffix("float") not in _COPIED_AUDIO[container_format]:
+        raise VideoError(
+            f"Its sound ({name}) cannot be copied into a {container_format.upper()} file: use --audio pitch or none."
+        )
+
+
+def _when(packet: Any) -> Fraction:
+    return Fraction(packet.dts * packet.time_base)
+
+
+def _video_packets(segments: Sequence[Path], stream: Any) -> Iterator[Any]:
+    for segment in segments:
+        with open_input(segment) as input:
+            for packet in input.demux(video=0):
+                # The last one of a file is empty and only says that it ends.
+                if packet.dts is not None:
+                    packet.stream = stream
+                    yield packet
+
+
+def _copied_audio(input: Any, source: Any, stream: Any) -> Iterator[Any]:
+    for packet in input.demux(source):
+        if packet.dts is not None:
+            packet.stream = stream
+            yield packet
+
+
+def _lowered_audio(input: Any, source: Any, output: Any, encoder: str) -> Iterator[Any]:
+    """The sound, lower and as long as before, encoded anew."""
+    av = import_av()
+    rate = 48_000
+    stream = output.add_stream(encoder, rate=rate)
+    graph = av.filter.Graph()
+    chain = [
+        graph.add_abuffer(template=source),
+        graph.add("asetrate", str(round(source.rate * PITCH))),
+        graph.add("atempo", str(1 / PITCH)),
+        graph.add("aresample", str(rate)),
+        graph.add("aformat", f"sample_fmts={stream.codec_context.format.name}:channel_layouts=stereo"),
+        graph.add("abuffersink"),
+    ]
+    graph.link_nodes(*chain).configure()
+    samples = round(rate * (source.start_time or 0) * source.time_base)
+    for frame in itertools.chain(_decoded_audio(input, source), [None]):
+        chain[0].push(frame)
+        while (lowered := _pulled(chain[-1])) is not None:
+            lowered.pts, lowered.time_base = samples, Fraction(1, rate)
+            samples += lowered.samples
+            yield from stream.encode(lowered)
+    yield from stream.encode(None)
+
+
+def _decoded_audio(input: Any, source: Any) -> Iterator[Any]:
+    for packet in input.demux(source):
+        yield from packet.decode()
+
+
+def _pulled(sink: Any) -> Any | None:
+    av = import_av()
+    try:
+        return sink.pull()
+    except (av.error.BlockingIOError, av.error.EOFError):
+        return None

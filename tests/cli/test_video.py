@@ -1,0 +1,75 @@
+"""`nullface video`: wrong usage, refusals, and what is done before."""
+
+import numpy as np
+import pytest
+from skimage import data
+from typer.testing import CliRunner
+
+from nullface_pipeline.cli import app
+
+from ..video.clips import background, read_back, write_clip
+
+
+pytest.importorskip("av")
+
+
+def command(*words):
+    return CliRunner().invoke(app, ["video", *map(str, words)])
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Two frames, which are covered without a model of pictures at work."""
+    small = np.ascontiguousarray(data.astronaut()[:240, 100:340])
+    return write_clip(tmp_path / "clip.mp4", [small, small], [0, 40])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.mp4"], "nothing.mp4 is no file"),
+        (["."], "name the videos themselves"),
+        (["clip.mp4", "--keep", "brain"], "brain"),
+        (["clip.mp4", "--threshold", "0.9"], "--threshold is 0.9"),
+    ],
+)
+def test_wrong_usage(clip, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    result = command(*words, "--output", "out")
+    assert result.exit_code == 1 and message in result.stderr.replace("\n", " ")
+    assert not list(tmp_path.glob("out/*.mp4"))
+
+
+def test_originals_are_not_written_over(clip):
+    result = command(clip, "--output", clip.parent)
+    assert result.exit_code == 1 and "would be written over" in result.stderr
+
+
+def test_covered_and_then_done_before(clip, tmp_path):
+    result = command(clip, "--output", tmp_path / "out")
+    assert result.exit_code == 2, result.output
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
+    frames, _ = read_back(tmp_path / "out/clip.mp4")
+    originals, _ = read_back(clip)
+    assert (np.abs(frames.astype(int) - originals).max(axis=-1) > 20).mean(axis=(1, 2)).min() > 0.1
+    again = command(clip, "--output", tmp_path / "out")
+    assert again.exit_code == 0 and "1 done before" in again.output
+    other = command(clip, "--output", tmp_path / "out", "--min-face", "20", "--same-face")
+    assert other.exit_code == 2 and "done before" not in other.output
+
+
+def test_what_no_run_has_made_stays(clip, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/clip.mp4").write_bytes(b"precious")
+    result = command(clip, "--output", tmp_path / "out")
+    assert result.exit_code == 3 and "--overwrite" in result.stderr
+    assert (tmp_path / "out/clip.mp4").read_bytes() == b"precious"
+
+
+def test_a_video_without_a_face_is_refused_and_the_others_are_done(clip, tmp_path):
+    empty = write_clip(tmp_path / "empty.mp4", [background(120, 160)] * 2, [0, 40])
+    (tmp_path / "text.mp4").write_bytes(b"This is a text.")
+    result = command(empty, tmp_path / "text.mp4", clip, "--output", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "No face was found in the video" in result.stderr and "no video that can be read" in result.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]

@@ -1,0 +1,192 @@
+"""Whole clips with nullface-tiny: nothing leaks, and a killed run ends as an uninterrupted one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
+from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person
+from nullface_pipeline.video.look import look, read_look
+from nullface_pipeline.video.run import piece_spans
+from nullface_pipeline.video.states import BEYOND
+
+from .clips import astronaut, background, make_clip, read_back, sway, write_clip
+from .whole_run import QUICK
+
+
+pytest.importorskip("av")
+
+SIZE = (140, 180)
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return make_clip({"a": (astronaut(), sway(90, 72, 62, 6))}, 12, SIZE)
+
+
+@pytest.fixture
+def source(clip, tmp_path):
+    return write_clip(tmp_path / "in.mp4", clip.frames, clip.pts)
+
+
+def anonymize(pipe, source, output, **options):
+    work = Work(output.with_suffix(".work"), "test", seed=7)
+    linked = link_video(pipe.face_analyser, source, work)
+    return anonymize_video(pipe, linked, output, PhotoOptions(**{**QUICK, **options}), work)
+
+
+def changed(before, after, box):
+    """Share of the pixels of a face that are others, beyond what compression does to them."""
+    x0, y0, x1, y1 = np.clip(box.round().astype(int), 0, [*before.shape[1::-1]] * 2)
+    return float((np.abs(before[y0:y1, x0:x1].astype(int) - after[y0:y1, x0:x1]).max(axis=-1) > 6).mean())
+
+
+def test_a_look_goes_on_where_it_was(pipe, source, tmp_path):
+    whole = look(source, pipe.face_analyser, tmp_path)
+    assert len(whole.frames) == 12 and len(whole.faces) >= 12
+    for name in ("frames.bin", "faces.bin"):
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) * 2 // 3 + 5])
+    assert 6 <= len(read_look(tmp_path).frames) <= 8
+    again = look(source, pipe.face_analyser, tmp_path)
+    assert np.array_equal(again.frames, whole.frames) and np.array_equal(again.faces, whole.faces)
+
+
+def test_a_video_without_a_face_is_refused(pipe, tmp_path):
+    path = write_clip(tmp_path / "in.mp4", [background(*SIZE)] * 4, [0, 40, 80, 120])
+    with pytest.raises(NoFaceFoundError, match="No face was found in the video"):
+        anonymize(pipe, path, tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_options_of_photos_are_refused(pipe, source, tmp_path):
+    with pytest.raises(ValueError, match="for photos"):
+        anonymize(pipe, source, tmp_path / "out.mp4", skip_faces=((0, 0, 9, 9),))
+
+
+@pytest.mark.parametrize(("size", "length"), [((360, 640), 64), ((1080, 1920), 21), ((4320, 7680), 8)])
+def test_pieces_are_as_long_as_fits(size, length):
+    class Info:
+        height, width = size
+
+    spans = piece_spans(Info, 100)
+    assert spans[0] == (0, length) and spans[-1][1] == 100
+    assert all(end == start for (_, end), (start, _) in zip(spans, spans[1:]))
+
+
+@pytest.mark.video
+def test_every_face_is_replaced_and_nothing_else(pipe, clip, source, tmp_path):
+    report = anonymize(pipe, source, tmp_path / "out.mp4")
+    before, times = read_back(source)
+    after, new_times = read_back(tmp_path / "out.mp4")
+    assert new_times == times and len(times) == 12
+    assert report.frames == 12 and report.anonymized + report.covered >= 12 and report.failed == 0
+    for number, boxes in enumerate(clip.boxes):
+        assert changed(before[number], after[number], boxes["a"]) > 0.5
+    assert changed(before[0], after[0], np.array([0, 0, 30, 140])) < 0.01
+
+
+@pytest.mark.video
+def test_what_still_is_the_person_is_covered(pipe, clip, source, tmp_path):
+    """With a threshold that nothing passes."""
+    report = anonymize(pipe, source, tmp_path / "out.mp4", similarity_threshold=-1.0)
+    assert report.anonymized == 0 and report.patched_frames == 12
+    after, _ = read_back(tmp_path / "out.mp4")
+    for number, boxes in enumerate(clip.boxes):
+        x0, y0, x1, y1 = boxes["a"].round().astype(int) + [6, 8, -6, -8]
+        assert after[number, y0:y1, x0:x1].std(axis=(0, 1)).max() < 5
+
+
+@pytest.mark.video
+def test_half_a_second_beyond_an_exit_is_covered_but_no_more(pipe, tmp_path):
+    """A grid hides the face from frame 6 on, and a cut is at frame 14."""
+
+    def hide(number, frame):
+        if number >= 6:
+            frame[20:130, 50:130] = 80 + 90 * (np.indices((110, 80)).sum(axis=0) // 4 % 2)[..., None]
+        return frame
+
+    first = make_clip({"a": (astronaut(), sway(90, 72, 62, 3))}, 14, SIZE, change=hide)
+    scenery = [background(*SIZE, seed=5)] * 3
+    path = write_clip(tmp_path / "in.mp4", [*first.frames, *scenery], [125 * number for number in range(17)])
+    report = anonymize(pipe, path, tmp_path / "out.mp4")
+    before, _ = read_back(path)
+    after, _ = read_back(tmp_path / "out.mp4")
+    other = [changed(before[n], after[n], first.boxes[5]["a"]) > 0.5 for n in range(17)]
+    beyond = 6 + int(BEYOND * 8)
+    assert other == [True] * beyond + [False] * (17 - beyond)
+    assert report.patched_frames >= beyond - 6
+
+
+def whole_run(source, output, *moment):
+    """Exit code of a process that anonymizes a video, killed at a moment if one is given."""
+    command = [sys.executable, "-m", "tests.video.whole_run", str(source), str(output), *map(str, moment)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL).returncode
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(clip, tmp_path_factory):
+    """A clip, and the result of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = write_clip(folder / "in.mp4", clip.frames, clip.pts)
+    assert whole_run(source, folder / "out.mp4") == 0
+    return source, folder / "out.mp4"
+
+
+@pytest.mark.video
+@pytest.mark.parametrize(
+    ("step", "number"), [("looking", 5), ("probing", 1), ("unet", 12), ("anonymizing", 8), ("joined", 0)]
+)
+def test_killed_and_resumed_is_as_never_killed(uninterrupted, tmp_path, step, number):
+    source, whole = uninterrupted
+    assert whole_run(source, tmp_path / "out.mp4", step, number) == -9
+    assert not (tmp_path / "out.mp4").exists()
+    assert whole_run(source, tmp_path / "out.mp4") == 0
+    for expected, resumed in zip(read_back(whole), read_back(tmp_path / "out.mp4")):
+        assert np.array_equal(expected, resumed)
+    left = [path.name for path in tmp_path.iterdir() if not path.name.endswith(".part")]
+    assert left == ["out.mp4"]
+
+
+def test_one_face_for_a_person_in_two_videos(pipe, tmp_path):
+    """The same woman before two backgrounds: one identity for the tracks that are hers."""
+    linked = []
+    for name, seed in (("one", 0), ("two", 3)):
+        made = make_clip({"a": (astronaut(), sway(90, 72, 62, 6))}, 4, SIZE, seed=seed)
+        path = write_clip(tmp_path / f"{name}.mp4", made.frames, made.pts)
+        linked.append(link_video(pipe.face_analyser, path, Work(tmp_path / name, "", 0)))
+    hers = [next(number for number, track in enumerate(video.tracks) if len(track.frames) == 4) for video in linked]
+    identities = one_face_a_person(linked, 0.54)
+    first, second = (identities[number][track] for number, track in enumerate(hers))
+    assert np.array_equal(first, second)
+    own = [video.tracks[track].embedding for video, track in zip(linked, hers)]
+    assert not np.array_equal(*own) and min(first @ each for each in own) > 0.9
+
+
+def test_work_on_something_else_is_thrown_away(tmp_path):
+    work = Work(tmp_path / "w", "one", seed=1)
+    work.note(0, {"covered": 2})
+    assert Work(tmp_path / "w", "one", seed=2).seed == 1
+    assert Work(tmp_path / "w", "one", seed=2).counts(0) == {"covered": 2}
+    assert Work(tmp_path / "w", "one", seed=2, fixed=True).counts(0) is None
+    other = Work(tmp_path / "w", "two", seed=3)
+    assert other.seed == 3 and other.counts(0) is None
+    assert oct((tmp_path / "w").stat().st_mode)[-3:] == "700"
+    assert oct((tmp_path / "w/work.json").stat().st_mode)[-3:] == "600"
+
+
+def test_what_is_found_late_reopens_what_it_reaches(tmp_path):
+    work = Work(tmp_path / "w", "one", seed=1)
+    work.note(0, {})
+    work.add_line("found.jsonl", [5, 0.0, 0.0, 9.0, 9.0])
+    (work.folder / "found.jsonl").open("a").write("\n[7, 1.0")
+    work.add_line("found.jsonl", [8, 1.0, 1.0, 9.0, 9.0])
+    assert [line[0] for line in work.lines("found.jsonl")] == [5, 8]
+    work.reopen(0)
+    assert work.counts(0) is None

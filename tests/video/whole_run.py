@@ -1,0 +1,53 @@
+"""One video anonymized in a process of its own, which can be killed at a given moment.
+
+python -m tests.video.whole_run IN OUT [STEP NUMBER]
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.tiny_model import load_nullface_tiny
+from nullface_pipeline.video import Work, anonymize_video, link_video, run, work_folder
+
+
+# In three steps nullface-tiny does not get far enough from a face to pass its own check.
+QUICK = {"preset": "preview", "similarity_threshold": 1.0, "accept_recognizable": True, "max_attempts": 1}
+
+
+def main(source: str, output: str, step: str = "", number: str = "0") -> None:
+    torch.set_num_threads(1)
+    run.PIECE_FRAMES = (8, 8)
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    calls = {"unet": 0}
+
+    def tell(told: str, done: int, total: int | None) -> None:
+        if (told, done) == (step, int(number)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def count(*_) -> None:
+        calls["unet"] += 1
+        tell("unet", calls["unet"], None)
+
+    pipe.unet.register_forward_pre_hook(count)
+    work = Work(work_folder(Path(output)), "test", seed=7)
+    linked = link_video(pipe.face_analyser, Path(source), work, tell)
+    anonymize_video(
+        pipe,
+        linked,
+        Path(output),
+        PhotoOptions(**QUICK),
+        work,
+        before_writing=lambda path: tell("joined", 0, None),
+        tell=tell,
+    )
+    work.remove()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
