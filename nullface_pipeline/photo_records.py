@@ -228,7 +228,9 @@ def _region_names(keep: Any) -> tuple[str, ...]:
 
 def _embeddings(people: Any) -> np.ndarray:
     try:
-        embeddings = np.asarray(people, dtype=np.float32)
+        # What does not fit becomes infinite, which is refused below.
+        with np.errstate(over="ignore"):
+            embeddings = np.asarray(people, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise TypeError(f"`people` must be an array of embeddings, got {type(people).__name__}.") from error
     if embeddings.ndim != 2 or not np.isfinite(embeddings).all():

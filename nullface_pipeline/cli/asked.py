@@ -23,7 +23,6 @@ class AskedOfPhotos:
     skip_face: "list[Path | Box] | None"
     preset: Preset
     fast: bool
-    same_face: bool
     steps: int | None
     skip: float | None
     guidance_scale: float | None
@@ -128,6 +127,7 @@ class Asked(AskedOfPhotos):
 
     paths: list[str]
     output: Path
+    same_face: bool
     seed: int | None
     report: Path | None
     contact_sheet: Path | None
