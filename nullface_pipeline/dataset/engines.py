@@ -52,8 +52,8 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
     import ray.data
 
     _check_answers(address)
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    # What goes wrong comes back as an exception; its log is a page for each actor.
+    ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    # What goes wrong comes back as an exception; the log of Ray Data is a page for each actor.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
