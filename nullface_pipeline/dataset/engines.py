@@ -29,7 +29,9 @@ def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcom
     state = PartialState(cpu=job.device == "cpu")
     try:
         mine = shards[state.process_index :: state.num_processes]
-        yield from run_local(replace(job, device=str(state.device)), mine)
+        # "cpu:1" is no name that model sets know.
+        device = "cpu" if state.device.type == "cpu" else str(state.device)
+        yield from run_local(replace(job, device=device), mine)
     finally:
         state.destroy_process_group()
 
