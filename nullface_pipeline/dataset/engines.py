@@ -29,7 +29,9 @@ def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcom
     state = PartialState(cpu=job.device == "cpu")
     try:
         mine = shards[state.process_index :: state.num_processes]
-        yield from run_local(replace(job, device=str(state.device)), mine)
+        # "cpu:1" is no name that model sets know.
+        device = "cpu" if state.device.type == "cpu" else str(state.device)
+        yield from run_local(replace(job, device=device), mine)
     finally:
         state.destroy_process_group()
 
@@ -52,8 +54,8 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
     import ray.data
 
     _check_answers(address)
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    # What goes wrong comes back as an exception; its log is a page for each actor.
+    ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    # What goes wrong comes back as an exception; the log of Ray Data is a page for each actor.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))

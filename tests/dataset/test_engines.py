@@ -40,12 +40,20 @@ def portraits(tmp_path):
 
 
 def launch(processes, *arguments):
-    """The command under `accelerate launch` on CPUs."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_cpu_threads_per_process", "1"]
+    """The command under `accelerate launch`, whose `--cpu` would start a single process."""
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_cpu_threads_per_process",
+        "1",
+    ]
     words = [*launcher, "--num_processes", processes, "-m", "tests.dataset.driver", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(CLONE), "OMP_NUM_THREADS": "1"}
     run = subprocess.run([str(word) for word in words], cwd=CLONE, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    assert run.stdout.count(" shard(s) to do.") == processes
 
 
 def run_everywhere(source, folder, *options):
