@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-BLOCK = 1024
+BLOCK = 256
 # Of 95 % of a normal distribution.
 Z = 1.959964
 # Cosines that differ by less are a tie: a matrix product rounds one sum differently in different places.
