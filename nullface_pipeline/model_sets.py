@@ -1,24 +1,18 @@
 """Complete pipelines by name, as the command line and the Space offer them."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 
-from nullface_pipeline.face_adapter import FACE_LORA_NAME, has_face_lora
+from nullface_pipeline.face_adapter import FACE_LORA_NAME, FACEID_REPOSITORY, has_face_lora
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
+from nullface_pipeline.fetch_weights import fetch_missing
 from nullface_pipeline.photo_records import PRESETS
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.pipeline_sdxl import StableDiffusionXLNullFacePipeline
 from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_PRESETS, load_nullface_tiny
-
-
-SD15 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-# Its VAE overflows in half precision; the pipeline uses it in float32 (`force_upcast`).
-SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-MODELS = {"sd15": SD15, "sdxl": SDXL}
-FACE_MODELS = "buffalo_l"
+from nullface_pipeline.weights import FACE_MODELS, MODELS, WEIGHT_SETS
 
 
 def load_model_set(
@@ -40,23 +34,37 @@ def load_model_set(
             minutes; meant for long runs on a GPU.
 
     Raises:
-        OSError, RuntimeError, ValueError: if a part cannot be found, fetched or read.
+        OSError, RuntimeError, ValueError: if a part cannot be found, fetched or read. What is missing of "sd15" and
+            "sdxl" is fetched and compared with its hashes; where that cannot be, the error says how large it is.
     """
     device = device or default_device()
     dtype = dtype or default_dtype(name, device)
     if name == "tiny":
         pipe = load_nullface_tiny(device, dtype, detection_threshold)
     else:
-        model = MODELS.get(name, name)
+        model, adapter = stable_diffusion(name)
         vae_dtype = torch.float32 if device == "cpu" else dtype
         pipe = pipeline_class(model).from_pretrained(model, dtype={"default": dtype, "vae": vae_dtype})
-        pipe.load_face_adapter()
+        pipe.load_face_adapter(adapter)
         pipe.to(device)
         pipe.load_face_models(FACE_MODELS, detection_threshold=detection_threshold)
     pipe.set_progress_bar_config(disable=True)
     if compile:
         compile_unet(pipe)
     return pipe
+
+
+def stable_diffusion(name: str) -> tuple[str, str]:
+    """Where a Stable Diffusion model and its FaceID adapter are: fetched files of "sd15" and "sdxl", else Hub names.
+
+    By a Hub name, diffusers would fetch the safety checker as well, and ask the Hub on every load.
+    """
+    if name not in MODELS:
+        fetch_missing("faces")
+        return name, FACEID_REPOSITORY
+    fetch_missing(name)
+    model, adapter = (str(weights.path) for weights in WEIGHT_SETS[name][:2])
+    return model, adapter
 
 
 def default_device() -> str:
@@ -93,8 +101,10 @@ def pipeline_class(model: str) -> type[Any]:
 
 def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THRESHOLD) -> Any:
     """Only the part of a model set that finds faces: an InsightFace `FaceAnalysis`."""
-    source: str | Path = TINY_FOLDER / "face_models" if name == "tiny" else FACE_MODELS
-    return load_face_analyser(source, detection_threshold=detection_threshold)
+    if name == "tiny":
+        return load_face_analyser(TINY_FOLDER / "face_models", detection_threshold=detection_threshold)
+    fetch_missing("faces")
+    return load_face_analyser(FACE_MODELS, detection_threshold=detection_threshold)
 
 
 def preset_settings(name: str, preset: str, fast: bool = False) -> dict[str, Any]:

@@ -39,13 +39,13 @@ from photo_upload import PhotoUpload
 from skimage import data
 
 from nullface_pipeline.cli.console import quiet_libraries
-from nullface_pipeline.cli.doctor import stable_diffusion
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_regions import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder import anonymize_file
 from nullface_pipeline.photo_records import PRESETS, AnonymizedPhoto, NoFaceFoundError, PhotoOptions, PhotoRefusedError
+from nullface_pipeline.weights import missing_weights
 
 
 MAX_FILE_SIZE = "30mb"
@@ -83,7 +83,7 @@ class Model:
 def load_model() -> Model:
     """Stable Diffusion 1.5 where its weights are at hand or a GPU could use them, else nullface-tiny."""
     quiet_libraries()
-    if torch.cuda.is_available() or stable_diffusion() is not None:
+    if torch.cuda.is_available() or not missing_weights("sd15"):
         try:
             return Model("sd15", load_model_set("sd15"), "Model: **Stable Diffusion 1.5**, 512 px.")
         except (OSError, RuntimeError, ValueError) as error:

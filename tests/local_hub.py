@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from hashlib import sha1
+from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -49,7 +49,8 @@ class LocalHub(ThreadingHTTPServer):
     """As much of the Hub's HTTP interface as it takes to download model repositories, and to upload one.
 
     Args:
-        repositories: folders by name, "org/name". Uploaded files are put in `uploads`, by path.
+        repositories: folders by name, "org/name". Uploaded files are put in `uploads`, by path; `ranges` are the
+            parts of files that were asked for, `created` owner, name, type and SDK of new repositories.
     """
 
     def __init__(self, repositories: dict[str, Path]):
@@ -57,6 +58,8 @@ class LocalHub(ThreadingHTTPServer):
         self.repositories = repositories
         self.uploads: dict[str, bytes] = {}
         self.tokens: set[str] = set()
+        self.ranges: list[str] = []
+        self.created: list[tuple[str | None, ...]] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -86,7 +89,7 @@ class HubHandler(BaseHTTPRequestHandler):
             if path.startswith(f"/{name}/resolve/"):
                 file = path.split("/", 5)[5]
                 if file in files_of(folder):
-                    return self.send(200, (folder / file).read_bytes())
+                    return self.send_file(folder, file)
         self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
 
     do_HEAD = do_GET
@@ -97,8 +100,9 @@ class HubHandler(BaseHTTPRequestHandler):
             body = self.read_chunks()
         self.server.tokens.add(self.headers.get("Authorization", ""))
         if self.path == "/api/repos/create":
-            name = json.loads(body)
-            self.send_json({"url": f"{self.server.url}/{name['organization']}/{name['name']}"})
+            asked = json.loads(body)
+            self.server.created.append(tuple(map(asked.get, ("organization", "name", "type", "sdk"))))
+            self.send_json({"url": f"{self.server.url}/{asked['organization']}/{asked['name']}"})
         elif self.path == "/api/validate-yaml":
             self.send_json({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
@@ -126,6 +130,15 @@ class HubHandler(BaseHTTPRequestHandler):
     def send_json(self, content) -> None:
         self.send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
+    def send_file(self, folder: Path, file: str) -> None:
+        content = (folder / file).read_bytes()
+        etag = {"ETag": f'"{entry(folder, file)["oid"]}"'}
+        if "Range" not in self.headers:
+            return self.send(200, content, etag)
+        self.server.ranges.append(self.headers["Range"])
+        start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        self.send(206, content[start:], {**etag, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"})
+
     def send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         fixed = {
@@ -145,5 +158,10 @@ def files_of(folder: Path) -> list[str]:
 
 
 def entry(folder: Path, file: str) -> dict[str, object]:
+    """What the Hub knows of a file: git's hash of it, and of weights, which are Git LFS files, their own."""
     content = (folder / file).read_bytes()
-    return {"type": "file", "path": file, "size": len(content), "oid": sha1(content).hexdigest()}
+    known = {"type": "file", "path": file, "size": len(content)}
+    known["oid"] = sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if file.endswith((".bin", ".safetensors")):
+        known["lfs"] = {"oid": sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return known

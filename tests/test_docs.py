@@ -27,11 +27,11 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
-from nullface_pipeline.face_parsing import BISENET_SHA256
 from nullface_pipeline.photo_files import MAX_PIXELS, SUFFIXES
 from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome
 from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.publish.hub import CLONE, PACKAGE
+from nullface_pipeline.weights import FACE_WEIGHTS, WEIGHT_SETS
 
 from .local_hub import fill_cache
 from .test_model_card import FACEID, SD15, bisenet, faceid, home  # noqa: F401
@@ -76,9 +76,8 @@ def python_pages(needs_weights: bool) -> dict[str, str]:
 
 def shell_lines() -> list[tuple[str, str]]:
     """Page and line, each line once."""
-    lines = [
-        (line, block.page) for block in BLOCKS if block.language == "sh" for line in block.code.splitlines() if line
-    ]
+    blocks = [block for block in BLOCKS if block.language == "sh" and not block.left_out]
+    lines = [(line, block.page) for block in blocks for line in block.code.splitlines() if line]
     return [(page, line) for line, page in dict(reversed(lines)).items()][::-1]
 
 
@@ -264,8 +263,12 @@ def test_files_and_report_are_as_the_page_on_folders_says():
     assert all(f"`{name}`" in text for name in [*record, *record["faces"][0]])
 
 
-def test_hash_on_the_page_on_offline_use():
-    assert BISENET_SHA256 in PAGES["docs/offline.md"].read_text()
+def test_hashes_and_sizes_on_the_page_on_offline_use():
+    text = PAGES["docs/offline.md"].read_text()
+    assert all(weights.sha256 in text for weights in FACE_WEIGHTS)
+    for name, parts in WEIGHT_SETS.items():
+        size = sum(weights.size for weights in parts) / 1e9
+        assert re.search(rf"^\| `nullface fetch {name}` \| .+ \| {size:.1f} GB \|$", text, flags=re.MULTILINE), name
 
 
 def test_api_reference_is_up_to_date():

@@ -37,6 +37,7 @@ def test_on_a_cpu_only_the_unet_and_the_text_are_bfloat16(monkeypatch, tmp_path)
     StableDiffusionNullFacePipeline(**make_components()).save_pretrained(tmp_path)
     for name in ("load_face_adapter", "load_face_models"):
         monkeypatch.setattr(StableDiffusionNullFacePipeline, name, lambda self, *args, **settings: None)
+    monkeypatch.setattr(model_sets, "fetch_missing", lambda name: None)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     pipe = load_model_set(str(tmp_path), device="cpu")
     assert pipe.unet.dtype == pipe.text_encoder.dtype == torch.bfloat16

@@ -3,6 +3,7 @@
 Run with `pytest -m browser`; needs Chromium and Playwright.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -11,14 +12,19 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
+import venv
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 from skimage import data
+
+from nullface_pipeline.publish.hub import write_repository
+from nullface_pipeline.publish.space import space_files
 
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
@@ -49,15 +55,22 @@ pytestmark = [
 def server(tmp_path_factory):
     """Address of a server of its own, and the folder in which it has to put whatever is temporary."""
     temporary = tmp_path_factory.mktemp("temporary")
+    with serve(sys.executable, APP, temporary) as address:
+        yield address, temporary
+
+
+@contextlib.contextmanager
+def serve(python, app, temporary, **variables):
+    """Address of the page that this interpreter runs from this file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {"TMPDIR": str(temporary), "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(APP)], env=environment)
+    own = {"TMPDIR": str(temporary), "GRADIO_SERVER_PORT": str(port), "OMP_NUM_THREADS": "1", **variables}
+    process = subprocess.Popen([python, str(app)], env=os.environ | own)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_for(lambda: answers(address), 120)
-        yield address, temporary
+        yield address
         process.send_signal(signal.SIGTERM)
         process.wait(30)
         assert not list(temporary.glob("nullface-space-*")), "the folder of the uploads goes with the server"
@@ -77,6 +90,13 @@ def browser():
 def page(server, browser):
     """The page, once it shows its example; nothing may be fetched from anywhere else."""
     address, temporary = server
+    with visit(browser, address) as page:
+        yield page
+    wait_for(lambda: not pictures_in(temporary), 10)
+
+
+@contextlib.contextmanager
+def visit(browser, address):
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
     elsewhere = []
@@ -86,7 +106,6 @@ def page(server, browser):
     yield page
     context.close()
     assert not elsewhere
-    wait_for(lambda: not pictures_in(temporary), 10)
 
 
 def answers(address):
@@ -250,3 +269,30 @@ def test_every_control_has_a_name(page):
     assert len(controls) > 30
     # Icons inside a named button need no name of their own.
     assert not [(role, rest) for role, rest in controls if role != "img" and not rest.startswith(' "')]
+
+
+def test_an_exported_space_runs_from_its_folder_alone(browser, tmp_path):
+    """In an environment that has what requirements.txt names, taken from this one, and not the package itself."""
+    write_repository(space_files(), tmp_path / "space")
+    environment = tmp_path / "environment"
+    venv.create(environment, symlinks=True)
+    (site,) = environment.glob("lib/python*/site-packages")
+    # What a .pth file adds is not searched for .pth files, by which a clone would be installed.
+    (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
+    python = environment / "bin" / "python"
+    clean = {"PYTHONPATH": "", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    find = "import importlib.util as u; print(u.find_spec('nullface_pipeline'))"
+    found = subprocess.run([python, "-c", find], cwd=tmp_path, env=os.environ | clean, capture_output=True, text=True)
+    assert found.stdout == "None\n", found.stderr
+    (tmp_path / "temporary").mkdir()
+    app = tmp_path / "space" / "app.py"
+    with serve(python, app, tmp_path / "temporary", **clean) as address, visit(browser, address) as page:
+        assert "nullface-tiny" in page.locator("body").inner_text()
+        choose(page, encoded(PIL.Image.fromarray(data.astronaut()), "JPEG"))
+        page.wait_for_function("document.querySelector('#status').innerText == '1 face was found.'")
+        anonymize(page)
+        assert status(page).startswith("Done")
+        with page.expect_download() as started:
+            page.get_by_role("link", name="Download the photo").click()
+        after = np.asarray(PIL.Image.open(started.value.path())).astype(int)
+    assert np.abs(after - data.astronaut())[90:150, 200:250].mean() > 5

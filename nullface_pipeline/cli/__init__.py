@@ -1,27 +1,41 @@
 """The `nullface` command."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from nullface_pipeline import __version__
 from nullface_pipeline.cli.anonymize import anonymize
 from nullface_pipeline.cli.console import print_error, write_what_the_terminal_can
-from nullface_pipeline.cli.demo import demo, side_by_side
+from nullface_pipeline.cli.demo import demo
 from nullface_pipeline.cli.doctor import doctor
 from nullface_pipeline.cli.evaluate import evaluate
 from nullface_pipeline.cli.export import export
+from nullface_pipeline.cli.fetch import fetch
 from nullface_pipeline.cli.selftest import selftest
 
 
-app = typer.Typer(
-    help="Replace the faces in photos by other people's.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-@app.callback()
-def nullface() -> None:
+def print_version(asked: bool) -> None:
+    if asked:
+        print(f"nullface {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def nullface(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Replace the faces in photos by other people's."""
     write_what_the_terminal_can()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
@@ -44,5 +58,5 @@ def in_words(error: typer.TyperException) -> str:
     return " ".join(error.format_message().split())
 
 
-for command in (demo, anonymize, evaluate, selftest, export, doctor):
+for command in (demo, anonymize, evaluate, selftest, fetch, doctor, export):
     app.command()(command)

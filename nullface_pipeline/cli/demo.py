@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from nullface_pipeline.cli.console import TINY_NOTICE, console, quiet_libraries
+from nullface_pipeline.cli.options import MAX_SEED
 
 
 if TYPE_CHECKING:
@@ -16,10 +17,16 @@ if TYPE_CHECKING:
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pictures.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Same seed, same face.")] = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Same seed, same face.")] = 0,
 ) -> None:
-    """Anonymize the astronaut portrait that ships with scikit-image, with the embedded model and no download."""
+    """Anonymize a portrait that is here already: nothing to fetch.
+
+    It is the astronaut of scikit-image; the model is nullface-tiny, which
+    is in the package and only a demonstration.
+    """
     from skimage import data
 
     from nullface_pipeline.photo_files import write_picture
@@ -29,6 +36,7 @@ def demo(
     console.print(TINY_NOTICE, soft_wrap=True)
     photo = PIL.Image.fromarray(data.astronaut())
     pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
     started = time.perf_counter()
     result = pipe.anonymize(photo, seed=seed, **TINY_SETTINGS)
     seconds = time.perf_counter() - started

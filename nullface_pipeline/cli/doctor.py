@@ -1,11 +1,13 @@
 """`nullface doctor`: what is installed, what it can run on, and which weights are there under which licence."""
 
 import importlib.metadata
+import json
 import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.table import Table
 
 from nullface_pipeline.cli.console import console, fail, quiet_libraries
@@ -30,129 +32,103 @@ PACKAGES = (
 OPTIONAL = frozenset({"onnxruntime", "onnxruntime-gpu"})
 
 
-FACEID_LICENCE = "research only, non-commercial"
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs and reports.")] = False,
+) -> None:
+    """Say what is installed, on which devices, with which weights.
 
-
-@dataclass(frozen=True)
-class Weights:
-    """One file or folder of weights.
-
-    Attributes:
-        path (`Path` or `None`): where it is on this machine; `None` if it is not.
-        source (`str`): where it comes from.
+    Weights are listed with their sizes and licences. Fetches nothing.
     """
-
-    name: str
-    path: Path | None
-    source: str
-    licence: str
-
-
-def doctor() -> None:
-    """Print versions, devices, and which weights are present under which licence. Fetches nothing."""
-    console.print(versions_table())
+    versions = find_versions()
+    if not as_json:
+        console.print(versions_table(versions))
     try:
         quiet_libraries()
-        console.print(devices_table())
-        console.print(weights_table(find_weights()))
+        devices, weights = find_devices(), find_weights()
     except ImportError as error:
         fail(f"{error}. Install what is missing: `pip install nullface-pipeline`.")
+    if as_json:
+        print(json.dumps({"versions": versions, "devices": devices, "weights": weights}, indent=2))
+    else:
+        console.print(devices_table(devices))
+        console.print(weights_table(weights))
 
 
-def versions_table() -> Table:
-    table = Table("package", "version", title="Versions", title_justify="left")
-    table.add_row("Python", platform.python_version())
-    for name in PACKAGES:
-        table.add_row(name, installed_version(name))
-    return table
+def find_versions() -> dict[str, str | None]:
+    """Versions by package; `None` where it is not installed."""
+    return {"Python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}
 
 
-def installed_version(package: str) -> str:
-    """The version of an installed package, or that it is missing."""
+def installed_version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed" if package in OPTIONAL else "[red]missing[/red]"
+        return None
 
 
-def devices_table() -> Table:
+def find_devices() -> dict[str, str]:
+    """What computes, by name, in words."""
     import onnxruntime
     import torch
 
-    table = Table("", "", title="Devices", title_justify="left", show_header=False)
-    table.add_row("CPU", f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch")
+    devices = {"CPU": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
-        table.add_row(f"CUDA {index}", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    if not torch.cuda.is_available():
-        table.add_row("CUDA", "no device: faces are anonymized on the CPU")
-    table.add_row("ONNX Runtime", ", ".join(onnxruntime.get_available_providers()))
-    return table
+        devices[f"CUDA {index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    if torch.backends.mps.is_available():
+        devices["MPS"] = "Apple's GPU"
+    elif not torch.cuda.is_available():
+        devices["GPU"] = "none: faces are anonymized on the CPU"
+    return devices | {"ONNX Runtime": ", ".join(onnxruntime.get_available_providers())}
 
 
-def weights_table(weights: list[Weights]) -> Table:
-    table = Table("weights", "here", "from", "licence", title="Weights", title_justify="left")
-    for part in weights:
-        here = "[yellow]no[/yellow]" if part.path is None else f"{size(part.path) / 1e6:,.0f} MB"
-        table.add_row(part.name, here, part.source, part.licence)
-    return table
-
-
-def find_weights() -> list[Weights]:
-    """All that the model sets load; nothing is fetched."""
-    from nullface_pipeline.face_adapter import FACEID_REPOSITORY
-    from nullface_pipeline.model_sets import FACE_MODELS, SD15, SDXL
-    from nullface_pipeline.pipeline import FACEID_WEIGHTS
-    from nullface_pipeline.pipeline_sdxl import FACEID_SDXL_WEIGHTS
+def find_weights() -> list[dict[str, Any]]:
+    """All that the model sets load: name, path and bytes on this machine (`None` if not here), source and licence."""
     from nullface_pipeline.tiny_model import TINY_FOLDER
+    from nullface_pipeline.weights import FACE_WEIGHTS, FACEID_SD15, FACEID_SDXL, SD15, SDXL
 
+    licence = "Apache-2.0; for demonstration and research"
+    parts: list[tuple[str, Path | None, str, str]] = [("nullface-tiny", TINY_FOLDER, "this package", licence)]
+    for weights in (SD15, FACEID_SD15, SDXL, FACEID_SDXL, *FACE_WEIGHTS):
+        parts.append((weights.name, weights.path, weights.source, weights.licence))
     return [
-        Weights("nullface-tiny", TINY_FOLDER, "this package", "Apache-2.0; for demonstration and research"),
-        Weights("Stable Diffusion 1.5", stable_diffusion(), SD15, "CreativeML OpenRAIL-M"),
-        Weights("Stable Diffusion XL", stable_diffusion("sdxl"), SDXL, "CreativeML Open RAIL++-M"),
-        *(
-            Weights(f"IP-Adapter FaceID, {kind}", cached(FACEID_REPOSITORY, file), FACEID_REPOSITORY, FACEID_LICENCE)
-            for kind, file in (("1.5", FACEID_WEIGHTS), ("XL", FACEID_SDXL_WEIGHTS))
-        ),
-        Weights(f"InsightFace {FACE_MODELS}", insightface_pack(), "InsightFace", "research only, non-commercial"),
-        Weights(
-            "BiSeNet face parser", bisenet(), "facexlib", "see facexlib; trained on CelebAMask-HQ, non-commercial"
-        ),
+        {
+            "name": name,
+            "path": None if path is None else str(path),
+            "bytes": None if path is None else size(path),
+            "source": source,
+            "licence": licence,
+        }
+        for name, path, source, licence in parts
     ]
-
-
-def stable_diffusion(name: str = "sd15") -> Path | None:
-    """The snapshot of a model of `MODELS` in the Hub's cache, if it holds the largest of its files."""
-    from nullface_pipeline.model_sets import MODELS
-
-    names = (f"unet/diffusion_pytorch_model{variant}" for variant in (".safetensors", ".fp16.safetensors", ".bin"))
-    for path in (cached(MODELS[name], file) for file in names):
-        if path is not None:
-            return path.parents[1]
-    return None
-
-
-def cached(repository: str, file: str) -> Path | None:
-    """A file of a Hub repository in the local cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    path = try_to_load_from_cache(repository, file)
-    return Path(path) if isinstance(path, str) else None
-
-
-def insightface_pack() -> Path | None:
-    from nullface_pipeline.model_sets import FACE_MODELS
-
-    folder = Path("~/.insightface/models").expanduser() / FACE_MODELS
-    return folder if list(folder.glob("*.onnx")) else None
-
-
-def bisenet() -> Path | None:
-    from nullface_pipeline.face_parsing import bisenet_path
-
-    return bisenet_path() if bisenet_path().is_file() else None
 
 
 def size(path: Path) -> int:
     """Bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+
+
+def versions_table(versions: dict[str, str | None]) -> Table:
+    table = Table("package", "version", title="Versions", title_justify="left")
+    for name, version in versions.items():
+        missing = "not installed" if name in OPTIONAL else "[red]missing[/red]"
+        table.add_row(name, version or missing)
+    return table
+
+
+def devices_table(devices: dict[str, str]) -> Table:
+    table = Table("", "", title="Devices", title_justify="left", show_header=False)
+    for name, description in devices.items():
+        table.add_row(name, description)
+    return table
+
+
+def weights_table(weights: list[dict[str, Any]]) -> Table:
+    """Without the sources, which `--json` has: with them no line would fit a terminal."""
+    from nullface_pipeline.weights import readable_size
+
+    table = Table("weights", "here", "licence", title="Weights", title_justify="left")
+    for part in weights:
+        here = "[yellow]no[/yellow]" if part["bytes"] is None else readable_size(part["bytes"])
+        table.add_row(part["name"], here, part["licence"])
+    return table

@@ -1,6 +1,7 @@
-"""`nullface export`: the pipeline in forms that other programs load, and the way to the Hub."""
+"""`nullface export`: the pipeline and the page in forms that other programs load, and the way to the Hub."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -8,68 +9,83 @@ import typer
 from rich.table import Column, Table
 
 from nullface_pipeline.cli.console import console, fail
+from nullface_pipeline.publish.hub import (
+    MODEL_REPOSITORY,
+    PIPELINE_REPOSITORY,
+    SDXL_REPOSITORY,
+    model_files,
+    pipeline_files,
+    push_repository,
+    write_repository,
+)
+from nullface_pipeline.publish.single_file import write_single_file
+from nullface_pipeline.publish.space import space_files
 
 
 def export(
     single_file: Annotated[
-        Path | None, typer.Option("--single-file", help="Write the pipeline as one file, for loading by name or path.")
+        Path | None, typer.Option(metavar="FILE", help="The pipeline as one file, for loading by name or path.")
     ] = None,
     hub: Annotated[
-        Path | None, typer.Option("--hub", help="Write a folder for the Hub that custom_pipeline= loads.")
+        Path | None, typer.Option(metavar="FOLDER", help="A repository for the Hub that custom_pipeline= loads.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", help="Write a model repository for the Hub, around nullface-tiny.")
+        Path | None, typer.Option(metavar="FOLDER", help="A model repository for the Hub, around nullface-tiny.")
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A Space for the Hub: the page, and the package with it.")
     ] = None,
     sdxl: Annotated[
-        bool, typer.Option("--sdxl", help="With --single-file or --hub: the pipeline of Stable Diffusion XL.")
+        bool, typer.Option("--sdxl", help="With --single-file or --hub: for Stable Diffusion XL.")
     ] = False,
+    git: Annotated[
+        str | None,
+        typer.Option(metavar="URL@REVISION", help="With --space: fetch the package from there with pip instead."),
+    ] = None,
     push: Annotated[
-        str | None, typer.Option("--push", metavar="ORG/NAME", help="Upload what --hub or --model writes.")
+        str | None, typer.Option(metavar="ORG/NAME", help="Upload what --hub, --model or --space writes.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="With --push: only say what would be uploaded.")] = True,
 ) -> None:
-    """Write the pipeline in a form that other programs load. Give one of --single-file, --hub and --model."""
-    if [single_file, hub, model].count(None) != 2:
-        fail("Give exactly one of --single-file, --hub and --model.")
+    """Write what goes to the Hub: a file, a repository or a Space.
+
+    Give one of --single-file, --hub, --model and --space. An earlier export
+    is replaced; a folder that holds anything else is left alone.
+    """
+    if [single_file, hub, model, space].count(None) != 3:
+        fail("Give exactly one of --single-file, --hub, --model and --space.")
     if single_file is not None and push is not None:
-        fail("--push uploads a repository: give it with --hub or --model.")
-    if sdxl and model is not None:
-        fail("--model writes nullface-tiny, which is no Stable Diffusion XL; give --sdxl with --hub or --single-file.")
+        fail("--push uploads a repository: give it with --hub, --model or --space.")
+    if sdxl and single_file is None and hub is None:
+        fail("--sdxl is for a pipeline's code: give it with --hub or --single-file.")
+    if git is not None and (space is None or not re.fullmatch(r"https://\S+@[^\s@]+", git)):
+        fail("--git takes an address and a revision, https://host/org/name@v1.0, and goes with --space.")
     pipeline = "pipeline_sdxl" if sdxl else "pipeline"
+    if push is not None:
+        _check_push(push, dry_run)
     if single_file is not None:
         _export_single_file(single_file, pipeline)
-    else:
-        _export_repository(hub, model, pipeline, push, dry_run)
+    elif hub is not None:
+        name = push or (SDXL_REPOSITORY if sdxl else PIPELINE_REPOSITORY)
+        _export_repository(hub, lambda: pipeline_files(name, pipeline), push, dry_run)
+    elif model is not None:
+        _export_repository(model, lambda: model_files(push or MODEL_REPOSITORY), push, dry_run)
+    elif space is not None:
+        _export_repository(space, lambda: space_files(git), push, dry_run, kind="space")
 
 
 def _export_single_file(path: Path, pipeline: str) -> None:
-    from nullface_pipeline.publish.single_file import write_single_file
-
     if not path.parent.is_dir():
         fail(f"The folder {path.parent} does not exist.")
     write_single_file(path, pipeline)
     console.print(f"Wrote {path}.", soft_wrap=True)
 
 
-def _export_repository(hub: Path | None, model: Path | None, pipeline: str, push: str | None, dry_run: bool) -> None:
-    from nullface_pipeline.publish.hub import (
-        MODEL_REPOSITORY,
-        PIPELINE_REPOSITORY,
-        SDXL_REPOSITORY,
-        model_files,
-        pipeline_files,
-        write_repository,
-    )
-
-    if push is not None:
-        _check_push(push, dry_run)
+def _export_repository(
+    folder: Path, make_files: Callable[[], dict[str, bytes]], push: str | None, dry_run: bool, kind: str = "model"
+) -> None:
     try:
-        if hub is not None:
-            default = PIPELINE_REPOSITORY if pipeline == "pipeline" else SDXL_REPOSITORY
-            files = pipeline_files(push or default, pipeline)
-        else:
-            files = model_files(push or MODEL_REPOSITORY)
-        folder = hub or model or Path()
+        files = make_files()
         write_repository(files, folder)
     except (OSError, ValueError) as error:
         fail(str(error))
@@ -78,7 +94,7 @@ def _export_repository(hub: Path | None, model: Path | None, pipeline: str, push
         console.print(_upload_table(files, push))
         console.print("Nothing was uploaded; --no-dry-run uploads.")
     elif push is not None:
-        _upload(files, push)
+        _upload(files, push, kind)
 
 
 def _check_push(repository: str, dry_run: bool) -> None:
@@ -95,13 +111,11 @@ def _check_push(repository: str, dry_run: bool) -> None:
         fail("There is no Hub token. Run `hf auth login`, or set HF_TOKEN.")
 
 
-def _upload(files: dict[str, bytes], repository: str) -> None:
+def _upload(files: dict[str, bytes], repository: str, kind: str) -> None:
     from httpx2 import HTTPError
 
-    from nullface_pipeline.publish.hub import push_repository
-
     try:
-        address = push_repository(files, repository)
+        address = push_repository(files, repository, kind)
     except (HTTPError, OSError, ValueError) as error:
         fail(f"The upload to {repository} failed: {error}")
     console.print(f"Uploaded: {address}", soft_wrap=True)

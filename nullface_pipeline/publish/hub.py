@@ -1,6 +1,6 @@
 """Folders for the Hugging Face Hub: the pipeline's code alone, or a complete model repository around nullface-tiny.
 
-The cards and the documentation are not part of an installed package, so exporting needs a clone.
+The cards, the page and the documentation are not part of an installed package, so exporting needs a clone.
 """
 
 import json
@@ -50,7 +50,7 @@ def pipeline_files(repository: str = PIPELINE_REPOSITORY, pipeline: str = "pipel
     Raises:
         FileNotFoundError: if the package is installed without its clone.
     """
-    cards = card_folder()
+    cards = clone_folder("model_card")
     card = (cards / "README.md").read_text(encoding="utf-8").replace("../", "")
     if pipeline == "pipeline_sdxl":
         for words, others in SDXL_CARD.items():
@@ -69,7 +69,7 @@ def model_files(repository: str = MODEL_REPOSITORY) -> dict[str, bytes]:
 
     Args, returns and raises as `pipeline_files`.
     """
-    cards = card_folder() / "nullface-tiny"
+    cards = clone_folder("model_card") / "nullface-tiny"
     card = (cards / "README.md").read_text(encoding="utf-8").replace("../../", "")
     return {
         "README.md": _named(card, MODEL_REPOSITORY, repository).encode(),
@@ -77,18 +77,18 @@ def model_files(repository: str = MODEL_REPOSITORY) -> dict[str, bytes]:
         "model_index.json": _model_index().encode(),
         # One file: with a model, diffusers fetches pipeline.py from the Hub and nothing that it imports.
         "pipeline.py": single_file_source().encode(),
-        **_files_below(PACKAGE / "tiny" / "model", COMPONENTS),
-        **_files_below(PACKAGE / "tiny", ("face_adapter.safetensors", "face_models", "face_parser")),
+        **files_below(PACKAGE / "tiny" / "model", COMPONENTS),
+        **files_below(PACKAGE / "tiny", ("face_adapter.safetensors", "face_models", "face_parser")),
         **_shared_files(),
     }
 
 
-def card_folder() -> Path:
-    """Where the cards lie; FileNotFoundError unless this is a clone."""
-    folder = CLONE / "model_card"
+def clone_folder(name: str) -> Path:
+    """A folder beside the package; FileNotFoundError unless this is a clone."""
+    folder = CLONE / name
     if not folder.is_dir():
         raise FileNotFoundError(
-            "The model cards are not part of the installed package. Export from a clone of the repository, installed "
+            f"The folder {name} is not part of the installed package. Export from a clone of the repository, installed "
             "with `pip install -e .`."
         )
     return folder
@@ -98,7 +98,8 @@ def write_repository(files: dict[str, bytes], folder: Path) -> None:
     """Write a repository's files to a folder that is new, empty, or an earlier export, which is replaced as a whole.
 
     Args:
-        files (`dict[str, bytes]`): contents by path, as `pipeline_files` and `model_files` return them.
+        files (`dict[str, bytes]`): contents by path, as `pipeline_files`, `model_files` and `space.space_files` return
+            them.
         folder (`Path`): the folder; its parent must exist.
 
     Raises:
@@ -124,13 +125,15 @@ def _check_replaceable(files: dict[str, bytes], folder: Path) -> None:
         raise ValueError(f"The folder {folder.parent} does not exist.")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; name a folder.")
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
-    foreign = sorted(there - set(files)) or ([] if not there or "pipeline.py" in there else sorted(there))
+    paths = (path for path in folder.rglob("*") if not path.is_dir() and not _is_compiled(path))
+    there = {path.relative_to(folder).as_posix() for path in paths}
+    main_file = "app.py" if "app.py" in files else "pipeline.py"
+    foreign = sorted(there - set(files)) or ([] if not there or main_file in there else sorted(there))
     if foreign:
         raise ValueError(f"{folder} holds what is not of an earlier export, {foreign[0]} for one. Name a new folder.")
 
 
-def push_repository(files: dict[str, bytes], repository: str) -> str:
+def push_repository(files: dict[str, bytes], repository: str, kind: str = "model") -> str:
     """Upload a repository's files to the Hub in one commit, with the token of `hf auth login` or HF_TOKEN.
 
     Files that are there and not among them stay.
@@ -138,6 +141,7 @@ def push_repository(files: dict[str, bytes], repository: str) -> str:
     Args:
         files (`dict[str, bytes]`): contents by path.
         repository (`str`): its name, "org/name"; made if it does not exist.
+        kind (`str`): "model" or "space".
 
     Returns:
         `str`: address of the commit.
@@ -148,9 +152,9 @@ def push_repository(files: dict[str, bytes], repository: str) -> str:
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
-    api.create_repo(repository, exist_ok=True)
+    api.create_repo(repository, repo_type=kind, space_sdk="gradio" if kind == "space" else None, exist_ok=True)
     operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
-    return api.create_commit(repository, operations, commit_message="NullFace pipeline").commit_url
+    return api.create_commit(repository, operations, commit_message="NullFace", repo_type=kind).commit_url
 
 
 def _model_index() -> str:
@@ -168,14 +172,22 @@ def _shared_files() -> dict[str, bytes]:
     documents = ("nullface-tiny.md", "nullface-tiny")
     return {
         "LICENSE": (CLONE / "LICENSE").read_bytes(),
-        **{f"docs/{name}": content for name, content in _files_below(CLONE / "docs", documents).items()},
+        **{f"docs/{name}": content for name, content in files_below(CLONE / "docs", documents).items()},
     }
 
 
-def _files_below(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """The named files, and all files in the named folders, by path below `folder`."""
+def files_below(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
+    """The named files, and all files in the named folders but compiled ones, by path below `folder`."""
     paths = [path for name in names for path in (folder / name, *sorted((folder / name).rglob("*")))]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in paths
+        if path.is_file() and not _is_compiled(path)
+    }
+
+
+def _is_compiled(path: Path) -> bool:
+    return path.parent.name == "__pycache__"
 
 
 def _named(card: str, default: str, repository: str) -> str:

@@ -1,11 +1,19 @@
-"""The demo and the doctor."""
+"""The demo, the doctor, and the command without one."""
+
+import inspect
+import json
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import PIL.Image
+import pytest
 from skimage import data
 from typer.testing import CliRunner
 
-from nullface_pipeline.cli import app
+from nullface_pipeline import __version__
+from nullface_pipeline.cli import app, demo, doctor, export, fetch
 from nullface_pipeline.cli.demo import side_by_side
 
 
@@ -31,6 +39,35 @@ def test_doctor():
     assert result.exit_code == 0, result.output
     for expected in ("Python", "diffusers", "cores", "nullface-tiny", "OpenRAIL-M", "BiSeNet"):
         assert expected in result.output
+
+
+def test_doctor_for_programs():
+    result = invoke("doctor", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert found["versions"]["Python"] == platform.python_version() and "CPU" in found["devices"]
+    weights = {part["name"]: part for part in found["weights"]}
+    assert weights["nullface-tiny"]["bytes"] > 20e6 and weights["Stable Diffusion 1.5"]["licence"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [([], "Commands"), (["-h"], "Commands"), (["--help"], "Commands"), (["fetch", "-h"], "--accept-licences")],
+)
+def test_help_is_no_error(arguments, words):
+    result = invoke(*arguments)
+    assert result.exit_code == 0 and words in result.stdout and not result.stderr
+
+
+@pytest.mark.parametrize("command", [demo, fetch, doctor, export])
+def test_help_fits_a_terminal_of_80_columns(command):
+    """Lines of a docstring that are longer are broken, and begin again where the source does."""
+    assert max(map(len, inspect.getdoc(command).splitlines())) <= 78
+
+
+def test_the_module_is_the_command():
+    run = subprocess.run([sys.executable, "-m", "nullface_pipeline", "--version"], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout == f"nullface {__version__}\n"
 
 
 def test_side_by_side():

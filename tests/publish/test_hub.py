@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 from nullface_pipeline import StableDiffusionXLNullFacePipeline
 from nullface_pipeline.cli import app
 from nullface_pipeline.publish import hub
-from nullface_pipeline.publish.hub import PACKAGE, model_files, pipeline_files, write_repository
+from nullface_pipeline.publish.hub import CLONE, PACKAGE, model_files, pipeline_files, write_repository
 from nullface_pipeline.publish.single_file import CORE, write_single_file
+from nullface_pipeline.publish.space import space_files
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from ..local_hub import LocalHub, files_of, fill_cache, run_clean
@@ -155,7 +156,12 @@ def export(*arguments, **environment):
 
 @pytest.mark.parametrize(
     ("options", "make_files"),
-    [(["--hub"], pipeline_files), (["--sdxl", "--hub"], sdxl_files), (["--model"], model_files)],
+    [
+        (["--hub"], pipeline_files),
+        (["--sdxl", "--hub"], sdxl_files),
+        (["--model"], model_files),
+        (["--space"], space_files),
+    ],
 )
 def test_export_writes_a_folder_and_replaces_only_its_own(tmp_path, options, make_files):
     folder = tmp_path / "export"
@@ -164,11 +170,12 @@ def test_export_writes_a_folder_and_replaces_only_its_own(tmp_path, options, mak
         result = export(*options, folder)
         assert result.exit_code == 0, result.output
         assert {name: (folder / name).read_bytes() for name in files_of(folder)} == make_files()
-        (folder / "pipeline.py").write_text("changed")
+        main_file = "app.py" if "--space" in options else "pipeline.py"
+        (folder / main_file).write_text("changed")
     (folder / "diary.txt").write_text("dear diary")
     result = export(*options, folder)
     assert result.exit_code == 1 and "diary.txt" in result.output
-    assert (folder / "pipeline.py").read_text() == "changed" and (folder / "diary.txt").is_file()
+    assert (folder / main_file).read_text() == "changed" and (folder / "diary.txt").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["export"], "nothing temporary is left"
 
 
@@ -185,10 +192,13 @@ def test_a_folder_that_only_looks_like_an_export_is_kept(tmp_path):
         (["--hub", "a", "--model", "b"], "exactly one of"),
         (["--hub", "a", "--single-file", "b.py"], "exactly one of"),
         (["--push", "me/mine"], "exactly one of"),
-        (["--single-file", "nullface.py", "--push", "me/mine"], "--hub or --model"),
+        (["--single-file", "nullface.py", "--push", "me/mine"], "--hub, --model or --space"),
         (["--hub", "no/such/folder"], "does not exist"),
         (["--hub", "file.txt"], "is a file"),
-        (["--model", "a", "--sdxl"], "no Stable Diffusion XL"),
+        (["--model", "a", "--sdxl"], "--hub or --single-file"),
+        (["--space", "a", "--sdxl"], "--hub or --single-file"),
+        (["--hub", "a", "--git", "https://host/me/mine@v1"], "--space"),
+        (["--space", "a", "--git", "https://host/me/mine"], "a revision"),
         (["--hub", "a", "--push", "not a name"], "not a name"),
         (["--hub", "a", "--push", "mine"], "me/mine"),
         (["--hub", "a", "--push", "me/mine", "--no-dry-run"], "hf auth login"),
@@ -231,7 +241,7 @@ for option in ("--dry-run", "--no-dry-run"):
 def test_push_says_what_it_would_upload_and_uploads(tmp_path):
     """Through the Hub's own client; a new interpreter, because the client reads its settings when it is imported."""
     with LocalHub({}) as hub:
-        code = "del sys.modules['nullface_pipeline']\n" + UPLOAD
+        code = f"del sys.modules['nullface_pipeline']\nsys.path.insert(0, {str(CLONE)!r})\n{UPLOAD}"
         run_clean(code, tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_TOKEN="hf_mine")
         uploads, tokens = hub.uploads, hub.tokens
     dry = (tmp_path / "dry-run").read_text()

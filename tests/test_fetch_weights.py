@@ -1,0 +1,139 @@
+"""Weights come from a Hub on this machine: whole, compared, from where an earlier fetch stopped, and not at all."""
+
+import hashlib
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+from nullface_pipeline import weights
+from nullface_pipeline.face_identity import FACEID_RECOGNIZER, recognizer_name
+from nullface_pipeline.face_parsing import bisenet_path
+from nullface_pipeline.fetch_weights import fetch_missing, fetch_weights
+from nullface_pipeline.model_sets import load_model_set
+from nullface_pipeline.pipeline import FACEID_WEIGHTS
+from nullface_pipeline.publish.hub import PACKAGE
+
+from .local_hub import LocalHub
+from .test_model_card import bisenet, faceid  # noqa: F401
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory, faceid):  # noqa: F811
+    """nullface-tiny as Stable Diffusion 1.5, with a safety checker as it is published with; adapter; face models."""
+    folder = tmp_path_factory.mktemp("published")
+    shutil.copytree(PACKAGE / "tiny" / "model", folder / "sd15")
+    index = json.loads((folder / "sd15" / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (folder / "sd15" / "model_index.json").write_text(json.dumps(index))
+    (folder / "sd15" / "safety_checker").mkdir()
+    (folder / "sd15" / "safety_checker" / "model.safetensors").write_bytes(b"a gigabyte")
+    (folder / "releases").mkdir()
+    with zipfile.ZipFile(folder / "releases" / "buffalo_l.zip", "w") as archive:
+        for name, published in (("detector", "det_10g"), ("recognizer", "w600k_r50")):
+            archive.write(PACKAGE / "tiny" / "face_models" / f"{name}.onnx", f"{published}.onnx")
+    (folder / "releases" / "parser.pth").write_bytes(b"parser")
+    return {
+        weights.SD15.source: folder / "sd15",
+        weights.FACEID_REPOSITORY: faceid,
+        "releases/all": folder / "releases",
+    }
+
+
+@pytest.fixture
+def hub(published, tmp_path, monkeypatch):
+    """The Hub and the releases on this machine, and an empty home folder."""
+    with LocalHub(published) as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + URL)
+        yield hub
+
+
+URL = "/{repo_id}/resolve/{revision}/{filename}"
+
+
+def released(hub, published, place, name="buffalo_l.zip"):
+    """Weights of a release on this machine."""
+    content = (published["releases/all"] / name).read_bytes()
+    return replace(
+        weights.BUFFALO_L,
+        source=f"{hub.url}/releases/all/resolve/main/{name}",
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        place=place,
+    )
+
+
+def test_from_the_hub_without_the_safety_checker(hub):
+    fetch_weights(weights.SD15)
+    folder = weights.SD15.path
+    assert folder is not None and (folder / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert (folder / "tokenizer" / "tokenizer.json").is_file() and not (folder / "safety_checker").exists()
+
+
+def test_a_changed_file_is_deleted_and_fetched_again(hub):
+    fetch_weights(weights.FACEID_SD15)
+    file = weights.FACEID_SD15.path
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + b"?")
+    with pytest.raises(OSError, match="its hash is another"):
+        fetch_weights(weights.FACEID_SD15)
+    assert weights.FACEID_SD15.path is None
+    fetch_weights(weights.FACEID_SD15)
+    assert weights.FACEID_SD15.path.read_bytes() == content
+
+
+@pytest.mark.parametrize("failed", ["before", "while fetching", "while unpacking", "as another file"])
+def test_a_release_is_fetched_from_where_it_stopped(hub, published, tmp_path, failed):
+    pack = released(hub, published, tmp_path / "models" / "buffalo_l")
+    archive = (published["releases/all"] / "buffalo_l.zip").read_bytes()
+    part = tmp_path / "models" / "buffalo_l.part"
+    if failed == "while unpacking":
+        pack.place.mkdir(parents=True)  # as InsightFace leaves it
+    elif failed != "before":
+        part.parent.mkdir()
+        part.write_bytes(archive[:1000] if failed == "while fetching" else archive + b"?")
+    fetch_weights(pack)
+    assert sorted(path.name for path in pack.path.iterdir()) == ["det_10g.onnx", "w600k_r50.onnx"]
+    assert hub.ranges == (["bytes=1000-"] if failed == "while fetching" else [])
+    assert list(pack.place.parent.iterdir()) == [pack.place], "nothing half is left"
+
+
+def test_another_file_than_was_published_is_not_taken(hub, published, tmp_path):
+    parser = replace(released(hub, published, tmp_path / "parser.pth", "parser.pth"), sha256="0" * 64)
+    with pytest.raises(OSError, match="its hash is another"):
+        fetch_weights(parser)
+    assert parser.path is None
+    parser.place.write_bytes(b"somebody's")
+    with pytest.raises(OSError, match="its hash is another"):
+        fetch_weights(parser)
+    assert not list(tmp_path.glob("parser*"))
+
+
+def test_without_a_network_one_sentence_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    parts = (weights.SD15, weights.FACEID_SD15)
+    monkeypatch.setitem(weights.WEIGHT_SETS, "sd15", parts)
+    with pytest.raises(OSError) as raised:
+        load_model_set("sd15")
+    assert str(raised.value) == (
+        "Not on this machine, and could not be fetched: Stable Diffusion 1.5, IP-Adapter FaceID for 1.5, 4.4 GB; run "
+        "`nullface fetch sd15` where there is a network."
+    )
+
+
+def test_what_was_fetched_is_loaded_without_a_network(hub, published, tmp_path, monkeypatch, bisenet):  # noqa: F811
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    pack = released(hub, published, tmp_path / "home" / ".insightface" / "models" / "buffalo_l")
+    bisenet_path().parent.mkdir(parents=True)
+    bisenet_path().symlink_to(bisenet)
+    monkeypatch.setitem(weights.WEIGHT_SETS, "sd15", (weights.SD15, weights.FACEID_SD15, pack))
+    fetch_missing("sd15")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    pipe = load_model_set("sd15", device="cpu")
+    assert pipe._face_adapter_weights == FACEID_WEIGHTS and recognizer_name(pipe.face_analyser) == FACEID_RECOGNIZER

@@ -1,0 +1,47 @@
+"""What is on this machine, and how large, in the words of the command."""
+
+import pytest
+
+from nullface_pipeline.weights import FACEID_SD15, SD15, SDXL, WEIGHT_SETS, missing_weights, readable_size
+
+from .local_hub import fill_cache
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A home folder with an empty cache of the Hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    return tmp_path
+
+
+def test_a_model_is_here_with_its_last_file(cache, tmp_path):
+    repository = tmp_path / "repository"
+    fill_cache(cache, "models", SD15.source, repository)
+    for file in ("model_index.json", *SD15.files):
+        assert SD15.path is None
+        (repository / file).parent.mkdir(parents=True, exist_ok=True)
+        (repository / file).touch()
+    folder = SD15.path
+    assert folder is not None and (folder / "model_index.json").is_file()
+    assert SDXL.path is None
+
+
+def test_an_adapter_is_its_own_file(cache, tmp_path):
+    fill_cache(cache, "models", FACEID_SD15.source, tmp_path / "faceid")
+    assert FACEID_SD15 in missing_weights("sd15")
+    (tmp_path / "faceid").mkdir()
+    (tmp_path / "faceid" / FACEID_SD15.files[0]).touch()
+    assert FACEID_SD15.path is not None and FACEID_SD15.path.name == FACEID_SD15.files[0]
+
+
+def test_every_hash_is_one():
+    for weights in WEIGHT_SETS["faces"]:
+        assert len(weights.sha256) == 64 and int(weights.sha256, 16)
+    assert all(weights.licence_page.startswith("https://") for name in WEIGHT_SETS for weights in WEIGHT_SETS[name])
+
+
+@pytest.mark.parametrize(
+    ("size", "words"), [(53_289_463, "53 MB"), (999_499_999, "999 MB"), (999_500_000, "1.0 GB"), (4.27e9, "4.3 GB")]
+)
+def test_sizes_in_words(size, words):
+    assert readable_size(size) == words
