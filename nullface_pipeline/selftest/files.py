@@ -14,9 +14,9 @@ from huggingface_hub.utils.sha import git_hash
 
 from nullface_pipeline.face_adapter import FACEID_REPOSITORY
 from nullface_pipeline.face_parsing import BISENET_SHA256, bisenet_path
-from nullface_pipeline.model_sets import MODELS
 from nullface_pipeline.selftest.findings import Finding, part_of_file
 from nullface_pipeline.tiny_model import TINY_FOLDER
+from nullface_pipeline.weights import MODELS
 
 
 HASH_LIST = "SHA256SUMS"
@@ -32,7 +32,7 @@ def check_files(name: str) -> Iterator[Finding]:
     if hashes:
         yield Finding("files", "hashes as published", f"{len(hashes) - len(wrong)} of {len(hashes)}", not wrong)
     if name != "tiny":
-        yield Finding("files", "hashes of the face models", "none published, not checked", True)
+        yield Finding("files", "hashes of the unpacked face models", "none published, not checked", True)
 
 
 def tiny_hashes() -> Iterator[tuple[Path, str]]:
