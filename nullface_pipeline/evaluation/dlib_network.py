@@ -1,13 +1,12 @@
 """dlib's face recognizer as a PyTorch network: the same descriptors, in batches and about thirty times as fast.
 
-dlib runs this network one face at a time at 0.1 s a face, far too slow for a teacher that is asked about every training
-sample. The weights are read from the file of the `face_recognition_models` package (public domain).
+dlib runs this network one face at a time at 0.1 s a face, far too slow for ten thousand pictures. The weights are read
+from the file of the `face_recognition_models` package (public domain).
 """
 
 from importlib.util import find_spec
 from pathlib import Path
 
-import dlib
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from torch.nn import functional as F
 
 
 CHIP_SIZE = 150
-CHIP_PADDING = 0.25
 WEIGHTS = "models/dlib_face_recognition_resnet_model_v1.dat"
 
 # What dlib's `input_rgb_image` layer subtracts and divides by.
@@ -85,13 +83,6 @@ def models_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("dlib's weights come with the package face_recognition_models: `pip install` it.")
     return Path(spec.submodule_search_locations[0])
-
-
-def face_chip(image: np.ndarray, landmarks68: np.ndarray, size: int = CHIP_SIZE, padding: float = CHIP_PADDING):
-    """dlib's aligned crop of one face, (size, size, 3) uint8, from an (H, W, 3) uint8 RGB image."""
-    points = dlib.points([dlib.point(int(round(x)), int(round(y))) for x, y in landmarks68.tolist()])
-    face = dlib.full_object_detection(dlib.rectangle(0, 0, 1, 1), points)
-    return dlib.get_face_chip(np.ascontiguousarray(image), face, size=size, padding=padding)
 
 
 def _add(x: Tensor, y: Tensor) -> Tensor:

