@@ -20,6 +20,7 @@ CORE = frozenset(
         "face_masks",
         "face_parsing",
         "face_search",
+        "face_strangers",
         "image_inputs",
         "nullface_engine",
         "photo",

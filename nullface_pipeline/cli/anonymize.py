@@ -49,6 +49,7 @@ class Asked:
     on_failure: OnFailure
     threshold: float | None
     accept_recognizable: bool
+    opposite: bool
     detection_threshold: float
     min_face: float
     batch_faces: int
@@ -68,6 +69,7 @@ class Asked:
             keep=region_names(self.keep),
             similarity_threshold=self.threshold,
             accept_recognizable=self.accept_recognizable,
+            opposite=self.opposite,
             min_face=self.min_face,
             on_failure="cover" if self.on_failure is OnFailure.cover else "error",
             batch_faces=self.batch_faces,
@@ -86,6 +88,7 @@ class Asked:
                 "fast": self.fast,
                 "keep": sorted(photo.keep),
                 "threshold": photo.similarity_threshold,
+                "opposite": photo.opposite,
                 "min_face": photo.min_face,
                 "on_failure": photo.on_failure,
                 "detection_threshold": self.detection_threshold,
@@ -130,6 +133,9 @@ def anonymize(
     ] = None,
     accept_recognizable: Annotated[
         bool, typer.Option("--accept-recognizable", help="Allow a --threshold with which recognizable results pass.")
+    ] = False,
+    opposite: Annotated[
+        bool, typer.Option("--opposite", help="The paper's way: straight away from the person, with less work.")
     ] = False,
     detection_threshold: Annotated[
         float, typer.Option(min=0.05, max=0.95, callback=finite, help="Lowest score that counts as a face.")
