@@ -79,8 +79,9 @@ class People:
 def load_people(analyser: Any) -> People:
     """How the embeddings of an analyser's recognizer are spread, as its folder says, or in any direction."""
     recognizer = getattr(analyser, "models", {}).get("recognition")
-    path = Path(getattr(recognizer, "model_file", None) or ".").parent / PEOPLE_FILE
-    if not path.is_file():
+    file = getattr(recognizer, "model_file", None)
+    path = None if file is None else Path(file).parent / PEOPLE_FILE
+    if path is None or not path.is_file():
         return People.anybody()
     with np.load(path) as arrays:
         mean, axes = (torch.from_numpy(arrays[name].astype(np.float32)) for name in ("mean", "axes"))

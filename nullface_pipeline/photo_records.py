@@ -165,8 +165,8 @@ class PhotoOptions:
         for name in ("accept_recognizable", "opposite"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
-        if self.identity_angle and not self.opposite:
-            raise ValueError("`identity_angle` is found for each face; set `opposite=True` to choose it.")
+        if not self.opposite and self.identity_seed is None:
+            self._check_stranger()
         if not isinstance(self.prompt, (str, NoneType)):
             raise TypeError(f"`prompt` must be a text, got {type(self.prompt).__name__}.")
         if self.keep_mask is not None and not isinstance(self.keep_mask, PIL.Image.Image):
@@ -174,6 +174,14 @@ class PhotoOptions:
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
+
+    def _check_stranger(self) -> None:
+        """What is found for each face that is turned to a stranger cannot be chosen."""
+        if self.identity_angle:
+            raise ValueError("`identity_angle` is found for each face; set `opposite=True` to choose it.")
+        for name in ("identity_scale", "guidance_scale"):
+            if (getattr(self, name) or 0.0) < 0.0:
+                raise ValueError(f"`{name}` must be from 0 up, unless `opposite=True` is set as well.")
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], options: "PhotoOptions | None" = None) -> "PhotoOptions":
