@@ -22,7 +22,8 @@ from nullface_pipeline import (
 )
 from nullface_pipeline.ddpm_inversion import few_step_timesteps
 from nullface_pipeline.face_crops import FaceCrop
-from nullface_pipeline.face_parsing import FACE_REGIONS, REGIONS, FaceParser
+from nullface_pipeline.face_parsing import FaceParser
+from nullface_pipeline.face_regions import FACE_REGIONS, REGIONS
 from nullface_pipeline.model_sets import load_detector, load_model_set
 from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, read_photo, write_photo
 from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome, anonymize_photos, find_photos

@@ -10,7 +10,8 @@ from diffusers.utils import logging
 
 from .face_crops import FaceCrop
 from .face_identity import DetectedFace
-from .face_parsing import FACE_REGIONS, anonymization_mask, region_mask
+from .face_parsing import anonymization_mask, region_mask
+from .face_regions import FACE_REGIONS
 
 
 # How far beyond the parsed face its mask reaches, as a share of the crop: the parser's edge is the face's own contour.

@@ -1,8 +1,4 @@
-"""From a picture of an aligned face to named regions, and from regions to the mask of what may change.
-
-Label names are those of CelebAMask-HQ; "left" and "right" there, and which way round, do not matter here because every
-region takes both sides.
-"""
+"""From a picture of an aligned face to named regions, and from regions to the mask of what may change."""
 
 import importlib
 import importlib.util
@@ -15,48 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .face_regions import CELEBAMASK_LABELS, FACE_REGIONS, REGIONS
 
-# The 19 classes in the order in which facexlib's BiSeNet numbers them.
-CELEBAMASK_LABELS = (
-    "background",
-    "skin",
-    "l_brow",
-    "r_brow",
-    "l_eye",
-    "r_eye",
-    "eye_g",
-    "l_ear",
-    "r_ear",
-    "ear_r",
-    "nose",
-    "mouth",
-    "u_lip",
-    "l_lip",
-    "neck",
-    "neck_l",
-    "cloth",
-    "hair",
-    "hat",
-)
-
-REGIONS: dict[str, tuple[str, ...]] = {
-    "eyes": ("l_eye", "r_eye"),
-    "brows": ("l_brow", "r_brow"),
-    "nose": ("nose",),
-    "mouth": ("mouth", "u_lip", "l_lip"),
-    "lips": ("u_lip", "l_lip"),
-    "ears": ("l_ear", "r_ear", "ear_r"),
-    "glasses": ("eye_g",),
-    "skin": ("skin",),
-    "hair": ("hair",),
-    "hat": ("hat",),
-    "neck": ("neck", "neck_l"),
-    "clothes": ("cloth",),
-    "background": ("background",),
-}
-
-# What makes up the face: the regions that may change unless they are kept.
-FACE_REGIONS = ("skin", "brows", "eyes", "glasses", "nose", "mouth", "ears")
 
 BISENET_URL = "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth"
 BISENET_SHA256 = "468e13ca13a9b43cc0881a9f99083a430e9c0a38abd935431d1c28ee94b26567"
@@ -173,17 +129,6 @@ def region_mask(labels: np.ndarray, label_names: Iterable[str], regions: Iterabl
     """
     wanted = {name for region in regions for name in REGIONS[region]}
     return np.isin(labels, [index for index, name in enumerate(label_names) if name in wanted])
-
-
-def check_kept_regions(regions: Iterable[str]) -> None:
-    """Raise ValueError unless the names are keys of `REGIONS`, in a list, that leave the skin to change."""
-    if isinstance(regions, str):
-        raise ValueError(f"`keep` must be a list or tuple of region names, for example ({regions!r},).")
-    unknown = [region for region in regions if region not in REGIONS]
-    if unknown:
-        raise ValueError(f"Unknown region(s) {unknown}; the regions are {', '.join(REGIONS)}.")
-    if "skin" in regions:
-        raise ValueError("`keep` names the skin; without skin to change, the person would stay as they are.")
 
 
 def anonymization_mask(

@@ -32,7 +32,7 @@ def load_model_set(
 
     Args:
         name (`str`): "tiny", "sd15", "sdxl", or a folder or Hub name of a Stable Diffusion 1.5 or XL model.
-        device (`str`, *optional*): CUDA where there is a device, else the CPU.
+        device (`str`, *optional*): CUDA where there is a device, else a Mac's "mps", else the CPU.
         dtype (`torch.dtype`, *optional*): of the UNet and the text encoder; by default what suits the processor, see
             `default_dtype`. On a CPU the VAE of a Stable Diffusion model is float32 in any case.
         detection_threshold (`float`): lowest detection score that counts as a face.
@@ -42,7 +42,7 @@ def load_model_set(
     Raises:
         OSError, RuntimeError, ValueError: if a part cannot be found, fetched or read.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     dtype = dtype or default_dtype(name, device)
     if name == "tiny":
         pipe = load_nullface_tiny(device, dtype, detection_threshold)
@@ -57,6 +57,13 @@ def load_model_set(
     if compile:
         compile_unet(pipe)
     return pipe
+
+
+def default_device() -> str:
+    """The fastest there is."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def default_dtype(name: str, device: str) -> torch.dtype:

@@ -16,6 +16,7 @@
 
 import math
 import numbers
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,8 @@ from .face_adapter import (
     identity_conditions,
 )
 from .face_identity import DETECTION_THRESHOLD, choose_face, detect_faces, load_face_analyser, opposite_identity
-from .face_parsing import anonymization_mask, check_kept_regions, load_face_parser
+from .face_parsing import anonymization_mask, load_face_parser
+from .face_regions import check_kept_regions
 from .image_inputs import check_image_values, count_images, to_uint8
 from .photo import anonymize_photo
 from .photo_records import AnonymizedPhoto, PhotoOptions
@@ -144,6 +146,14 @@ class NullFaceMixin(FaceAdapterMixin):
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
         self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
         self.mask_processor = VaeImageProcessor(do_resize=False, do_normalize=False, do_convert_grayscale=True)
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any):
+        r"""As [`DiffusionPipeline.from_pipe`]; the face models, which are no components, are taken along."""
+        new = super().from_pipe(pipeline, **kwargs)  # type: ignore[misc]
+        for name in ("face_analyser", "face_parser"):
+            setattr(new, name, getattr(pipeline, name, None))
+        return new
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""
@@ -565,6 +575,11 @@ class NullFaceMixin(FaceAdapterMixin):
         return self._guidance_scale
 
     @property
+    def do_classifier_free_guidance(self):
+        r"""Whether the person's opposite is heard at all. Both predictions are made in any case (Eq. 3)."""
+        return self._guidance_scale != 0.0
+
+    @property
     def num_timesteps(self):
         return self._num_timesteps
 
@@ -643,7 +658,8 @@ class NullFaceMixin(FaceAdapterMixin):
                 be exactly one.
             inversion ([`DDPMInversion`], *optional*):
                 What [`invert`] returned for the same images. Its `num_inference_steps`, `skip`, `timesteps`,
-                `solver_order`, `eta` and `ip_adapter_scale` are used; passing others is an error.
+                `solver_order`, `eta` and `ip_adapter_scale` are used; passing others is an error. It stands where other
+                pipelines take `latents`.
             inversion_batch_size (`int`, *optional*):
                 Samples in one UNet call of the inversion; by default 4 on a CPU, and what fits with CUDA.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
@@ -749,7 +765,10 @@ class NullFaceMixin(FaceAdapterMixin):
         return NullFacePipelineOutput(images=images)
 
     def anonymize(
-        self, photo: PIL.Image.Image, options: PhotoOptions | None = None, **arguments: Any
+        self,
+        photo: PIL.Image.Image | str | os.PathLike[str],
+        options: PhotoOptions | None = None,
+        **arguments: Any,
     ) -> AnonymizedPhoto:
         r"""
         Anonymize every face that is found in a photo of any size, and check that it worked.
@@ -760,8 +779,8 @@ class NullFaceMixin(FaceAdapterMixin):
         at the finished picture, is covered too.
 
         Args:
-            photo (`PIL.Image.Image`):
-                The photo. Its EXIF orientation is applied; of its metadata only the colour profile is carried over.
+            photo (`PIL.Image.Image`, `str` or `os.PathLike`):
+                The photo, or the path of its file. Its EXIF orientation is applied; of its metadata only the colour profile is carried over.
             options ([`PhotoOptions`], *optional*):
                 What is asked, checked already.
             arguments:

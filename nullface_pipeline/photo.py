@@ -4,8 +4,10 @@ No face leaves this module as it came: what still resembles the person after eve
 a photo in which nothing is found is an error, and so is one whose result does not account for every face.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +18,6 @@ from .colour_profile import with_rebuilt_profile
 from .face_edit import FaceTarget, cover_face, hide_faces, make_target, paste_all
 from .face_identity import DetectedFace, FaceLocation, same_person_similarity, similarity
 from .face_masks import read_keep_mask
-from .face_parsing import check_kept_regions
 from .face_search import is_same_place, overlap, search_faces
 from .photo_records import (
     MAX_SEED,
@@ -79,7 +80,9 @@ class FinishedFaces:
     covered: tuple[DetectedFace, ...]
 
 
-def anonymize_photo(pipe: Any, photo: PIL.Image.Image, options: PhotoOptions) -> AnonymizedPhoto:
+def anonymize_photo(
+    pipe: Any, photo: PIL.Image.Image | str | os.PathLike[str], options: PhotoOptions
+) -> AnonymizedPhoto:
     """Body of `StableDiffusionNullFacePipeline.anonymize`; see there."""
     check_pipeline(pipe, options)
     pixels, icc_profile = read_pixels(photo)
@@ -102,8 +105,7 @@ def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
     Raises:
         RuntimeError: if the face models are not loaded, or lack a recognizer or a parser that is needed.
         TypeError: if the judge is no recognizer.
-        ValueError: if the regions to keep are unknown or leave no skin to change, or the threshold is above what
-            suits the recognizer and `accept_recognizable` is not set.
+        ValueError: if the threshold is above what suits the recognizer and `accept_recognizable` is not set.
     """
     if pipe.face_analyser is None:
         raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
@@ -111,7 +113,6 @@ def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
         raise RuntimeError("The face models hold no recognizer, without which no result can be verified.")
     if options.judge is not None and not _recognizes(options.judge):
         raise TypeError("`judge` must be an InsightFace `FaceAnalysis` with a recognizer.")
-    check_kept_regions(options.keep)
     if options.keep and pipe.face_parser is None:
         raise RuntimeError("`keep` needs a face parser. Call `pipe.load_face_models()` with one.")
     suits = same_person_similarity(pipe.face_analyser)
@@ -133,7 +134,7 @@ def similarity_threshold(pipe: Any, options: PhotoOptions) -> float:
     return options.similarity_threshold
 
 
-def read_pixels(photo: PIL.Image.Image) -> tuple[np.ndarray, bytes | None]:
+def read_pixels(photo: PIL.Image.Image | str | os.PathLike[str]) -> tuple[np.ndarray, bytes | None]:
     """A photo's pixels, turned upright, and a colour profile for them that holds nothing else of the photo.
 
     Returns:
@@ -142,8 +143,14 @@ def read_pixels(photo: PIL.Image.Image) -> tuple[np.ndarray, bytes | None]:
     Raises:
         TypeError, ValueError: where it is no photo, or cannot be read.
     """
+    if isinstance(photo, (str, os.PathLike)):
+        try:
+            photo = PIL.Image.open(photo)
+        # ValueError: a null character in the name.
+        except (OSError, ValueError) as error:
+            raise ValueError(f"The photo cannot be read: {error}.") from error
     if not isinstance(photo, PIL.Image.Image):
-        raise TypeError(f"`photo` must be a PIL image, got {type(photo).__name__}; open files with PIL.Image.open.")
+        raise TypeError(f"`photo` must be a PIL image or a path, got {type(photo).__name__}.")
     try:
         upright = PIL.ImageOps.exif_transpose(photo)
         if upright.mode.startswith("I;16"):
@@ -199,7 +206,7 @@ def find_spared_faces(
     """
     spared: list[DetectedFace] = []
     for wanted in skip_faces:
-        if isinstance(wanted, PIL.Image.Image):
+        if isinstance(wanted, (PIL.Image.Image, Path)):
             references = search_faces(analyser, read_pixels(wanted)[0])
             if len(references) != 1:
                 raise ValueError(

@@ -5,12 +5,16 @@ Nothing here needs torch, so that a wrong option is answered before anything is 
 
 import math
 import numbers
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from types import NoneType
 from typing import Any
 
 import PIL.Image
+
+from .face_regions import check_kept_regions
 
 
 # The paper's knobs, set together. Settings given besides take precedence.
@@ -25,7 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MAX_SEED = 2**63 - 1
 
 # Range of each number, and whether it is a whole one; the ends are allowed. None where the field may be left out.
-_NUMBERS: dict[str, tuple[float, float, bool]] = {
+NUMBER_RANGES: dict[str, tuple[float, float, bool]] = {
     "seed": (0, MAX_SEED, True),
     "identity_seed": (0, MAX_SEED, True),
     "min_face": (0.0, 1e6, False),
@@ -92,8 +96,8 @@ class PhotoOptions:
         seed (`int`, *optional*): makes the result deterministic; 0 to 2**63 - 1.
         preset (`str`): `"light"`, `"standard"` (the paper's settings) or `"strong"`: sets `skip` and `guidance_scale`
             together. `"fast"` and `"preview"` are the standard in 7 and in 3 steps.
-        skip_faces (`tuple`): people to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, or reference photos that
-            show one of them each. The most similar face is taken for the person, if it is similar enough; a recognizer
+        skip_faces (`tuple`): people to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, [`FaceRecord`]s of an earlier
+            result, or reference photos, also by path, that show one of them each. The most similar face is taken for the person, if it is similar enough; a recognizer
             can err, so boxes are safer.
         min_face (`float`): faces whose longer side is shorter than this many photo pixels are covered instead of
             anonymized.
@@ -129,7 +133,7 @@ class PhotoOptions:
     keep_mask: PIL.Image.Image | None = None
     seed: int | None = None
     preset: str = "standard"
-    skip_faces: tuple[Box | PIL.Image.Image, ...] = ()
+    skip_faces: tuple[Box | PIL.Image.Image | Path, ...] = ()
     min_face: float = 0.0
     similarity_threshold: float | None = None
     accept_recognizable: bool = False
@@ -154,7 +158,7 @@ class PhotoOptions:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if field.name in _NUMBERS and not (field.default is None and getattr(self, field.name) is None):
+            if field.name in NUMBER_RANGES and not (field.default is None and getattr(self, field.name) is None):
                 self._set(field.name, check_number(field.name, getattr(self, field.name)))
         if self.few_steps is not None and self.num_inference_steps is not None:
             raise ValueError("`few_steps` and `num_inference_steps` are two ways to say how many: leave one out.")
@@ -211,7 +215,7 @@ def check_number(name: str, value: Any) -> Any:
         TypeError: if it is no number, or not a whole one where that is wanted.
         ValueError: if it is not finite or out of range.
     """
-    low, high, whole = _NUMBERS[name]
+    low, high, whole = NUMBER_RANGES[name]
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         wanted = "a whole number" if whole else "a number"
@@ -223,7 +227,6 @@ def check_number(name: str, value: Any) -> Any:
 
 
 def _region_names(keep: Any) -> tuple[str, ...]:
-    """Whether the names are regions is the face parser's business."""
     if isinstance(keep, str):
         raise ValueError(f"`keep` must be a list or tuple of region names, for example ({keep!r},).")
     if not isinstance(keep, Iterable):
@@ -232,13 +235,22 @@ def _region_names(keep: Any) -> tuple[str, ...]:
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise TypeError(f"`keep` must hold names of regions, got {wrong[0]!r:.80}.")
+    check_kept_regions(names)
     return names
 
 
-def _faces_to_skip(skip_faces: Any) -> tuple[Box | PIL.Image.Image, ...]:
+def _faces_to_skip(skip_faces: Any) -> tuple[Box | PIL.Image.Image | Path, ...]:
     if isinstance(skip_faces, (str, bytes, Mapping, PIL.Image.Image)) or not isinstance(skip_faces, Iterable):
         raise TypeError(f"`skip_faces` must be a list of boxes or reference photos, got {type(skip_faces).__name__}.")
-    return tuple(face if isinstance(face, PIL.Image.Image) else _box(face) for face in skip_faces)
+    return tuple(map(_face_to_skip, skip_faces))
+
+
+def _face_to_skip(face: Any) -> Box | PIL.Image.Image | Path:
+    if isinstance(face, PIL.Image.Image):
+        return face
+    if isinstance(face, (str, os.PathLike)):
+        return Path(face)
+    return _box(face.box if isinstance(face, FaceRecord) else face)
 
 
 def _box(value: Any) -> Box:

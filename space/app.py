@@ -41,7 +41,7 @@ from skimage import data
 from nullface_pipeline.cli.console import quiet_libraries
 from nullface_pipeline.cli.doctor import stable_diffusion
 from nullface_pipeline.face_identity import same_person_similarity
-from nullface_pipeline.face_parsing import FACE_REGIONS, check_kept_regions
+from nullface_pipeline.face_regions import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder import anonymize_file

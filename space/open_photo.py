@@ -81,7 +81,7 @@ def draw_changes(
 
     Args:
         chosen (`Sequence[int]`): indices of the faces to anonymize.
-        keep (`Sequence[str]`): regions of `face_parsing.REGIONS` to leave.
+        keep (`Sequence[str]`): regions of `face_regions.REGIONS` to leave.
         keep_mask (`PIL.Image.Image`, *optional*): white where the photo is to stay; of any size.
     """
     scale = photo.view.shape[1] / photo.file.image.width

@@ -337,6 +337,14 @@ def test_from_pipe_shares_components(dtype):
     assert pipe.vae_scale_factor == original.vae_scale_factor
 
 
+def test_from_pipe_keeps_the_face_models():
+    first = StableDiffusionNullFacePipeline(**make_components())
+    first.face_analyser, first.face_parser = object(), object()
+    second = StableDiffusionNullFacePipeline.from_pipe(first)
+    assert second.face_analyser is first.face_analyser and second.face_parser is first.face_parser
+    assert StableDiffusionNullFacePipeline.from_pipe(make_stable_diffusion()).face_analyser is None
+
+
 def test_from_pipe_consistent_config():
     original = make_stable_diffusion()
     pipe = StableDiffusionNullFacePipeline.from_pipe(original)

@@ -85,15 +85,18 @@ def shell_lines() -> list[tuple[str, str]]:
 def nullface_lines(needs_weights: bool) -> list[list[str]]:
     """Arguments of the lines that call `nullface`."""
     found = [shlex.split(line) for _, line in shell_lines() if line.startswith("nullface ")]
-    return [words[1:] for words in found if ("sd15" in words) == needs_weights]
+    return [words[1:] for words in found if ("sd15" in words) == needs_weights and "<" not in words]
 
 
 def write_photos(folder: Path) -> None:
     """The photos that the pages speak of; all show the astronaut."""
     photo = PIL.Image.fromarray(data.astronaut())
-    for name in ("holiday/family.jpg", "scans/1969/crew.png", "portrait.jpg", "patient.png"):
+    for name in ("demo/input.png", "holiday/family.jpg", "scans/1969/crew.png", "portrait.jpg", "patient.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         photo.save(folder / name)
+    mask = PIL.Image.new("L", photo.size)
+    mask.paste(255, (195, 122, 211, 136))
+    mask.save(folder / "mask.png")
 
 
 def test_blocks_are_of_known_kinds():
@@ -244,7 +247,7 @@ def test_options_in_the_table_are_those_of_the_command():
     command = typer.main.get_command(app).commands["anonymize"]  # type: ignore[attr-defined]
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     known = {name for option in options for name in [*option.opts, *option.secondary_opts]}
-    assert known - named <= {"--no-keep-metadata", "--help"} and named <= known
+    assert known - named <= {"--help"} and named <= known
 
 
 def test_files_and_report_are_as_the_page_on_folders_says():

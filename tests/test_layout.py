@@ -19,6 +19,7 @@ CORE = frozenset(
         "face_identity",
         "face_masks",
         "face_parsing",
+        "face_regions",
         "face_search",
         "face_strangers",
         "image_inputs",

@@ -17,7 +17,7 @@ from skimage import data
 
 from nullface_pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.ddpm_inversion import InversionSettings
-from nullface_pipeline.face_parsing import CELEBAMASK_LABELS
+from nullface_pipeline.face_regions import CELEBAMASK_LABELS
 from nullface_pipeline.publish.hub import CLONE, PACKAGE, model_files, pipeline_files, write_repository
 from nullface_pipeline.publish.single_file import write_single_file
 from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny

@@ -13,7 +13,7 @@ from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_edit import ANGLES, cover_face, stronger
 from nullface_pipeline.face_identity import DetectedFace, detect_faces
 from nullface_pipeline.face_masks import face_ellipse, face_masks, nearest_face
-from nullface_pipeline.face_parsing import CELEBAMASK_LABELS, FACE_REGIONS
+from nullface_pipeline.face_regions import CELEBAMASK_LABELS, FACE_REGIONS
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo import (
     find_spared_faces,
@@ -177,6 +177,19 @@ def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
     assert np.array_equal(np.asarray(by_photo.image), np.asarray(astronaut))
 
 
+def test_photos_by_path_and_people_by_record(pipe, astronaut, tmp_path):
+    path = tmp_path / "astronaut.png"
+    astronaut.save(path)
+    result = pipe.anonymize(path, seed=0, **PASSES, **FAST)
+    assert np.array_equal(result.image, pipe.anonymize(astronaut, seed=0, **PASSES, **FAST).image)
+    for wanted in (result.faces[0], str(path)):
+        assert [face.method for face in pipe.anonymize(str(path), skip_faces=[wanted], **FAST).faces] == ["spared"]
+    with pytest.raises(ValueError, match=r"cannot be read.*nowhere\.png"):
+        pipe.anonymize(tmp_path / "nowhere.png")
+    with pytest.raises(ValueError, match=r"cannot be read.*nowhere\.png"):
+        pipe.anonymize(path, skip_faces=[tmp_path / "nowhere.png"], **FAST)
+
+
 def test_nobody_is_spared_for_a_likeness(pipe, astronaut):
     """Of several faces that are similar enough, one is the person."""
 
@@ -318,7 +331,7 @@ def test_bad_photos_and_options(pipe, astronaut):
     with pytest.raises(ValueError, match="cannot be read"):
         pipe.anonymize(truncated)
     with pytest.raises(TypeError, match="PIL image"):
-        pipe.anonymize("photo.jpg")
+        pipe.anonymize(b"photo.jpg")
     with pytest.raises(ValueError, match="beard"):
         pipe.anonymize(astronaut, keep=("beard",))
 

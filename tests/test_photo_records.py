@@ -9,26 +9,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nullface_pipeline.photo_records import _NUMBERS, MAX_SEED, PRESETS, PhotoOptions, check_number
+from nullface_pipeline.photo_records import MAX_SEED, NUMBER_RANGES, PRESETS, PhotoOptions, check_number
 
 
-@pytest.mark.parametrize("name", _NUMBERS)
+@pytest.mark.parametrize("name", NUMBER_RANGES)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, -1e300, np.float32("nan")])
 def test_numbers_are_finite_and_in_range(name, value):
     with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
         PhotoOptions(**{name: value})
 
 
-@pytest.mark.parametrize("name", _NUMBERS)
+@pytest.mark.parametrize("name", NUMBER_RANGES)
 @pytest.mark.parametrize("value", ["3", b"3", [3], {}, 3j, Decimal(1), True, np.array([1.0, 2.0]), object()])
 def test_numbers_are_numbers(name, value):
     with pytest.raises(TypeError, match=f"`{name}` must be a"):
         PhotoOptions(**{name: value})
 
 
-@pytest.mark.parametrize("name", _NUMBERS)
+@pytest.mark.parametrize("name", NUMBER_RANGES)
 def test_the_ends_of_each_range_are_in_it(name):
-    low, high, whole = _NUMBERS[name]
+    low, high, whole = NUMBER_RANGES[name]
     assert (check_number(name, low), check_number(name, high)) == (low, high)
     step = 1 if whole else 1e-3 * max(1.0, abs(high))
     for outside in (low - step, high + step):
@@ -76,7 +76,7 @@ def test_what_has_a_default_cannot_be_none(name):
         [(1, 2, 3)],
         [(1, 2, 3, "4")],
         [[1, 2, 3, 4, 5]],
-        ["abcd"],
+        [b"abcd"],
         [None],
         [np.zeros((2, 4))],
         [(True, False, 2, 3)],

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
-from nullface_pipeline.face_parsing import REGIONS
+from nullface_pipeline.face_regions import REGIONS
 
 from .sequential_reference import SequentialNullFace
 from .tiny_parts import (

@@ -1,6 +1,5 @@
 """What the commands share: two consoles, and how they end with an error."""
 
-import re
 import sys
 import warnings
 from typing import NoReturn
@@ -11,6 +10,25 @@ from rich.markup import escape
 
 
 TINY_NOTICE = "nullface-tiny: demonstration model, 128 px; use --model sd15 for real work."
+TINY_RESULT = "Made with the demonstration model: do not publish. --model sd15 and --model sdxl are for real work."
+
+# Fields of `PhotoOptions`, as the command calls them.
+_OPTIONS = {
+    "similarity_threshold": "--threshold",
+    "accept_recognizable=True": "--accept-recognizable",
+    "skip_faces": "--skip-face",
+    "num_inference_steps": "--steps",
+    "on_failure='cover'": "--on-failure cover",
+    "opposite=True": "--opposite",
+    **{
+        field: "--" + field.replace("_", "-")
+        for field in (
+            *("keep", "keep_mask", "judge", "min_face", "batch_faces", "seed", "skip", "preset"),
+            *("guidance_scale", "identity_scale", "identity_angle"),
+            *("method", "skip_missing"),
+        )
+    },
+}
 
 console = Console()
 error_console = Console(stderr=True)
@@ -48,13 +66,9 @@ def words(error: BaseException) -> str:
 
 def as_options(message: str) -> str:
     """A message of Python's fields in the command's words: `--keep` for `keep`."""
-    message = message.replace("`similarity_threshold`", "--threshold")
-    message = message.replace("`accept_recognizable=True`", "--accept-recognizable")
-    return re.sub(
-        r"`(keep|min_face|batch_faces|seed|method|skip_missing)`",
-        lambda name: "--" + name[1].replace("_", "-"),
-        message,
-    )
+    for field, option in _OPTIONS.items():
+        message = message.replace(f"`{field}`", option)
+    return message
 
 
 def write_what_the_terminal_can() -> None:

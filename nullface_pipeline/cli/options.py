@@ -1,16 +1,27 @@
-"""What the options of the command take: a wrong value is refused while the line is read, by the option's name."""
+"""The options of `nullface anonymize`: what each takes, its group in the help, and what is refused while the line is read."""
 
-import math
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+
+from nullface_pipeline.photo_records import NUMBER_RANGES
 
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# Names and the numbers of faces are added to it, and the sum has to fit into 64 bits.
+# Numbers of faces are added to it, and the sum has to fit into 64 bits.
 MAX_SEED = 2**62
+
+FACES = "The new faces"
+CHECKS = "What counts as hidden"
+RUN = "Model and machine"
+FILES = "Files and runs"
+
+# A photo on the standard input, a result on the standard output.
+STREAM = "-"
 
 
 class Dtype(StrEnum):
@@ -33,14 +44,28 @@ class OnFailure(StrEnum):
     error = "error"
 
 
-def finite(value: float | None) -> float | None:
-    """NaN is neither below nor above any bound, so the bounds let it pass."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number.")
-    return value
+def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
+    """A parser of numbers of a range, the ends included."""
+
+    def parse(value: str) -> Any:
+        try:
+            read = int(value) if whole else float(value)
+        except ValueError as error:
+            raise typer.BadParameter(f"{value!r} is no {'whole number' if whole else 'number'}.") from error
+        # Not "outside": NaN is neither below nor above any bound.
+        if not low <= read <= high:
+            raise typer.BadParameter(f"{value} is not in the range from {low:g} to {high:g}.")
+        return read
+
+    return parse
 
 
-def written_path(value: str) -> Path:
+def field_number(field: str) -> Callable[[str], Any]:
+    """A parser of numbers in the range of a field of `PhotoOptions`."""
+    return number(*NUMBER_RANGES[field])
+
+
+def path(value: str) -> Path:
     """An empty name is mostly a variable of the shell that is not set, and would mean the present folder."""
     if not str(value) or "\0" in str(value):
         raise typer.BadParameter("the name is empty or holds what no name can.")
@@ -49,12 +74,214 @@ def written_path(value: str) -> Path:
 
 def sheet_path(value: str) -> Path:
     """A path whose suffix says how to write a picture."""
-    path = written_path(value)
-    if path.suffix.lower() not in SHEET_SUFFIXES:
-        raise typer.BadParameter(f"--contact-sheet takes a {' or '.join(SHEET_SUFFIXES)} file, not {path}.")
-    return path
+    sheet = path(value)
+    if sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise typer.BadParameter(f"--contact-sheet takes a {' or '.join(SHEET_SUFFIXES)} file, not {sheet}.")
+    return sheet
 
 
 def region_names(value: str) -> tuple[str, ...]:
     """`eyes,mouth` as names."""
     return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+def skipped_face(value: str) -> Path | tuple[float, ...]:
+    """A reference photo, or `x0,y0,x1,y1` as a box."""
+    corners = value.split(",")
+    try:
+        return tuple(float(corner) for corner in corners) if len(corners) == 4 else path(value)
+    except ValueError:
+        return path(value)
+
+
+Paths = Annotated[list[str], typer.Argument(help="Photos, folders and patterns in quotes; - for standard input.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        *("--output", "-o"),
+        parser=path,
+        metavar="PATH",
+        help="Folder for the results, which mirrors the trees read; a file for one photo; - for standard output.",
+    ),
+]
+
+Keep = Annotated[
+    str,
+    typer.Option(metavar="NAMES", help="Regions to leave as they are: eyes,mouth.", rich_help_panel=FACES),
+]
+KeepMask = Annotated[
+    Path | None,
+    typer.Option(
+        parser=path,
+        metavar="FILE",
+        help="For one photo: a picture of its size, white where it stays as it is, a lesion for example.",
+        rich_help_panel=FACES,
+    ),
+]
+SkipFace = Annotated[
+    list[Any] | None,
+    typer.Option(
+        parser=skipped_face,
+        metavar="WHO",
+        help="Somebody who agreed to be seen: x0,y0,x1,y1 in one photo, or a photo of this person alone. Repeatable.",
+        rich_help_panel=FACES,
+    ),
+]
+PresetName = Annotated[
+    Preset,
+    typer.Option(
+        metavar="NAME",
+        help="How far the new face is from the old one: light, standard or strong. fast and preview: standard, in few "
+        "steps.",
+        rich_help_panel=FACES,
+    ),
+]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Nearly the same in 7 steps, about four times as fast, with any preset.",
+        rich_help_panel=FACES,
+    ),
+]
+
+Opposite = Annotated[
+    bool,
+    typer.Option(
+        "--opposite",
+        help="The paper's way, straight away from the person: less work, and who knows it can look for the opposite.",
+        rich_help_panel=FACES,
+    ),
+]
+
+
+def _knob(field: str, help: str, *names: str) -> Any:
+    return typer.Option(*names, parser=field_number(field), metavar="N", help=help, rich_help_panel=FACES)
+
+
+Steps = Annotated[int | None, _knob("num_inference_steps", "The paper's T: steps in all, before the skip.", "--steps")]
+Skip = Annotated[float | None, _knob("skip", "Share of the steps left out, 0 to 0.999: more stays.")]
+GuidanceScale = Annotated[float | None, _knob("guidance_scale", "How strongly the new identity acts.")]
+IdentityScale = Annotated[float | None, _knob("identity_scale", "Length of the opposite embedding.")]
+IdentityAngle = Annotated[
+    float | None, _knob("identity_angle", "With --opposite: turn it by up to so many degrees, at random.")
+]
+
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        parser=field_number("similarity_threshold"),
+        metavar="N",
+        help="Similarity from which on a result still is the person, -1 to 1.",
+        rich_help_panel=CHECKS,
+    ),
+]
+AcceptRecognizable = Annotated[
+    bool,
+    typer.Option(
+        "--accept-recognizable",
+        help="Allow a --threshold with which recognizable results pass.",
+        rich_help_panel=CHECKS,
+    ),
+]
+Judge = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PACK",
+        help="A second recognizer that must not know the person either: an InsightFace pack by name, or its folder.",
+        rich_help_panel=CHECKS,
+    ),
+]
+DetectionThreshold = Annotated[
+    float,
+    typer.Option(
+        parser=number(0.05, 0.95, whole=False),
+        metavar="N",
+        help="Lowest score that counts as a face, 0.05 to 0.95.",
+        rich_help_panel=CHECKS,
+    ),
+]
+MinFace = Annotated[
+    float,
+    typer.Option(
+        parser=field_number("min_face"),
+        metavar="N",
+        help="Cover faces smaller than so many pixels.",
+        rich_help_panel=CHECKS,
+    ),
+]
+Failure = Annotated[
+    OnFailure,
+    typer.Option(
+        metavar="WHAT",
+        help="With a face that cannot be hidden: cover it, leave its photo out (skip-file), or stop there (error).",
+        rich_help_panel=CHECKS,
+    ),
+]
+
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="tiny (in the package), sd15, sdxl, or a folder or Hub name of a Stable Diffusion 1.5 or XL model.",
+        rich_help_panel=RUN,
+    ),
+]
+Device = Annotated[
+    str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps; what there is by default.", rich_help_panel=RUN)
+]
+DtypeName = Annotated[
+    Dtype | None,
+    typer.Option(
+        metavar="NAME",
+        help="float32, bfloat16 or float16; what suits the processor by default.",
+        rich_help_panel=RUN,
+    ),
+]
+BatchFaces = Annotated[
+    int,
+    typer.Option(parser=field_number("batch_faces"), metavar="N", help="Faces in one batch.", rich_help_panel=RUN),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        parser=number(0, MAX_SEED, whole=True),
+        metavar="N",
+        help="Same seed, same faces; a secret one by default.",
+        rich_help_panel=RUN,
+    ),
+]
+
+KeepMetadata = Annotated[
+    bool,
+    typer.Option("--keep-metadata", help="Keep the EXIF, GPS included; never its thumbnail.", rich_help_panel=FILES),
+]
+Report = Annotated[
+    Path | None,
+    typer.Option(parser=path, metavar="FILE", help="Append one JSON line a photo.", rich_help_panel=FILES),
+]
+ContactSheet = Annotated[
+    Path | None,
+    typer.Option(
+        parser=sheet_path, metavar="FILE", help="Small pictures of the results, PNG or JPEG.", rich_help_panel=FILES
+    ),
+]
+NoResume = Annotated[
+    bool,
+    typer.Option("--no-resume", help="Do photos again that were done with the same options.", rich_help_panel=FILES),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files that no run is known to have made.", rich_help_panel=FILES),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Only look for faces, and write previews with these covered.", rich_help_panel=FILES
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON line a photo.", rich_help_panel=FILES)]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Say nothing but errors, refusals and notices.", rich_help_panel=FILES),
+]

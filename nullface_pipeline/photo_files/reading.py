@@ -31,6 +31,8 @@ SUFFIXES = frozenset(
     {".bmp", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
 
+_SAME_KIND = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tif": ".tiff", ".heif": ".heic", ".hif": ".heic"}
+
 # Pillow's own hard limit; a photo of that size takes about two gigabytes on its way through.
 MAX_PIXELS = 178_956_970
 
@@ -50,6 +52,12 @@ _TRANSPOSITIONS = {
     7: PIL.Image.Transpose.TRANSVERSE,
     8: PIL.Image.Transpose.ROTATE_90,
 }
+
+
+def kind_of_photo(name: str) -> str:
+    """The kind of file that a photo's name promises: one suffix for each kind."""
+    suffix = Path(name).suffix.lower()
+    return _SAME_KIND.get(suffix, suffix)
 
 
 def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_PIXELS) -> PhotoFile:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nullface_pipeline.photo_files import SUFFIXES
+from nullface_pipeline.photo_files import SUFFIXES, kind_of_photo
 from nullface_pipeline.photo_folder.paths import Identity, check_written, identities_above, identity, planned_results
 
 
@@ -45,8 +45,12 @@ def find_photos(paths: Sequence[str | Path], output: Path) -> list[PhotoJob]:
     return search_photos(paths, output).jobs
 
 
-def search_photos(paths: Sequence[str | Path], output: Path) -> FoundPhotos:
-    """As `find_photos`, and says what was not searched."""
+def search_photos(paths: Sequence[str | Path], output: Path, result: Path | None = None) -> FoundPhotos:
+    """As `find_photos`, and says what was not searched.
+
+    Args:
+        result (`Path`, *optional*): the file, in `output`, that the only photo is written to.
+    """
     search = _Search()
     jobs: dict[Path, Path] = {}
     for path in paths:
@@ -55,9 +59,20 @@ def search_photos(paths: Sequence[str | Path], output: Path) -> FoundPhotos:
                 raise ValueError(f"{jobs[target]} and {source} would both be written to {target}; run them apart.")
             jobs[target] = source
     found = [PhotoJob(source, target) for target, source in jobs.items()]
+    if result is not None:
+        found = [PhotoJob(_only(found, result), result)]
     _check_apart(output, found, search)
     check_written(planned_results(found), [job.source for job in found])
     return FoundPhotos(found, sorted(set(search.unsearched)))
+
+
+def _only(jobs: list[PhotoJob], result: Path) -> Path:
+    if len(jobs) != 1:
+        raise ValueError(f"{result} is a file for one photo, but {len(jobs)} were named; name a folder.")
+    source = jobs[0].source
+    if kind_of_photo(result.name) != kind_of_photo(source.name):
+        raise ValueError(f"A result is of its photo's kind: name {result.with_suffix(source.suffix)}, not {result}.")
+    return source
 
 
 @dataclass

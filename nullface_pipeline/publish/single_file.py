@@ -18,6 +18,7 @@ CORE = (
     "face_crops",
     "face_identity",
     "face_adapter",
+    "face_regions",
     "face_parsing",
     "photo_records",
     "face_search",

@@ -70,7 +70,7 @@ def test_anonymize_a_folder(tmp_path):
 
 def test_covered_faces_have_their_own_exit_code(tmp_path):
     PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
-    arguments = ("anonymize", tmp_path / "astronaut.png", "--threshold", "-1", "--preset", "light")
+    arguments = ("anonymize", tmp_path / "astronaut.png", "--threshold", "-1", "--steps", "10")
     result = invoke(*arguments, "-o", tmp_path / "out")
     assert result.exit_code == 2, result.output
     result = invoke(*arguments, "-o", tmp_path / "none", "--on-failure", "skip-file")
@@ -82,7 +82,7 @@ def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path
         PIL.Image.fromarray(data.astronaut()).save(tmp_path / name)
     report = tmp_path / "report.jsonl"
     result = invoke(
-        *("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", "--threshold", "-1", "--preset", "light"),
+        *("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", "--threshold", "-1", "--steps", "10"),
         *("--on-failure", "error", "--report", report),
     )
     assert result.exit_code == 3, result.output
@@ -156,7 +156,7 @@ def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "photo.png"], "exists and is no folder"),
+        (["-o", "photo.png"], "over the photo"),
         (["-o", "out", "--report", "photo.png"], "over the photo"),
         (["-o", "out", "--report", "notes.txt"], "none of a report"),
         (["-o", "out", "--report", "out/photo.png"], "over the result"),
@@ -179,12 +179,25 @@ def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
         (["-o", "."], "would be written over"),
         (["-o", "out", "--threshold", "30"], "--threshold"),
         (["-o", "out", "--keep", "eye"], "Unknown region"),
+        (["-o", "out", "--keep-mask", "nowhere.png"], "--keep-mask nowhere.png"),
+        (["-o", "out", "--keep-mask", "small.png"], "has 32 x 32 pixels, the upright photo 512 x 512"),
+        (["-o", "out", "--skip-face", "nowhere.png"], "--skip-face nowhere.png"),
+        (["-o", "out", "--skip-face", "5,5,1,1"], "--skip-face"),
+        (["-o", "out", "--steps", "0"], "--steps"),
+        (["-o", "out", "--steps", "50", "--fast"], "leave one out"),
+        (["-o", "out", "--skip", "1"], "--skip"),
+        (["-o", "result.jpg"], "name result.png"),
+        (["small.png", "-o", "result.png"], "result.png is a file for one photo, but 2"),
+        (["small.png", "-o", "out", "--skip-face", "1,1,9,9"], "--skip-face with a box is about one photo"),
+        (["-o", "-", "--report", "r.jsonl"], "--report needs"),
+        (["small.png", "-o", "-"], "one photo"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     PIL.Image.fromarray(data.astronaut()).save("photo.png")
     Path("notes.txt").write_text("Dear diary\n")
+    PIL.Image.new("RGB", (32, 32)).save("small.png")
     for name in ("notes.png", f"old/x.png{PREVIEW_SUFFIX}", "results/result.png"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(b"mine")
@@ -277,8 +290,8 @@ def test_any_name_on_any_terminal(tmp_path, environment):
         (tmp_path / "photos" / os.fsdecode(name)).write_bytes(b"no photo")
     run = as_command(tmp_path, b"photos", "-o", b"out", "--dry-run", **environment)
     assert run.returncode == 3, run.stderr
-    assert b"Traceback" not in run.stderr and run.stdout.count(b"refused") >= len(STRANGE_NAMES)
-    assert b"\x1b" not in run.stdout and "\u202e".encode() not in run.stdout
+    assert b"Traceback" not in run.stderr and run.stderr.count(b"refused") >= len(STRANGE_NAMES)
+    assert b"\x1b" not in run.stdout + run.stderr and "\u202e".encode() not in run.stdout + run.stderr
     for name in STRANGE_NAMES:
         result = invoke_as_main("anonymize", os.fsdecode(name), "-o", "out")
         assert result.exit_code == 1 and ("does not exist" in result.output or "No photo" in result.output)

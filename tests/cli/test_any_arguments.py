@@ -33,10 +33,11 @@ FILES = st.sampled_from(
 )
 OPTIONS = {
     **dict.fromkeys(("--seed", "--threshold", "--detection-threshold", "--min-face", "--batch-faces"), NUMBERS),
+    **dict.fromkeys(("--steps", "--skip", "--guidance-scale", "--identity-scale", "--identity-angle"), NUMBERS),
     **dict.fromkeys(("--keep", "--preset", "--device", "--dtype", "--on-failure"), WORDS),
-    **dict.fromkeys(("--report", "--contact-sheet"), FILES),
+    **dict.fromkeys(("--report", "--contact-sheet", "--keep-mask", "--skip-face"), FILES),
 }
-FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata")
+FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--opposite")
 
 
 @st.composite

@@ -1,0 +1,164 @@
+"""What `nullface anonymize` was asked, and what that means for each photo."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import PIL.Image
+
+from nullface_pipeline.cli.options import STREAM, Dtype, OnFailure, Preset, region_names
+
+
+if TYPE_CHECKING:
+    from nullface_pipeline.photo_records import Box, PhotoOptions
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command's arguments, as they are named there."""
+
+    paths: list[str]
+    output: Path
+    keep: str
+    keep_mask: Path | None
+    skip_face: "list[Path | Box] | None"
+    preset: Preset
+    fast: bool
+    opposite: bool
+    steps: int | None
+    skip: float | None
+    guidance_scale: float | None
+    identity_scale: float | None
+    identity_angle: float | None
+    threshold: float | None
+    accept_recognizable: bool
+    judge: str | None
+    detection_threshold: float
+    min_face: float
+    on_failure: OnFailure
+    model: str
+    device: str | None
+    dtype: Dtype | None
+    batch_faces: int
+    seed: int | None
+    keep_metadata: bool
+    report: Path | None
+    contact_sheet: Path | None
+    no_resume: bool
+    overwrite: bool
+    dry_run: bool
+    json: bool
+    quiet: bool
+
+    @property
+    def streams(self) -> bool:
+        """Whether one photo comes from the standard input, or its result goes to the standard output."""
+        return STREAM in (*self.paths, str(self.output))
+
+    @property
+    def names_a_file(self) -> bool:
+        """Whether the output is a file for one photo and no folder."""
+        from nullface_pipeline.photo_folder.jobs import is_photo_name
+
+        return is_photo_name(self.output.name) and not self.output.is_dir()
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.output.parent if self.names_a_file else self.output
+
+    @property
+    def about_one_photo(self) -> str | None:
+        """The option that only makes sense with one photo, if there is any."""
+        if self.keep_mask is not None:
+            return "--keep-mask"
+        boxes = [face for face in self.skip_face or () if not isinstance(face, Path)]
+        return "--skip-face with a box" if boxes else None
+
+    @cached_property
+    def photo_options(self) -> "PhotoOptions":
+        """What is asked of each photo, besides the seed, the judge and the preset's numbers, which depend on the model.
+
+        Raises:
+            TypeError, ValueError: with the field's name, see `as_options`.
+        """
+        from nullface_pipeline.photo_records import PhotoOptions
+
+        return PhotoOptions(
+            keep=region_names(self.keep),
+            keep_mask=None if self.keep_mask is None else read_picture(self.keep_mask, "--keep-mask"),
+            skip_faces=tuple(
+                read_picture(face, "--skip-face") if isinstance(face, Path) else face for face in self.skip_face or ()
+            ),
+            similarity_threshold=self.threshold,
+            accept_recognizable=self.accept_recognizable,
+            opposite=self.opposite,
+            min_face=self.min_face,
+            on_failure="cover" if self.on_failure is OnFailure.cover else "error",
+            batch_faces=self.batch_faces,
+            **self.knobs,
+        )
+
+    @property
+    def knobs(self) -> dict[str, Any]:
+        """The pipeline's settings that were given; they take precedence over the preset's."""
+        if self.fast and self.steps is not None:
+            raise ValueError("--fast and --steps are two ways to say how many steps: leave one out.")
+        knobs = {
+            "num_inference_steps": self.steps,
+            "skip": self.skip,
+            "guidance_scale": self.guidance_scale,
+            "identity_scale": self.identity_scale,
+            "identity_angle": self.identity_angle,
+        }
+        return {name: value for name, value in knobs.items() if value is not None}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The preset's numbers for the model, and over them the knobs."""
+        from nullface_pipeline.model_sets import preset_settings
+
+        settings = {**preset_settings(self.model, self.preset, self.fast), **self.knobs}
+        if self.steps is not None:
+            settings.pop("few_steps", None)
+        return settings
+
+    @property
+    def digest(self) -> str:
+        """Of all that decides on a result, but for the seed, see `options_digest`."""
+        from nullface_pipeline.photo_folder import file_digest, options_digest
+
+        photo = self.photo_options
+        return options_digest(
+            {
+                "model": self.model,
+                "preset": self.preset,
+                "fast": self.fast,
+                "keep": sorted(photo.keep),
+                "keep_mask": None if self.keep_mask is None else file_digest(self.keep_mask),
+                "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
+                "threshold": photo.similarity_threshold,
+                "judge": self.judge,
+                "opposite": self.opposite,
+                "min_face": photo.min_face,
+                "on_failure": photo.on_failure,
+                "detection_threshold": self.detection_threshold,
+                "keep_metadata": self.keep_metadata,
+                **self.knobs,
+            }
+        )
+
+
+def read_picture(path: Path, option: str) -> PIL.Image.Image:
+    """A picture that an option names, upright and in RGB.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    from nullface_pipeline.photo_files import PhotoFileError, read_photo
+
+    try:
+        return read_photo(path).image
+    except PhotoFileError as error:
+        raise ValueError(f"{option} {path}: {error}") from error

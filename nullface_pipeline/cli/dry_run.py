@@ -1,0 +1,83 @@
+"""`nullface anonymize --dry-run`: which faces would be found, and what the real run would do with each photo."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from nullface_pipeline.cli.asked import Asked
+from nullface_pipeline.cli.console import console, error_console, fail, quiet_libraries, show, words
+
+
+if TYPE_CHECKING:
+    from nullface_pipeline.photo_folder import Earlier, PhotoJob, ResultRecord
+
+
+def look_for_faces(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
+    """Look for faces only, and tell of each photo as it comes; returns the exit code of the real run, covers apart."""
+    from nullface_pipeline.model_sets import load_detector
+    from nullface_pipeline.photo_folder.paths import planned_previews
+    from nullface_pipeline.photo_folder.resume import check_only_previews, check_replaceable
+
+    check_only_previews(asked.folder)
+    if not asked.overwrite:
+        check_replaceable(planned_previews(jobs), earlier.record)
+    quiet_libraries()
+    try:
+        detector = load_detector(asked.model, asked.detection_threshold)
+    except (ImportError, RuntimeError) as error:
+        fail(words(error))
+    refused = 0
+    for job in jobs:
+        row = _preview(detector, job, earlier.record, asked.min_face)
+        refused += row["refused"] is not None
+        _tell(row, asked.json)
+    if not asked.json:
+        console.print(
+            f"A dry run: nothing was anonymized. The run would refuse {refused} of {len(jobs)} photo(s). A face that a "
+            "preview shows uncovered would be missed.",
+            soft_wrap=True,
+        )
+    return 3 if refused else 0
+
+
+def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: float) -> dict[str, Any]:
+    """What there is to say of one photo, in the fields of `--json`."""
+    from nullface_pipeline.photo_files import PhotoFileError
+    from nullface_pipeline.photo_folder.preview import write_preview
+    from nullface_pipeline.photo_folder.run import in_words
+    from nullface_pipeline.photo_records import PhotoRefusedError
+
+    row: dict[str, Any] = {"source": str(job.source), "faces": [], "preview": None, "refused": None}
+    try:
+        faces, preview = write_preview(detector, job)
+    # Previews that cannot be written are no matter of one photo.
+    except OSError:
+        raise
+    except Exception as error:
+        known = isinstance(error, (PhotoFileError, PhotoRefusedError))
+        return row | {"refused": str(error) if known else in_words(error)}
+    record.add_picture(preview.read_bytes())
+    row["preview"] = str(preview)
+    row["faces"] = [
+        {
+            "box": [round(float(value), 1) for value in face.box],
+            "score": round(float(face.score), 3),
+            "would be": "hidden" if face.longer_side >= min_face else "covered",
+        }
+        for face in faces
+    ]
+    return row if faces else row | {"refused": "No face was found."}
+
+
+def _tell(row: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        console.print(json.dumps(row), soft_wrap=True, markup=False, highlight=False)
+        return
+    if row["refused"] is not None:
+        shown = "" if row["preview"] is None else f" See {row['preview']}."
+        line = f"{row['source']}: {row['refused']}{shown}"
+        error_console.print(f"[red]would be refused[/red] {show(line)}", soft_wrap=True)
+        return
+    boxes = (face["box"] for face in row["faces"])
+    sizes = ", ".join(f"{max(x1 - x0, y1 - y0):.0f}" for x0, y0, x1, y1 in boxes)
+    line = f"{row['source']}: {len(row['faces'])} face(s), {sizes} px; {row['preview']}"
+    console.print(show(line), soft_wrap=True)

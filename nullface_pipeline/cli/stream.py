@@ -1,0 +1,48 @@
+"""`nullface anonymize - -o -`: one photo from the standard input, or a result to the standard output."""
+
+import io
+import sys
+from pathlib import Path
+
+from nullface_pipeline.cli.asked import Asked
+from nullface_pipeline.cli.console import TINY_RESULT, as_options, error_console, notice, show
+from nullface_pipeline.cli.loading import face_hider, load_model
+from nullface_pipeline.cli.options import STREAM
+
+
+def anonymize_stream(asked: Asked) -> int:
+    """One photo; returns the exit code. Without a record: it is made again each time.
+
+    Raises:
+        ValueError: if the options ask for more than one photo, or for files beside the result.
+    """
+    from nullface_pipeline.photo_files import PhotoFileError, encode_photo, read_photo, write_whole
+    from nullface_pipeline.photo_records import PhotoRefusedError
+
+    _check(asked)
+    (name,) = asked.paths
+    try:
+        file = read_photo(io.BytesIO(sys.stdin.buffer.read()) if name == STREAM else name)
+        result = face_hider(load_model(asked), asked)(file, name)
+        data = encode_photo(result.image, file, asked.keep_metadata)
+    except (PhotoFileError, PhotoRefusedError, ValueError) as error:
+        error_console.print(f"[red]refused[/red] {show(as_options(str(error)))}", soft_wrap=True)
+        return 3
+    if str(asked.output) == STREAM:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        write_whole(asked.output, data)
+    if asked.model == "tiny":
+        notice(TINY_RESULT)
+    return 2 if any(face.method == "covered" for face in result.faces) else 0
+
+
+def _check(asked: Asked) -> None:
+    if len(asked.paths) > 1 or Path(asked.paths[0]).is_dir():
+        raise ValueError("- stands for one photo: name one alone.")
+    for option in ("report", "contact_sheet", "dry_run"):
+        if getattr(asked, option):
+            raise ValueError(f"--{option.replace('_', '-')} needs photos and results on the disk: - is neither.")
+    if str(asked.output) != STREAM and (asked.output.exists() and not asked.overwrite or asked.output.is_dir()):
+        raise ValueError(f"{asked.output} is there already: name another file, or give --overwrite.")

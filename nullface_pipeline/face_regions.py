@@ -1,0 +1,61 @@
+"""Names of the regions of a face. Nothing here needs torch, so that a wrong name is answered before anything is loaded.
+
+Label names are those of CelebAMask-HQ; "left" and "right" there, and which way round, do not matter here because every
+region takes both sides.
+"""
+
+from collections.abc import Iterable
+
+
+# The 19 classes in the order in which facexlib's BiSeNet numbers them.
+CELEBAMASK_LABELS = (
+    "background",
+    "skin",
+    "l_brow",
+    "r_brow",
+    "l_eye",
+    "r_eye",
+    "eye_g",
+    "l_ear",
+    "r_ear",
+    "ear_r",
+    "nose",
+    "mouth",
+    "u_lip",
+    "l_lip",
+    "neck",
+    "neck_l",
+    "cloth",
+    "hair",
+    "hat",
+)
+
+REGIONS: dict[str, tuple[str, ...]] = {
+    "eyes": ("l_eye", "r_eye"),
+    "brows": ("l_brow", "r_brow"),
+    "nose": ("nose",),
+    "mouth": ("mouth", "u_lip", "l_lip"),
+    "lips": ("u_lip", "l_lip"),
+    "ears": ("l_ear", "r_ear", "ear_r"),
+    "glasses": ("eye_g",),
+    "skin": ("skin",),
+    "hair": ("hair",),
+    "hat": ("hat",),
+    "neck": ("neck", "neck_l"),
+    "clothes": ("cloth",),
+    "background": ("background",),
+}
+
+# What makes up the face: the regions that may change unless they are kept.
+FACE_REGIONS = ("skin", "brows", "eyes", "glasses", "nose", "mouth", "ears")
+
+
+def check_kept_regions(regions: Iterable[str]) -> None:
+    """Raise ValueError unless the names are keys of `REGIONS`, in a list, that leave the skin to change."""
+    if isinstance(regions, str):
+        raise ValueError(f"`keep` must be a list or tuple of region names, for example ({regions!r},).")
+    unknown = [region for region in regions if region not in REGIONS]
+    if unknown:
+        raise ValueError(f"Unknown region(s) {unknown}; the regions are {', '.join(REGIONS)}.")
+    if "skin" in regions:
+        raise ValueError("`keep` names the skin; without skin to change, the person would stay as they are.")
