@@ -19,7 +19,7 @@ test: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,space,training]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,evaluation,space,training]"
 	touch $@
 
 clean:

@@ -91,7 +91,8 @@ def nullface_lines(needs_weights: bool) -> list[list[str]]:
 def write_photos(folder: Path) -> None:
     """The photos that the pages speak of; all show the astronaut."""
     photo = PIL.Image.fromarray(data.astronaut())
-    for name in ("demo/input.png", "holiday/family.jpg", "scans/1969/crew.png", "portrait.jpg", "patient.png"):
+    names = ("demo/input.png", "holiday/family.jpg", "scans/1969/crew.png", "portrait.jpg", "patient.png")
+    for name in (*names, "faces/1.jpg", "faces/2.jpg"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         photo.save(folder / name)
     mask = PIL.Image.new("L", photo.size)
@@ -241,10 +242,11 @@ def test_commands_named_in_tables():
             check_line(f"make {target}", {})
 
 
-def test_options_in_the_table_are_those_of_the_command():
-    rows = re.findall(r"^\| (`-.*?) \|", PAGES["docs/folders.md"].read_text(), flags=re.MULTILINE)
+@pytest.mark.parametrize(("page", "name"), [("docs/folders.md", "anonymize"), ("docs/evaluation.md", "evaluate")])
+def test_options_in_the_table_are_those_of_the_command(page, name):
+    rows = re.findall(r"^\| (`-.*?) \|", PAGES[page].read_text(), flags=re.MULTILINE)
     named = {option for row in rows for option in re.findall(r"--?[a-z-]+", row)}
-    command = typer.main.get_command(app).commands["anonymize"]  # type: ignore[attr-defined]
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     known = {name for option in options for name in [*option.opts, *option.secondary_opts]}
     assert known - named <= {"--help"} and named <= known

@@ -12,7 +12,7 @@ from rich.markup import escape
 TINY_NOTICE = "nullface-tiny: demonstration model, 128 px; use --model sd15 for real work."
 TINY_RESULT = "Made with the demonstration model: do not publish. --model sd15 and --model sdxl are for real work."
 
-# Fields of `PhotoOptions`, as the command calls them.
+# Fields of `PhotoOptions` and of an evaluation, as the command calls them.
 _OPTIONS = {
     "similarity_threshold": "--threshold",
     "accept_recognizable=True": "--accept-recognizable",
@@ -24,8 +24,7 @@ _OPTIONS = {
         field: "--" + field.replace("_", "-")
         for field in (
             *("keep", "keep_mask", "judge", "min_face", "batch_faces", "seed", "skip", "preset"),
-            *("guidance_scale", "identity_scale", "identity_angle"),
-            *("method", "skip_missing"),
+            *("guidance_scale", "identity_scale", "identity_angle", "method", "skip_missing"),
         )
     },
 }

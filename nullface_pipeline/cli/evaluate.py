@@ -1,13 +1,14 @@
 """`nullface evaluate`: how safe folders of anonymized photos are, and what they keep."""
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nullface_pipeline.cli.console import as_options, console, fail, notice, quiet_libraries, show, words
-from nullface_pipeline.cli.options import written_path
+from nullface_pipeline.cli.options import path
 
 
 if TYPE_CHECKING:
@@ -18,9 +19,17 @@ if TYPE_CHECKING:
 LEAKED = 2
 
 
+class DetectorName(StrEnum):
+    tiny = "tiny"
+    buffalo_l = "buffalo_l"
+
+
 def evaluate(
     originals: Annotated[
-        Path | None, typer.Option(help="Folder of the original photos: one person a photo, each person once.")
+        Path | None,
+        typer.Option(
+            parser=path, metavar="PATH", help="Folder of the originals: one person a photo, each person once."
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -37,9 +46,9 @@ def evaluate(
             "and tiny by default."
         ),
     ] = None,
-    detector: Annotated[str, typer.Option(help="Finds the faces: tiny or buffalo_l.")] = "tiny",
+    detector: Annotated[DetectorName, typer.Option(help="Finds the faces.")] = DetectorName.tiny,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", parser=written_path, help="Folder for the report.")
+        Path | None, typer.Option("--output", "-o", parser=path, metavar="PATH", help="Folder for the report.")
     ] = None,
     recover: Annotated[
         str | None,
@@ -99,7 +108,7 @@ def _evaluate(
     originals: Path,
     methods: "list[Method]",
     asked: list[str],
-    detector: str,
+    detector: DetectorName,
     recover: str | None,
     skip_missing: bool,
 ) -> "Evaluation":
@@ -165,7 +174,7 @@ def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
         notice(f"index.html: not made: {error}.")
     console.print(summary_table(result))
     people = len(result.originals)
-    console.print(f"{people} people; guessing finds {100 * result.chance:.2g} %. 95 % intervals in brackets.")
+    console.print(f"{people} people; guessing finds {100 * result.chance:.2g} %.")
     for method in result.methods:
         if method.leaks:
             notice(f"LEAK: {method.leaks} results of {method.name} are their originals, pixel for pixel.")

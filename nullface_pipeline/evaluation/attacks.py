@@ -44,10 +44,11 @@ def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = Non
     everybody is judged by a map learnt on the other folds' people. Both sides are centred.
     """
     gallery = normalized(gallery - gallery.mean(axis=0))
-    targets = gallery if own is None else gallery[own]
+    targets = gallery[: len(probes)] if own is None else gallery[own]
     fold = np.arange(len(probes)) % FOLDS
     guesses = np.zeros_like(targets)
-    for held_out in range(min(FOLDS, len(probes))):
+    # One probe alone leaves nobody to learn from.
+    for held_out in range(min(FOLDS, len(probes)) if len(probes) > 1 else 0):
         learnt = fold != held_out
         mean = probes[learnt].mean(axis=0)
         weights = ridge(probes[learnt] - mean, targets[learnt])
@@ -137,9 +138,7 @@ def worst_attack(embedded: Mapping[str, tuple[np.ndarray, np.ndarray]], own: np.
 def worst_of(ranks: Mapping[str, Mapping[str, Ranks]], chance: float) -> WorstAttack:
     """As `worst_attack`, of ranks that are known: by recognizer and attack."""
     rates = {
-        (name, attack): Rate(float(found.sum()), len(found))
-        for name, attacks in ranks.items()
-        for attack, found in ((attack, ranks_of.found_within(1)) for attack, ranks_of in attacks.items())
+        (name, attack): ranks_of.rate() for name, attacks in ranks.items() for attack, ranks_of in attacks.items()
     }
     recognizer, attack = max(rates, key=lambda key: rates[key].value)
     return WorstAttack(recognizer, attack, rates[recognizer, attack], chance)

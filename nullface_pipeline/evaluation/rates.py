@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 
-BLOCK = 1024
+BLOCK = 256
 # Of 95 % of a normal distribution.
 Z = 1.959964
 # Cosines that differ by less are a tie: a matrix product rounds one sum differently in different places.
@@ -79,6 +79,10 @@ class Ranks:
         """(N,) in [0, 1]: whether the own one is among the first k; of ties, the chance that it is."""
         return np.clip((k - self.greater) / self.equal, 0.0, 1.0)
 
+    def rate(self, k: int = 1) -> Rate:
+        """How often the own one is among the first k."""
+        return Rate(float(self.found_within(k).sum()), len(self.greater))
+
     @property
     def middle(self) -> np.ndarray:
         """(N,) the own rank, from 1; ties count half."""
@@ -114,7 +118,7 @@ def own_ranks(
 
 def own_similarities(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
     """(N,) cosines of each probe to its own original."""
-    return (probes * (gallery if own is None else gallery[own])).sum(axis=1)
+    return (probes * (gallery[: len(probes)] if own is None else gallery[own])).sum(axis=1)
 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

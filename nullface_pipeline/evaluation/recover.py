@@ -11,7 +11,7 @@ from rich.progress import track
 
 from nullface_pipeline.evaluation.attacks import naive, recovery
 from nullface_pipeline.evaluation.judges import Recognizer
-from nullface_pipeline.evaluation.rates import Gallery, Rate
+from nullface_pipeline.evaluation.rates import Gallery
 from nullface_pipeline.evaluation.results import Recovered, Result
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import embed_face
@@ -45,8 +45,7 @@ def recover(
         rank1 = {}
         for recognizer, embeddings in zip(recognizers, zip(*raw[towards, skip, guidance_scale])):
             gallery = seen[recognizer.name]
-            found = naive(gallery.probes(np.stack(embeddings)), gallery.embeddings, rows).found_within(1)
-            rank1[recognizer.name] = Rate(float(found.sum()), len(found))
+            rank1[recognizer.name] = naive(gallery.probes(np.stack(embeddings)), gallery.embeddings, rows).rate()
         recovered.append(Recovered(towards, guidance_scale, skip, rank1))
     return recovered
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from nullface_pipeline.evaluation.judges import Recognizer
@@ -20,6 +22,7 @@ from nullface_pipeline.photo_files import write_whole
 
 RANKS = (1, 5, 20)
 CMC_LENGTH = 50
+NOT_INDEPENDENT = " (not independent)"
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,7 @@ def _recognition_figures(evaluation: Evaluation, method: MethodResult, name: str
     yield Figure(method.name, name, "median similarity", "forced", similarity, None, None, len(method.results))
     for attack, ranks in recognition.attacks.items():
         for k in RANKS:
-            found = ranks.found_within(k)
-            yield of_rate(method, name, f"{attack} attack: rank {k}", "forced", Rate(float(found.sum()), len(found)))
+            yield of_rate(method, name, f"{attack} attack: rank {k}", "forced", ranks.rate(k))
     if name in method.linked:
         linked = method.linked[name]
         found = linked.ranks.found_within(1)
@@ -190,8 +192,8 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the one table: re-identification first, as in the paper, then what is kept."""
     measures = dict.fromkeys(name for method in evaluation.methods for name in method.distances)
     sets = dict.fromkeys(name for method in evaluation.methods for name in method.sets)
-    header = ["method", "photos", "worst attack, %", *(f"rank 1, {label(r)}, %" for r in evaluation.recognizers)]
-    header += ["detected, %", *(with_unit(evaluation, name) for name in measures), *sets, "leaks"]
+    header = ["method", "photos", "worst attack", *(f"rank 1, {label(r)}" for r in evaluation.recognizers)]
+    header += ["detected", *(with_unit(evaluation, name) for name in measures), *sets, "leaks"]
     rows = []
     for method in evaluation.methods:
         worst, means = evaluation.worst(method), method.means()
@@ -204,17 +206,41 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """`summary` for the terminal."""
+    """`summary` for the terminal, narrow, with a star for what is not independent."""
     header, rows = summary(evaluation)
-    table = Table(*header)
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
+    for name in header:
+        table.add_column(escape(name.replace(NOT_INDEPENDENT, "*")), overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(escape(cell.replace(" [", "\n[").replace("] ", "]\n")) for cell in row))
+    table.caption = "Rates in %, in brackets their 95 % intervals."
+    if not all(recognizer.independent for recognizer in evaluation.recognizers):
+        table.caption += " * not independent: it steered a method."
     return table
+
+
+def attack_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: rank 1 of every attack by every recognizer."""
+    linked = any(method.linked for method in evaluation.methods)
+    header = ["method", "recognizer", *_attacks(evaluation)]
+    header += ["median similarity", "TAR at FAR 0.01", *(["two results linked"] if linked else [])]
+    rows = []
+    for method in evaluation.methods:
+        for recognizer in evaluation.recognizers:
+            recognition = method.recognitions[recognizer.name]
+            threshold = evaluation.thresholds[recognizer.name][FALSE_ACCEPT_RATES[0]]
+            row = [method.name, label(recognizer), *(percent(r.rate()) for r in recognition.attacks.values())]
+            row.append(f"{np.median(recognition.similarity):+.2f}")
+            row.append("-" if threshold is None else percent(recognition.accepted(threshold)["forced"]))
+            if linked:
+                row.append(percent(method.linked[recognizer.name].ranks.rate()) if method.linked else "-")
+            rows.append(row)
+    return header, rows
 
 
 def label(recognizer: Recognizer) -> str:
     """Its name, and whether it is independent."""
-    return recognizer.name if recognizer.independent else f"{recognizer.name} (not independent)"
+    return recognizer.name if recognizer.independent else recognizer.name + NOT_INDEPENDENT
 
 
 def with_unit(evaluation: Evaluation, measure: str) -> str:
@@ -224,11 +250,11 @@ def with_unit(evaluation: Evaluation, measure: str) -> str:
 
 
 def percent(rate: Rate) -> str:
-    """`4.0 [1.6-9.8]`; of nobody, `-`."""
+    """`4.0 [1.6-9.8]`, `22.0 [15-31]`; of nobody, `-`."""
     if not rate.count:
         return "-"
-    low, high = rate.interval
-    return f"{100 * rate.value:.1f} [{100 * low:.1f}-{100 * high:.1f}]"
+    ends = (f"{100 * end:.0f}" if end >= 0.1 else f"{100 * end:.1f}" for end in rate.interval)
+    return f"{100 * rate.value:.1f} [{'-'.join(ends)}]"
 
 
 def in_words(mean: Mean) -> str:

@@ -27,7 +27,15 @@ from nullface_pipeline.evaluation.pairs import (
 )
 from nullface_pipeline.evaluation.rates import Gallery, Ranks, Strangers, own_similarities
 from nullface_pipeline.evaluation.recover import recover
-from nullface_pipeline.evaluation.results import Evaluation, Linked, MethodResult, Original, Recognition, Result
+from nullface_pipeline.evaluation.results import (
+    Evaluation,
+    Linked,
+    MethodResult,
+    Original,
+    Recognition,
+    Recovered,
+    Result,
+)
 
 
 # Raw embeddings by recognizer: (N, D) aligned by the original's landmarks, and (N, D) by the result's own, of which the
@@ -76,28 +84,9 @@ def evaluate(
     files = {folder: match_results(list(photos), folder, skip_missing) for folder in folders}
     gallery, faceless = find_originals(photos, look)
     seen = see_originals(gallery, recognizers, look)
-    judged = []
-    for method in methods:
-        results = find_results(method.name, gallery, None if method.folder is None else files[method.folder], look)
-        embedded = embed_results(method.name, results, recognizers, look)
-        linked: dict[str, Linked] = {}
-        if method.again is not None:
-            name = f"{method.name}, again"
-            second = find_results(name, gallery, files[method.again], look)
-            linked = link(results, embedded, second, embed_results(name, second, recognizers, look), seen)
-        judged.append(
-            MethodResult(
-                name=method.name,
-                results=results,
-                recognitions={name: recognize(seen[name], results, *embedded[name]) for name in embedded},
-                distances=measure_distances(method.name, results, measures, look),
-                sets=measure_sets(results, measures.sets),
-                linked=linked,
-                recovered=[]
-                if recover_with is None or method.folder is None
-                else recover(recover_with, method.name, results, recognizers, seen, look.quiet),
-            )
-        )
+    judged = [
+        judge_method(method, files, gallery, seen, recognizers, look, measures, recover_with) for method in methods
+    ]
     return Evaluation(
         originals=gallery,
         faceless=faceless,
@@ -107,6 +96,38 @@ def evaluate(
         units={measure.name: measure.unit for measure in measures.faces},
         not_run=dict(not_run or {}),
         settings={"version": __version__, "detector": look.detector.name},
+    )
+
+
+def judge_method(
+    method: Method,
+    files: Mapping[Path, Mapping[str, Path]],
+    gallery: Sequence[Original],
+    seen: Mapping[str, Gallery],
+    recognizers: Sequence[Recognizer],
+    look: Look,
+    measures: Measures,
+    recover_with: Any | None,
+) -> MethodResult:
+    """All that is known of one method; `files` are the results by folder and name."""
+    results = find_results(method.name, gallery, None if method.folder is None else files[method.folder], look)
+    embedded = embed_results(method.name, results, recognizers, look)
+    linked: dict[str, Linked] = {}
+    if method.again is not None:
+        name = f"{method.name}, again"
+        second = find_results(name, gallery, files[method.again], look)
+        linked = link(results, embedded, second, embed_results(name, second, recognizers, look), seen)
+    recovered: list[Recovered] = []
+    if recover_with is not None and method.folder is not None:
+        recovered = recover(recover_with, method.name, results, recognizers, seen, look.quiet)
+    return MethodResult(
+        name=method.name,
+        results=results,
+        recognitions={name: recognize(seen[name], results, *embedded[name]) for name in embedded},
+        distances=measure_distances(method.name, results, measures, look),
+        sets=measure_sets(results, measures.sets),
+        linked=linked,
+        recovered=recovered,
     )
 
 
@@ -154,7 +175,7 @@ def find_results(
     if not results:
         raise ValueError(f"{method}: no result belongs to an original in which a face was found.")
     # Where fewer faces are found than not, the method destroys them, and says nothing of the crop.
-    if 2 * len(moved) >= len(results):
+    if files is not None and 2 * len(moved) >= len(results):
         check_crop(method, *(np.array(points) for points in zip(*moved)))
     return results
 

@@ -1,0 +1,79 @@
+"""`nullface evaluate` with nullface-tiny's detector and recognizer, on two portraits."""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from skimage import data
+from typer.testing import CliRunner
+
+from nullface_pipeline.cli import app
+
+
+def invoke(*arguments):
+    # Wide enough that no word of the table is cut.
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faces")
+    photo = data.astronaut()[:256, 96:352]
+    for name, picture in (("first", photo), ("second", photo[:, ::-1])):
+        PIL.Image.fromarray(picture).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def test_a_report_is_made(originals, tmp_path):
+    report = tmp_path / "report"
+    arguments = ["--originals", originals, "--method", "box", "--method", "blur", "--recognizer", "tiny"]
+    result = invoke("evaluate", *arguments, "--output", report)
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in report.iterdir()} == {"results.json", "table.csv", "per_image.csv", "index.html"}
+    assert "guessing finds 50 %" in result.output and "rank 1, tiny*" in result.output
+    record = json.loads((report / "results.json").read_text())
+    assert record["originals"] == 2 and not record["recognizers"][0]["independent"]
+    assert (tmp_path / "state").is_dir()
+    forgotten = invoke("evaluate", "--forget")
+    assert forgotten.exit_code == 0 and "Forgotten" in forgotten.output
+    assert not [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+
+
+def test_a_leak_is_told_and_changes_the_exit_code(originals, tmp_path):
+    arguments = ["--originals", originals, "--method", f"copies={originals}", "--recognizer", "tiny"]
+    result = invoke("evaluate", *arguments, "-o", tmp_path / "report")
+    assert result.exit_code == 2, result.output
+    assert "LEAK: 2 results of copies" in result.output and "100.0" in result.output and "[34-100]" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--originals"),
+        (["--method", "box", "-o", "report"], "--originals"),
+        (["--originals", "{originals}", "-o", "report"], "--method"),
+        (["--originals", "absent", "--method", "box", "-o", "report"], "absent is no folder"),
+        (["--originals", "{originals}", "--method", "mosaic", "-o", "report"], "--method is 'mosaic'"),
+        (["--originals", "{originals}", "--method", "box", "--method", "box", "-o", "report"], "called box"),
+        (["--originals", "{originals}", "--method", "box", "--again", "x={originals}", "-o", "report"], "--again x"),
+        (["--originals", "{originals}", "--method", "box", "--recognizer", "nobody", "-o", "report"], "nobody"),
+        (["--originals", "{originals}", "--method", "a={empty}", "-o", "report"], "There are no photos in"),
+        (["--originals", "{originals}", "--method", "a={one}", "-o", "report"], "--skip-missing"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(originals, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one").mkdir()
+    PIL.Image.fromarray(np.zeros((256, 256, 3), dtype=np.uint8)).save(tmp_path / "one" / "first.png")
+    places = {"originals": originals, "empty": tmp_path / "empty", "one": tmp_path / "one"}
+    result = invoke("evaluate", *(argument.format(**places) for argument in arguments))
+    assert result.exit_code == 1
+    assert words in result.output and result.output.strip().splitlines()[-1].startswith("Error:")
+    assert not (tmp_path / "report").exists()

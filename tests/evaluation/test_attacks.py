@@ -1,0 +1,63 @@
+"""The matching attacks on embeddings whose secret is known."""
+
+import numpy as np
+import pytest
+
+from nullface_pipeline.evaluation.attacks import MATCHING, absolute, inverted, linkability, naive, parrot, worst_attack
+from nullface_pipeline.evaluation.rates import normalized
+
+
+def random_faces(count, size=64, seed=0):
+    return normalized(np.random.default_rng(seed).standard_normal((count, size)))
+
+
+def rank1(ranks):
+    return ranks.found_within(1).mean()
+
+
+def test_copies_are_found_and_opposites_are_found_by_who_looks_for_them():
+    faces = random_faces(200)
+    assert rank1(naive(faces, faces)) == 1.0
+    assert rank1(naive(-faces, faces)) == 0.0
+    assert rank1(inverted(-faces, faces)) == 1.0
+    assert rank1(inverted(faces, faces)) == 0.0
+    for probes in (faces, -faces):
+        assert rank1(absolute(probes, faces)) == 1.0
+
+
+def test_a_fixed_map_is_learnt_from_other_people():
+    """Turned into another space, nobody is alike; a parrot learns the turn from people it is not asked about."""
+    faces = random_faces(400)
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((64, 64)))[0].astype(np.float32)
+    noise = 0.05 * np.random.default_rng(2).standard_normal(faces.shape).astype(np.float32)
+    hidden = normalized(faces @ turn + noise)
+    assert rank1(naive(hidden, faces)) < 0.05
+    assert rank1(parrot(hidden, faces)) > 0.95
+
+
+def test_a_parrot_learns_nothing_from_what_tells_nothing():
+    assert rank1(parrot(random_faces(300, seed=3), random_faces(300))) < 0.03
+
+
+@pytest.mark.parametrize("attack", MATCHING.values(), ids=MATCHING)
+def test_attacks_take_probes_of_any_rows(attack):
+    faces = random_faces(60)
+    own = np.random.default_rng(4).permutation(60)[:40]
+    assert attack(faces[own], faces, own).greater.shape == (40,)
+    assert attack(faces[:1], faces).greater.shape == (1,)
+
+
+def test_one_person_twice_is_linked():
+    first = random_faces(100)
+    assert rank1(linkability(first, normalized(first + 0.01))) == 1.0
+    assert rank1(linkability(first, random_faces(100, seed=5))) < 0.1
+
+
+def test_the_worst_attack_is_named():
+    """One recognizer knows nobody, the other knows opposites."""
+    faces = random_faces(100)
+    embedded = {"blind": (random_faces(100, seed=6), faces), "knowing": (-faces, faces)}
+    worst = worst_attack(embedded)
+    assert (worst.recognizer, worst.rate.value, worst.chance) == ("knowing", 1.0, 0.01)
+    assert worst.attack in ("inverted", "absolute", "parrot")
+    assert worst.rate.interval[0] > 0.95

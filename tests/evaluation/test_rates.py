@@ -1,0 +1,131 @@
+"""Ranks, rates, thresholds: against numbers known by hand, and in memory that does not grow with the square."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from nullface_pipeline.evaluation.rates import (
+    Gallery,
+    Mean,
+    Rate,
+    Strangers,
+    cumulative_matches,
+    normalized,
+    own_ranks,
+    own_similarities,
+    three_rates,
+)
+
+
+def random_faces(count, size=32, seed=0):
+    return normalized(np.random.default_rng(seed).standard_normal((count, size)))
+
+
+def at_angles(*degrees):
+    radians = np.radians(degrees)
+    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+
+
+def test_ranks_of_faces_placed_by_hand():
+    gallery = at_angles(0, 10, 50, 120)
+    probes = at_angles(2, 1, 110, 0)
+    ranks = own_ranks(probes, gallery)
+    assert ranks.middle.tolist() == [1.0, 2.0, 2.0, 4.0]
+    assert own_ranks(probes, gallery, score=np.negative).middle.tolist() == [4.0, 3.0, 3.0, 1.0]
+    assert [ranks.found_within(k).mean() for k in (1, 2, 3, 4)] == [0.25, 0.75, 0.75, 1.0]
+    assert cumulative_matches(ranks.found_within, 4) == [0.25, 0.75, 0.75, 1.0]
+    assert own_similarities(probes, gallery) == pytest.approx(np.cos(np.radians([2, 9, 60, 120])), abs=1e-6)
+
+
+def test_ties_are_broken_by_chance():
+    """A recognizer that says the same of everybody finds nobody more often than a guess."""
+    gallery = np.repeat(at_angles(30), 5, axis=0)
+    ranks = own_ranks(gallery, gallery)
+    assert ranks.found_within(1) == pytest.approx(0.2)
+    assert ranks.found_within(3) == pytest.approx(0.6)
+    assert ranks.found_within(5) == pytest.approx(1.0)
+    assert ranks.middle.tolist() == [3.0] * 5
+
+
+def test_probes_may_belong_to_any_row():
+    gallery = random_faces(50)
+    own = np.array([7, 3, 3])
+    assert own_ranks(gallery[own], gallery, own).middle.tolist() == [1.0, 1.0, 1.0]
+    assert own_similarities(gallery[own], gallery, own) == pytest.approx(1.0)
+
+
+def test_blocks_change_nothing(monkeypatch):
+    probes, gallery = random_faces(70, seed=1), random_faces(70, seed=2)
+    whole, pairs = own_ranks(probes, gallery), Strangers.of(gallery)
+    monkeypatch.setattr("nullface_pipeline.evaluation.rates.BLOCK", 16)
+    blocks = own_ranks(probes, gallery)
+    assert np.array_equal(blocks.greater, whole.greater) and np.array_equal(blocks.equal, whole.equal)
+    # A cosine on the edge of two steps may fall to either.
+    assert np.abs(np.cumsum(Strangers.of(gallery).counts - pairs.counts)).max() <= 1
+
+
+def test_wilson_intervals_are_those_of_the_papers_counts():
+    """10 of 4,852 and 1 of 1,000, as published tables imply them; 0 of 1,000 still allows 0.38 %."""
+    assert Rate(10, 4852).interval == pytest.approx((0.00112, 0.00379), abs=1e-5)
+    assert Rate(1, 1000).interval == pytest.approx((0.00018, 0.00564), abs=1e-5)
+    low, high = Rate(0, 1000).interval
+    assert low == pytest.approx(0.0, abs=1e-12) and high == pytest.approx(0.00383, abs=1e-5)
+    assert Rate(1000, 1000).interval[1] == 1.0
+    assert Rate(0, 0).interval == (0.0, 1.0) and np.isnan(Rate(0, 0).value)
+
+
+def test_thresholds_are_calibrated_on_strangers():
+    gallery = random_faces(300)
+    strangers = Strangers.of(gallery)
+    upper = np.triu_indices(300, 1)
+    cosines = (gallery @ gallery.T)[upper]
+    assert strangers.pairs == len(cosines) == 300 * 299 // 2
+    for far in (0.01, 0.001):
+        threshold = strangers.threshold(far)
+        reached = (cosines >= threshold).mean()
+        assert reached <= far and (cosines >= threshold - 2e-5).mean() >= far - 2 / len(cosines)
+    assert strangers.threshold(1e-5) is None, "44,850 pairs say nothing of one in a hundred thousand"
+    assert strangers.coarse().sum() == strangers.pairs
+
+
+def test_undetected_faces_move_only_their_denominators():
+    forced = np.array([1.0, 1.0, 0.0, 0.0])
+    own = np.array([1.0, 0.0, 0.0, 0.0])
+    every = three_rates(forced, own, np.array([True, True, True, True]))
+    fewer = three_rates(forced, own, np.array([True, False, True, False]))
+    assert every["forced"] == fewer["forced"] == Rate(2.0, 4)
+    assert every["all"] == fewer["all"] == Rate(1.0, 4)
+    assert every["detected"] == Rate(1.0, 4) and fewer["detected"] == Rate(1.0, 2)
+    nobody = three_rates(forced, own, np.zeros(4, dtype=bool))
+    assert nobody["detected"].count == 0 and nobody["all"] == Rate(0.0, 4)
+
+
+def test_a_gallery_is_centred_with_its_probes():
+    common = 5 * np.ones((1, 32))
+    raw = common + np.random.default_rng(0).standard_normal((100, 32))
+    plain, centred = Gallery.of(raw, centred=False), Gallery.of(raw, centred=True)
+    assert plain.strangers.threshold(0.5) > 0.9 > 0.1 > centred.strangers.threshold(0.5)
+    assert centred.probes(raw[:3]) == pytest.approx(centred.embeddings[:3])
+
+
+def test_means_leave_out_what_could_not_be_measured():
+    mean = Mean.of(np.array([1.0, 2.0, np.nan, 3.0]))
+    assert (mean.value, mean.count) == (2.0, 3)
+    assert mean.half_width == pytest.approx(1.96 / np.sqrt(3), abs=1e-3)
+    assert Mean.of(np.array([np.nan])).count == 0
+
+
+def peak_memory(count):
+    faces = random_faces(count, size=8)
+    tracemalloc.start()
+    own_ranks(faces, faces)
+    Strangers.of(faces)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_memory_does_not_grow_with_the_square(monkeypatch):
+    monkeypatch.setattr("nullface_pipeline.evaluation.rates.BLOCK", 128)
+    assert peak_memory(6000) < 2.3 * peak_memory(3000)

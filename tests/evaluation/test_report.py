@@ -1,0 +1,150 @@
+"""What is written down: every figure with its interval, nothing biometric, and originals only if asked for."""
+
+import base64
+import csv
+import io
+import json
+import re
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from nullface_pipeline.evaluation import plots
+from nullface_pipeline.evaluation.cache import Cache
+from nullface_pipeline.evaluation.html_report import write_html
+from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.look import Look
+from nullface_pipeline.evaluation.pairs import Method
+from nullface_pipeline.evaluation.rates import Rate
+from nullface_pipeline.evaluation.report import attack_table, figures, percent, summary, write_figures
+from nullface_pipeline.evaluation.results import Recovered
+from nullface_pipeline.evaluation.run import Measures, evaluate
+
+from .small_world import Patterns, RedSquares, negative, person, unmarked, write
+from .test_run import Brightness, Counts
+
+
+PEOPLE = 20
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluation")
+    originals = write(folder / "originals", [person(number) for number in range(PEOPLE)])
+    results = [negative(person(number)) for number in range(PEOPLE)]
+    results[3], results[4] = person(3), unmarked(results[4])
+    ours = write(folder / "ours", results)
+    again = write(folder / "again", [negative(person(number)) for number in range(PEOPLE)])
+    steering = Patterns("steering <own>")
+    steering.independent = False
+    look = Look(RedSquares(), Cache(folder / "cache.sqlite"), quiet=True)
+    done = evaluate(
+        originals,
+        [Method("ours & co", ours, again), Method("box")],
+        [Patterns(), steering],
+        look,
+        Measures(faces=[Brightness()], sets=[Counts()]),
+        not_run={"MUSIQ": "needs pyiqa"},
+    )
+    done.methods[0].recovered.append(
+        Recovered("negated", 5.0, 0.7, {"patterns": Rate(2, 20), "steering <own>": Rate(1, 20)})
+    )
+    return done
+
+
+def test_json_holds_every_figure_and_how_it_was_measured(evaluation, tmp_path):
+    write_figures(evaluation, tmp_path)
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["not run"] == {"MUSIQ": "needs pyiqa"}
+    assert [each["independent"] for each in record["recognizers"]] == [True, False]
+    assert record["recognizers"][0]["thresholds"]["0.001"] is None, "190 pairs say nothing of one in a thousand"
+    assert len(record["CMC, forced"]["ours & co"]["patterns"]) == PEOPLE
+    by_name = {
+        (each["method"], each["recognizer"], each["name"], each["denominator"]): each for each in record["figures"]
+    }
+    inverted = by_name["ours & co", "patterns", "inverted attack: rank 1", "forced"]
+    assert (inverted["value"], inverted["count"]) == (0.95, PEOPLE)
+    assert inverted["low"] < 0.95 < inverted["high"]
+    assert by_name["ours & co", "", "leaks", ""]["value"] == 1
+    assert by_name["ours & co", "patterns", "rank 1", "detected"]["count"] == PEOPLE - 1
+    assert by_name["box", "patterns", "rank 1", "detected"]["value"] is None
+    assert by_name["ours & co", "patterns", "linked to a second result: rank 1", "forced"]["value"] >= 0.9
+    assert by_name["ours & co", "patterns", "recovered (negated), guidance 5.0, skip 0.7: rank 1", "forced"]
+
+
+def test_tables_hold_the_same(evaluation, tmp_path):
+    write_figures(evaluation, tmp_path)
+    table = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
+    assert len(table) == len(list(figures(evaluation)))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "per_image.csv").read_text())))
+    assert len(rows) == 2 * PEOPLE
+    leak = rows[3]
+    assert (leak["method"], leak["original"], leak["leaked"], leak["naive rank, patterns"]) == (
+        "ours & co",
+        "003",
+        "1",
+        "1",
+    )
+    assert rows[5]["inverted rank, patterns"] == "1" and rows[5]["similarity, patterns"] == "-1.0000"
+    assert rows[4]["detected"] == "0" and float(rows[4]["brightness"]) >= 0
+
+
+def test_no_embedding_is_written(evaluation, tmp_path):
+    """Six decimals of any coordinate would be one."""
+    embedding = Patterns()(person(0), evaluation.originals[0].face.landmarks)
+    for path in [*write_figures(evaluation, tmp_path), write_html(evaluation, tmp_path)]:
+        text = path.read_text()
+        assert not any(f"{value:.6f}"[:-1] in text for value in embedding[:50])
+
+
+def test_the_one_table_is_in_the_papers_order(evaluation):
+    header, rows = summary(evaluation)
+    assert header == [
+        "method",
+        "photos",
+        "worst attack",
+        "rank 1, patterns",
+        "rank 1, steering <own> (not independent)",
+        "detected",
+        "brightness, of 255",
+        "pictures",
+        "mean",
+        "leaks",
+    ]
+    assert rows[0][2] == "100.0 [84-100] absolute, patterns" and rows[0][-1] == "1"
+    assert rows[1][5] == "0.0 [0.0-16]"
+    assert percent(Rate(0, 0)) == "-"
+
+
+def test_attacks_side_by_side(evaluation):
+    header, rows = attack_table(evaluation)
+    assert header[:3] == ["method", "recognizer", "naive"] and len(rows) == 4
+    assert rows[0][3].startswith("95.0")
+
+
+def pictures(page):
+    found = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    return [np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(each)))) for each in found]
+
+
+def test_the_page_loads_nothing_and_shows_no_originals(evaluation, tmp_path):
+    page = write_html(evaluation, tmp_path).read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
+    assert "ours &amp; co" in page and "steering &lt;own&gt;" in page
+    assert "MUSIQ: not run: needs pyiqa" in page
+    assert "1 of the results are their originals" in page
+    assert page.count("<svg") == 4, "CMC, similarities, privacy and what is kept, recovery"
+    shown = len(pictures(page))
+    with_originals = write_html(evaluation, tmp_path, show_originals=True).read_text()
+    assert shown > 20 and len(pictures(with_originals)) == 2 * shown
+
+
+def test_without_matplotlib_it_says_what_it_needs(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingModelError, match="needs .*matplotlib"):
+        plots.check_matplotlib()
+    with pytest.raises(MissingModelError):
+        write_html(evaluation, tmp_path)
+    assert not (tmp_path / "index.html").exists()
