@@ -1,10 +1,13 @@
 """Strangers who do not exist, and how far to turn towards one."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.face_strangers import (
     CLOSE,
     PEOPLE_FILE,
@@ -15,8 +18,10 @@ from nullface_pipeline.face_strangers import (
     next_angle,
     towards_strangers,
 )
+from training.portraits import load_portraits
 
 
+PORTRAITS = Path(__file__).parents[2] / "shared" / "data" / "portraits.parquet"
 SIZE = 64
 
 
@@ -57,6 +62,17 @@ def test_people_are_read_from_beside_the_recognizer(tmp_path, embeddings):
     people = People.of(embeddings, 24)
     people.save(tmp_path / PEOPLE_FILE)
     assert torch.allclose(load_people(Analyser()).axes, people.axes, atol=1e-3)
+
+
+@pytest.mark.skipif(not PORTRAITS.exists(), reason="needs the portraits beside the repository")
+def test_nullface_tinys_file_is_of_its_recognizer(pipe):
+    """Strangers among people nobody was trained on are as alike as those that are drawn. If not: python -m training.people"""
+    portraits = load_portraits(PORTRAITS, "validation")[::6]
+    real = torch.from_numpy(np.stack([embed_face(pipe.face_analyser, p.image(), p.keypoints()) for p in portraits]))
+    others = load_people(pipe.face_analyser).draw(1000, generator())
+    pairs = (real @ real.T)[~torch.eye(len(real), dtype=torch.bool)]
+    for share in (0.05, 0.5, 0.95):
+        assert abs(float(pairs.quantile(share)) - float((real @ others.T).quantile(share))) < 0.08
 
 
 def test_from_the_opposite_over_a_stranger_to_the_person(embeddings):
