@@ -110,7 +110,7 @@ class PhotoOptions:
             nothing.
         judge (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
             either, by the same threshold.
-        opposite (`bool`): the paper's way, straight away from the person, at a quarter of the work: who knows the method can
+        opposite (`bool`): the paper's way, straight away from the person, with less work: who knows the method can
             look for the person who is least like the result. By default the new face is turned towards a stranger who
             does not exist, as far as makes it as like the person as strangers are.
         identity_seed (`int`, *optional*): gives a person the same new identity in every photo, and another one for
