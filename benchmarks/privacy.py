@@ -269,6 +269,7 @@ def make_table(args: argparse.Namespace) -> None:
         worst = row["worst"]
         print(f"{way}: {row['results']} results, worst {worst}, landmarks {row.get('landmarks')}, {row.get('pose')}")
     draw_similarities(results, args.output / "similarities.png")
+    draw_frontier(json.loads((args.output / "frontier.json").read_text()), args.output / "frontier.png")
 
 
 def draw_similarities(results: Results, path: Path) -> None:
@@ -286,6 +287,28 @@ def draw_similarities(results: Results, path: Path) -> None:
                 axis.hist(own, edges, density=True, histtype="step", linewidth=1.6, color=colour, label=label)
         axis.set(title=title, xlabel="similarity to the person", yticks=[])
     axes[0].legend(loc="upper left", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def draw_frontier(points: list[dict[str, Any]], path: Path) -> None:
+    """What hiding costs: drift of the landmarks against what the recognizer sees that taught nothing."""
+    matplotlib.use("Agg")
+    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for fresh, colour in ((0.0, "tab:red"), (0.7, "tab:orange"), (1.0, "tab:blue")):
+        some = [point for point in points if point["fresh_noise"] == fresh]
+        x, y = [p["landmarks"] for p in some], [p["above_strangers"]["512"] for p in some]
+        axis.scatter(x, y, color=colour, label=f"{100 * fresh:.0f} % fresh noise")
+        for point, *at in zip(some, x, y):
+            text = f"λ {point['guidance']:g}, {point['angle']}°" + (
+                f", skip {point['skip']:g}" * (point["skip"] != 0.7)
+            )
+            axis.annotate(text, at, fontsize=6, xytext=(3, 3), textcoords="offset points")
+    axis.axhline(0.0, color="0.5", linewidth=0.8)
+    axis.axvline(6.0, color="0.5", linewidth=0.8, linestyle=":")
+    axis.set(
+        xlabel="drift of the landmarks, % of the eyes' distance", ylabel="similarity, in deviations above strangers"
+    )
+    axis.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
