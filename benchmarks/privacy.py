@@ -108,7 +108,8 @@ def all_people(examiner: Examiner, data: Path, runs: Path) -> list[Person]:
 
 def chosen(people: list[Person], half: str) -> list[int]:
     """Numbers of the people of a half, in an order of its own."""
-    numbers = list(range({"even": 0, "odd": 1}[half], len(people), 2))
+    first, step = {"even": (0, 2), "odd": (1, 2), "all": (0, 1)}[half]
+    numbers = list(range(first, len(people), step))
     return [numbers[index] for index in np.random.default_rng(5).permutation(len(numbers))]
 
 
@@ -320,7 +321,7 @@ def main() -> None:
     parser.add_argument("--preset", default="fast", choices=list(TINY_PRESETS))
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--kept", action="store_true", help="eyes and mouth are kept")
-    parser.add_argument("--half", default="odd", choices=["even", "odd"], help="of the validation people")
+    parser.add_argument("--half", default="odd", choices=["even", "odd", "all"], help="of the validation people")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=9.0)
