@@ -155,7 +155,7 @@ def measure_originals(args: argparse.Namespace, pipe: Any, examiner: Examiner) -
     """What originals give away: mirrored, and reduced to eyes and mouth on one grey."""
     people = all_people(examiner, args.data, args.runs)
     mirrored, alone = [], []
-    for number in track(chosen(people, args.half), "originals"):
+    for number in track(chosen(people, args.half)[: args.count], "originals"):
         person = people[number]
         flipped = person.face.landmarks[[1, 0, 2, 4, 3]] * (-1, 1) + (person.photo.shape[1] - 1, 0)
         mirror = np.ascontiguousarray(person.photo[:, ::-1])
