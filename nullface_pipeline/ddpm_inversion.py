@@ -155,6 +155,35 @@ class DDPMInversion(InversionSettings):
     noise_pred: torch.Tensor
     schedule: NoiseSchedule
 
+    def select(self, images: Sequence[int]) -> "DDPMInversion":
+        """The inversion of some of the images, by number."""
+        rows = list(images)
+        return replace(
+            self,
+            latents=self.latents[rows],
+            noise_maps=self.noise_maps[:, rows],
+            noise_pred=self.noise_pred[rows],
+        )
+
+    def with_fresh_noise(
+        self, share: float, mask: torch.Tensor, generator: list[torch.Generator] | None = None
+    ) -> "DDPMInversion":
+        """The same inversion with new noise in the place of some of that which holds the photo.
+
+        Within the mask z_t becomes sqrt(1 - share^2) z_t + share n with n of a normal distribution, except for the last
+        one, which is zero.
+
+        Args:
+            share (`float`): in [0, 1]; 1 leaves of the photo what `latents` hold.
+            mask (`torch.Tensor`): (B, 1, h, w) in [0, 1].
+            generator (`list[torch.Generator]`, *optional*): one an image.
+        """
+        noise_maps = self.noise_maps.clone()
+        for noise_map in noise_maps[:-1]:
+            fresh = randn_tensor(noise_map.shape, generator=generator, device=noise_map.device, dtype=noise_map.dtype)
+            noise_map += mask * ((1.0 - share**2) ** 0.5 * noise_map + share * fresh - noise_map)
+        return replace(self, noise_maps=noise_maps)
+
     def to(self, device: torch.device) -> "DDPMInversion":
         """The same inversion on another device."""
         return replace(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,31 @@ from .face_crops import FaceCrop, edge_feather
 from .face_identity import DetectedFace, embed_face, similarity
 from .face_masks import face_masks, mask_picture, nearest_face, parts_to_change
 from .face_search import SAME_BOX, overlap, search_faces
+from .face_strangers import AngleSearch, load_people, towards_strangers
 from .photo_records import PhotoOptions
 
 
 # Share of a face, and of the part with its features, that has to be free to change. With less of it, no result can be
 # another person, whatever a recognizer says of it.
 MIN_CHANGE = 0.2
+
+# How many angles between a person and a stranger are tried in one attempt.
+ANGLES = 4
+
+# Share of the noise inside the mask that is drawn anew: the noise that inversion finds holds the photo.
+FRESH_NOISE = 1.0
+
+INVERSION_SETTINGS = frozenset(
+    {
+        "num_inference_steps",
+        "skip",
+        "timesteps",
+        "solver_order",
+        "eta",
+        "ip_adapter_scale",
+        "inversion_batch_size",
+    }
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +87,12 @@ class FaceTarget:
         """Whether there is an attempt that does not resemble the person; no number is no."""
         return self.result is not None and self.similarity < threshold
 
+    def embed(self, analyser: Any, result: np.ndarray) -> np.ndarray:
+        """(512,) unit norm: who (size, size, 3) uint8 RGB shows at the face's place, once it is pasted."""
+        weight = self.mask[..., None] * edge_feather(self.crop.size)[..., None]
+        blended = (self.aligned + weight * (result.astype(np.float32) - self.aligned)).round().astype(np.uint8)
+        return embed_face(analyser, blended, self.crop.points_to_crop(self.face.landmarks))
+
     def paste(self, pixels: np.ndarray) -> np.ndarray:
         """Put the latest attempt into (H, W, 3) uint8 `pixels`; returns a new array."""
         if self.result is None:
@@ -113,6 +139,8 @@ def hide_faces(
         The targets, and all faces found in the photo with the last attempts in it.
     """
     analysers = [pipe.face_analyser] if options.judge is None else [pipe.face_analyser, options.judge]
+    # A person of an album is to get one face, not one for each stranger.
+    run = run_pipeline if options.opposite or options.people is not None else run_towards_strangers
     seen: list[DetectedFace] = []
     for attempt in range(options.max_attempts):
         # Not "at or above": what cannot be compared is not hidden.
@@ -125,7 +153,7 @@ def hide_faces(
             targets = [replace(t, mask=t.wider_mask) if i in pending else t for i, t in enumerate(targets)]
         for start in range(0, len(pending), options.batch_faces):
             batch = pending[start : start + options.batch_faces]
-            results = run_pipeline(pipe, [targets[i] for i in batch], stronger(options.settings, attempt))
+            results = run(pipe, [targets[i] for i in batch], stronger(options.settings, attempt))
             for index, result in zip(batch, results):
                 targets[index] = replace(targets[index], result=result, attempts=attempt + 1)
         finished = paste_all(pixels, targets)
@@ -156,20 +184,57 @@ def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
 
 
 def run_pipeline(pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
-    """One batch of faces through the pipeline; returns (size, size, 3) uint8 RGB each."""
-    embeds = torch.from_numpy(np.stack([target.identity for target in targets]))
-    # One generator a face, so that a face's result does not depend on which others there are.
-    generator = [
-        torch.Generator().manual_seed((t.seed + 1000 * t.attempts) % 2**63) for t in targets if t.seed is not None
-    ]
+    """One batch of faces through the pipeline, away from the people; returns (size, size, 3) uint8 RGB each."""
     images = pipe(
         [PIL.Image.fromarray(target.aligned) for target in targets],
-        identity_embeds=embeds,
+        identity_embeds=torch.from_numpy(np.stack([target.identity for target in targets])),
         mask_image=[mask_picture(target.mask) for target in targets],
-        generator=generator or None,
+        generator=noise_generators(targets) or None,
         **pipeline_settings(settings),
     ).images
     return [np.asarray(image) for image in images]
+
+
+def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
+    """One a face, so that a face's result does not depend on which others there are; none without seeds."""
+    return [torch.Generator().manual_seed((t.seed + 1000 * t.attempts) % 2**63) for t in targets if t.seed is not None]
+
+
+def run_towards_strangers(pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+    """The same, not away from the people but as far towards strangers as makes the results look like neither."""
+    generators = noise_generators(targets)
+    embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
+    settings = pipeline_settings(settings)
+    images = [PIL.Image.fromarray(target.aligned) for target in targets]
+    masks = [mask_picture(target.mask) for target in targets]
+    of_inversion = {name: value for name, value in settings.items() if name in INVERSION_SETTINGS}
+    of_edit = {name: value for name, value in settings.items() if name not in INVERSION_SETTINGS}
+    inversion = pipe.invert(images, generator=generators or None, **of_inversion)
+    latent_mask = pipe.prepare_mask(masks, None, pipe.prepare_image(images)).to(inversion.latents.device)
+    inversion = inversion.with_fresh_noise(FRESH_NOISE, latent_mask, generators or None)
+    people = load_people(pipe.face_analyser)
+    searches = [AngleSearch(*each) for each in zip(embeds, [people] * len(targets), generators or repeat(None))]
+    strangers = torch.stack([search.stranger for search in searches])
+    # Given as it is to be, so not to be negated once more.
+    of_edit["identity_scale"] = -of_edit.get("identity_scale", 1.0)
+    results: list[list[np.ndarray]] = [[] for _ in targets]
+    for _ in range(ANGLES):
+        pending = [index for index, search in enumerate(searches) if not search.is_done]
+        if not pending:
+            break
+        angles = [searches[index].angle for index in pending]
+        edited = pipe(
+            [images[index] for index in pending],
+            identity_embeds=towards_strangers(embeds[pending], strangers[pending], angles),
+            mask_image=[masks[index] for index in pending],
+            inversion=inversion.select(pending),
+            **of_edit,
+        ).images
+        for index, angle, image in zip(pending, angles, edited):
+            result = np.asarray(image)
+            searches[index].add(angle, torch.from_numpy(targets[index].embed(pipe.face_analyser, result)))
+            results[index].append(result)
+    return [tries[search.best] for tries, search in zip(results, searches)]
 
 
 def pipeline_settings(settings: dict[str, Any]) -> dict[str, Any]:

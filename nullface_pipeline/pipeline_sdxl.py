@@ -34,6 +34,7 @@ from .face_masks import face_masks  # noqa: F401
 from .face_parsing import FaceParser  # noqa: F401
 from .face_regions import REGIONS  # noqa: F401
 from .face_search import search_faces  # noqa: F401
+from .face_strangers import People  # noqa: F401
 from .image_inputs import to_uint8  # noqa: F401
 from .nullface_engine import NullFaceMixin
 from .photo import anonymize_photo  # noqa: F401

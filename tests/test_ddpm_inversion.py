@@ -5,6 +5,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from nullface_pipeline.ddpm_inversion import (
     FAST_TIMESTEPS,
     PREVIEW_TIMESTEPS,
+    DDPMInversion,
     InversionSettings,
     NoiseSchedule,
     denoising_step,
@@ -217,3 +218,39 @@ def test_settings_by_name():
     for name in ("num_inference_steps", "skip"):
         with pytest.raises(ValueError, match=f"leave out `{name}`"):
             InversionSettings.from_arguments({"timesteps": (5, 1), name: 0.5})
+
+
+def small_inversion():
+    generator = torch.Generator().manual_seed(0)
+    schedule = NoiseSchedule.from_timesteps(make_scheduler().config, [291, 146, 1])
+    latents = torch.randn(2, 4, 6, 6, generator=generator)
+    noise_maps = 3.0 * torch.randn(3, 2, 4, 6, 6, generator=generator)
+    noise_maps[-1] = 0.0
+    return DDPMInversion(latents=latents, noise_maps=noise_maps, noise_pred=latents, schedule=schedule)
+
+
+def test_an_inversion_of_some_of_its_images():
+    inversion = small_inversion()
+    second = inversion.select([1])
+    assert torch.equal(second.latents, inversion.latents[1:])
+    assert torch.equal(second.noise_maps, inversion.noise_maps[:, 1:])
+
+
+def test_fresh_noise_takes_the_place_of_what_holds_the_photo():
+    inversion = small_inversion()
+    mask = torch.zeros(2, 1, 6, 6)
+    mask[..., :3] = 1.0
+
+    def fresh(share, seeds=(1, 2)):
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return inversion.with_fresh_noise(share, mask, generators).noise_maps
+
+    assert torch.equal(fresh(0.0), inversion.noise_maps)
+    noise_maps, again, other = fresh(1.0), fresh(1.0), fresh(1.0, (1, 3))
+    assert torch.equal(noise_maps[..., 3:], inversion.noise_maps[..., 3:])
+    assert torch.equal(noise_maps[-1], inversion.noise_maps[-1])
+    new, old = noise_maps[:-1, ..., :3], inversion.noise_maps[:-1, ..., :3]
+    assert abs(float(new.std()) - 1.0) < 0.1
+    assert abs(float(torch.corrcoef(torch.stack([new.flatten(), old.flatten()]))[0, 1])) < 0.15
+    assert torch.equal(noise_maps, again)
+    assert torch.equal(noise_maps[:, 0], other[:, 0]) and not torch.equal(noise_maps[:, 1], other[:, 1])

@@ -21,6 +21,7 @@ CORE = frozenset(
         "face_parsing",
         "face_regions",
         "face_search",
+        "face_strangers",
         "image_inputs",
         "nullface_engine",
         "photo",

@@ -43,6 +43,15 @@ def test_whole_numbers_are_whole(name):
     assert getattr(PhotoOptions(**{name: np.int64(7)}), name) == 7
 
 
+@pytest.mark.parametrize("option", [{"identity_angle": 30.0}, {"identity_scale": -1.0}, {"guidance_scale": -5.0}])
+def test_how_far_a_face_is_turned_to_a_stranger_is_found(option):
+    with pytest.raises(ValueError, match="opposite=True"):
+        PhotoOptions(**option)
+    assert PhotoOptions(**option, opposite=True).settings.items() >= option.items()
+    with pytest.raises(TypeError, match="`opposite` must be True or False"):
+        PhotoOptions(opposite=1)
+
+
 def test_a_prompt_is_one_text():
     assert PhotoOptions(prompt="an old man").settings["prompt"] == "an old man"
     assert "prompt" not in PhotoOptions().settings

@@ -55,6 +55,7 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
             [*source, *runs, *teacher, "--samples", str(samples("recognizer", 0.15))]
             + ["--output", str(folder / "face_models" / "recognizer.onnx")],
         ),
+        ("people", [*source, "--model", str(folder)]),
         ("identities", [*source, *runs, "--recognizer", str(folder / "face_models" / "recognizer.onnx")]),
         ("pose_erasure", [*source, *runs]),
         ("landmark_net", [*source, *runs, "--samples", str(samples("landmark_net", 0.05))]),

@@ -23,6 +23,7 @@ class AskedOfPhotos:
     skip_face: "list[Path | Box] | None"
     preset: Preset
     fast: bool
+    opposite: bool
     steps: int | None
     skip: float | None
     guidance_scale: float | None
@@ -66,6 +67,7 @@ class AskedOfPhotos:
             ),
             similarity_threshold=self.threshold,
             accept_recognizable=self.accept_recognizable,
+            opposite=self.opposite,
             min_face=self.min_face,
             on_failure="cover" if self.on_failure is OnFailure.cover else "error",
             batch_faces=self.batch_faces,
@@ -112,6 +114,7 @@ class AskedOfPhotos:
                 "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
                 "threshold": photo.similarity_threshold,
                 "judge": self.judge,
+                "opposite": self.opposite,
                 "min_face": photo.min_face,
                 "on_failure": photo.on_failure,
                 "detection_threshold": self.detection_threshold,

@@ -58,6 +58,7 @@ def pipeline_files(repository: str = PIPELINE_REPOSITORY, pipeline: str = "pipel
     return {
         "README.md": _named(card, PIPELINE_REPOSITORY, repository).encode(),
         "demo.jpg": (cards / "demo.jpg").read_bytes(),
+        "similarities.png": (cards / "similarities.png").read_bytes(),
         **{f"{module}.py": (PACKAGE / f"{module}.py").read_bytes() for module in CORE},
         "pipeline.py": (PACKAGE / f"{pipeline}.py").read_bytes(),
         **_shared_files(),

@@ -23,6 +23,7 @@ CORE = (
     "photo_records",
     "face_search",
     "face_masks",
+    "face_strangers",
     "face_edit",
     "image_inputs",
     "photo",

@@ -1,0 +1,348 @@
+"""What somebody who knows the method finds out: both ways of hiding a face, and every attack on them.
+
+    python -m benchmarks.privacy run --way opposite --runs /tmp/privacy
+    python -m benchmarks.privacy run --way stranger --runs /tmp/privacy
+    python -m benchmarks.privacy originals --runs /tmp/privacy
+    python -m benchmarks.privacy table --runs /tmp/privacy --output docs/privacy
+
+`run` goes through validation people in batches and remembers each; it may be stopped, or ends by itself after `--minutes`, and
+goes on where it was. `originals` embeds them mirrored, and what eyes and mouth alone show. `table` writes worst attacks, costs and a picture of
+similarities. Settings are chosen on the even half of the people and reported on the odd one.
+"""
+
+import argparse
+import json
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from rich.progress import track
+
+from nullface_pipeline.evaluation.attacks import MATCHING, linkability
+from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, Recognizer, load_recognizer
+from nullface_pipeline.evaluation.rates import Gallery, Rate
+from nullface_pipeline.face_edit import FaceTarget, make_target, run_pipeline, run_towards_strangers
+from nullface_pipeline.face_identity import DetectedFace, locate_faces
+from nullface_pipeline.face_masks import face_masks
+from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.tiny_model import TINY_PRESETS, load_nullface_tiny
+from training.expression import HeadPose, find_landmarks, landmark_drift
+from training.portraits import Portrait, load_portraits
+
+
+KEPT = ("eyes", "mouth")
+BATCH = 12
+NAMES = ("tiny", "dlib", "512")
+TITLES = ("nullface-tiny's own recognizer", "dlib's", "face_recognizer_512")
+COSTS = ("landmarks", "pose", "evaluations")
+LINES = (
+    ("mirrored", "originals, mirrored", "black"),
+    ("opposite", "results, straight away from the person", "tab:red"),
+    ("stranger", "results, turned to a stranger", "tab:blue"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One validation person whose face is found."""
+
+    portrait: Portrait
+    photo: np.ndarray  # (H, W, 3) uint8 RGB
+    face: DetectedFace
+    embeddings: list[np.ndarray]  # (D,) of each recognizer
+    points: np.ndarray  # (68, 2)
+    pose: np.ndarray  # (3,) degrees
+
+
+class Examiner:
+    """The recognizers and what measures a face."""
+
+    def __init__(self, pipe: Any, models: Path) -> None:
+        self.pipe = pipe
+        self.recognizers: list[Recognizer] = [
+            InsightFaceRecognizer("tiny", pipe.face_analyser),
+            load_recognizer("dlib"),
+            OnnxRecognizer("512", models / "face_recognizer_512.onnx", centred=True),
+        ]
+        self.pose = HeadPose(models / "head_pose_66.onnx")
+
+    def embed(self, photo: np.ndarray, landmarks: np.ndarray) -> list[np.ndarray]:
+        return [recognizer(photo, landmarks) for recognizer in self.recognizers]
+
+    def person(self, portrait: Portrait) -> Person | None:
+        photo, nose = portrait.image(), portrait.landmarks[30]
+        for face in locate_faces(self.pipe.face_analyser, photo):
+            if (face.box[:2] < nose).all() and (nose < face.box[2:]).all():
+                embeddings = self.embed(photo, face.landmarks)
+                found = DetectedFace(face.box, face.landmarks, face.score, embeddings[0])
+                points = find_landmarks(photo, portrait)
+                return Person(portrait, photo, found, embeddings, points, self.pose(photo, portrait.box))
+        return None
+
+    def look(self, person: Person, photo: np.ndarray) -> dict[str, Any]:
+        """What is asked of a result: embeddings where the person's landmarks align it, landmarks in %, pose in degrees."""
+        points = find_landmarks(photo, person.portrait)
+        return {
+            "embeddings": self.embed(photo, person.face.landmarks),
+            "landmarks": landmark_drift(person.points, points),
+            "pose": float(np.abs(self.pose(photo, person.portrait.box) - person.pose).mean()),
+        }
+
+
+def all_people(examiner: Examiner, data: Path, runs: Path) -> list[Person]:
+    """Every validation person whose face is found; remembered."""
+    path = runs / "people.pkl"
+    if path.exists():
+        return pickle.loads(path.read_bytes())
+    people = [person for p in track(load_portraits(data, "validation"), "people") if (person := examiner.person(p))]
+    write_whole(path, pickle.dumps(people))
+    return people
+
+
+def chosen(people: list[Person], half: str) -> list[int]:
+    """Numbers of the people of a half, in an order of its own."""
+    first, step = {"even": (0, 2), "odd": (1, 2), "all": (0, 1)}[half]
+    numbers = list(range(first, len(people), step))
+    return [numbers[index] for index in np.random.default_rng(5).permutation(len(numbers))]
+
+
+def batches(numbers: list[int]) -> Iterator[list[int]]:
+    return (numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH))
+
+
+def hide(pipe: Any, people: list[Person], options: PhotoOptions, seeds: list[int]) -> list[FaceTarget]:
+    """The first attempt at each."""
+    targets = [
+        make_target(pipe, person.photo, person.face, [person.face], options.keep, None, seed)
+        for person, seed in zip(people, seeds)
+    ]
+    run = run_pipeline if options.opposite else run_towards_strangers
+    results = run(pipe, targets, options.settings)
+    return [replace(target, result=result) for target, result in zip(targets, results)]
+
+
+def run(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
+    people, end = all_people(examiner, args.data, args.runs), time.monotonic() + 60.0 * args.minutes
+    settings = {**TINY_PRESETS[args.preset], **({"guidance_scale": args.guidance} if args.guidance else {})}
+    options = PhotoOptions(keep=KEPT if args.kept else (), opposite=args.way == "opposite", **settings)
+    evaluations: list[int] = []
+    pipe.unet.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[0])))
+    for batch in batches(chosen(people, args.half)[: args.count]):
+        path = args.runs / f"{args.half}-{args.name or args.way}{'-kept' * args.kept}-{args.seed}" / f"{batch[0]}.pkl"
+        if path.exists():
+            continue
+        if time.monotonic() > end:
+            break
+        evaluations.clear()
+        some = [people[number] for number in batch]
+        targets = hide(pipe, some, options, [args.seed + 1000 * number for number in batch])
+        rows = []
+        for number, person, target in zip(batch, some, targets):
+            photo = target.paste(person.photo)
+            row = {"number": number, "face": target.crop.crop_image(photo), **examiner.look(person, photo)}
+            rows.append({**row, "evaluations": sum(evaluations) / len(batch)})
+        write_whole(path, pickle.dumps(rows))
+        print(path, flush=True)
+
+
+def measure_originals(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
+    """What originals give away: mirrored, and reduced to eyes and mouth on one grey."""
+    people = all_people(examiner, args.data, args.runs)
+    mirrored, alone = [], []
+    for number in track(chosen(people, args.half)[: args.count], "originals"):
+        person = people[number]
+        flipped = person.face.landmarks[[1, 0, 2, 4, 3]] * (-1, 1) + (person.photo.shape[1] - 1, 0)
+        mirror = np.ascontiguousarray(person.photo[:, ::-1])
+        mirrored.append({"number": number, "embeddings": examiner.embed(mirror, flipped.astype(np.float32))})
+        shown, points = eyes_and_mouth(pipe, person)
+        alone.append({"number": number, "face": shown, "embeddings": examiner.embed(shown, points)})
+    write_whole(args.runs / f"{args.half}-mirrored-0" / "all.pkl", pickle.dumps(mirrored))
+    write_whole(args.runs / f"{args.half}-kept_alone-0" / "all.pkl", pickle.dumps(alone))
+
+
+def eyes_and_mouth(pipe: Any, person: Person) -> tuple[np.ndarray, np.ndarray]:
+    """(128, 128, 3) uint8, what is kept of a face and grey elsewhere, and the (5, 2) landmarks in it."""
+    target = make_target(pipe, person.photo, person.face, [person.face], (), None, 0)
+    points = target.crop.points_to_crop(person.face.landmarks)
+    kept_mask = face_masks(pipe.face_parser, target.aligned, points, KEPT)[0]
+    shown = (target.mask - kept_mask).clip(0.0, 1.0)[..., None]
+    return (127.0 + shown * (target.aligned - 127.0)).round().astype(np.uint8), points.astype(np.float32)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".part").write_bytes(content)
+    path.with_suffix(".part").rename(path)
+
+
+class Results:
+    """Everything that was measured of one way, by seed, and the gallery to look in."""
+
+    def __init__(self, folder: Path, half: str) -> None:
+        people: list[Person] = pickle.loads((folder / "people.pkl").read_bytes())
+        self.galleries = [
+            Gallery.of(np.stack([person.embeddings[index] for person in people]), centred=index > 0)
+            for index in range(len(NAMES))
+        ]
+        self.ways: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
+        for path in sorted(folder.glob(f"{half}-*/*.pkl")):
+            way, _, seed = path.parent.name.removeprefix(f"{half}-").rpartition("-")
+            rows = self.ways.setdefault(way, {}).setdefault(int(seed), {})
+            rows.update({row["number"]: row for row in pickle.loads(path.read_bytes())})
+
+    def probes(self, rows: dict[int, dict[str, Any]], index: int) -> np.ndarray:
+        """(N, D) unit norm by one recognizer."""
+        return self.galleries[index].probes(np.stack([row["embeddings"][index] for row in rows.values()]))
+
+    def similarities(self, way: str, index: int) -> np.ndarray:
+        """Of all results to their person."""
+        return np.concatenate(
+            [
+                (self.probes(rows, index) * self.galleries[index].embeddings[list(rows)]).sum(axis=1)
+                for rows in self.ways[way].values()
+            ]
+        )
+
+    def attacks(self, way: str) -> dict[str, dict[str, Rate]]:
+        """Rank 1 of each attack by each recognizer, over all seeds."""
+        rates: dict[str, dict[str, Rate]] = {}
+        for index, name in enumerate(NAMES):
+            for attack, match in MATCHING.items():
+                found = [
+                    match(self.probes(rows, index), self.galleries[index].embeddings, np.array(list(rows)))
+                    for rows in self.ways[way].values()
+                ]
+                hits = np.concatenate([ranks.found_within(1) for ranks in found])
+                rates.setdefault(name, {})[attack] = Rate(float(hits.sum()), len(hits))
+        return rates
+
+    def linked(self, way: str) -> dict[str, Rate]:
+        """Rank 1 of the results of one seed among those of another, by recognizer."""
+        seeds = list(self.ways[way].values())
+        if len(seeds) < 2:
+            return {}
+        both = [number for number in seeds[0] if number in seeds[1]]
+        rates = {}
+        for index, name in enumerate(NAMES):
+            first, second = (self.probes({n: rows[n] for n in both}, index) for rows in seeds[:2])
+            hits = linkability(first, second).found_within(1)
+            rates[name] = Rate(float(hits.sum()), len(hits))
+        return rates
+
+    def summary(self, way: str) -> dict[str, Any]:
+        """What the tables show of a way."""
+        rows = [row for rows in self.ways[way].values() for row in rows.values()]
+        attacks = self.attacks(way)
+        recognizer, attack = max(
+            ((name, attack) for name in attacks for attack in attacks[name]),
+            key=lambda at: attacks[at[0]][at[1]].value,
+        )
+        means = {name: float(np.mean([row[name] for row in rows])) for name in COSTS if name in rows[0]}
+        return {
+            "results": len(rows),
+            "seeds": len(self.ways[way]),
+            "worst": {"recognizer": recognizer, "attack": attack, **percent(attacks[recognizer][attack])},
+            "rank1": {name: {attack: percent(rate) for attack, rate in of.items()} for name, of in attacks.items()},
+            "linked": {name: percent(rate) for name, rate in self.linked(way).items()},
+            "similarity": {name: float(self.similarities(way, i).mean()) for i, name in enumerate(NAMES)},
+            **means,
+        }
+
+
+def percent(rate: Rate) -> dict[str, float]:
+    low, high = rate.interval
+    return {"percent": 100.0 * rate.value, "low": 100.0 * low, "high": 100.0 * high}
+
+
+def make_table(args: argparse.Namespace) -> None:
+    results = Results(args.runs, args.half)
+    chance = 100.0 / len(results.galleries[0].embeddings)
+    ways = {way: results.summary(way) for way in sorted(results.ways)}
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "table.json").write_text(json.dumps({"chance": chance, "ways": ways}, indent=1) + "\n")
+    for way, row in ways.items():
+        worst = row["worst"]
+        print(f"{way}: {row['results']} results, worst {worst}, landmarks {row.get('landmarks')}, {row.get('pose')}")
+    draw_similarities(results, args.output / "similarities.png")
+    draw_frontier(json.loads((args.output / "frontier.json").read_text()), args.output / "frontier.png")
+
+
+def draw_similarities(results: Results, path: Path) -> None:
+    """Histograms by each recognizer: strangers, originals, and both ways."""
+    matplotlib.use("Agg")
+    figure, axes = plt.subplots(1, len(NAMES), figsize=(13, 3.4), sharey=True, layout="constrained")
+    edges = np.linspace(-1.0, 1.0, 51)
+    for index, (axis, title) in enumerate(zip(axes, TITLES)):
+        gallery = results.galleries[index].embeddings
+        strangers = (gallery @ gallery.T)[np.triu_indices(len(gallery), k=1)]
+        axis.hist(strangers, edges, density=True, color="0.8", label="strangers")
+        for way, label, colour in LINES:
+            if way in results.ways:
+                own = results.similarities(way, index)
+                axis.hist(own, edges, density=True, histtype="step", linewidth=1.6, color=colour, label=label)
+        axis.set(title=title, xlabel="similarity to the person", yticks=[])
+    axes[0].legend(loc="upper left", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def draw_frontier(points: list[dict[str, Any]], path: Path) -> None:
+    """What hiding costs: drift of the landmarks against what the recognizer sees that taught nothing."""
+    matplotlib.use("Agg")
+    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for fresh, colour in ((0.0, "tab:red"), (0.7, "tab:orange"), (1.0, "tab:blue")):
+        some = [point for point in points if point["fresh_noise"] == fresh]
+        x, y = [p["landmarks"] for p in some], [p["above_strangers"]["512"] for p in some]
+        axis.scatter(x, y, color=colour, label=f"{100 * fresh:.0f} % fresh noise")
+        for point, at in zip(some, zip(x, y)):
+            text = f"λ {point['guidance']:g}, {point['angle']}°" + (
+                f", skip {point['skip']:g}" * (point["skip"] != 0.7)
+            )
+            axis.annotate(text, at, fontsize=6, xytext=(3, 3), textcoords="offset points")
+    axis.axhline(0.0, color="0.5", linewidth=0.8)
+    axis.axvline(6.0, color="0.5", linewidth=0.8, linestyle=":")
+    axis.set(
+        xlabel="drift of the landmarks, % of the eyes' distance", ylabel="similarity, in deviations above strangers"
+    )
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["run", "originals", "table"])
+    parser.add_argument("--way", default="stranger", choices=["stranger", "opposite"])
+    parser.add_argument("--name", help="of the way in the tables, where its settings are not the default's")
+    parser.add_argument("--preset", default="fast", choices=list(TINY_PRESETS))
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--kept", action="store_true", help="eyes and mouth are kept")
+    parser.add_argument("--half", default="odd", choices=["even", "odd", "all"], help="of the validation people")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--models", type=Path, default=Path("../shared/models"))
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path("docs/privacy"))
+    args = parser.parse_args()
+    if args.part == "table":
+        make_table(args)
+        return
+    torch.set_num_threads(1)
+    pipe = load_nullface_tiny()
+    pipe.set_progress_bar_config(disable=True)
+    examiner = Examiner(pipe, args.models)
+    if args.part == "run":
+        run(args, pipe, examiner)
+    else:
+        measure_originals(args, pipe, examiner)
+
+
+if __name__ == "__main__":
+    main()
