@@ -7,7 +7,9 @@ from nullface_pipeline.publish.hub import CLONE, PACKAGE, clone_folder, files_be
 
 
 # Of page, package and nullface-tiny. A photo that lies in one of these folders must not go to the Hub with them.
-SUFFIXES = frozenset({".css", ".html", ".js", ".json", ".md", ".onnx", ".py", ".safetensors", ".txt"})
+SUFFIXES = frozenset({".css", ".html", ".js", ".json", ".md", ".npz", ".onnx", ".py", ".safetensors", ".txt"})
+NAMES = frozenset({"SHA256SUMS"})
+EXTRAS = ("space", "video")
 
 
 def space_files(git: str | None = None) -> dict[str, bytes]:
@@ -28,11 +30,16 @@ def space_files(git: str | None = None) -> dict[str, bytes]:
     files = files_below(page, tuple(path.name for path in page.iterdir()))
     if git is None:
         files |= files_below(CLONE, (PACKAGE.name,))
-        needed = [*project["dependencies"], *project["optional-dependencies"]["space"]]
+        extras = project["optional-dependencies"]
+        needed = [*project["dependencies"], *(needed for extra in EXTRAS for needed in extras[extra])]
     else:
-        needed = [f"{project['name']}[space] @ git+{git}"]
+        needed = [f"{project['name']}[{','.join(EXTRAS)}] @ git+{git}"]
     return {
-        **{name: content for name, content in files.items() if PurePath(name).suffix in SUFFIXES},
+        **{
+            name: content
+            for name, content in files.items()
+            if PurePath(name).suffix in SUFFIXES or PurePath(name).name in NAMES
+        },
         "LICENSE": (CLONE / "LICENSE").read_bytes(),
         "requirements.txt": "".join(f"{requirement}\n" for requirement in needed).encode(),
     }

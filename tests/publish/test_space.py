@@ -22,7 +22,7 @@ def test_carries_the_package_and_names_what_it_needs():
     package = {path.relative_to(CLONE).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
     assert {name for name in package if not name.endswith(".pyc")} <= set(files), "a suffix is missing in SUFFIXES"
     assert not [name for name in files if name.endswith((".pyc", ".pyi"))]
-    assert {"gradio", "torch", "insightface"} <= {requirement.name for requirement in requirements(files)}
+    assert {"gradio", "torch", "insightface", "av"} <= {requirement.name for requirement in requirements(files)}
     assert all(
         requirement.url is None and requirement.name != "nullface-pipeline" for requirement in requirements(files)
     )
@@ -39,7 +39,7 @@ def test_a_photo_that_lies_about_is_not_published(tmp_path, monkeypatch):
 def test_or_names_a_revision():
     files = space_files("https://host/me/mine@v0.2.0")
     (requirement,) = requirements(files)
-    assert requirement.url == "git+https://host/me/mine@v0.2.0" and requirement.extras == {"space"}
+    assert requirement.url == "git+https://host/me/mine@v0.2.0" and requirement.extras == {"space", "video"}
     assert not [name for name in files if name.startswith("nullface_pipeline/")]
 
 
