@@ -123,7 +123,7 @@ def hide(pipe: Any, people: list[Person], options: PhotoOptions, seeds: list[int
         make_target(pipe, person.photo, person.face, [person.face], options.keep, None, seed)
         for person, seed in zip(people, seeds)
     ]
-    run = run_pipeline if options.opposite else run_towards_strangers
+    run = run_towards_strangers if options.strangers else run_pipeline
     results = run(pipe, targets, options.settings)
     return [replace(target, result=result) for target, result in zip(targets, results)]
 
@@ -131,7 +131,7 @@ def hide(pipe: Any, people: list[Person], options: PhotoOptions, seeds: list[int
 def run(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
     people, end = all_people(examiner, args.data, args.runs), time.monotonic() + 60.0 * args.minutes
     settings = {**TINY_PRESETS[args.preset], **({"guidance_scale": args.guidance} if args.guidance else {})}
-    options = PhotoOptions(keep=KEPT if args.kept else (), opposite=args.way == "opposite", **settings)
+    options = PhotoOptions(keep=KEPT if args.kept else (), strangers=args.way == "stranger", **settings)
     evaluations: list[int] = []
     pipe.unet.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[0])))
     for batch in batches(chosen(people, args.half)[: args.count]):

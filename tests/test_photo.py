@@ -29,7 +29,7 @@ from .tiny_parts import make_adapter, make_components, make_unet, make_vae
 
 
 # What becomes of faces does not depend on where they are turned to; the paper's way takes the fewest steps.
-FAST = {"num_inference_steps": 10, "skip": 0.5, "opposite": True}
+FAST = {"num_inference_steps": 10, "skip": 0.5}
 
 # In ten steps nullface-tiny does not get far enough from a face to pass its own check.
 PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True}
@@ -300,18 +300,18 @@ def test_two_faces_of_a_photo_are_never_one_person(pipe, group):
     assert [identity is not None for identity in identities] == [number == 1 for number in range(len(faces))]
 
 
-def test_a_face_is_turned_to_a_secret_stranger_by_default(pipe, astronaut):
-    settings = {**PASSES, "preset": "fast", "max_attempts": 1}
+def test_a_face_is_turned_to_a_secret_stranger(pipe, astronaut):
+    settings = {**PASSES, "preset": "fast", "max_attempts": 1, "strangers": True}
     opposite, first, again, other = (
         np.asarray(pipe.anonymize(astronaut, **{**settings, **asked}).image)
-        for asked in ({"seed": 0, "opposite": True}, {"seed": 0}, {"seed": 0}, {"seed": 1})
+        for asked in ({"seed": 0, "strangers": False}, {"seed": 0}, {"seed": 0}, {"seed": 1})
     )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, opposite) and not np.array_equal(first, other)
 
 
 def test_strangers_do_not_depend_on_the_batch(pipe, group):
-    settings = {"seed": 0, **PASSES, "preset": "preview", "max_attempts": 1}
+    settings = {"seed": 0, **PASSES, "preset": "preview", "max_attempts": 1, "strangers": True}
     together, alone = (np.asarray(pipe.anonymize(group, batch_faces=n, **settings).image).astype(int) for n in (8, 1))
     assert np.abs(together - alone).max() <= 2
 
@@ -452,10 +452,10 @@ def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut, preset, steps):
     handle = pipe.unet.register_forward_pre_hook(lambda module, arguments: counted.append(len(arguments[0])))
     try:
         asked = {"preset": preset, "seed": 0, "max_attempts": 1, "guidance_scale": 6.0}
-        result = pipe.anonymize(astronaut, **asked, opposite=True)
+        result = pipe.anonymize(astronaut, **asked)
         assert sum(counted) == evaluations and len(result.faces) == 1
         counted.clear()
-        pipe.anonymize(astronaut, **asked)
+        pipe.anonymize(astronaut, **asked, strangers=True)
     finally:
         handle.remove()
     one_more = evaluations - steps
@@ -466,9 +466,7 @@ def test_a_fast_attempt_that_fails_is_made_again_in_full(pipe, astronaut):
     counted = []
     handle = pipe.unet.register_forward_pre_hook(lambda module, arguments: counted.append(len(arguments[0])))
     try:
-        result = pipe.anonymize(
-            astronaut, preset="fast", seed=0, max_attempts=2, similarity_threshold=-1.0, opposite=True
-        )
+        result = pipe.anonymize(astronaut, preset="fast", seed=0, max_attempts=2, similarity_threshold=-1.0)
     finally:
         handle.remove()
     assert (result.faces[0].method, result.faces[0].attempts) == ("covered", 2)

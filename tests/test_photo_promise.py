@@ -26,7 +26,7 @@ from nullface_pipeline.photo import (
 from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
 
 
-FAST = {"num_inference_steps": 4, "skip": 0.5, "opposite": True}
+FAST = {"num_inference_steps": 4, "skip": 0.5}
 PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True, **FAST}
 
 

@@ -45,11 +45,13 @@ def test_whole_numbers_are_whole(name):
 
 @pytest.mark.parametrize("option", [{"identity_angle": 30.0}, {"identity_scale": -1.0}, {"guidance_scale": -5.0}])
 def test_how_far_a_face_is_turned_to_a_stranger_is_found(option):
-    with pytest.raises(ValueError, match="opposite=True"):
-        PhotoOptions(**option)
-    assert PhotoOptions(**option, opposite=True).settings.items() >= option.items()
-    with pytest.raises(TypeError, match="`opposite` must be True or False"):
-        PhotoOptions(opposite=1)
+    with pytest.raises(ValueError, match="strangers=True"):
+        PhotoOptions(**option, strangers=True)
+    assert PhotoOptions(**option).settings.items() >= option.items()
+    with pytest.raises(TypeError, match="`strangers` must be True or False"):
+        PhotoOptions(strangers=1)
+    with pytest.raises(ValueError, match="leave one out"):
+        PhotoOptions(strangers=True, people=np.ones((1, 512)))
 
 
 def test_a_prompt_is_one_text():

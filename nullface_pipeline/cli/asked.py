@@ -23,7 +23,7 @@ class AskedOfPhotos:
     skip_face: "list[Path | Box] | None"
     preset: Preset
     fast: bool
-    opposite: bool
+    strangers: bool
     steps: int | None
     skip: float | None
     guidance_scale: float | None
@@ -67,7 +67,7 @@ class AskedOfPhotos:
             ),
             similarity_threshold=self.threshold,
             accept_recognizable=self.accept_recognizable,
-            opposite=self.opposite,
+            strangers=self.strangers,
             min_face=self.min_face,
             on_failure="cover" if self.on_failure is OnFailure.cover else "error",
             batch_faces=self.batch_faces,
@@ -114,7 +114,7 @@ class AskedOfPhotos:
                 "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
                 "threshold": photo.similarity_threshold,
                 "judge": self.judge,
-                "opposite": self.opposite,
+                "strangers": self.strangers,
                 "min_face": photo.min_face,
                 "on_failure": photo.on_failure,
                 "detection_threshold": self.detection_threshold,

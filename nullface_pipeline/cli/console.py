@@ -19,7 +19,7 @@ _OPTIONS = {
     "skip_faces": "--skip-face",
     "num_inference_steps": "--steps",
     "on_failure='cover'": "--on-failure cover",
-    "opposite=True": "--opposite",
+    "strangers=True": "--strangers",
     **{
         field: "--" + field.replace("_", "-")
         for field in (

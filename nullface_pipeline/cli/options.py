@@ -152,11 +152,11 @@ Fast = Annotated[
     ),
 ]
 
-Opposite = Annotated[
+Strangers = Annotated[
     bool,
     typer.Option(
-        "--opposite",
-        help="The paper's way, straight away from the person: less work, and who knows it can look for the opposite.",
+        "--strangers",
+        help="Against somebody who knows the method: towards a secret stranger, with up to three times the work.",
         rich_help_panel=FACES,
     ),
 ]
@@ -170,9 +170,7 @@ Steps = Annotated[int | None, _knob("num_inference_steps", "The paper's T: steps
 Skip = Annotated[float | None, _knob("skip", "Share of the steps left out, 0 to 0.999: more stays.")]
 GuidanceScale = Annotated[float | None, _knob("guidance_scale", "How strongly the new identity acts.")]
 IdentityScale = Annotated[float | None, _knob("identity_scale", "Length of the opposite embedding.")]
-IdentityAngle = Annotated[
-    float | None, _knob("identity_angle", "With --opposite: turn it by up to so many degrees, at random.")
-]
+IdentityAngle = Annotated[float | None, _knob("identity_angle", "Turn it by up to so many degrees, at random.")]
 
 Threshold = Annotated[
     float | None,

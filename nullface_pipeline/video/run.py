@@ -137,8 +137,6 @@ def anonymize_video(
     """
     check_video_options(options)
     check_pipeline(pipe, options)
-    # Steady from frame to frame: one embedding for a track, and no search for an angle in each.
-    options = replace(options, opposite=True)
     suffix = output.suffix.lower()
     check_audio(video.path, audio, suffix)
     rendering = plan(pipe, video, options, work, identities, tell)

@@ -37,7 +37,7 @@ OPTIONS = {
     **dict.fromkeys(("--keep", "--preset", "--device", "--dtype", "--on-failure"), WORDS),
     **dict.fromkeys(("--report", "--contact-sheet", "--keep-mask", "--skip-face"), FILES),
 }
-FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--opposite")
+FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--strangers")
 
 
 @st.composite

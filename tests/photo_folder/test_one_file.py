@@ -15,7 +15,6 @@ from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
 
 QUICK = PhotoOptions(
     seed=0,
-    opposite=True,
     num_inference_steps=4,
     skip=0.5,
     similarity_threshold=1.0,
