@@ -160,10 +160,11 @@ def check_video_options(options: PhotoOptions) -> None:
         options.skip_faces
         or options.keep_mask is not None
         or options.people is not None
+        or options.strangers
         or options.on_failure != "cover"
     ):
         raise ValueError(
-            "`skip_faces`, `keep_mask`, `people` and `on_failure='error'` are for photos, not for videos."
+            "`skip_faces`, `keep_mask`, `people`, `strangers` and `on_failure='error'` are for photos, not for videos."
         )
 
 
