@@ -9,11 +9,11 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
+from nullface_pipeline.cli.console import console
 
 
 def invoke(*arguments):
-    # Wide enough that no word of the table is cut.
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +27,8 @@ def originals(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_state(tmp_path, monkeypatch):
+    # Wide enough that no word of the table is cut.
+    monkeypatch.setattr(console, "width", 200)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
