@@ -8,6 +8,7 @@ somebody who has the result and this recognizer.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ class People:
     def save(self, path: Path) -> None:
         """To a file of half precision, for `load_people`."""
         np.savez(path, mean=self.mean.half().numpy(), axes=self.axes.half().numpy(), rest=np.float32(self.rest))
+
+    @cached_property
+    def others(self) -> torch.Tensor:
+        """(`OTHERS`, D): whom results are compared with. Always the same, which need not be secret."""
+        return self.draw(OTHERS, torch.Generator().manual_seed(0))
 
     @classmethod
     def anybody(cls, size: int = EMBEDDING_SIZE) -> "People":
@@ -127,8 +133,7 @@ class AngleSearch:
         self.stranger = people.draw(1, generator)[0]
         low, high = PLACES
         self.place = low + (high - low) * float(torch.rand(1, generator=generator))
-        # Whom the result is compared with need not be secret.
-        self.others = people.draw(OTHERS, torch.Generator().manual_seed(0))
+        self.others = people.others
         self.tried: list[tuple[float, float, float]] = []
 
     def add(self, angle: float, result: torch.Tensor) -> None:

@@ -19,15 +19,14 @@ FACE_MODELS = "buffalo_l"
 FOR_RESEARCH = "research only, non-commercial"
 
 
-@dataclass(frozen=True)
-class HubWeights:
-    """Files of a repository of the Hub, which knows their hashes.
+@dataclass(frozen=True, kw_only=True)
+class _Described:
+    """What there is to say of weights, wherever they come from.
 
     Attributes:
-        size (`int`): bytes to fetch, about.
+        source (`str`): repository or address.
+        size (`int`): bytes to fetch; about, where the Hub knows them.
         licence_page (`str`): address of the licence's text.
-        files (`tuple[str, ...]`): those that hold weights, by path in the repository.
-        small_files (`tuple[str, ...]`): patterns of what else a pipeline needs; none where one file is all.
     """
 
     name: str
@@ -35,6 +34,17 @@ class HubWeights:
     size: int
     licence: str
     licence_page: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubWeights(_Described):
+    """Files of a repository of the Hub, which knows their hashes.
+
+    Attributes:
+        files (`tuple[str, ...]`): those that hold weights, by path in the repository.
+        small_files (`tuple[str, ...]`): patterns of what else a pipeline needs; none where one file is all.
+    """
+
     files: tuple[str, ...]
     small_files: tuple[str, ...] = ()
 
@@ -51,21 +61,15 @@ class HubWeights:
         return Path(first).parent if self.small_files else Path(first)
 
 
-@dataclass(frozen=True)
-class ReleaseWeights:
+@dataclass(frozen=True, kw_only=True)
+class ReleaseWeights(_Described):
     """A file that is attached to a release on GitHub.
 
     Attributes:
-        size (`int`), sha256 (`str`): of that file.
-        licence_page (`str`): address of the licence's text.
+        sha256 (`str`): of that file.
         place (`Path`): where the library that uses them looks for them: a file, or the folder of an unpacked archive.
     """
 
-    name: str
-    source: str
-    size: int
-    licence: str
-    licence_page: str
     sha256: str
     place: Path
 

@@ -37,9 +37,10 @@ def face_hider(pipe: Any, asked: Asked, people: Any | None = None) -> "Anonymize
         people (`np.ndarray`, *optional*): (P, 512), see `PhotoOptions`.
     """
     from nullface_pipeline.photo_folder import photo_anonymizer
+    from nullface_pipeline.photo_folder.noise import SEED_BITS
 
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
-    seed = secrets.randbits(62) if asked.seed is None else asked.seed
+    seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
     try:
         options = replace(asked.photo_options, people=people, **asked.settings)
         return photo_anonymizer(pipe, options, asked.judge, seed)

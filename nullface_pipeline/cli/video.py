@@ -216,9 +216,10 @@ def _face_options(pipe: Any, asked: Asked) -> "PhotoOptions":
 def _look(asked: Asked, pipe: Any, job: "PhotoJob", progress: Progress) -> "tuple[LinkedVideo, Work] | None":
     """What one video shows; None if it is refused."""
     from nullface_pipeline.photo_folder import file_digest
+    from nullface_pipeline.photo_folder.noise import SEED_BITS
     from nullface_pipeline.video import Work, link_video, work_folder
 
-    seed = secrets.randbits(62) if asked.seed is None else asked.seed
+    seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
     made_from = f"{file_digest(job.source)} {asked.digest}"
     work = Work(work_folder(job.output), made_from, seed, fixed=asked.seed is not None)
     with _refusals(job, work):

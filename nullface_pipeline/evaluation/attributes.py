@@ -48,10 +48,7 @@ class HeadPose:
 
     def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """(3,) degrees: yaw, pitch, roll. See `measures.FaceMeasure`."""
-        heads = self.session.run(
-            None, {self.session.get_inputs()[0].name: network_input(self.session, image, landmarks)}
-        )
-        return np.array([expected_degrees(head[0], self.bin_degrees, self.first_degree) for head in heads])
+        return face_angles(self.session, image, landmarks, self.bin_degrees, self.first_degree)
 
     def distance(self, original: np.ndarray, anonymized: np.ndarray) -> float:
         """Mean absolute difference of the three angles."""
@@ -80,11 +77,7 @@ class Gaze:
 
     def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         """(2,) radians: yaw, pitch. See `measures.FaceMeasure`."""
-        heads = self.session.run(
-            None, {self.session.get_inputs()[0].name: network_input(self.session, image, landmarks)}
-        )
-        degrees = [expected_degrees(head[0], self.bin_degrees, self.first_degree) for head in heads]
-        return np.radians(degrees)
+        return np.radians(face_angles(self.session, image, landmarks, self.bin_degrees, self.first_degree))
 
     def distance(self, original: np.ndarray, anonymized: np.ndarray) -> float:
         """Mean absolute difference of the two angles."""
@@ -219,6 +212,18 @@ def network_input(session: onnxruntime.InferenceSession, image: np.ndarray, land
     face = face_square(image, landmarks, input_size(session), widening=0.25)
     pixels = (face / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     return pixels.transpose(2, 0, 1)[None].astype(np.float32)
+
+
+def face_angles(
+    session: onnxruntime.InferenceSession,
+    image: np.ndarray,
+    landmarks: np.ndarray,
+    bin_degrees: float,
+    first_degree: float,
+) -> np.ndarray:
+    """(heads,) degrees that a network with a head of bins for each angle sees in a face."""
+    heads = session.run(None, {session.get_inputs()[0].name: network_input(session, image, landmarks)})
+    return np.array([expected_degrees(head[0], bin_degrees, first_degree) for head in heads])
 
 
 def face_box(landmarks: np.ndarray) -> np.ndarray:

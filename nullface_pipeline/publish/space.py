@@ -31,7 +31,7 @@ def space_files(git: str | None = None) -> dict[str, bytes]:
     if git is None:
         files |= files_below(CLONE, (PACKAGE.name,))
         extras = project["optional-dependencies"]
-        needed = [*project["dependencies"], *(needed for extra in EXTRAS for needed in extras[extra])]
+        needed = sum((extras[extra] for extra in EXTRAS), start=list(project["dependencies"]))
     else:
         needed = [f"{project['name']}[{','.join(EXTRAS)}] @ git+{git}"]
     return {
