@@ -37,7 +37,7 @@ from training.teacher import TEACHER
 ZERO_IDENTITY_SHARE = 0.1
 AVERAGED_SHARE = 0.3  # of the samples are told the average of a person's embeddings, the purest word on who it is
 # Where the method works (skip 0.7 begins at timestep 300), where the identity shows most in the error, and the rest.
-TIMESTEP_RANGES = ((0, 350, 0.5), (350, 600, 0.35), (600, 1000, 0.15))
+TIMESTEP_RANGES = ((0, 350, 0.6), (350, 600, 0.28), (600, 1000, 0.12))
 EMA_DECAY = 0.999
 # The first part of the budget goes to the middle of the crops, which holds the face and takes about half the time.
 # The rest is needed at full size: until then the error there is a quarter higher than it need be.
