@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training.checkpoint import kept
 from training.denoiser_export import LATENT_SIZE, attach_fresh_adapter, build_unet, export, load_trained
 from training.diffusion import Batch, Diffusion
+from training.face_swaps import SwapCache
 from training.identities import load_identities
 from training.latent_cache import LatentCache
 from training.likeness import FaceSampler, Likeness, weighted
@@ -34,7 +35,12 @@ from training.sampling import Sampling
 from training.teacher import TEACHER
 
 
-ZERO_IDENTITY_SHARE = 0.1
+# A portrait told its own identity; a swapped face told the portrait's, which has to come back; a portrait told another
+# person's, which the swapped face is; and a swapped face told whose it is.
+KINDS = {"true": 0.42, "restored": 0.28, "given": 0.18, "left": 0.12}
+TRUE, RESTORED, GIVEN, LEFT = range(4)
+CHANGED_TIMESTEPS = (60, 600)  # below it the change would be many times the noise
+ZERO_IDENTITY_SHARE = 0.15  # of those where nothing is to change
 AVERAGED_SHARE = 0.3  # of the samples are told the average of a person's embeddings, the purest word on who it is
 # Where the method works (skip 0.7 begins at timestep 300), where the identity shows most in the error, and the rest.
 TIMESTEP_RANGES = ((0, 350, 0.6), (350, 600, 0.28), (600, 1000, 0.12))
@@ -51,28 +57,50 @@ logger = logging.getLogger("training.denoiser")
 class Sampler:
     """Draws training samples: portraits by weight, variant and embedding independently of each other."""
 
-    def __init__(self, latents: np.ndarray, identities: np.ndarray, weights: np.ndarray) -> None:
+    def __init__(self, latents: np.ndarray, swaps: SwapCache, identities: np.ndarray, weights: np.ndarray) -> None:
         average = identities.mean(axis=1, keepdims=True)
-        self.latents, self.identities = latents, identities
+        self.latents, self.swaps, self.identities = latents, swaps, identities
         self.averages = (average / np.linalg.norm(average, axis=-1, keepdims=True))[:, 0]
         self.probabilities = weights / weights.sum(dtype=np.float64)
 
     def draw(self, batch_size: int, window: int, rng: np.random.Generator) -> Batch:
         """A batch on the CPU, of windows of `window` latent pixels about the middle."""
         rows = rng.choice(len(self.probabilities), size=batch_size, p=self.probabilities)
-        latents = self.latents[rows, rng.integers(self.latents.shape[1], size=batch_size)].astype(np.float32)
-        margin = latents.shape[-1] - window
-        x, y = rng.integers(margin // 4, margin - margin // 4 + 1, size=2)
-        latents = latents[..., y : y + window, x : x + window]
-        single = self.identities[rows, rng.integers(self.identities.shape[1], size=batch_size)]
-        identities = np.where(rng.random((batch_size, 1)) < AVERAGED_SHARE, self.averages[rows], single)
-        identities = identities * (rng.random((batch_size, 1)) >= ZERO_IDENTITY_SHARE)
-        return Batch(
-            torch.from_numpy(np.ascontiguousarray(latents)),
-            torch.from_numpy(identities.astype(np.float32)[:, None]),
-            torch.from_numpy(random_timesteps(batch_size, rng)),
-            torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)),
+        variants = rng.integers(self.latents.shape[1], size=batch_size)
+        kinds = rng.choice(len(KINDS), size=batch_size, p=list(KINDS.values()))
+        from_swap, to_swap = np.isin(kinds, (RESTORED, LEFT)), np.isin(kinds, (GIVEN, LEFT))
+        # The way from one person to the other is also shown from halfway on, as the later steps see it.
+        left = np.where(rng.random(batch_size) < 0.5, 1.0, rng.uniform(0.2, 1.0, size=batch_size))
+        pair = np.stack([self.latents[rows, variants], self.swaps.latents[rows, variants]]).astype(np.float32)
+        pair = pair[..., *cut_out(pair.shape[-1], window, rng)]
+        every = np.arange(batch_size)
+        start, wanted = pair[from_swap.astype(int), every], pair[to_swap.astype(int), every]
+        start = wanted + left[:, None, None, None].astype(np.float32) * (start - wanted)
+        told = self._told(np.where(to_swap, self.swaps.partners[rows, variants], rows), rng)
+        is_changed = from_swap != to_swap
+        told[~is_changed & (rng.random(batch_size) < ZERO_IDENTITY_SHARE)] = 0.0
+        timesteps = np.where(
+            is_changed, rng.integers(*CHANGED_TIMESTEPS, size=batch_size), random_timesteps(batch_size, rng)
         )
+        return Batch(
+            torch.from_numpy(start),
+            torch.from_numpy(wanted),
+            torch.from_numpy(told[:, None]),
+            torch.from_numpy(timesteps),
+            torch.from_numpy(rng.standard_normal(start.shape, dtype=np.float32)),
+        )
+
+    def _told(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(B, 512) float32: one embedding of each portrait, or the average of all that it has."""
+        single = self.identities[rows, rng.integers(self.identities.shape[1], size=len(rows))]
+        return np.where(rng.random((len(rows), 1)) < AVERAGED_SHARE, self.averages[rows], single).astype(np.float32)
+
+
+def cut_out(size: int, window: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns of a window about the middle."""
+    margin = size - window
+    x, y = rng.integers(margin // 4, margin - margin // 4 + 1, size=2)
+    return slice(y, y + window), slice(x, x + window)
 
 
 def random_timesteps(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -94,7 +122,7 @@ class Validation:
         timesteps = torch.tensor(VALIDATION_TIMESTEPS).repeat(len(rows))[: len(rows)]
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
         told = {"identity": right, "none": 0.0 * right, "other": right.roll(1, dims=0), "negative": -right}
-        self.batches = {name: Batch(latents, identity, timesteps, noise) for name, identity in told.items()}
+        self.batches = {name: Batch(latents, latents, identity, timesteps, noise) for name, identity in told.items()}
 
     @torch.no_grad()
     def __call__(self, diffusion: Diffusion, unet: torch.nn.Module) -> dict[str, float]:
@@ -144,8 +172,9 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     device = torch.device(args.device, rank) if args.device == "cuda" else torch.device(args.device)
     cache, sampling = LatentCache.load("train", args.runs), Sampling.load(args.runs)
     identities = load_identities(cache.ids, "train", args.identities, args.runs)
-    projection = load_projection(args.runs) if args.faces else np.eye(identities.shape[-1], dtype=np.float32)
-    sampler = Sampler(cache.latents, identities @ projection, sampling.weights)
+    projection = load_projection(args.runs)
+    swaps = SwapCache.load(args.runs)
+    sampler = Sampler(cache.latents, swaps, (identities @ projection).astype(np.float32), sampling.weights)
     diffusion, validation = Diffusion(args.runs, device), Validation(args.runs, args.identities, projection)
     if args.faces:
         face_sampler = FaceSampler(args.runs, identities, projection)

@@ -14,9 +14,10 @@ SNR_CAP = 2.0
 
 @dataclass
 class Batch:
-    """Noisy latents and what was added to them."""
+    """Latents, what is added to them, and what is to come out."""
 
     latents: torch.Tensor  # (B, 4, 32, 32) float32
+    wanted: torch.Tensor  # (B, 4, 32, 32) float32, other than `latents` where another person is to come out
     identities: torch.Tensor  # (B, 1, 512) float32, zero where dropped
     timesteps: torch.Tensor  # (B,) int64
     noise: torch.Tensor  # (B, 4, 32, 32) float32
@@ -48,6 +49,9 @@ class Diffusion:
         latents, identities = batch.latents.to(self.device), batch.identities.to(self.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
         predicted = self.predict(unet, noisy, timesteps, identities)
+        # The noise that would have led here from what is wanted.
+        alphas = self.scheduler.alphas_cumprod.to(self.device)[timesteps].view(-1, 1, 1, 1)
+        noise = noise + (alphas / (1.0 - alphas)).sqrt() * (latents - batch.wanted.to(self.device))
         return ((predicted - noise).square() * face_weight(noise.shape[-1], self.device)).mean(dim=(1, 2, 3))
 
     def loss(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:

@@ -65,7 +65,7 @@ def swap_face(crop: np.ndarray, landmarks: np.ndarray, other: np.ndarray, other_
     source = np.nan_to_num(LinearNDInterpolator(points, other_points)(ticks), nan=-1.0).astype(np.float32)
     warped = cv2.remap(other, source[..., 0], source[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
-    inside = np.zeros(crop.shape[:2], np.float32)
+    inside: np.ndarray = np.zeros(crop.shape[:2], np.float32)
     cv2.fillConvexPoly(inside, cv2.convexHull(np.rint(points).astype(np.int32)), 1.0)
     inside = cv2.erode(inside, np.ones((5, 5)), borderType=cv2.BORDER_CONSTANT, borderValue=0.0)
     toned = in_tones_of(warped, crop, inside > 0.0)
@@ -85,7 +85,9 @@ class Partners:
     """Finds, for a face, other people of like pose, expression and tone."""
 
     def __init__(self, cache: LatentCache, portraits: list[Portrait], landmarks: np.ndarray, runs: Path) -> None:
-        embeddings = Sampling.load(runs).centre(TeacherEmbeddings.load("train", runs).of(cache.ids)[:, :2].mean(axis=1))
+        embeddings = Sampling.load(runs).centre(
+            TeacherEmbeddings.load("train", runs).of(cache.ids)[:, :2].mean(axis=1)
+        )
         self.colour, self.embeddings = cache.real_colour, embeddings
         self.landmarks = landmarks.reshape(len(landmarks), -1)
         self.tones = np.zeros((len(portraits), 2))
