@@ -134,6 +134,7 @@ def run(
     detection_threshold: options.DetectionThreshold = 0.3,
     min_face: options.MinFace = 0.0,
     on_failure: options.Failure = options.OnFailure.cover,
+    cover: options.CoverName = options.Cover.patch,
     model: options.Model = "tiny",
     device: options.Device = None,
     dtype: options.DtypeName = None,

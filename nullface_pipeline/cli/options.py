@@ -45,6 +45,12 @@ class OnFailure(StrEnum):
     error = "error"
 
 
+class Cover(StrEnum):
+    patch = "patch"
+    blur = "blur"
+    mosaic = "mosaic"
+
+
 class Engine(StrEnum):
     local = "local"
     accelerate = "accelerate"
@@ -220,6 +226,14 @@ Failure = Annotated[
     typer.Option(
         metavar="WHAT",
         help="With a face that cannot be hidden: cover it, leave its photo out (skip-file), or stop there (error).",
+        rich_help_panel=CHECKS,
+    ),
+]
+CoverName = Annotated[
+    Cover,
+    typer.Option(
+        metavar="NAME",
+        help="What it is covered by: patch, or what looks like a blur or a mosaic and tells no more.",
         rich_help_panel=CHECKS,
     ),
 ]

@@ -12,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from nullface_pipeline.face_covers import cover_faces, widened
 from nullface_pipeline.face_edit import (
     FaceTarget,
     closest_similarity,
-    cover_face,
     hide_faces,
     make_target,
     paste_all,
@@ -237,15 +237,14 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
     before = piece.window[number].pixels
     done = decide(rendering, piece, number)
     hidden = tuple(done.hidden.values())
-    pixels = paste_all(before, list(hidden))
-    for box, margin in done.covered.values():
-        pixels = cover_face(pixels, box, margin)
+    cover = rendering.options.cover
+    pixels = cover_faces(paste_all(before, list(hidden)), list(done.covered.values()), cover)
     there = [index for index, states in enumerate(rendering.tracks) if states.at(number) is not None]
     if there != sorted([*done.hidden, *done.covered, *done.parts]):
         raise FaceNotHiddenError(f"Not every face of frame {number} is accounted for; nothing is written.")
-    covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box, _ in done.covered.values())
+    covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box in done.covered.values())
     found = FoundFaces(before, tuple(target.face for target in hidden), covered, ())
-    check_finished(found, FinishedFaces(pixels, hidden, (), covered))
+    check_finished(found, FinishedFaces(pixels, hidden, (), covered, cover))
     return pixels
 
 
@@ -255,12 +254,12 @@ class Done:
 
     Attributes:
         hidden (`dict[int, FaceTarget]`): replaced by a new face.
-        covered (`dict[int, tuple[np.ndarray, float]]`): box and margin of a patch.
+        covered (`dict[int, np.ndarray]`): (4,) boxes to cover.
         parts (`list[int]`): parts of faces that are replaced, such as a mouth that was taken for a face.
     """
 
     hidden: dict[int, FaceTarget]
-    covered: dict[int, tuple[np.ndarray, float]]
+    covered: dict[int, np.ndarray]
     parts: list[int]
 
 
@@ -280,7 +279,7 @@ def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
         if filled and not is_near_failure(piece, number, index):
             done.parts.append(index)
         else:
-            done.covered[index] = (states.patches[place], float(states.margins[place]))
+            done.covered[index] = widened(states.patches[place], float(states.margins[place]))
     return done
 
 

@@ -49,7 +49,7 @@ class TrackStates:
         boxes (`np.ndarray`): (m, 4) float32: where the face is.
         landmarks (`np.ndarray`): (m, 5, 2) float32, smoothed; what they say of covered frames means nothing.
         patches (`np.ndarray`): (m, 4) float32: boxes to cover.
-        margins (`np.ndarray`): (m,): for `cover_face`.
+        margins (`np.ndarray`): (m,): how far around them covers reach, for `widened`.
     """
 
     track: Track
