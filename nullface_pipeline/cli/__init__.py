@@ -14,6 +14,7 @@ from nullface_pipeline.cli.doctor import doctor
 from nullface_pipeline.cli.evaluate import evaluate
 from nullface_pipeline.cli.export import export
 from nullface_pipeline.cli.fetch import fetch
+from nullface_pipeline.cli.options import FLAG
 from nullface_pipeline.cli.selftest import selftest
 from nullface_pipeline.cli.video import video
 
@@ -31,10 +32,16 @@ def print_version(asked: bool) -> None:
 def nullface(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar=FLAG, callback=print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Replace the faces in photos by other people's."""
+    """Replace the faces in photos by other people's.
+
+    Begin with `nullface demo`, then `nullface anonymize photo.jpg -o out`.
+    """
     write_what_the_terminal_can()
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -56,8 +63,8 @@ def main() -> None:
 
 
 def in_words(error: typer.TyperException) -> str:
-    """With the option's name."""
-    return " ".join(error.format_message().split())
+    """With the option's name, and without Pydantic's words, which some versions of Typer hand on."""
+    return " ".join(error.format_message().split()).replace(": Value error, ", ": ")
 
 
 for command in (demo, anonymize, video, evaluate, selftest, fetch, doctor, export):

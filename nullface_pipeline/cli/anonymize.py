@@ -67,11 +67,11 @@ def anonymize(
 ) -> None:
     """Replace the faces in photos.
 
-    A photo that cannot be anonymized is not written. A stopped run goes on if it is
-    given again.
+    A photo that cannot be anonymized is not written. A stopped run goes on if
+    it is given again.
 
-    Exit code: 0 if every face is verified, 2 if some are covered instead, 3 if some
-    photos were refused, 1 for wrong usage.
+    Exit code: 0 if every face is verified, 2 if some are covered instead, 3 if
+    some photos were refused, 1 for wrong usage.
     """
     asked = Asked(**locals())
     # The result is all that comes out at the standard output.

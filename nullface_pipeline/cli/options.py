@@ -21,6 +21,9 @@ RUN = "Model and machine"
 SHARDS = "Shards and engines"
 FILES = "Files and runs"
 
+# Of options without a value, for which Typer would show <bool>.
+FLAG = ""
+
 # A photo on the standard input, a result on the standard output.
 STREAM = "-"
 
@@ -107,7 +110,10 @@ def skipped_face(value: str) -> Path | tuple[float, ...]:
         return path(value)
 
 
-Paths = Annotated[list[str], typer.Argument(help="Photos, folders and patterns in quotes; - for standard input.")]
+Paths = Annotated[
+    list[str],
+    typer.Argument(metavar="PHOTOS", help="Photos, folders and patterns in quotes; - for standard input."),
+]
 Output = Annotated[
     Path,
     typer.Option(
@@ -153,6 +159,7 @@ Fast = Annotated[
     bool,
     typer.Option(
         "--fast",
+        metavar=FLAG,
         help="Nearly the same in 7 steps, about four times as fast, with any preset.",
         rich_help_panel=FACES,
     ),
@@ -162,6 +169,7 @@ Strangers = Annotated[
     bool,
     typer.Option(
         "--strangers",
+        metavar=FLAG,
         help="Against somebody who knows the method: towards a secret stranger, with up to three times the work.",
         rich_help_panel=FACES,
     ),
@@ -191,6 +199,7 @@ AcceptRecognizable = Annotated[
     bool,
     typer.Option(
         "--accept-recognizable",
+        metavar=FLAG,
         help="Allow a --threshold with which recognizable results pass.",
         rich_help_panel=CHECKS,
     ),
@@ -233,7 +242,8 @@ CoverName = Annotated[
     Cover,
     typer.Option(
         metavar="NAME",
-        help="What it is covered by: patch, or what looks like a blur or a mosaic and tells no more.",
+        help="What covers a face that cannot be replaced: patch, or what looks like a blur or a mosaic and tells no "
+        "more.",
         rich_help_panel=CHECKS,
     ),
 ]
@@ -273,12 +283,22 @@ Seed = Annotated[
 
 SameFace = Annotated[
     bool,
-    typer.Option("--same-face", help="One new face for a person in all of them: a pseudonym.", rich_help_panel=FACES),
+    typer.Option(
+        "--same-face",
+        metavar=FLAG,
+        help="One new face for a person in all of them: a pseudonym.",
+        rich_help_panel=FACES,
+    ),
 ]
 
 KeepMetadata = Annotated[
     bool,
-    typer.Option("--keep-metadata", help="Keep the EXIF, GPS included; never its thumbnail.", rich_help_panel=FILES),
+    typer.Option(
+        "--keep-metadata",
+        metavar=FLAG,
+        help="Keep the EXIF, GPS included; never its thumbnail.",
+        rich_help_panel=FILES,
+    ),
 ]
 Report = Annotated[
     Path | None,
@@ -292,26 +312,40 @@ ContactSheet = Annotated[
 ]
 NoResume = Annotated[
     bool,
-    typer.Option("--no-resume", help="Do photos again that were done with the same options.", rich_help_panel=FILES),
+    typer.Option(
+        "--no-resume", metavar=FLAG, help="Do again what was done with the same options.", rich_help_panel=FILES
+    ),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace files that no run is known to have made.", rich_help_panel=FILES),
+    typer.Option(
+        "--overwrite", metavar=FLAG, help="Replace files that no run is known to have made.", rich_help_panel=FILES
+    ),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Only look for faces, and write previews with these covered.", rich_help_panel=FILES
+        "--dry-run",
+        metavar=FLAG,
+        help="Only look for faces, and write previews with these covered.",
+        rich_help_panel=FILES,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON line a photo.", rich_help_panel=FILES)]
+AsJson = Annotated[
+    bool, typer.Option("--json", metavar=FLAG, help="With --dry-run: one JSON line a photo.", rich_help_panel=FILES)
+]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Say nothing but errors, refusals and notices.", rich_help_panel=FILES),
+    typer.Option(
+        "--quiet", "-q", metavar=FLAG, help="Say nothing but errors, refusals and notices.", rich_help_panel=FILES
+    ),
 ]
 
 Source = Annotated[
-    str, typer.Argument(help="Folder or URL (s3://, gs://, hf://) of Parquet files, WebDataset tars, or photos.")
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="Folder or URL (s3://, gs://, hf://) of Parquet files, WebDataset tars, or photos."
+    ),
 ]
 Target = Annotated[
     str,

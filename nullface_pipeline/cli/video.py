@@ -67,7 +67,9 @@ class AskedOfVideos(AskedOfFaces):
 
 
 def video(
-    videos: Annotated[list[Path], typer.Argument(help="Videos: MP4, MOV, WebM, and most others.")],
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, and most others.")
+    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
@@ -99,11 +101,11 @@ def video(
 ) -> None:
     """Replace the faces in videos.
 
-    Every face is replaced and verified in every frame, or covered. A stopped run goes on
-    where it was if it is given again.
+    Every face is replaced and verified in every frame, or covered. A stopped
+    run goes on where it was if it is given again.
 
-    Exit code: 0 if nothing is covered, 2 if something is, 3 if some videos were refused,
-    1 for wrong usage.
+    Exit code: 0 if nothing is covered, 2 if something is, 3 if some videos were
+    refused, 1 for wrong usage.
     """
     asked = AskedOfVideos(**locals())
     console.quiet = quiet
@@ -126,13 +128,14 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
     Raises:
         ValueError: if one does not exist, or two would be written to one place.
     """
+    for path in videos:
+        if not path.is_file():
+            raise ValueError(f"{path} is no file: name the videos themselves, as in clips/*.mp4.")
+    # Only now: it takes seconds.
     from nullface_pipeline.photo_folder import PhotoJob, check_written
     from nullface_pipeline.photo_folder.paths import planned_results
     from nullface_pipeline.video import output_suffix
 
-    for path in videos:
-        if not path.is_file():
-            raise ValueError(f"{path} is no file: name the videos themselves, as in clips/*.mp4.")
     jobs = [PhotoJob(path, output / f"{path.stem}{output_suffix(path)}") for path in dict.fromkeys(videos)]
     check_written(planned_results(jobs), [job.source for job in jobs])
     return jobs
