@@ -84,7 +84,7 @@ class AskedDataset(AskedOfPhotos):
         if "://" not in self.source and not Path(self.source).exists():
             raise ValueError(f"{self.source} does not exist.")
         photo_options = self.photo_options
-        # Only now: it takes seconds.
+        # Only now, because it takes seconds.
         from nullface_pipeline.dataset import DatasetJob, Place, read_or_draw_seed, seed_path
 
         target = Place(self.output)
@@ -180,10 +180,10 @@ def run(
 @contextlib.contextmanager
 def _beginning(asked: AskedDataset) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     """The job, and the shards left to do; no other run writes to the target until the end."""
+    job = asked.job()
     from nullface_pipeline.dataset import begin, find_shards
     from nullface_pipeline.photo_folder import hold_folder
 
-    job = asked.job()
     shards = find_shards(job)
     # The processes of `accelerate launch` are one run, and each needs the whole list.
     if asked.engine is options.Engine.accelerate:

@@ -131,7 +131,7 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
     for path in videos:
         if not path.is_file():
             raise ValueError(f"{path} is no file: name the videos themselves, as in clips/*.mp4.")
-    # Only now: it takes seconds.
+    # Only now, because it takes seconds.
     from nullface_pipeline.photo_folder import PhotoJob, check_written
     from nullface_pipeline.photo_folder.paths import planned_results
     from nullface_pipeline.video import output_suffix
