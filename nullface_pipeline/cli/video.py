@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from nullface_pipeline.cli import options
 from nullface_pipeline.cli.asked import AskedOfFaces
@@ -67,9 +67,7 @@ class AskedOfVideos(AskedOfFaces):
 
 
 def video(
-    videos: Annotated[
-        list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, and most others.")
-    ],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, and most others.")],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
@@ -289,9 +287,11 @@ def _progress() -> Progress:
 
 
 def _reports_table(reports: "dict[PhotoJob, VideoReport]", model: str) -> Table:
-    video = "video, with nullface-tiny, a demonstration" if model == "tiny" else "video"
+    title = "with nullface-tiny, a demonstration" if model == "tiny" else None
     table = Table(
-        video, "frames", "tracks", "faces replaced", "in short gaps", "places covered", "frames with a patch"
+        Column("video", overflow="fold"),
+        *("frames", "tracks", "faces replaced", "in short gaps", "places covered", "frames with a cover"),
+        title=title,
     )
     for job, report in reports.items():
         numbers = (report.frames, report.tracks, report.anonymized, report.gaps, report.covered)

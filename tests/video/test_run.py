@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nullface_pipeline.face_edit import make_target, run_pipeline
+from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person
 from nullface_pipeline.video.look import look, read_look
@@ -67,6 +69,16 @@ def test_a_video_without_a_face_is_refused(pipe, tmp_path):
 def test_options_of_photos_are_refused(pipe, source, tmp_path):
     with pytest.raises(ValueError, match="for photos"):
         anonymize(pipe, source, tmp_path / "out.mp4", skip_faces=((0, 0, 9, 9),))
+
+
+def test_the_frames_of_a_track_are_turned_alike(pipe):
+    """By an angle that is drawn for each track, not for each frame."""
+    pixels = astronaut().pixels
+    face, *_ = search_faces(pipe.face_analyser, pixels)
+    tracks = [make_target(pipe, pixels, face, [face], (), None, seed) for seed in (7, 7, 8)]
+    settings = PhotoOptions(**QUICK, identity_angle=90.0).settings
+    first, second, other = (result.astype(int) for result in run_pipeline(pipe, tracks, settings))
+    assert np.abs(first - second).max() <= 1 < np.abs(first - other).max()
 
 
 @pytest.mark.parametrize(("size", "length"), [((360, 640), 64), ((1080, 1920), 21), ((4320, 7680), 8)])
