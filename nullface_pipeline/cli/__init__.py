@@ -54,7 +54,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        print_error(f"{in_words(error)} See `nullface --help`.")
+        print_error(in_words(error))
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         print_error("Stopped. Give the same command again to go on.")
@@ -63,8 +63,14 @@ def main() -> None:
 
 
 def in_words(error: typer.TyperException) -> str:
-    """With the option's name, and without Pydantic's words, which some versions of Typer hand on."""
-    return " ".join(error.format_message().split()).replace(": Value error, ", ": ")
+    """With the option's name and the command's help, and without Pydantic's words, which some versions of Typer hand on."""
+    message = " ".join(error.format_message().split()).replace(": Value error, ", ": ").rstrip(".")
+    names: list[str] = []
+    context = getattr(error, "ctx", None)
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return f"{message}. See `{' '.join(['nullface', *names])} --help`."
 
 
 for command in (demo, anonymize, video, evaluate, selftest, fetch, doctor, export):

@@ -70,7 +70,8 @@ def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
             raise typer.BadParameter(f"{value!r} is no {'whole number' if whole else 'number'}.") from error
         # Not "outside": NaN is neither below nor above any bound.
         if not low <= read <= high:
-            raise typer.BadParameter(f"{value} is not in the range from {low:g} to {high:g}.")
+            ends = f"{low:.0f} to {high:.0f}" if whole else f"{low:g} to {high:g}"
+            raise typer.BadParameter(f"{value} is not in the range from {ends}.")
         return read
 
     return parse
@@ -94,6 +95,22 @@ def sheet_path(value: str) -> Path:
     if sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise typer.BadParameter(f"--contact-sheet takes a {' or '.join(SHEET_SUFFIXES)} file, not {sheet}.")
     return sheet
+
+
+def model_name(value: str) -> str:
+    """A model set, a folder or a Hub name, by its looks: what is none would only be found out after a search on the Hub."""
+    if value not in ("tiny", "sd15", "sdxl") and "/" not in value and not Path(value).exists():
+        raise typer.BadParameter(
+            f"{value!r} is none of tiny, sd15 and sdxl, no folder, and no Hub name like OWNER/NAME."
+        )
+    return value
+
+
+def judge_pack(value: str) -> str:
+    """An InsightFace pack by name, or its folder."""
+    if "/" in value and not Path(value).is_dir():
+        raise typer.BadParameter(f"there is no folder {value}.")
+    return value
 
 
 def region_names(value: str) -> tuple[str, ...]:
@@ -207,6 +224,7 @@ AcceptRecognizable = Annotated[
 Judge = Annotated[
     str | None,
     typer.Option(
+        parser=judge_pack,
         metavar="PACK",
         help="A second recognizer that must not know the person either: an InsightFace pack by name, or its folder.",
         rich_help_panel=CHECKS,
@@ -251,6 +269,7 @@ CoverName = Annotated[
 Model = Annotated[
     str,
     typer.Option(
+        parser=model_name,
         metavar="NAME",
         help="tiny (in the package), sd15, sdxl, or a folder or Hub name of a Stable Diffusion 1.5 or XL model.",
         rich_help_panel=RUN,

@@ -126,9 +126,13 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
     Raises:
         ValueError: if one does not exist, or two would be written to one place.
     """
+    from nullface_pipeline.photo_folder.jobs import is_photo_name
+
     for path in videos:
         if not path.is_file():
             raise ValueError(f"{path} is no file: name the videos themselves, as in clips/*.mp4.")
+        if is_photo_name(path.name):
+            raise ValueError(f"{path} is a photo: give it to `nullface anonymize`.")
     # Only now, because it takes seconds.
     from nullface_pipeline.photo_folder import PhotoJob, check_written
     from nullface_pipeline.photo_folder.paths import planned_results

@@ -45,7 +45,9 @@ def test_a_wrong_choice_is_said_in_words():
     answer = subprocess.run(
         [sys.executable, "-m", "nullface_pipeline", "fetch", "sd2"], capture_output=True, text=True
     )
-    expected = "Error: Invalid value for 'NAME': 'sd2' is not one of 'sd15', 'sdxl', 'faces'. See `nullface --help`.\n"
+    expected = (
+        "Error: Invalid value for 'NAME': 'sd2' is not one of 'sd15', 'sdxl', 'faces'. See `nullface fetch --help`.\n"
+    )
     assert (answer.returncode, answer.stderr) == (1, expected)
 
 

@@ -33,7 +33,8 @@ def clip(tmp_path):
         (["."], "name the videos themselves"),
         (["clip.mp4", "--keep", "brain"], "brain"),
         (["clip.mp4", "--threshold", "0.9"], "--threshold is 0.9"),
-        (["clip.mp4", "--judge", "no/such/pack"], "The face models 'no/such/pack' could not be loaded"),
+        (["photo.jpg"], "photo.jpg is a photo: give it to `nullface anonymize`"),
+        (["clip.mp4", "--judge", "pack"], "The face models 'pack' could not be loaded"),
         (["clip.mp4", "--cover", "black"], "'black' is not one of"),
         (["clip.mp4", "--steps", "5", "--fast"], "leave one out"),
         (["clip.mp4", "--same-face", "--identity-angle", "30"], "--identity-angle another one each time"),
@@ -41,6 +42,8 @@ def clip(tmp_path):
 )
 def test_wrong_usage(clip, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "pack").mkdir()
     result = command(*words, "--output", "out")
     assert result.exit_code == (2 if "black" in words else 1) and message in " ".join(result.stderr.split())
     assert not list(tmp_path.glob("out/*.mp4"))
