@@ -86,11 +86,11 @@ def cover_faces(pixels: np.ndarray, boxes: Sequence[np.ndarray], kind: str = COV
         part, weight = result[ellipse.window], ellipse.edge[..., None]
         part[:] = (part + weight * (colour - part)).round()
     for ellipse, colour in zip(ellipses, colours):
-        result[ellipse.window][ellipse.inside] = colour
+        inside = ellipse.inside
         if kind == "mosaic":
-            # The colour gives way to the pattern, which must not tell how bright it was.
-            cells = np.clip(colour, CONTRAST, 255 - CONTRAST) + ellipse.pattern[..., None]
-            result[ellipse.window][ellipse.inside] = cells[ellipse.inside]
+            # Black and white give way a little, so that the pattern is whole.
+            colour = np.clip(colour, CONTRAST, 255 - CONTRAST) + ellipse.pattern[inside][:, None]
+        result[ellipse.window][inside] = colour
     return result
 
 

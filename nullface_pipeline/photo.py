@@ -1,7 +1,7 @@
 """Whole photos: find every face, hide each, finish the picture, and make sure that it worked.
 
-No face leaves this module as it came: what still resembles the person after every attempt is covered,
-a photo in which nothing is found is an error, and so is one whose result does not account for every face.
+No face leaves this module as it came: what still resembles the person after every attempt is covered, a photo in which
+nothing is found is an error, and so is one whose result does not account for every face.
 """
 
 import os
@@ -199,7 +199,8 @@ def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFac
 
 
 def read_references(analyser: Any, skip_faces: Sequence[Any]) -> tuple[Any, ...]:
-    """`skip_faces` as in `PhotoOptions` with each reference photo as (512,) float32, who it shows: searched once for many photos.
+    """`skip_faces` as in `PhotoOptions`, but each reference photo as (512,) float32, who it shows: searched once for many
+    photos.
 
     Raises:
         ValueError: if a reference photo does not show exactly one face.

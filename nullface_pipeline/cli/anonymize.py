@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from nullface_pipeline.photo_folder import Earlier, FoundPhotos, PhotoJob, PhotoOutcome, ResultRecord
 
 
-# Not all that `nullface video` reads: what somebody might take for a photo's sister.
+# Some of what `nullface video` reads, which is often given here.
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 
 
