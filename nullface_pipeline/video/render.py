@@ -237,14 +237,14 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
     before = piece.window[number].pixels
     done = decide(rendering, piece, number)
     hidden = tuple(done.hidden.values())
-    cover = rendering.options.cover
-    pixels = cover_faces(paste_all(before, list(hidden)), list(done.covered.values()), cover)
+    boxes = [widened(box, margin) for box, margin in done.covered.values()]
+    pixels = cover_faces(paste_all(before, list(hidden)), boxes, rendering.options.cover)
     there = [index for index, states in enumerate(rendering.tracks) if states.at(number) is not None]
     if there != sorted([*done.hidden, *done.covered, *done.parts]):
         raise FaceNotHiddenError(f"Not every face of frame {number} is accounted for; nothing is written.")
-    covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box in done.covered.values())
+    covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box in boxes)
     found = FoundFaces(before, tuple(target.face for target in hidden), covered, ())
-    check_finished(found, FinishedFaces(pixels, hidden, (), covered, cover))
+    check_finished(found, FinishedFaces(pixels, hidden, (), covered, rendering.options.cover))
     return pixels
 
 
@@ -254,12 +254,12 @@ class Done:
 
     Attributes:
         hidden (`dict[int, FaceTarget]`): replaced by a new face.
-        covered (`dict[int, np.ndarray]`): (4,) boxes to cover.
+        covered (`dict[int, tuple[np.ndarray, float]]`): box and margin of a cover.
         parts (`list[int]`): parts of faces that are replaced, such as a mouth that was taken for a face.
     """
 
     hidden: dict[int, FaceTarget]
-    covered: dict[int, np.ndarray]
+    covered: dict[int, tuple[np.ndarray, float]]
     parts: list[int]
 
 
@@ -279,7 +279,7 @@ def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
         if filled and not is_near_failure(piece, number, index):
             done.parts.append(index)
         else:
-            done.covered[index] = widened(states.patches[place], float(states.margins[place]))
+            done.covered[index] = (states.patches[place], float(states.margins[place]))
     return done
 
 
