@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from nullface_pipeline.face_crops import edge_feather
 from nullface_pipeline.face_edit import (
     FaceTarget,
     closest_similarity,
@@ -23,6 +24,7 @@ from nullface_pipeline.face_edit import (
     stronger,
 )
 from nullface_pipeline.face_identity import DetectedFace, embed_face, similarity
+from nullface_pipeline.face_masks import face_ellipse
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo import (
     FinishedFaces,
@@ -34,7 +36,7 @@ from nullface_pipeline.photo import (
 )
 from nullface_pipeline.photo_records import MAX_SEED, FaceNotHiddenError, PhotoOptions
 from nullface_pipeline.video.reader import Frame, VideoInfo, read_frames
-from nullface_pipeline.video.states import State, TrackStates, track_states
+from nullface_pipeline.video.states import LARGEST, State, TrackStates, track_states
 from nullface_pipeline.video.tracks import Track
 from nullface_pipeline.video.writer import write_segment
 
@@ -52,6 +54,9 @@ PROBE_MARGIN = 0.05
 
 # Share of a place that a new face has to fill for nothing of the old one to be left there.
 FILLED = 0.9
+
+# How much of a pixel is a new face's where no patch is needed.
+REPLACED = 0.95
 
 # How often a piece is made again. What is found then would be found for ever.
 MOST_PASSES = 5
@@ -237,7 +242,7 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
     before = piece.window[number].pixels
     done = decide(rendering, piece, number)
     hidden = tuple(done.hidden.values())
-    pixels = paste_all(before, list(hidden))
+    replaced = pixels = paste_all(before, list(hidden))
     for box, margin in done.covered.values():
         pixels = cover_face(pixels, box, margin)
     there = [index for index, states in enumerate(rendering.tracks) if states.at(number) is not None]
@@ -246,7 +251,7 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
     covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box, _ in done.covered.values())
     found = FoundFaces(before, tuple(target.face for target in hidden), covered, ())
     check_finished(found, FinishedFaces(pixels, hidden, (), covered))
-    return pixels
+    return np.where(shown_in_front(rendering, done, number, before.shape[:2])[..., None], replaced, pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,6 +287,38 @@ def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
         else:
             done.covered[index] = (states.patches[place], float(states.margins[place]))
     return done
+
+
+def shown_in_front(rendering: Rendering, done: Done, number: int, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the new faces that no patch need lie over. A face that was found is in front of one that was not."""
+    found = [
+        box
+        for index, (box, _) in done.covered.items()
+        if index >= len(rendering.hosts)
+        or rendering.tracks[index].has_face(number)
+        or is_found(rendering, index, number)
+    ]
+    shown = np.zeros(size, dtype=bool)
+    for index, target in done.hidden.items():
+        if is_found(rendering, index, number) and not any(is_near(target.face.box, box) for box in found):
+            ellipse = face_ellipse(target.crop.points_to_crop(target.face.landmarks), target.crop.size)
+            # Only what is replaced: nothing of anybody is left there.
+            weight = np.minimum(ellipse, target.mask * edge_feather(target.crop.size))
+            white = np.full_like(target.aligned, 255)
+            shown |= target.crop.paste(np.zeros((*size, 3), np.uint8), white, weight)[..., 0] >= 255 * REPLACED
+    return shown
+
+
+def is_found(rendering: Rendering, index: int, number: int) -> bool:
+    """Whether the detector found a track's face in a frame."""
+    return number in rendering.tracks[index].track.frames
+
+
+def is_near(box: np.ndarray, patch: np.ndarray) -> bool:
+    """Whether a face's box (x0, y0, x1, y1) touches what the largest patch around another box covers."""
+    reach = (2**0.5 + LARGEST) / 2.0 * (patch[2:] - patch[:2])
+    centre = (patch[:2] + patch[2:]) / 2.0
+    return bool(np.all(box[:2] < centre + reach) and np.all(box[2:] > centre - reach))
 
 
 def is_filled(target: FaceTarget, box: np.ndarray) -> bool:

@@ -178,22 +178,31 @@ def plan(
 ) -> Rendering:
     """What happens to each track in each frame, how strong, and what an earlier run found besides."""
     hosts = find_hosts(video.tracks)
+    others = [hiders(video.tracks, hosts, index) for index in range(len(hosts))]
     states = [
-        track_states(track, video.times, render=host is None and track.size >= options.min_face)
-        for track, host in zip(video.tracks, hosts)
+        track_states(track, video.times, near, render=host is None and track.size >= options.min_face)
+        for track, near, host in zip(video.tracks, others, hosts)
     ]
     identities = [track.embedding for track in video.tracks] if identities is None else list(identities)
     none = [0] * len(states)
     trial = Rendering(pipe, options, work.seed, video.info, video.times, video.shots, states, identities, none, hosts)
     strengths = find_strengths(trial, video.path, work, tell)
     tracks = [
-        one if strength is not None else track_states(one.track, video.times, render=False)
-        for one, strength in zip(states, strengths)
+        one if strength is not None else track_states(one.track, video.times, near, render=False)
+        for one, near, strength in zip(states, others, strengths)
     ]
     rendering = replace(trial, tracks=tracks, strengths=[strength or 0 for strength in strengths])
     for number, *box in work.lines("found.jsonl"):
         rendering.cover_found(int(number), np.array(box))
     return rendering
+
+
+def hiders(tracks: Sequence[Track], hosts: Sequence[int | None], index: int) -> list[Track]:
+    """The tracks whose heads may hide a track's face; none hides what is a part of a face itself."""
+    if hosts[index] is not None:
+        return []
+    shot = tracks[index].shot
+    return [t for other, t in enumerate(tracks) if other != index and hosts[other] is None and t.shot == shot]
 
 
 def find_strengths(rendering: Rendering, path: Path, work: Work, tell: Tell) -> list[int | None]:
