@@ -136,11 +136,22 @@ def _stays(times: np.ndarray, hidden: np.ndarray, end: int, step: int) -> int:
 
 def _touches(places: np.ndarray, other: Track, frames: np.ndarray, times: np.ndarray) -> np.ndarray:
     """(m,) bool: whether somebody's head, as far as their track goes, touches boxes of (m, 4)."""
-    boxes = _follow(other.boxes, other.frames, frames, times)
-    margin = HEAD * (boxes[:, 2:] - boxes[:, :2])
-    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
+    margin = HEAD * (other.boxes[:, 2:] - other.boxes[:, :2])
+    heads = np.concatenate([other.boxes[:, :2] - margin, other.boxes[:, 2:] + margin], axis=1)
+    if not _share(_hull(places), _hull(heads)):
+        return np.zeros(len(frames), dtype=bool)
     there = (frames >= other.frames[0]) & (frames <= other.frames[-1])
-    return there & np.all((low < places[:, 2:]) & (high > places[:, :2]), axis=1)
+    return there & _share(places, _follow(heads, other.frames, frames, times))
+
+
+def _share(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether boxes of (..., 4) overlap."""
+    return np.all((first[..., :2] < second[..., 2:]) & (second[..., :2] < first[..., 2:]), axis=-1)
+
+
+def _hull(boxes: np.ndarray) -> np.ndarray:
+    """The box around the first axis of boxes (n, ..., 4)."""
+    return np.concatenate([boxes[..., :2].min(axis=0), boxes[..., 2:].max(axis=0)], axis=-1)
 
 
 def _places(track: Track, frames: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -149,8 +160,7 @@ def _places(track: Track, frames: np.ndarray, times: np.ndarray) -> tuple[np.nda
     before = np.searchsorted(track.frames, frames, side="right") - 1
     after = np.searchsorted(track.frames, frames)
     lower, upper = np.clip(before, 0, None), np.clip(after, None, len(track.frames) - 1)
-    around = np.stack([boxes, track.boxes[lower], track.boxes[upper]])
-    return boxes, np.concatenate([around[..., :2].min(axis=0), around[..., 2:].max(axis=0)], axis=-1)
+    return boxes, _hull(np.stack([boxes, track.boxes[lower], track.boxes[upper]]))
 
 
 def _follow(values: np.ndarray, known: np.ndarray, frames: np.ndarray, times: np.ndarray) -> np.ndarray:
