@@ -27,7 +27,7 @@ from nullface_pipeline.video.render import (
 )
 from nullface_pipeline.video.shots import find_shots
 from nullface_pipeline.video.states import State, TrackStates, track_states
-from nullface_pipeline.video.tracks import Track, find_hosts, link_faces
+from nullface_pipeline.video.tracks import Track, find_hiders, find_hosts, link_faces
 from nullface_pipeline.video.work import Work
 from nullface_pipeline.video.writer import check_audio, join_segments
 
@@ -178,7 +178,7 @@ def plan(
 ) -> Rendering:
     """What happens to each track in each frame, how strong, and what an earlier run found besides."""
     hosts = find_hosts(video.tracks)
-    others = [hiders(video.tracks, hosts, index) for index in range(len(hosts))]
+    others = find_hiders(video.tracks, hosts)
     states = [
         track_states(track, video.times, near, render=host is None and track.size >= options.min_face)
         for track, near, host in zip(video.tracks, others, hosts)
@@ -195,14 +195,6 @@ def plan(
     for number, *box in work.lines("found.jsonl"):
         rendering.cover_found(int(number), np.array(box))
     return rendering
-
-
-def hiders(tracks: Sequence[Track], hosts: Sequence[int | None], index: int) -> list[Track]:
-    """The tracks whose heads may hide a track's face; none hides what is a part of a face itself."""
-    if hosts[index] is not None:
-        return []
-    shot = tracks[index].shot
-    return [t for other, t in enumerate(tracks) if other != index and hosts[other] is None and t.shot == shot]
 
 
 def find_strengths(rendering: Rendering, path: Path, work: Work, tell: Tell) -> list[int | None]:
