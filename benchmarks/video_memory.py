@@ -48,7 +48,10 @@ class Memory:
         self.process, self.steps, self.started = psutil.Process(), {}, time.perf_counter()
 
     def __call__(self, step: str, done: int, total: int | None) -> None:
-        self.steps.setdefault(step, []).append((done, self.process.memory_info().rss / 1e6))
+        size = self.process.memory_info().rss / 1e6
+        self.steps.setdefault(step, []).append((done, size))
+        if done % EARLY == 0:
+            print(json.dumps({"step": step, "frame": done, "megabytes": round(size, 1)}), flush=True)
 
     def told(self) -> dict[str, dict[str, float]]:
         """For each step: at `EARLY` or, of fewer frames, after a third of them; at the last; the most between."""

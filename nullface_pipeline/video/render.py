@@ -44,6 +44,10 @@ from nullface_pipeline.video.writer import write_segment
 # A mask reaches as far as those of so many frames before and after it, so that it does not shrink between neighbours.
 STEADY = 2
 
+# What is changed of a face is averaged with the frames before and after it, which count half as much, and less the more the
+# originals differ: e^-1 times as much for so many grey levels. So of an original, a few grey levels come back at most.
+ALIKE = 24.0
+
 # Where a face fails, so many frames before and after it are covered too: a face and a patch by turns draw the eye.
 AROUND_FAILURE = 3
 
@@ -226,11 +230,33 @@ def anonymize_targets(rendering: Rendering, piece: Piece) -> None:
             results = run_pipeline(rendering.pipe, [piece.targets[number][index] for number in batch], settings)
             for number, result in zip(batch, results):
                 piece.targets[number][index] = replace(piece.targets[number][index], result=result)
+        steady_results(piece, index)
     for number, targets in piece.targets.items():
         before = piece.window[number].pixels
         after = paste_all(before, list(targets.values()))
         unchanged = [index for index, target in targets.items() if not is_changed(before, after, target)]
         piece.failed |= {(number, index) for index in unchanged}
+
+
+def steady_results(piece: Piece, index: int) -> None:
+    """Make the new faces of a track flicker less, each with its frame's own expression."""
+    made = {n: targets[index] for n, targets in piece.targets.items() if index in targets}
+    made = {number: target for number, target in made.items() if target.result is not None}
+    for number, target in made.items():
+        near = [(1.0, made[other]) for other in (number - 1, number + 1) if other in made]
+        steady = averaged_edit(target.aligned, [(2.0, target), *near])
+        piece.targets[number][index] = replace(target, result=steady)
+
+
+def averaged_edit(aligned: np.ndarray, near: list[tuple[float, FaceTarget]]) -> np.ndarray:
+    """(size, size, 3) uint8: an original, changed as the targets with these weights are on the average."""
+    edit, total = np.zeros(aligned.shape, np.float32), np.zeros((*aligned.shape[:2], 1), np.float32)
+    for weight, target in near:
+        apart = np.abs(target.aligned.astype(np.float32) - aligned).max(axis=-1)
+        alike = weight * np.exp(-((cv2.GaussianBlur(apart, (0, 0), 1.0) / ALIKE) ** 2))[..., None]
+        edit += alike * (np.asarray(target.result, dtype=np.float32) - target.aligned)
+        total += alike
+    return np.asarray(np.clip(np.rint(aligned + edit / total), 0, 255), dtype=np.uint8)
 
 
 def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
