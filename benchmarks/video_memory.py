@@ -79,7 +79,9 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     clip = arguments.folder / f"{arguments.frames}.mp4"
     if not clip.exists():
-        write_clip(clip, pictures(arguments.frames), range(0, 1000 // FPS * arguments.frames, 1000 // FPS))
+        part = clip.with_suffix(".part.mp4")
+        write_clip(part, pictures(arguments.frames), range(0, 1000 // FPS * arguments.frames, 1000 // FPS))
+        part.replace(clip)
     pipe = load_model_set("tiny")
     # The detector scales what it sees to this size.
     pipe.face_analyser = load_face_analyser(TINY_FOLDER / "face_models", detection_size=(128, 128))
