@@ -261,7 +261,7 @@ def steadiness(
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     errors: dict[str, list[float]] = {"original": [], "result": []}
     embeds: dict[str, list[np.ndarray]] = {"original": [], "result": []}
-    usable = [patch_free(clip, after, number) for number in range(len(before))]
+    usable = [patch_free(clip, before, after, number) for number in range(len(before))]
     for number in range(len(before) - 1):
         if not (usable[number] and usable[number + 1]):
             continue
@@ -296,7 +296,7 @@ def expression(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: np.
     """How far the gap between the lips follows the original's from frame to frame, by dlib, where no patch is."""
     predictor, gaps = shape_predictor(), []
     for number, boxes in enumerate(clip.boxes):
-        if set(boxes) == {"a"} and patch_free(clip, after, number):
+        if set(boxes) == {"a"} and patch_free(clip, before, after, number):
             matrix = clip.matrices[number]["a"]
             points = five_points(landmarks) @ matrix[:, :2].T + matrix[:, 2]
             gaps.append([openings(find_68(predictor, pictures[number], points))[0] for pictures in (before, after)])
@@ -308,11 +308,17 @@ def expression(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: np.
     }
 
 
-def patch_free(clip: Clip, after: np.ndarray, number: int) -> bool:
-    """Whether no face of a frame is under a patch, which is of one colour."""
-    inner = [inner_box(box, after.shape[1:3]) for box in clip.boxes[number].values()]
-    boxes = [each for each in inner if each is not None]
-    return bool(boxes) and all(after[number, y0:y1, x0:x1].std(axis=(0, 1)).max() > 6 for x0, y0, x1, y1 in boxes)
+def patch_free(clip: Clip, before: np.ndarray, after: np.ndarray, number: int) -> bool:
+    """Whether there is no patch at the faces of a frame: it would change the corners of their boxes, which no new face does."""
+    height, width = after.shape[1:3]
+    y, x = np.mgrid[:height, :width]
+    differs = np.abs(before[number].astype(int) - after[number]).max(axis=-1) > DIFFERENT
+    for x0, y0, x1, y1 in clip.boxes[number].values():
+        in_box = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+        corners = in_box & ((2 * (x - x0) / (x1 - x0) - 1) ** 2 + (2 * (y - y0) / (y1 - y0) - 1) ** 2 > 1)
+        if not corners.any() or differs[corners].mean() > 0.5:
+            return False
+    return bool(clip.boxes[number])
 
 
 def warping_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray, box: tuple[int, int, int, int]) -> float:
