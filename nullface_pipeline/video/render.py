@@ -44,8 +44,8 @@ from nullface_pipeline.video.writer import write_segment
 # A mask reaches as far as those of so many frames before and after it, so that it does not shrink between neighbours.
 STEADY = 2
 
-# What is changed of a face is averaged with the frames before and after it, which count half as much, and less the more the
-# originals differ: e^-1 times as much for so many grey levels. So of an original, a few grey levels come back at most.
+# A new face is averaged with those of the frames before and after it, which count half as much, and less the more the
+# originals differ: e^-1 times as much for so many grey levels.
 ALIKE = 24.0
 
 # Where a face fails, so many frames before and after it are covered too: a face and a patch by turns draw the eye.
@@ -244,19 +244,19 @@ def steady_results(piece: Piece, index: int) -> None:
     made = {number: target for number, target in made.items() if target.result is not None}
     for number, target in made.items():
         near = [(1.0, made[other]) for other in (number - 1, number + 1) if other in made]
-        steady = averaged_edit(target.aligned, [(2.0, target), *near])
+        steady = averaged_result(target.aligned, [(2.0, target), *near])
         piece.targets[number][index] = replace(target, result=steady)
 
 
-def averaged_edit(aligned: np.ndarray, near: list[tuple[float, FaceTarget]]) -> np.ndarray:
-    """(size, size, 3) uint8: an original, changed as the targets with these weights are on the average."""
-    edit, total = np.zeros(aligned.shape, np.float32), np.zeros((*aligned.shape[:2], 1), np.float32)
+def averaged_result(aligned: np.ndarray, near: list[tuple[float, FaceTarget]]) -> np.ndarray:
+    """(size, size, 3) uint8: the mean of the targets' results with these weights, as far as their originals are alike."""
+    mean, total = np.zeros(aligned.shape, np.float32), np.zeros((*aligned.shape[:2], 1), np.float32)
     for weight, target in near:
         apart = np.abs(target.aligned.astype(np.float32) - aligned).max(axis=-1)
         alike = weight * np.exp(-((cv2.GaussianBlur(apart, (0, 0), 1.0) / ALIKE) ** 2))[..., None]
-        edit += alike * (np.asarray(target.result, dtype=np.float32) - target.aligned)
+        mean += alike * np.asarray(target.result, dtype=np.float32)
         total += alike
-    return np.asarray(np.clip(np.rint(aligned + edit / total), 0, 255), dtype=np.uint8)
+    return np.asarray(np.rint(mean / total), dtype=np.uint8)
 
 
 def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:

@@ -92,14 +92,14 @@ def steadied(originals):
     return [piece.targets[number][0].result.astype(int) for number in range(len(originals))]
 
 
-def test_new_faces_flicker_less_and_follow_the_original():
+def test_new_faces_flicker_less():
     grey = [np.full((64, 64, 3), 100 + number, np.uint8) for number in range(4)]
     results = steadied(grey)
-    assert all(abs(result - original - 40).max() <= 2 for result, original in zip(results[1:3], grey[1:3]))
+    assert all(abs(result - original - 40).max() <= 1 for result, original in zip(results[1:3], grey[1:3]))
 
 
 def test_nothing_is_averaged_over_frames_that_differ():
-    """Otherwise what only one frame shows would come through, or be smeared over its neighbours."""
+    """Otherwise a mouth that opens would be smeared."""
     dark, light = np.full((64, 64, 3), 20, np.uint8), np.full((64, 64, 3), 180, np.uint8)
     results = steadied([dark, light, dark])
     assert np.all(results[1] == 180 + 40 - 6) and np.all(results[0] == 20 + 40 + 6)
