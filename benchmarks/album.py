@@ -73,6 +73,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=12)
     parser.add_argument("--strangers", type=int, default=12)
     parser.add_argument("--preset", default="fast")
+    parser.add_argument("--ways", nargs="+", choices=("alone", "album"), default=("alone", "album"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipe = load_model_set("tiny")
@@ -85,25 +86,24 @@ def main() -> None:
     people = find_people(pipe.face_analyser, photos)
     before = described(photos, landmarks, pipe)
     print(json.dumps({"photos": len(photos), "people": len(chosen), "people_found": len(people)}), flush=True)
-    for name, known in (("alone", None), ("album", people)):
+    for name in arguments.ways:
+        known = people if name == "album" else None
         settings = preset_settings("tiny", arguments.preset)
-        results, covered = [], 0
+        results, shows_face = [], []
         for number, photo in enumerate(photos):
             result = pipe.anonymize(PIL.Image.fromarray(photo), seed=1000 * number, people=known, **settings)
-            covered += any(face.method == "covered" for face in result.faces)
+            shows_face.append(all(face.method != "covered" for face in result.faces))
             results.append(np.asarray(result.image))
         after = described(results, landmarks, pipe)
+        # A patch is nobody's face.
+        kept = np.array(shows_face)
         for judge in before:
             # dlib's descriptors of strangers share a large mean.
             mean = before[judge].mean(axis=0) if judge == "dlib" else np.zeros(before[judge].shape[1])
-            found = figures(centred(before[judge], mean), centred(after[judge], mean), whose)
-            own = figures(centred(before[judge], mean), centred(before[judge], mean), whose)
-            print(
-                json.dumps(
-                    {"run": name, "judge": judge, "covered": covered, **found, "originals_person": own["person"]}
-                ),
-                flush=True,
-            )
+            originals, new = centred(before[judge], mean)[kept], centred(after[judge], mean)[kept]
+            own = figures(originals, originals, whose[kept])
+            found = {**figures(originals, new, whose[kept]), "originals_person": own["person"]}
+            print(json.dumps({"run": name, "judge": judge, "covered": int((~kept).sum()), **found}), flush=True)
 
 
 if __name__ == "__main__":

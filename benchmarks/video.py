@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ import cv2
 import numpy as np
 import PIL.Image
 import torch
+from scipy.interpolate import RBFInterpolator
 
+from nullface_pipeline.evaluation.attributes import find_68, shape_predictor
 from nullface_pipeline.evaluation.judges import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video
-from tests.video.clips import Clip, Motion, Portrait, make_clip, read_back, sway, write_clip
+from tests.video.clips import Clip, Motion, Portrait, draw, make_clip, read_back, sway, write_clip
+from training.expression import openings
 from training.portraits import five_points, load_portraits
 
 
@@ -43,17 +46,24 @@ SCENE, OTHER_SCENE = 9, 23
 People = dict[str, tuple[Portrait, Motion]]
 
 
-def people(data: Path, count: int, first: int) -> list[tuple[Portrait, np.ndarray]]:
-    """Colour portraits of the validation split, and their (68, 2) landmarks."""
+@dataclass(frozen=True, eq=False)
+class Marked(Portrait):
+    """A picture with one face, and its (68, 2) landmarks."""
+
+    landmarks: np.ndarray
+
+
+def people(data: Path, count: int, first: int) -> list[Marked]:
+    """Colour portraits of the validation split."""
     chosen = [portrait for portrait in load_portraits(data, "validation") if portrait.colour][first : first + count]
-    return [(Portrait(each.image(), each.box.astype(float)), each.landmarks) for each in chosen]
+    return [Marked(each.image(), each.box.astype(float), each.landmarks) for each in chosen]
 
 
-def motion(faces: list[Portrait], frames: int) -> Clip:
+def motion(faces: list[Marked], frames: int) -> Clip:
     return make_clip({"a": (faces[0], sway(130, 100, 80, 14, 6, 0.06))}, frames, SIZE, seed=SCENE)
 
 
-def bar(faces: list[Portrait], frames: int) -> Clip:
+def bar(faces: list[Marked], frames: int) -> Clip:
     """A bar passes before the face, and a few frames are blurred."""
 
     def change(number: int, frame: np.ndarray) -> np.ndarray:
@@ -64,7 +74,7 @@ def bar(faces: list[Portrait], frames: int) -> Clip:
     return make_clip({"a": (faces[0], sway(130, 100, 80))}, frames, SIZE, change=change, seed=SCENE)
 
 
-def crossing(faces: list[Portrait], frames: int) -> Clip:
+def crossing(faces: list[Marked], frames: int) -> Clip:
     """One face passes in front of another."""
     two: People = {
         "a": (faces[0], sway(140, 100, 74, 5)),
@@ -73,7 +83,7 @@ def crossing(faces: list[Portrait], frames: int) -> Clip:
     return make_clip(two, frames, SIZE, seed=SCENE)
 
 
-def cut(faces: list[Portrait], frames: int) -> Clip:
+def cut(faces: list[Marked], frames: int) -> Clip:
     """One shot, another with somebody else, and in it an exit and a return."""
     first = make_clip({"a": (faces[0], sway(100, 100, 80))}, frames // 3, SIZE, seed=SCENE)
 
@@ -84,7 +94,7 @@ def cut(faces: list[Portrait], frames: int) -> Clip:
     return joined(first, second)
 
 
-def turn(faces: list[Portrait], frames: int) -> Clip:
+def turn(faces: list[Marked], frames: int) -> Clip:
     """A head that turns to the side and leaves the picture, ever faster."""
 
     def place(t: float) -> tuple[float, float, float, float]:
@@ -92,6 +102,42 @@ def turn(faces: list[Portrait], frames: int) -> Clip:
         return 120 + 9 * gone**1.6, 100, 82, 3 * gone
 
     return make_clip({"a": (faces[0], place)}, frames, SIZE, seed=SCENE)
+
+
+def mouth(faces: list[Marked], frames: int) -> Clip:
+    """A face that speaks: its mouth opens and shuts, twice in a second and a half."""
+    face, place = faces[0], sway(130, 100, 90, 6, 3)
+    most = 0.12 * (face.box[3] - face.box[1])
+
+    def speak(number: int, frame: np.ndarray) -> np.ndarray:
+        opened = most * (0.5 - 0.5 * np.cos(2 * np.pi * number / 6))
+        draw(frame, Portrait(open_mouth(face.pixels, face.landmarks, opened), face.box), *place(number / 8))
+        return frame
+
+    return make_clip({"a": (face, place)}, frames, SIZE, change=speak, seed=SCENE)
+
+
+def open_mouth(pixels: np.ndarray, landmarks: np.ndarray, opened: float) -> np.ndarray:
+    """(H, W, 3) uint8 with the lower lip and the jaw so many pixels lower, and a dark mouth.
+
+    Args:
+        landmarks (`np.ndarray`): (68, 2), iBUG order.
+    """
+    lower = np.zeros(68)
+    lower[[*range(3, 14), *range(55, 60), 65, 66, 67]] = opened
+    lower[[3, 4, 12, 13]] *= 0.4
+    height, width = pixels.shape[:2]
+    edge = np.array(
+        [[x, y] for x in np.linspace(0, width, 7) for y in (0, height)] + [[0, height / 2], [width, height / 2]]
+    )
+    moved = landmarks + np.stack([np.zeros(68), lower], axis=1)
+    shift = RBFInterpolator(np.concatenate([moved, edge]), np.concatenate([lower, np.zeros(len(edge))]), smoothing=1.0)
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    down = shift(np.stack([x.ravel(), y.ravel()], axis=1)).reshape(height, width).astype(np.float32)
+    warped = cv2.remap(pixels, x, y - down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    inside = cv2.fillPoly(np.zeros((height, width), np.float32), [moved[60:68].round().astype(np.int32)], 1.0)
+    inside = cv2.GaussianBlur(inside, (0, 0), 1.0)[..., None] * min(1.0, opened / 3.0)
+    return np.rint(warped + inside * (np.array([50, 24, 24]) - warped)).astype(np.uint8)
 
 
 def joined(first: Clip, second: Clip) -> Clip:
@@ -104,12 +150,13 @@ def joined(first: Clip, second: Clip) -> Clip:
     )
 
 
-SCENES: dict[str, Callable[[list[Portrait], int], Clip]] = {
+SCENES: dict[str, Callable[[list[Marked], int], Clip]] = {
     "motion": motion,
     "bar": bar,
     "crossing": crossing,
     "cut": cut,
     "turn": turn,
+    "mouth": mouth,
 }
 
 
@@ -118,8 +165,8 @@ def measure(
 ) -> dict[str, Any]:
     """All figures of one scene."""
     chosen = people(data, 2, first)
-    clip = SCENES[scene]([face for face, _ in chosen], frames)
-    landmarks = {name: points for name, (_, points) in zip("ab", chosen)}
+    clip = SCENES[scene](chosen, frames)
+    landmarks = {name: face.landmarks for name, face in zip("ab", chosen)}
     counted = Counted(pipe)
     with tempfile.TemporaryDirectory() as folder:
         source = write_clip(Path(folder) / "in.mp4", clip.frames, clip.pts)
@@ -149,6 +196,7 @@ def measure(
         "report": asdict(report),
         **leaks(clip, before, after, landmarks),
         **steadiness(pipe, clip, before, after, landmarks),
+        **expression(clip, before, after, landmarks["a"]),
     }
     return {"scene": scene, "preset": preset, "frames": frames, **cost, **figures}
 
@@ -213,7 +261,7 @@ def steadiness(
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     errors: dict[str, list[float]] = {"original": [], "result": []}
     embeds: dict[str, list[np.ndarray]] = {"original": [], "result": []}
-    usable = [patch_free(clip, after, number) for number in range(len(before))]
+    usable = [patch_free(clip, before, after, number) for number in range(len(before))]
     for number in range(len(before) - 1):
         if not (usable[number] and usable[number + 1]):
             continue
@@ -244,11 +292,33 @@ def steadiness(
     return result
 
 
-def patch_free(clip: Clip, after: np.ndarray, number: int) -> bool:
-    """Whether no face of a frame is under a patch, which is of one colour."""
-    inner = [inner_box(box, after.shape[1:3]) for box in clip.boxes[number].values()]
-    boxes = [each for each in inner if each is not None]
-    return bool(boxes) and all(after[number, y0:y1, x0:x1].std(axis=(0, 1)).max() > 6 for x0, y0, x1, y1 in boxes)
+def expression(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: np.ndarray) -> dict[str, float]:
+    """How far the gap between the lips follows the original's from frame to frame, by dlib, where no patch is."""
+    predictor, gaps = shape_predictor(), []
+    for number, boxes in enumerate(clip.boxes):
+        if set(boxes) == {"a"} and patch_free(clip, before, after, number):
+            matrix = clip.matrices[number]["a"]
+            points = five_points(landmarks) @ matrix[:, :2].T + matrix[:, 2]
+            gaps.append([openings(find_68(predictor, pictures[number], points))[0] for pictures in (before, after)])
+    if len(gaps) < 3:
+        return {}
+    return {
+        "mouth_correlation": float(np.corrcoef(np.array(gaps).T)[0, 1]),
+        "mouth_opens": float(np.ptp(gaps, axis=0)[0]),
+    }
+
+
+def patch_free(clip: Clip, before: np.ndarray, after: np.ndarray, number: int) -> bool:
+    """Whether there is no patch at the faces of a frame: it would change the corners of their boxes, which no new face does."""
+    height, width = after.shape[1:3]
+    y, x = np.mgrid[:height, :width]
+    differs = np.abs(before[number].astype(int) - after[number]).max(axis=-1) > DIFFERENT
+    for x0, y0, x1, y1 in clip.boxes[number].values():
+        in_box = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+        corners = in_box & ((2 * (x - x0) / (x1 - x0) - 1) ** 2 + (2 * (y - y0) / (y1 - y0) - 1) ** 2 > 1)
+        if not corners.any() or differs[corners].mean() > 0.5:
+            return False
+    return bool(clip.boxes[number])
 
 
 def warping_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray, box: tuple[int, int, int, int]) -> float:

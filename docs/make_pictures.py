@@ -28,7 +28,7 @@ from nullface_pipeline.photo_files import PhotoFile
 from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos
 from nullface_pipeline.photo_folder.contact_sheet import draw_page
 from nullface_pipeline.photo_folder.preview import draw_faces
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_records import COVERS, PhotoOptions
 from nullface_pipeline.tiny_model import TINY_PRESETS, TINY_SETTINGS, load_nullface_tiny
 
 
@@ -110,9 +110,10 @@ def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
 
 
 def covered(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
-    """What happens to a face that no attempt hides; the threshold is set so that none can."""
-    result = pipe.anonymize(photo, seed=SEED, similarity_threshold=-1.0, max_attempts=1, **TINY_SETTINGS).image
-    return row([("the photo", photo.crop(HEAD)), ("covered", result.crop(HEAD))])
+    """What happens to a face that no attempt hides, by each cover; the threshold is set so that none can."""
+    settings = {"seed": SEED, "similarity_threshold": -1.0, "max_attempts": 1, **TINY_SETTINGS}
+    results = [(cover, pipe.anonymize(photo, cover=cover, **settings).image.crop(HEAD)) for cover in COVERS]
+    return row([("the photo", photo.crop(HEAD)), *results])
 
 
 def aligned_face(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image, keep: tuple[str, ...] = ()) -> Any:

@@ -1,4 +1,4 @@
-"""Faces in a photo: cut out, anonymized in batches until nobody is recognized, pasted back, or covered."""
+"""Faces in a photo: cut out, anonymized in batches until nobody is recognized, and pasted back."""
 
 import math
 from collections.abc import Sequence
@@ -267,26 +267,3 @@ def closest_similarity(
             similarities.append(similarity(original, embed_face(analyser, after, landmarks)))
     # Not Python's maximum, which passes over what is no number; NumPy's is none then, and is below no threshold.
     return float(np.max(similarities))
-
-
-def cover_face(pixels: np.ndarray, box: np.ndarray, margin: float = 0.15) -> np.ndarray:
-    """Cover a face by an ellipse of its mean colour, from which nothing can be reconstructed; returns a new array.
-
-    Args:
-        pixels (`np.ndarray`): (H, W, 3) uint8.
-        box (`np.ndarray`): (4,) x0, y0, x1, y1 in pixels; the ellipse goes around its corners.
-        margin (`float`): how much farther it reaches, as a share of the box.
-    """
-    centre, sides = (box[:2] + box[2:]) / 2.0, np.maximum(box[2:] - box[:2], 1.0)
-    radii = (2**0.5 + margin) * sides / 2.0
-    height, width = pixels.shape[:2]
-    x0, y0 = np.clip(np.floor(centre - radii), 0, [width, height]).astype(int)
-    x1, y1 = np.clip(np.ceil(centre + radii) + 1, [x0, y0], [width, height]).astype(int)
-    # Not OpenCV's: its fixed-point ellipses go wrong in pictures of tens of thousands of pixels.
-    y, x = np.ogrid[y0:y1, x0:x1]
-    inside = ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 <= 1.0
-    result = pixels.copy()
-    if inside.any():
-        patch = result[y0:y1, x0:x1]
-        patch[inside] = patch[inside].mean(axis=0).round().astype(np.uint8)
-    return result

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .photo_records import EMBEDDING_SIZE
+
 
 # Beside a recognizer's own file: how its embeddings of people are spread.
 PEOPLE_FILE = "people.npz"
-
-EMBEDDING_SIZE = 512
 
 # Where the person may stand in the ranking, as shares of all people: not at its ends, and in the half that is less like
 # the result, because other recognizers see a little more of the person than the one that steers.

@@ -775,7 +775,7 @@ class NullFaceMixin(FaceAdapterMixin):
 
         Each face is aligned, anonymized at the resolution of the model and pasted back through the inverse transform
         with a soft edge. Then it is detected and embedded again; while it still resembles the person it is tried again
-        with stronger settings, and in the end covered by a plain patch. What the detector finds only at a second look,
+        with stronger settings, and in the end covered. What the detector finds only at a second look,
         at the finished picture, is covered too.
 
         Args:

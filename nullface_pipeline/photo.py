@@ -1,12 +1,12 @@
 """Whole photos: find every face, hide each, finish the picture, and make sure that it worked.
 
-No face leaves this module as it came: what still resembles the person after every attempt is covered by a plain patch,
-a photo in which nothing is found is an error, and so is one whose result does not account for every face.
+No face leaves this module as it came: what still resembles the person after every attempt is covered, a photo in which
+nothing is found is an error, and so is one whose result does not account for every face.
 """
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +15,13 @@ import PIL.Image
 import PIL.ImageOps
 
 from .colour_profile import with_rebuilt_profile
-from .face_edit import FaceTarget, cover_face, hide_faces, make_target, paste_all
+from .face_covers import are_covered, cover_faces
+from .face_edit import FaceTarget, hide_faces, make_target, paste_all
 from .face_identity import DetectedFace, FaceLocation, same_person_similarity, similarity
 from .face_masks import read_keep_mask
 from .face_search import is_same_place, overlap, search_faces
 from .photo_records import (
+    COVERS,
     MAX_SEED,
     AnonymizedPhoto,
     FaceNotHiddenError,
@@ -72,12 +74,19 @@ class FinishedFaces:
         hidden (`tuple[FaceTarget, ...]`): replaced and verified.
         failed (`tuple[FaceTarget, ...]`): covered, because no attempt passed.
         covered (`tuple[DetectedFace, ...]`): covered without an attempt: too small, or only seen at the second look.
+        cover_kind (`str`): by what, one of `COVERS`.
     """
 
     pixels: np.ndarray
     hidden: tuple[FaceTarget, ...]
     failed: tuple[FaceTarget, ...]
     covered: tuple[DetectedFace, ...]
+    cover_kind: str = COVERS[0]
+
+    @property
+    def covers(self) -> list[DetectedFace]:
+        """All that is covered, in the order in which one cover lies over the other."""
+        return [*(target.face for target in self.failed), *self.covered]
 
 
 def anonymize_photo(
@@ -189,6 +198,25 @@ def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFac
     return FoundFaces(pixels, tuple(hide), tuple(cover), tuple(spared))
 
 
+def read_references(analyser: Any, skip_faces: Sequence[Any]) -> tuple[Any, ...]:
+    """`skip_faces` as in `PhotoOptions`, but each reference photo as (512,) float32, who it shows: searched once for many
+    photos.
+
+    Raises:
+        ValueError: if a reference photo does not show exactly one face.
+    """
+    return tuple(
+        _person(analyser, wanted) if isinstance(wanted, (PIL.Image.Image, Path)) else wanted for wanted in skip_faces
+    )
+
+
+def _person(analyser: Any, reference: PIL.Image.Image | Path) -> np.ndarray:
+    faces = search_faces(analyser, read_pixels(reference)[0])
+    if len(faces) != 1:
+        raise ValueError(f"A reference photo of `skip_faces` must show one face; {len(faces)} were found.")
+    return faces[0].embedding
+
+
 def find_spared_faces(
     analyser: Any, faces: list[DetectedFace], skip_faces: Sequence[Any], threshold: float
 ) -> list[DetectedFace]:
@@ -205,15 +233,10 @@ def find_spared_faces(
             reference photo who is not in this photo is no error.
     """
     spared: list[DetectedFace] = []
-    for wanted in skip_faces:
-        if isinstance(wanted, (PIL.Image.Image, Path)):
-            references = search_faces(analyser, read_pixels(wanted)[0])
-            if len(references) != 1:
-                raise ValueError(
-                    f"A reference photo of `skip_faces` must show one face; {len(references)} were found."
-                )
-            found = [face for face in faces if similarity(face.embedding, references[0].embedding) >= threshold]
-            found = sorted(found, key=lambda face: similarity(face.embedding, references[0].embedding))[-1:]
+    for wanted in read_references(analyser, skip_faces):
+        if isinstance(wanted, np.ndarray):
+            alike = [(similarity(face.embedding, wanted), number) for number, face in enumerate(faces)]
+            found = [faces[number] for _, number in sorted(pair for pair in alike if pair[0] >= threshold)[-1:]]
         else:
             found = [face for face in faces if is_same_place(face.box, np.array(wanted))]
             if len(found) != 1:
@@ -284,9 +307,8 @@ def finish_faces(
     if failed or not targets:
         seen = search_faces(pipe.face_analyser, pixels)
     covered = [*found.cover, *unmatched_faces(seen, found.all)]
-    for face in [*(target.face for target in failed), *covered]:
-        pixels = cover_face(pixels, face.box)
-    return FinishedFaces(pixels, tuple(hidden), tuple(failed), tuple(covered))
+    finished = FinishedFaces(pixels, tuple(hidden), tuple(failed), tuple(covered), options.cover)
+    return replace(finished, pixels=cover_faces(pixels, [face.box for face in finished.covers], options.cover))
 
 
 def unmatched_faces(seen: Sequence[Face], known: Sequence[FaceLocation]) -> list[Face]:
@@ -319,8 +341,8 @@ def check_finished(found: FoundFaces, finished: FinishedFaces) -> None:
     ]
     if sorted(map(id, done)) != sorted(map(id, found.all)):
         raise FaceNotHiddenError("Not every face of the photo is accounted for; nothing is returned.")
-    covers = [*(target.face for target in finished.failed), *finished.covered]
-    left = [face for face in covers if not _is_covered(finished.pixels, face.box, len(covers))]
+    covered = are_covered(finished.pixels, [face.box for face in finished.covers], finished.cover_kind)
+    left = [face for face, is_covered in zip(finished.covers, covered) if not is_covered]
     left += [target.face for target in finished.hidden if not is_changed(found.pixels, finished.pixels, target)]
     if left:
         boxes = ", ".join(map(_box_text, left))
@@ -333,12 +355,6 @@ def is_changed(before: np.ndarray, after: np.ndarray, target: FaceTarget) -> boo
     changed = (before[y0:y1, x0:x1] != after[y0:y1, x0:x1]).any(axis=-1)
     in_box = 1.0 if changed.size == 0 else float(changed.mean())
     return min(in_box, target.changed(after)) >= MIN_CHANGED_PIXELS
-
-
-def _is_covered(pixels: np.ndarray, box: np.ndarray, covers: int) -> bool:
-    """Whether a box holds no more colours than there are patches, which may overlap."""
-    x0, y0, x1, y1 = _pixel_box(box, pixels.shape)
-    return len(np.unique(pixels[y0:y1, x0:x1].reshape(-1, 3), axis=0)) <= covers
 
 
 def _pixel_box(box: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

@@ -1,6 +1,6 @@
 """What is asked of one photo and what is said of its result: checked options, a record of each face, refusals.
 
-Nothing here needs torch, so that a wrong option is answered before anything is loaded.
+Nothing here needs torch, or NumPy at once, so that what is wrong is answered before anything is loaded.
 """
 
 import math
@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import PIL.Image
 
 from .face_regions import check_kept_regions
+
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 # The paper's knobs, set together. Settings given besides take precedence.
@@ -26,6 +29,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"skip": 0.7, "guidance_scale": 10.0, "few_steps": 7},
     "preview": {"skip": 0.7, "guidance_scale": 10.0, "few_steps": 3},
 }
+
+# What a face that cannot be replaced is covered by, see `face_covers.py`.
+COVERS = ("patch", "blur", "mosaic")
 
 MAX_SEED = 2**63 - 1
 
@@ -67,6 +73,8 @@ _SETTINGS = (
 
 Box = tuple[float, float, float, float]
 
+EMBEDDING_SIZE = 512
+
 
 class PhotoRefusedError(Exception):
     """A photo of which nothing is returned. The message says why, and what to do; other photos may be fine."""
@@ -97,8 +105,8 @@ class PhotoOptions:
         preset (`str`): `"light"`, `"standard"` (the paper's settings) or `"strong"`: sets `skip` and `guidance_scale`
             together. `"fast"` and `"preview"` are the standard in 7 and in 3 steps.
         skip_faces (`tuple`): people to leave alone: boxes `(x0, y0, x1, y1)` in photo pixels, [`FaceRecord`]s of an earlier
-            result, or reference photos, also by path, that show one of them each. The most similar face is taken for the person, if it is similar enough; a recognizer
-            can err, so boxes are safer.
+            result, reference photos, also by path, that show one of them each, or rows of `people`. The most similar face
+            is taken for the person, if it is similar enough; a recognizer can err, so boxes are safer.
         min_face (`float`): faces whose longer side is shorter than this many photo pixels are covered instead of
             anonymized.
         similarity_threshold (`float`, *optional*): cosine similarity in [-1, 1] from which on two faces count as the
@@ -108,6 +116,7 @@ class PhotoOptions:
         max_attempts (`int`): how often a face is tried before it is covered; 1 to 20.
         on_failure (`str`): `"cover"` covers a face that still resembles the person; `"error"` raises and returns
             nothing.
+        cover (`str`): by what: `"patch"`, one colour, or what looks like a `"blur"` or a `"mosaic"` and tells no more.
         judge (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
             either, by the same threshold.
         people (`np.ndarray`, *optional*): (P, 512), who is in the photos of an album, as `find_people` tells: each of
@@ -133,14 +142,15 @@ class PhotoOptions:
     keep_mask: PIL.Image.Image | None = None
     seed: int | None = None
     preset: str = "standard"
-    skip_faces: tuple[Box | PIL.Image.Image | Path, ...] = ()
+    skip_faces: tuple["Box | PIL.Image.Image | Path | np.ndarray", ...] = ()
     min_face: float = 0.0
     similarity_threshold: float | None = None
     accept_recognizable: bool = False
     max_attempts: int = 3
     on_failure: str = "cover"
+    cover: str = COVERS[0]
     judge: Any | None = None
-    people: np.ndarray | None = None
+    people: "np.ndarray | None" = None
     strangers: bool = False
     batch_faces: int = 8
     few_steps: int | None = None
@@ -166,11 +176,16 @@ class PhotoOptions:
         self._set("skip_faces", _faces_to_skip(self.skip_faces))
         _check_choice("preset", self.preset, tuple(PRESETS))
         _check_choice("on_failure", self.on_failure, ("cover", "error"))
+        _check_choice("cover", self.cover, COVERS)
         for name in ("accept_recognizable", "strangers"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
         if self.people is not None:
-            self._set("people", _embeddings(self.people))
+            self._set("people", _embeddings(self.people, "people"))
+            if self.identity_angle:
+                raise ValueError(
+                    "`people` get one face each, and `identity_angle` turns it every time: leave one out."
+                )
         if self.strangers:
             self._check_stranger()
         if not isinstance(self.prompt, (str, NoneType)):
@@ -243,29 +258,33 @@ def _region_names(keep: Any) -> tuple[str, ...]:
     return names
 
 
-def _embeddings(people: Any) -> np.ndarray:
+def _embeddings(people: Any, name: str) -> "np.ndarray":
+    import numpy as np
+
     try:
         # What does not fit becomes infinite, which is refused below.
         with np.errstate(over="ignore"):
             embeddings = np.asarray(people, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"`people` must be an array of embeddings, got {type(people).__name__}.") from error
+        raise TypeError(f"`{name}` must be an array of embeddings, got {type(people).__name__}.") from error
     if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
-        raise ValueError(f"`people` must be finite embeddings, one a row, got the shape {embeddings.shape}.")
+        raise ValueError(f"`{name}` must be finite embeddings, one a row, got the shape {embeddings.shape}.")
     return embeddings
 
 
-def _faces_to_skip(skip_faces: Any) -> tuple[Box | PIL.Image.Image | Path, ...]:
+def _faces_to_skip(skip_faces: Any) -> "tuple[Box | PIL.Image.Image | Path | np.ndarray, ...]":
     if isinstance(skip_faces, (str, bytes, Mapping, PIL.Image.Image)) or not isinstance(skip_faces, Iterable):
         raise TypeError(f"`skip_faces` must be a list of boxes or reference photos, got {type(skip_faces).__name__}.")
     return tuple(map(_face_to_skip, skip_faces))
 
 
-def _face_to_skip(face: Any) -> Box | PIL.Image.Image | Path:
+def _face_to_skip(face: Any) -> "Box | PIL.Image.Image | Path | np.ndarray":
     if isinstance(face, PIL.Image.Image):
         return face
     if isinstance(face, (str, os.PathLike)):
         return Path(face)
+    if getattr(face, "shape", None) == (EMBEDDING_SIZE,):
+        return _embeddings([face], "skip_faces")[0]
     return _box(face.box if isinstance(face, FaceRecord) else face)
 
 

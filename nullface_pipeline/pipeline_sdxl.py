@@ -27,6 +27,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from .colour_profile import with_rebuilt_profile  # noqa: F401
 from .ddpm_inversion import DDPMInversion  # noqa: F401
 from .face_adapter import FACEID_REPOSITORY  # noqa: F401
+from .face_covers import cover_faces  # noqa: F401
 from .face_crops import FaceCrop  # noqa: F401
 from .face_edit import hide_faces  # noqa: F401
 from .face_identity import detect_faces  # noqa: F401

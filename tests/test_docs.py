@@ -255,6 +255,13 @@ def test_options_in_the_table_are_those_of_the_command(page, name):
     assert known - named <= {"--help"} and named <= known
 
 
+def test_every_option_of_a_video_is_on_its_page():
+    named = set(re.findall(r"`(--[a-z-]+)", PAGES["docs/video.md"].read_text()))
+    command = typer.main.get_command(app).commands["video"]  # type: ignore[attr-defined]
+    known = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    assert known - named <= {"--help"}
+
+
 def test_files_and_report_are_as_the_page_on_folders_says():
     text = PAGES["docs/folders.md"].read_text()
     listed = re.search(r"`(\.bmp [^`]*)`", text)

@@ -14,6 +14,7 @@ CORE = frozenset(
         "colour_profile",
         "ddpm_inversion",
         "face_adapter",
+        "face_covers",
         "face_crops",
         "face_edit",
         "face_identity",
@@ -27,7 +28,6 @@ CORE = frozenset(
         "photo",
         "photo_records",
         "pipeline",
-        "pipeline_sdxl",
         "pipeline_sdxl",
     }
 )

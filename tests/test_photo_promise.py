@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from skimage import data
 
 from nullface_pipeline import FaceNotHiddenError, PhotoOptions, PhotoRefusedError, TooManyFacesError
-from nullface_pipeline.face_edit import cover_face, make_target
+from nullface_pipeline.face_covers import are_covered, cover_faces
+from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_identity import load_face_analyser
 from nullface_pipeline.face_search import MAX_FACES, search_faces
 from nullface_pipeline.photo import (
@@ -23,6 +25,7 @@ from nullface_pipeline.photo import (
     read_pixels,
     records,
 )
+from nullface_pipeline.photo_records import COVERS
 from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
 
 
@@ -68,12 +71,13 @@ def kept_around(face, size, half_axes):
 # --- The invariant ---------------------------------------------------------------------------------------------------
 
 
-def test_what_is_hidden_covered_or_spared_is_fine(pixels, face, target):
+@pytest.mark.parametrize("kind", COVERS)
+def test_what_is_hidden_covered_or_spared_is_fine(pixels, face, target, kind):
     check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(target.paste(pixels), (target,), (), ()))
     check_finished(FoundFaces(pixels, (), (), (face,)), FinishedFaces(pixels, (), (), ()))
-    covered = cover_face(pixels, face.box)
-    check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(covered, (), (target,), ()))
-    found, finished = FoundFaces(pixels, (), (face,), ()), FinishedFaces(covered, (), (), (face,))
+    covered = cover_faces(pixels, [face.box], kind)
+    check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(covered, (), (target,), (), kind))
+    found, finished = FoundFaces(pixels, (), (face,), ()), FinishedFaces(covered, (), (), (face,), kind)
     check_finished(found, finished)
     assert [record.method for record in records(found, finished)] == ["covered"]
 
@@ -113,14 +117,25 @@ def test_a_hidden_face_of_which_only_the_surroundings_changed_is_refused(pixels,
         check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(changed, (target,), (), ()))
 
 
-def test_a_covered_face_that_still_shows_is_refused(pixels, face, target):
+@pytest.mark.parametrize("kind", COVERS)
+@pytest.mark.parametrize("strength", [0, 4, 12])
+def test_a_covered_face_that_still_shows_is_refused(pixels, face, target, kind, strength):
+    """Also one that is blurred, but not enough."""
+    shown = cv2.GaussianBlur(pixels, (0, 0), strength) if strength else pixels
     for found, finished in (
-        (FoundFaces(pixels, (face,), (), ()), FinishedFaces(pixels, (), (target,), ())),
-        (FoundFaces(pixels, (), (face,), ()), FinishedFaces(pixels, (), (), (face,))),
-        (FoundFaces(pixels, (), (), (face,)), FinishedFaces(pixels, (), (), (replace(face),))),
+        (FoundFaces(pixels, (face,), (), ()), FinishedFaces(shown, (), (target,), (), kind)),
+        (FoundFaces(pixels, (), (face,), ()), FinishedFaces(shown, (), (), (face,), kind)),
+        (FoundFaces(pixels, (), (), (face,)), FinishedFaces(shown, (), (), (replace(face),), kind)),
     ):
         with pytest.raises(FaceNotHiddenError, match="did not change"):
             check_finished(found, finished)
+
+
+@pytest.mark.parametrize("kind", COVERS)
+def test_a_face_is_covered_by_what_was_asked_for(pipe, astronaut, face, kind):
+    result = pipe.anonymize(astronaut, cover=kind, min_face=1000, **PASSES)
+    assert [record.method for record in result.faces] == ["covered"]
+    assert are_covered(np.asarray(result.image), [face.box], kind) == [True]
 
 
 # --- Ways out that were open -----------------------------------------------------------------------------------------
@@ -364,6 +379,7 @@ plausible = st.fixed_dictionaries(
         "seed": st.integers(0, 2**63 - 1),
         "people": st.integers(0, 3).map(lambda count: np.eye(512, dtype=np.float32)[:count]),
         "on_failure": st.sampled_from(["cover", "error"]),
+        "cover": st.sampled_from(COVERS),
         "preset": st.sampled_from(["light", "strong"]),
     },
 )

@@ -54,6 +54,17 @@ def test_how_far_a_face_is_turned_to_a_stranger_is_found(option):
         PhotoOptions(strangers=True, people=np.ones((1, 512)))
 
 
+def test_a_face_that_is_turned_at_random_is_not_the_same_face():
+    with pytest.raises(ValueError, match="`people` get one face each, and `identity_angle`"):
+        PhotoOptions(people=np.ones((1, 512)), identity_angle=30.0)
+
+
+@pytest.mark.parametrize("cover", ["black", "", None, 3])
+def test_covers_are_known(cover):
+    with pytest.raises(ValueError, match="`cover` must be one of patch, blur, mosaic"):
+        PhotoOptions(cover=cover)
+
+
 def test_a_prompt_is_one_text():
     assert PhotoOptions(prompt="an old man").settings["prompt"] == "an old man"
     assert "prompt" not in PhotoOptions().settings
@@ -105,6 +116,13 @@ def test_people_to_spare_are_boxes_or_photos(skip_faces):
 def test_a_box_to_spare_is_a_box(box):
     with pytest.raises(ValueError, match="`skip_faces` names the box"):
         PhotoOptions(skip_faces=[box])
+
+
+def test_people_to_spare_may_be_embeddings():
+    (person,) = PhotoOptions(skip_faces=[np.ones(512)]).skip_faces
+    assert person.shape == (512,) and person.dtype == np.float32
+    with pytest.raises(ValueError, match="`skip_faces` must be finite"):
+        PhotoOptions(skip_faces=[np.full(512, math.nan)])
 
 
 def test_good_values_become_plain_ones():

@@ -14,6 +14,7 @@ from nullface_pipeline.cli.doctor import doctor
 from nullface_pipeline.cli.evaluate import evaluate
 from nullface_pipeline.cli.export import export
 from nullface_pipeline.cli.fetch import fetch
+from nullface_pipeline.cli.options import FLAG
 from nullface_pipeline.cli.selftest import selftest
 from nullface_pipeline.cli.video import video
 
@@ -31,10 +32,16 @@ def print_version(asked: bool) -> None:
 def nullface(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar=FLAG, callback=print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
-    """Replace the faces in photos by other people's."""
+    """Replace the faces in photos by other people's.
+
+    Begin with `nullface demo`, then `nullface anonymize photo.jpg -o out`.
+    """
     write_what_the_terminal_can()
     if context.invoked_subcommand is None:
         print(context.get_help())
@@ -47,7 +54,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        print_error(f"{in_words(error)} See `nullface --help`.")
+        print_error(in_words(error))
         code = 1
     except (KeyboardInterrupt, typer.Abort):
         print_error("Stopped. Give the same command again to go on.")
@@ -56,8 +63,14 @@ def main() -> None:
 
 
 def in_words(error: typer.TyperException) -> str:
-    """With the option's name."""
-    return " ".join(error.format_message().split())
+    """With the option's name and the command's help, and without Pydantic's words, which some versions of Typer hand on."""
+    message = " ".join(error.format_message().split()).replace(": Value error, ", ": ").rstrip(".")
+    names: list[str] = []
+    context = getattr(error, "ctx", None)
+    while context is not None and context.parent is not None:
+        names.insert(0, context.info_name)
+        context = context.parent
+    return f"{message}. See `{' '.join(['nullface', *names])} --help`."
 
 
 for command in (demo, anonymize, video, evaluate, selftest, fetch, doctor, export):

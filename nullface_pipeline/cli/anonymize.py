@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from nullface_pipeline.photo_folder import Earlier, FoundPhotos, PhotoJob, PhotoOutcome, ResultRecord
 
 
+# Some of what `nullface video` reads, which is often given here.
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+
+
 def anonymize(
     paths: options.Paths,
     output: options.Output,
@@ -50,6 +54,7 @@ def anonymize(
     detection_threshold: options.DetectionThreshold = 0.3,
     min_face: options.MinFace = 0.0,
     on_failure: options.Failure = options.OnFailure.cover,
+    cover: options.CoverName = options.Cover.patch,
     model: options.Model = "tiny",
     device: options.Device = None,
     dtype: options.DtypeName = None,
@@ -66,11 +71,11 @@ def anonymize(
 ) -> None:
     """Replace the faces in photos.
 
-    A photo that cannot be anonymized is not written. A stopped run goes on if it is
-    given again.
+    A photo that cannot be anonymized is not written. A stopped run goes on if
+    it is given again.
 
-    Exit code: 0 if every face is verified, 2 if some are covered instead, 3 if some
-    photos were refused, 1 for wrong usage.
+    Exit code: 0 if every face is verified, 2 if some are covered instead, 3 if
+    some photos were refused, 1 for wrong usage.
     """
     asked = Asked(**locals())
     # The result is all that comes out at the standard output.
@@ -78,6 +83,8 @@ def anonymize(
     try:
         # Options first: they need no disk.
         asked.photo_options
+        if json and not dry_run:
+            raise ValueError("--json goes with --dry-run; for a run there is --report FILE.")
         code = anonymize_stream(asked) if asked.streams else _in_folder(asked)
     except (OSError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
@@ -108,10 +115,13 @@ def _plan(asked: Asked) -> "tuple[FoundPhotos, Earlier]":
         search_photos,
     )
 
+    for path in asked.paths:
+        if Path(path).suffix.lower() in VIDEOS:
+            raise ValueError(f"{path} is a video: give it to `nullface video`.")
     found = search_photos(asked.paths, asked.folder, asked.output if asked.names_a_file else None)
     if not found.jobs:
         _tell_unsearched(found)
-        raise ValueError("There are no photos in what was named.")
+        raise ValueError("There are no photos in what was named: no .jpg, .png, .webp, .tif, .bmp or .heic.")
     _check_one_photo(asked, found.jobs)
     record = record_path(asked.folder)
     written = plan_written(found.jobs, asked.folder, record, asked.report, asked.contact_sheet, asked.dry_run)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
-from nullface_pipeline.cli.options import STREAM, Dtype, OnFailure, Preset, region_names
+from nullface_pipeline.cli.options import STREAM, Cover, Dtype, OnFailure, Preset, region_names
 
 
 if TYPE_CHECKING:
@@ -15,15 +15,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedOfPhotos:
-    """What commands ask of each photo, as they name it."""
+class AskedOfFaces:
+    """What commands ask of each face, in photos and in videos, as they name it."""
 
     keep: str
-    keep_mask: Path | None = None
-    skip_face: "list[Path | Box] | None"
     preset: Preset
     fast: bool
-    strangers: bool
+    same_face: bool = False
+    strangers: bool = False
     steps: int | None
     skip: float | None
     guidance_scale: float | None
@@ -34,45 +33,35 @@ class AskedOfPhotos:
     judge: str | None
     detection_threshold: float
     min_face: float
-    on_failure: OnFailure
+    cover: Cover
     model: str
     device: str | None
     dtype: Dtype | None
     batch_faces: int
-    keep_metadata: bool
     quiet: bool
 
     @property
-    def about_one_photo(self) -> str | None:
-        """The option that only makes sense with one photo, if there is any."""
-        if self.keep_mask is not None:
-            return "--keep-mask"
-        boxes = [face for face in self.skip_face or () if not isinstance(face, Path)]
-        return "--skip-face with a box" if boxes else None
-
-    @cached_property
-    def photo_options(self) -> "PhotoOptions":
-        """What is asked of each photo, besides the seed, the judge and the preset's numbers, which depend on the model.
+    def face_options(self) -> dict[str, Any]:
+        """Fields of `PhotoOptions`, besides the seed, the judge and the preset's numbers, which depend on the model.
 
         Raises:
-            TypeError, ValueError: with the field's name, see `as_options`.
+            ValueError: if options do not go together.
         """
-        from nullface_pipeline.photo_records import PhotoOptions
-
-        return PhotoOptions(
-            keep=region_names(self.keep),
-            keep_mask=None if self.keep_mask is None else read_picture(self.keep_mask, "--keep-mask"),
-            skip_faces=tuple(
-                read_picture(face, "--skip-face") if isinstance(face, Path) else face for face in self.skip_face or ()
-            ),
-            similarity_threshold=self.threshold,
-            accept_recognizable=self.accept_recognizable,
-            strangers=self.strangers,
-            min_face=self.min_face,
-            on_failure="cover" if self.on_failure is OnFailure.cover else "error",
-            batch_faces=self.batch_faces,
+        for option, name in ((self.strangers, "--strangers"), (self.identity_angle, "--identity-angle")):
+            if self.same_face and option:
+                raise ValueError(
+                    f"--same-face is one new face for a person, {name} another one each time: leave one out."
+                )
+        return {
+            "keep": region_names(self.keep),
+            "similarity_threshold": self.threshold,
+            "accept_recognizable": self.accept_recognizable,
+            "strangers": self.strangers,
+            "min_face": self.min_face,
+            "cover": self.cover.value,
+            "batch_faces": self.batch_faces,
             **self.knobs,
-        )
+        }
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -99,27 +88,70 @@ class AskedOfPhotos:
         return settings
 
     @property
+    def decides(self) -> dict[str, Any]:
+        """All of this that decides on a result, for `options_digest`."""
+        return {
+            "model": self.model,
+            "preset": self.preset,
+            "fast": self.fast,
+            "keep": sorted(region_names(self.keep)),
+            "threshold": self.threshold,
+            "judge": self.judge,
+            "strangers": self.strangers,
+            "min_face": self.min_face,
+            "cover": self.cover,
+            "detection_threshold": self.detection_threshold,
+            **self.knobs,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedOfPhotos(AskedOfFaces):
+    """What commands ask of each photo, as they name it."""
+
+    keep_mask: Path | None = None
+    skip_face: "list[Path | Box] | None"
+    on_failure: OnFailure
+    keep_metadata: bool
+
+    @property
+    def about_one_photo(self) -> str | None:
+        """The option that only makes sense with one photo, if there is any."""
+        if self.keep_mask is not None:
+            return "--keep-mask"
+        boxes = [face for face in self.skip_face or () if not isinstance(face, Path)]
+        return "--skip-face with a box" if boxes else None
+
+    @cached_property
+    def photo_options(self) -> "PhotoOptions":
+        """What is asked of each photo, besides what `face_options` leaves open.
+
+        Raises:
+            TypeError, ValueError: with the field's name, see `as_options`.
+        """
+        from nullface_pipeline.photo_records import PhotoOptions
+
+        return PhotoOptions(
+            **self.face_options,
+            keep_mask=None if self.keep_mask is None else read_picture(self.keep_mask, "--keep-mask"),
+            skip_faces=tuple(
+                read_picture(face, "--skip-face") if isinstance(face, Path) else face for face in self.skip_face or ()
+            ),
+            on_failure="cover" if self.on_failure is OnFailure.cover else "error",
+        )
+
+    @property
     def digest(self) -> str:
         """Of all that decides on a result, but for the seed, see `options_digest`."""
         from nullface_pipeline.photo_folder import file_digest, options_digest
 
-        photo = self.photo_options
         return options_digest(
             {
-                "model": self.model,
-                "preset": self.preset,
-                "fast": self.fast,
-                "keep": sorted(photo.keep),
+                **self.decides,
                 "keep_mask": None if self.keep_mask is None else file_digest(self.keep_mask),
                 "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
-                "threshold": photo.similarity_threshold,
-                "judge": self.judge,
-                "strangers": self.strangers,
-                "min_face": photo.min_face,
-                "on_failure": photo.on_failure,
-                "detection_threshold": self.detection_threshold,
+                "on_failure": self.photo_options.on_failure,
                 "keep_metadata": self.keep_metadata,
-                **self.knobs,
             }
         )
 
@@ -130,7 +162,6 @@ class Asked(AskedOfPhotos):
 
     paths: list[str]
     output: Path
-    same_face: bool
     seed: int | None
     report: Path | None
     contact_sheet: Path | None

@@ -44,7 +44,10 @@ class _RunByDefault(TyperGroup):
 
 
 dataset = typer.Typer(
-    cls=_RunByDefault, name="dataset", no_args_is_help=True, help="Data sets of shards, on one process or a cluster."
+    cls=_RunByDefault,
+    name="dataset",
+    no_args_is_help=True,
+    help="Replace the faces in data sets of shards: `nullface dataset SOURCE -o OUTPUT`.",
 )
 
 
@@ -69,8 +72,6 @@ class AskedDataset(AskedOfPhotos):
         Raises:
             OSError, TypeError, ValueError: if something does not go together.
         """
-        from nullface_pipeline.dataset import DatasetJob, Place, read_or_draw_seed, seed_path
-
         if self.on_failure is options.OnFailure.error:
             raise ValueError("A data set goes on after a face that cannot be hidden: --on-failure cover or skip-file.")
         if self.about_one_photo is not None:
@@ -79,11 +80,18 @@ class AskedDataset(AskedOfPhotos):
             raise ValueError("--address HOST:PORT says where the Ray cluster is, and goes with --engine ray.")
         if self.workers is not None and self.engine is not options.Engine.ray:
             raise ValueError("--workers goes with --engine ray; `accelerate launch --num_processes` is the other's.")
+        # What a URL leads to is only known once its store has been asked.
+        if "://" not in self.source and not Path(self.source).exists():
+            raise ValueError(f"{self.source} does not exist.")
+        photo_options = self.photo_options
+        # Only now, because it takes seconds.
+        from nullface_pipeline.dataset import DatasetJob, Place, read_or_draw_seed, seed_path
+
         target = Place(self.output)
         return DatasetJob(
             source=Place(self.source),
             target=target,
-            options=replace(self.photo_options, **self.settings),
+            options=replace(photo_options, **self.settings),
             seed=read_or_draw_seed(self.seed_file or seed_path(target)),
             options_sha256=self._digest_with_columns,
             model=self.model,
@@ -134,6 +142,7 @@ def run(
     detection_threshold: options.DetectionThreshold = 0.3,
     min_face: options.MinFace = 0.0,
     on_failure: options.Failure = options.OnFailure.cover,
+    cover: options.CoverName = options.Cover.patch,
     model: options.Model = "tiny",
     device: options.Device = None,
     dtype: options.DtypeName = None,
@@ -143,13 +152,14 @@ def run(
 ) -> None:
     """Replace the faces in a data set, shard by shard.
 
-    SOURCE holds Parquet files with a column of images, WebDataset tars, or photos.
-    A stopped run goes on if it is given again. Reports go to a folder beside the
-    output, named OUTPUT-reports: `nullface dataset report OUTPUT` adds them up.
+    SOURCE holds Parquet files with a column of images, WebDataset tars, or
+    photos. A stopped run goes on if it is given again. Reports go to a folder
+    beside the output, named OUTPUT-reports: `nullface dataset report OUTPUT`
+    adds them up.
 
     Exit code: 0 if every face of this run is verified, 2 if some are covered
-    instead, 3 if some photos were refused or some shards failed, 1 for wrong usage.
-    With --engine accelerate 0 or 1: see the report.
+    instead, 3 if some photos were refused or some shards failed, 1 for wrong
+    usage. With --engine accelerate 0 or 1: see the report.
     """
     asked = AskedDataset(**locals())
     console.quiet = quiet
@@ -170,10 +180,10 @@ def run(
 @contextlib.contextmanager
 def _beginning(asked: AskedDataset) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     """The job, and the shards left to do; no other run writes to the target until the end."""
+    job = asked.job()
     from nullface_pipeline.dataset import begin, find_shards
     from nullface_pipeline.photo_folder import hold_folder
 
-    job = asked.job()
     shards = find_shards(job)
     # The processes of `accelerate launch` are one run, and each needs the whole list.
     if asked.engine is options.Engine.accelerate:
@@ -233,7 +243,7 @@ def _exit_code(outcomes: "list[ShardOutcome]") -> int:
 
 
 @dataset.command()
-def report(output: Annotated[str, typer.Argument(help="The --output of a run.")]) -> None:
+def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --output of a run.")]) -> None:
     """Add up the reports on a data set: photos, faces, refusals, time."""
     try:
         from nullface_pipeline.dataset import Place, summarize

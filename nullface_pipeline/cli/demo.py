@@ -8,8 +8,8 @@ import PIL.Image
 import typer
 from rich.table import Table
 
-from nullface_pipeline.cli.console import TINY_NOTICE, TINY_RESULT, console, notice, quiet_libraries
-from nullface_pipeline.cli.options import MAX_SEED
+from nullface_pipeline.cli import options
+from nullface_pipeline.cli.console import TINY_NOTICE, TINY_RESULT, console, fail, notice, quiet_libraries, words
 
 
 if TYPE_CHECKING:
@@ -20,13 +20,22 @@ def demo(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")] = Path(
         "demo"
     ),
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, metavar="N", help="Same seed, same face.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            parser=options.number(0, options.MAX_SEED, whole=True), metavar="N", help="Same seed, same face."
+        ),
+    ] = 0,
 ) -> None:
     """Anonymize a portrait that is here already: nothing to fetch.
 
     It is the astronaut of scikit-image; the model is nullface-tiny, which
     is in the package and only a demonstration.
     """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(words(error))
     from skimage import data
 
     from nullface_pipeline.photo_files import write_picture

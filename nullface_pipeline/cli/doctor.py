@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from nullface_pipeline.cli.console import console, fail, quiet_libraries
+from nullface_pipeline.cli.options import FLAG
 
 
 PACKAGES = (
@@ -33,7 +34,9 @@ OPTIONAL = frozenset({"onnxruntime", "onnxruntime-gpu"})
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs and reports.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar=FLAG, help="Print one JSON object, for programs and reports.")
+    ] = False,
 ) -> None:
     """Say what is installed, on which devices, with which weights.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nullface_pipeline.cli.console import as_options, console, fail, notice, quiet_libraries, show, words
-from nullface_pipeline.cli.options import path
+from nullface_pipeline.cli.options import FLAG, number, path
 
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from nullface_pipeline.evaluation.results import Evaluation
 
 LEAKED = 2
+
+PAPER = "The paper's tables and figures"
 
 
 class PaperSet(StrEnum):
@@ -38,56 +40,93 @@ def evaluate(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FOLDER of results, matched by name; or blur, pixelate, box. Several times."),
+        typer.Option(
+            metavar="NAME=FOLDER", help="Results, matched by name; or one of blur, pixelate, box. Several times."
+        ),
     ] = None,
     again: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FOLDER of a method's second results, with another seed: can the two be linked?"),
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="A method's second results, with another seed: can the two be linked?",
+        ),
     ] = None,
     recognizer: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="dlib, tiny, buffalo_l, or NAME=FILE.onnx and with commas bgr, centred, steered. Several times; dlib "
-            "and tiny by default."
+            "and tiny by default.",
         ),
     ] = None,
-    detector: Annotated[DetectorName, typer.Option(help="Finds the faces.")] = DetectorName.tiny,
+    detector: Annotated[
+        DetectorName, typer.Option(metavar="NAME", help="Finds the faces: tiny or buffalo_l.")
+    ] = DetectorName.tiny,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", parser=path, metavar="PATH", help="Folder for the report.")
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=FILE for a measure: pose, gaze, 3dmm, lpips, inception, musiq. Several times."),
+        typer.Option(
+            metavar="NAME=FILE", help="Of a measure: pose, gaze, 3dmm, lpips, inception, musiq. Several times."
+        ),
     ] = None,
     paper: Annotated[
-        PaperSet | None, typer.Option(help="Make and measure the pictures of the paper, with --images, of this set.")
+        PaperSet | None,
+        typer.Option(
+            metavar="SET",
+            help="Make and measure the paper's pictures, with --images, of celeba-hq or ffhq.",
+            rich_help_panel=PAPER,
+        ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(parser=path, metavar="PATH", help="Folder of the set's aligned photos.")
+        Path | None,
+        typer.Option(parser=path, metavar="PATH", help="Folder of the set's aligned photos.", rich_help_panel=PAPER),
     ] = None,
-    table: Annotated[int | None, typer.Option(min=1, max=3, help="Of the paper.")] = None,
-    figure: Annotated[int | None, typer.Option(min=3, max=12, help="Of the paper: 3, 4, 5, 11, 12.")] = None,
-    model: Annotated[str, typer.Option(help="What makes the paper's pictures: tiny or sd15.")] = "sd15",
+    table: Annotated[
+        int | None,
+        typer.Option(parser=number(1, 3, whole=True), metavar="N", help="1, 2 or 3.", rich_help_panel=PAPER),
+    ] = None,
+    figure: Annotated[
+        int | None,
+        typer.Option(parser=number(3, 12, whole=True), metavar="N", help="3, 4, 5, 11 or 12.", rich_help_panel=PAPER),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="What makes the pictures: tiny or sd15.", rich_help_panel=PAPER)
+    ] = "sd15",
     people: Annotated[
-        int | None, typer.Option(min=2, help="Draw so many of the photos, of any set, instead of the paper's number.")
+        int | None,
+        typer.Option(
+            parser=number(2, 1_000_000, whole=True),
+            metavar="N",
+            help="Draw so many of the photos, of any set, instead of the paper's number.",
+            rich_help_panel=PAPER,
+        ),
     ] = None,
     recover: Annotated[
         str | None,
-        typer.Option(help="Try to undo results with this model set: tiny, sd15, sdxl. Takes minutes a method."),
+        typer.Option(metavar="NAME", help="Try to undo results with tiny, sd15 or sdxl. Takes minutes a method."),
     ] = None,
     skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave originals without a result out of a method's figures.")
+        bool,
+        typer.Option(
+            "--skip-missing", metavar=FLAG, help="Leave originals without a result out of a method's figures."
+        ),
     ] = False,
     show_originals: Annotated[
-        bool, typer.Option("--show-originals", help="Show originals beside their results in the report.")
+        bool, typer.Option("--show-originals", metavar=FLAG, help="Show originals beside their results in the report.")
     ] = False,
     forget: Annotated[
-        bool, typer.Option("--forget", help="Delete the embeddings that earlier runs remember, and do nothing else.")
+        bool,
+        typer.Option(
+            "--forget", metavar=FLAG, help="Delete the embeddings that earlier runs remember, and do nothing else."
+        ),
     ] = False,
 ) -> None:
-    """Measure how often people are found again, by whom and how, and what is kept of their faces.
+    """Measure how often people are found again, and what is kept of faces.
 
-    Exit code: 0, 2 if a result is its own original, 1 for wrong usage. A stopped run goes on where it was.
+    Exit code: 0, 2 if a result is its own original, 1 for wrong usage. A
+    stopped run goes on where it was.
     """
     if forget:
         return _forget()
@@ -97,6 +136,8 @@ def evaluate(
             skip_missing = True  # those in which no face is found, which were named
         if originals is None or not method or output is None:
             raise ValueError("Name the photos with --originals, at least one --method, and the report with --output.")
+        if not originals.is_dir():
+            raise ValueError(f"{originals} is no folder.")
         methods = _methods(method, again or [])
         result = _evaluate(
             originals, methods, recognizer or ["dlib", "tiny"], detector, recover, skip_missing, weights or []

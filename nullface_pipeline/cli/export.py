@@ -9,6 +9,7 @@ import typer
 from rich.table import Column, Table
 
 from nullface_pipeline.cli.console import console, fail
+from nullface_pipeline.cli.options import FLAG
 from nullface_pipeline.publish.hub import (
     MODEL_REPOSITORY,
     PIPELINE_REPOSITORY,
@@ -36,7 +37,7 @@ def export(
         Path | None, typer.Option(metavar="FOLDER", help="A Space for the Hub: the page, and the package with it.")
     ] = None,
     sdxl: Annotated[
-        bool, typer.Option("--sdxl", help="With --single-file or --hub: for Stable Diffusion XL.")
+        bool, typer.Option("--sdxl", metavar=FLAG, help="With --single-file or --hub: for Stable Diffusion XL.")
     ] = False,
     git: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nullface_pipeline.cli.console import console, fail, words
+from nullface_pipeline.cli.options import FLAG
 
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def fetch(
         WeightSet,
         typer.Argument(metavar="NAME", help="All that --model sd15 or sdxl runs; or only the face models."),
     ],
-    accept_licences: Annotated[bool, typer.Option("--accept-licences", help="Do not ask about the licences.")] = False,
+    accept_licences: Annotated[
+        bool, typer.Option("--accept-licences", metavar=FLAG, help="Do not ask about the licences.")
+    ] = False,
 ) -> None:
     """Fetch the weights of the real models, after asking.
 

@@ -4,16 +4,15 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nullface_pipeline.cli.asked import Asked
+from nullface_pipeline.cli.asked import Asked, AskedOfFaces
 from nullface_pipeline.cli.console import TINY_NOTICE, as_options, console, fail, quiet_libraries, words
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.cli.video import Asked as AskedOfVideo
     from nullface_pipeline.photo_folder.steps import Anonymize
 
 
-def load_model(asked: "Asked | AskedOfVideo") -> Any:
+def load_model(asked: AskedOfFaces) -> Any:
     """The pipeline with its face models, or one line and exit code 1."""
     import torch
 

@@ -21,6 +21,9 @@ RUN = "Model and machine"
 SHARDS = "Shards and engines"
 FILES = "Files and runs"
 
+# Of options without a value, for which Typer would show <bool>.
+FLAG = ""
+
 # A photo on the standard input, a result on the standard output.
 STREAM = "-"
 
@@ -45,6 +48,12 @@ class OnFailure(StrEnum):
     error = "error"
 
 
+class Cover(StrEnum):
+    patch = "patch"
+    blur = "blur"
+    mosaic = "mosaic"
+
+
 class Engine(StrEnum):
     local = "local"
     accelerate = "accelerate"
@@ -61,7 +70,8 @@ def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
             raise typer.BadParameter(f"{value!r} is no {'whole number' if whole else 'number'}.") from error
         # Not "outside": NaN is neither below nor above any bound.
         if not low <= read <= high:
-            raise typer.BadParameter(f"{value} is not in the range from {low:g} to {high:g}.")
+            ends = f"{low:.0f} to {high:.0f}" if whole else f"{low:g} to {high:g}"
+            raise typer.BadParameter(f"{value} is not in the range from {ends}.")
         return read
 
     return parse
@@ -87,6 +97,22 @@ def sheet_path(value: str) -> Path:
     return sheet
 
 
+def model_name(value: str) -> str:
+    """A model set, a folder or a Hub name, by its looks: what is none would only be found out after a search on the Hub."""
+    if value not in ("tiny", "sd15", "sdxl") and "/" not in value and not Path(value).exists():
+        raise typer.BadParameter(
+            f"{value!r} is none of tiny, sd15 and sdxl, no folder, and no Hub name like OWNER/NAME."
+        )
+    return value
+
+
+def judge_pack(value: str) -> str:
+    """An InsightFace pack by name, or its folder."""
+    if "/" in value and not Path(value).is_dir():
+        raise typer.BadParameter(f"there is no folder {value}.")
+    return value
+
+
 def region_names(value: str) -> tuple[str, ...]:
     """`eyes,mouth` as names."""
     return tuple(name.strip() for name in value.split(",") if name.strip())
@@ -101,7 +127,10 @@ def skipped_face(value: str) -> Path | tuple[float, ...]:
         return path(value)
 
 
-Paths = Annotated[list[str], typer.Argument(help="Photos, folders and patterns in quotes; - for standard input.")]
+Paths = Annotated[
+    list[str],
+    typer.Argument(metavar="PHOTOS", help="Photos, folders and patterns in quotes; - for standard input."),
+]
 Output = Annotated[
     Path,
     typer.Option(
@@ -147,6 +176,7 @@ Fast = Annotated[
     bool,
     typer.Option(
         "--fast",
+        metavar=FLAG,
         help="Nearly the same in 7 steps, about four times as fast, with any preset.",
         rich_help_panel=FACES,
     ),
@@ -156,6 +186,7 @@ Strangers = Annotated[
     bool,
     typer.Option(
         "--strangers",
+        metavar=FLAG,
         help="Against somebody who knows the method: towards a secret stranger, with up to three times the work.",
         rich_help_panel=FACES,
     ),
@@ -185,6 +216,7 @@ AcceptRecognizable = Annotated[
     bool,
     typer.Option(
         "--accept-recognizable",
+        metavar=FLAG,
         help="Allow a --threshold with which recognizable results pass.",
         rich_help_panel=CHECKS,
     ),
@@ -192,6 +224,7 @@ AcceptRecognizable = Annotated[
 Judge = Annotated[
     str | None,
     typer.Option(
+        parser=judge_pack,
         metavar="PACK",
         help="A second recognizer that must not know the person either: an InsightFace pack by name, or its folder.",
         rich_help_panel=CHECKS,
@@ -223,10 +256,20 @@ Failure = Annotated[
         rich_help_panel=CHECKS,
     ),
 ]
+CoverName = Annotated[
+    Cover,
+    typer.Option(
+        metavar="NAME",
+        help="What covers a face that cannot be replaced: patch, or what looks like a blur or a mosaic and tells no "
+        "more.",
+        rich_help_panel=CHECKS,
+    ),
+]
 
 Model = Annotated[
     str,
     typer.Option(
+        parser=model_name,
         metavar="NAME",
         help="tiny (in the package), sd15, sdxl, or a folder or Hub name of a Stable Diffusion 1.5 or XL model.",
         rich_help_panel=RUN,
@@ -259,12 +302,22 @@ Seed = Annotated[
 
 SameFace = Annotated[
     bool,
-    typer.Option("--same-face", help="One new face for a person in all of them: a pseudonym.", rich_help_panel=FACES),
+    typer.Option(
+        "--same-face",
+        metavar=FLAG,
+        help="One new face for a person in all of them: a pseudonym.",
+        rich_help_panel=FACES,
+    ),
 ]
 
 KeepMetadata = Annotated[
     bool,
-    typer.Option("--keep-metadata", help="Keep the EXIF, GPS included; never its thumbnail.", rich_help_panel=FILES),
+    typer.Option(
+        "--keep-metadata",
+        metavar=FLAG,
+        help="Keep the EXIF, GPS included; never its thumbnail.",
+        rich_help_panel=FILES,
+    ),
 ]
 Report = Annotated[
     Path | None,
@@ -278,26 +331,40 @@ ContactSheet = Annotated[
 ]
 NoResume = Annotated[
     bool,
-    typer.Option("--no-resume", help="Do photos again that were done with the same options.", rich_help_panel=FILES),
+    typer.Option(
+        "--no-resume", metavar=FLAG, help="Do again what was done with the same options.", rich_help_panel=FILES
+    ),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Replace files that no run is known to have made.", rich_help_panel=FILES),
+    typer.Option(
+        "--overwrite", metavar=FLAG, help="Replace files that no run is known to have made.", rich_help_panel=FILES
+    ),
 ]
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Only look for faces, and write previews with these covered.", rich_help_panel=FILES
+        "--dry-run",
+        metavar=FLAG,
+        help="Only look for faces, and write previews with these covered.",
+        rich_help_panel=FILES,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="With --dry-run: one JSON line a photo.", rich_help_panel=FILES)]
+AsJson = Annotated[
+    bool, typer.Option("--json", metavar=FLAG, help="With --dry-run: one JSON line a photo.", rich_help_panel=FILES)
+]
 Quiet = Annotated[
     bool,
-    typer.Option("--quiet", "-q", help="Say nothing but errors, refusals and notices.", rich_help_panel=FILES),
+    typer.Option(
+        "--quiet", "-q", metavar=FLAG, help="Say nothing but errors, refusals and notices.", rich_help_panel=FILES
+    ),
 ]
 
 Source = Annotated[
-    str, typer.Argument(help="Folder or URL (s3://, gs://, hf://) of Parquet files, WebDataset tars, or photos.")
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="Folder or URL (s3://, gs://, hf://) of Parquet files, WebDataset tars, or photos."
+    ),
 ]
 Target = Annotated[
     str,

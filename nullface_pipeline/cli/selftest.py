@@ -26,12 +26,19 @@ class ModelSet(StrEnum):
 
 def selftest(
     model: Annotated[
-        ModelSet, typer.Option(help="tiny is in this package; sd15 and sdxl fetch gigabytes once.")
+        ModelSet, typer.Option(metavar="NAME", help="tiny is in this package; sd15 and sdxl fetch gigabytes once.")
     ] = ModelSet.tiny,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; what there is by default.")] = None,
-    dtype: Annotated[Dtype | None, typer.Option(help="What suits the processor by default.")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps; what there is by default.")
+    ] = None,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(metavar="NAME", help="float32, bfloat16 or float16; what suits the processor by default."),
+    ] = None,
 ) -> None:
-    """Check every part of a model set, and say which one is wrong. The output is meant to be pasted into an issue.
+    """Check every part of a model set, and say which one is wrong.
+
+    The output is meant to be pasted into an issue.
 
     Exits with 1 if something is not as it should be.
     """

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.console import as_options, console, error_console, fail, show, words
+from nullface_pipeline.cli.asked import AskedOfFaces
+from nullface_pipeline.cli.console import TINY_RESULT, as_options, console, error_console, fail, notice, show, words
 from nullface_pipeline.cli.loading import load_model
+from nullface_pipeline.photo_records import PhotoOptions
 
 
 if TYPE_CHECKING:
     from nullface_pipeline.photo_folder import PhotoJob, ResultRecord
-    from nullface_pipeline.photo_records import PhotoOptions
     from nullface_pipeline.video import LinkedVideo, VideoReport, Work
 
 
@@ -38,41 +39,16 @@ AudioName = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The command's arguments, as they are named there."""
+@dataclass(frozen=True, kw_only=True)
+class AskedOfVideos(AskedOfFaces):
+    """The arguments of `nullface video`."""
 
     videos: list[Path]
     output: Path
-    keep: str
-    preset: options.Preset
-    fast: bool
-    same_face: bool
     audio: Audio
-    threshold: float | None
-    accept_recognizable: bool
-    detection_threshold: float
-    min_face: float
-    model: str
-    device: str | None
-    dtype: options.Dtype | None
-    batch_faces: int
     seed: int | None
     no_resume: bool
     overwrite: bool
-
-    @cached_property
-    def face_options(self) -> "PhotoOptions":
-        """What is asked of each face, besides the preset's numbers, which depend on the model."""
-        from nullface_pipeline.photo_records import PhotoOptions
-
-        return PhotoOptions(
-            keep=options.region_names(self.keep),
-            similarity_threshold=self.threshold,
-            accept_recognizable=self.accept_recognizable,
-            min_face=self.min_face,
-            batch_faces=self.batch_faces,
-        )
 
     @cached_property
     def digest(self) -> str:
@@ -82,57 +58,63 @@ class Asked:
 
         return options_digest(
             {
-                "model": self.model,
-                "preset": self.preset,
-                "fast": self.fast,
+                **self.decides,
                 "audio": self.audio,
                 "same_face": sorted(file_digest(video) or "" for video in self.videos) if self.same_face else None,
-                "keep": sorted(self.face_options.keep),
-                "threshold": self.threshold,
-                "min_face": self.min_face,
-                "detection_threshold": self.detection_threshold,
                 "batch_faces": self.batch_faces,
             }
         )
 
 
 def video(
-    videos: Annotated[list[Path], typer.Argument(help="Videos: MP4, MOV, WebM, and most others.")],
-    output: Annotated[Path, typer.Option("--output", "-o", parser=options.path, help="Folder for the results.")],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, and most others.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
+    ],
     keep: options.Keep = "",
     preset: options.PresetName = options.Preset.standard,
     fast: options.Fast = False,
     same_face: options.SameFace = False,
-    audio: AudioName = Audio.none,
+    steps: options.Steps = None,
+    skip: options.Skip = None,
+    guidance_scale: options.GuidanceScale = None,
+    identity_scale: options.IdentityScale = None,
+    identity_angle: options.IdentityAngle = None,
     threshold: options.Threshold = None,
     accept_recognizable: options.AcceptRecognizable = False,
+    judge: options.Judge = None,
     detection_threshold: options.DetectionThreshold = 0.3,
     min_face: options.MinFace = 0.0,
+    cover: options.CoverName = options.Cover.patch,
     model: options.Model = "tiny",
     device: options.Device = None,
     dtype: options.DtypeName = None,
     batch_faces: options.BatchFaces = 8,
     seed: options.Seed = None,
+    audio: AudioName = Audio.none,
     no_resume: options.NoResume = False,
     overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Replace the faces in videos.
 
-    Every face is replaced and verified in every frame, or covered. A stopped run goes on
-    where it was if it is given again.
+    Every face is replaced and verified in every frame, or covered. A stopped
+    run goes on where it was if it is given again.
 
-    Exit code: 0 if nothing is covered, 2 if something is, 3 if some videos were refused,
-    1 for wrong usage.
+    Exit code: 0 if nothing is covered, 2 if something is, 3 if some videos were
+    refused, 1 for wrong usage.
     """
-    asked = Asked(**locals())
+    asked = AskedOfVideos(**locals())
+    console.quiet = quiet
     from nullface_pipeline.photo_folder import hold_folder
 
     try:
         # Options first: they need no disk.
-        asked.face_options
+        face_options = PhotoOptions(**asked.face_options)
         jobs = find_jobs(asked.videos, asked.output)
         with hold_folder(asked.output):
-            code = _anonymize(asked, jobs)
+            code = _anonymize(asked, face_options, jobs)
     except (OSError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
     raise typer.Exit(code)
@@ -144,19 +126,24 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
     Raises:
         ValueError: if one does not exist, or two would be written to one place.
     """
-    from nullface_pipeline.photo_folder import PhotoJob, check_written
-    from nullface_pipeline.photo_folder.paths import planned_results
-    from nullface_pipeline.video import output_suffix
+    from nullface_pipeline.photo_folder.jobs import is_photo_name
 
     for path in videos:
         if not path.is_file():
             raise ValueError(f"{path} is no file: name the videos themselves, as in clips/*.mp4.")
+        if is_photo_name(path.name):
+            raise ValueError(f"{path} is a photo: give it to `nullface anonymize`.")
+    # Only now, because it takes seconds.
+    from nullface_pipeline.photo_folder import PhotoJob, check_written
+    from nullface_pipeline.photo_folder.paths import planned_results
+    from nullface_pipeline.video import output_suffix
+
     jobs = [PhotoJob(path, output / f"{path.stem}{output_suffix(path)}") for path in dict.fromkeys(videos)]
     check_written(planned_results(jobs), [job.source for job in jobs])
     return jobs
 
 
-def _anonymize(asked: Asked, jobs: "list[PhotoJob]") -> int:
+def _anonymize(asked: AskedOfVideos, face_options: PhotoOptions, jobs: "list[PhotoJob]") -> int:
     """Whatever is not done yet; returns the exit code."""
     from nullface_pipeline.photo_folder import Earlier, ResultRecord, record_path, remove_leftovers, split_jobs
 
@@ -166,10 +153,12 @@ def _anonymize(asked: Asked, jobs: "list[PhotoJob]") -> int:
     remove_leftovers({asked.output}, asked.output)
     for outcome in split.refused:
         _refuse(outcome.job, outcome.reason)
-    reports = _run(asked, split.pending, jobs, record) if split.pending else {}
-    console.print(_reports_table(reports))
+    reports = _run(asked, face_options, split.pending, jobs, record) if split.pending else {}
+    console.print(_reports_table(reports, asked.model))
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
+    if asked.model == "tiny" and reports:
+        notice(TINY_RESULT)
     refused = len(split.refused) + len(split.pending) - len(reports)
     return 3 if refused else 2 if any(report.covered for report in reports.values()) else 0
 
@@ -179,11 +168,15 @@ def _refuse(job: "PhotoJob", reason: str) -> None:
 
 
 def _run(
-    asked: Asked, pending: "list[PhotoJob]", jobs: "list[PhotoJob]", record: "ResultRecord"
+    asked: AskedOfVideos,
+    face_options: PhotoOptions,
+    pending: "list[PhotoJob]",
+    jobs: "list[PhotoJob]",
+    record: "ResultRecord",
 ) -> "dict[PhotoJob, VideoReport]":
     """Look at the videos and anonymize them; those that are refused are told and left out."""
     pipe = load_model(asked)
-    face_options = _face_options(pipe, asked)
+    face_options = _with_model(pipe, asked, face_options)
     reports: "dict[PhotoJob, VideoReport]" = {}
     with _progress() as progress:
         if not asked.same_face:
@@ -201,19 +194,21 @@ def _run(
     return reports
 
 
-def _face_options(pipe: Any, asked: Asked) -> "PhotoOptions":
-    from nullface_pipeline.model_sets import preset_settings
+def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> PhotoOptions:
+    """The options with all that depends on the model, or one line and exit code 1."""
+    from nullface_pipeline.face_identity import load_face_analyser
     from nullface_pipeline.photo import check_pipeline
 
-    face_options = replace(asked.face_options, **preset_settings(asked.model, asked.preset, asked.fast))
     try:
+        judge = None if asked.judge is None else load_face_analyser(asked.judge)
+        face_options = replace(face_options, judge=judge, **asked.settings)
         check_pipeline(pipe, face_options)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
     return face_options
 
 
-def _look(asked: Asked, pipe: Any, job: "PhotoJob", progress: Progress) -> "tuple[LinkedVideo, Work] | None":
+def _look(asked: AskedOfVideos, pipe: Any, job: "PhotoJob", progress: Progress) -> "tuple[LinkedVideo, Work] | None":
     """What one video shows; None if it is refused."""
     from nullface_pipeline.photo_folder import file_digest
     from nullface_pipeline.photo_folder.noise import SEED_BITS
@@ -253,9 +248,9 @@ def _identities(pipe: Any, linked: "list[LinkedVideo]") -> list[list[Any]]:
 
 
 def _finish(
-    asked: Asked,
+    asked: AskedOfVideos,
     pipe: Any,
-    face_options: "PhotoOptions",
+    face_options: PhotoOptions,
     job: "PhotoJob",
     looked: "tuple[LinkedVideo, Work]",
     identities: list[Any] | None,
@@ -295,9 +290,12 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _reports_table(reports: "dict[PhotoJob, VideoReport]") -> Table:
+def _reports_table(reports: "dict[PhotoJob, VideoReport]", model: str) -> Table:
+    title = "with nullface-tiny, a demonstration" if model == "tiny" else None
     table = Table(
-        "video", "frames", "tracks", "faces replaced", "in short gaps", "places covered", "frames with a patch"
+        Column("video", overflow="fold"),
+        *("frames", "tracks", "faces replaced", "in short gaps", "places covered", "frames with a cover"),
+        title=title,
     )
     for job, report in reports.items():
         numbers = (report.frames, report.tracks, report.anonymized, report.gaps, report.covered)

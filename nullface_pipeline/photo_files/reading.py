@@ -8,13 +8,11 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import PIL.ExifTags
 import PIL.Image
 import PIL.ImageFile
 import PIL.JpegImagePlugin
 
-from nullface_pipeline.colour_profile import converted_to_srgb, is_profile, with_rebuilt_profile
 from nullface_pipeline.photo_files.metadata import (
     XMP,
     heif_colours,
@@ -116,6 +114,8 @@ def _in_memory(source: Any) -> BinaryIO:
 
 
 def _read(path: Path | None, file: BinaryIO, max_pixels: int) -> PhotoFile:
+    from nullface_pipeline.colour_profile import with_rebuilt_profile
+
     picture = PIL.Image.open(file, formats=_readable_formats(file))
     _check_header(picture, max_pixels)
     picture.load()
@@ -221,6 +221,8 @@ def _colour_and_alpha(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Im
 
 def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
     """Grey of more than 8 bits, black to white as the format defines them: no stretching to what is there."""
+    import numpy as np
+
     pixels, white = np.asarray(picture), 2**bits - 1
     to_8_bits = (np.arange(2**16).clip(max=white) * 255 + white // 2) // white
     if getattr(picture, "tag_v2", {}).get(PIL.ExifTags.Base.PhotometricInterpretation) == 0:
@@ -234,6 +236,8 @@ def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image,
 
 def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
     """sRGB, through the file's profile where it has a sound one."""
+    from nullface_pipeline.colour_profile import converted_to_srgb, is_profile
+
     profile = picture.info.get("icc_profile")
     converted = converted_to_srgb(picture, profile) if profile and is_profile(profile, b"CMYK") else None
     return picture.convert("RGB") if converted is None else converted

@@ -8,7 +8,6 @@ or in black and white, is to be looked for by whoever has a detector, in `alpha_
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
 import PIL.Image
 import PIL.ImageFilter
 import PIL.ImageOps
@@ -40,7 +39,7 @@ def settled(alpha: PIL.Image.Image) -> PIL.Image.Image | None:
     counts = alpha.histogram()
     if counts[255] == sum(counts):
         return None
-    if sum(counts[1:255]) > MAX_HALF_TRANSPARENT * sum(counts) or _is_dithered(np.asarray(alpha)):
+    if sum(counts[1:255]) > MAX_HALF_TRANSPARENT * sum(counts) or _is_dithered(alpha):
         raise PhotoFileError("Its transparency could be a picture of its own: save it without transparency first.")
     return alpha
 
@@ -114,18 +113,16 @@ def _smoothed(picture: PIL.Image.Image, sizes: tuple[int, ...]) -> Iterator[PIL.
         yield picture.filter(PIL.ImageFilter.BoxBlur(size / 2)) if size else picture
 
 
-def _is_dithered(alpha: np.ndarray) -> bool:
-    """Whether neighbours differ as often in some square as they do in dots, and never along edges.
+def _is_dithered(alpha: PIL.Image.Image) -> bool:
+    """Whether neighbours in an "L" picture differ as often in some square as they do in dots, and never along edges."""
+    import numpy as np
 
-    Args:
-        alpha (`np.ndarray`): (height, width) uint8.
-    """
-    levels = alpha.astype(np.int16)
-    steps = np.zeros(alpha.shape, dtype=np.uint8)
+    levels = np.asarray(alpha).astype(np.int16)
+    steps = np.zeros(levels.shape, dtype=np.uint8)
     steps[:, 1:] += np.abs(np.diff(levels, axis=1)) >= STEP
     steps[1:] += np.abs(np.diff(levels, axis=0)) >= STEP
-    side = min(SQUARE, *alpha.shape)
-    sums = np.zeros((alpha.shape[0] + 1, alpha.shape[1] + 1), dtype=np.int64)
+    side = min(SQUARE, *levels.shape)
+    sums = np.zeros((levels.shape[0] + 1, levels.shape[1] + 1), dtype=np.int64)
     sums[1:, 1:] = steps.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
     counts = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     return bool(counts.max() > MAX_STEPS * 2 * side * side)

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import PIL.Image
 
 from nullface_pipeline.photo_files import PhotoFile, alpha_views, composed_views
@@ -26,14 +25,15 @@ def photo_anonymizer(pipe: Any, options: PhotoOptions, judge: str | None, seed: 
 
     Raises:
         ImportError, RuntimeError, TypeError, ValueError: if the judge cannot be loaded, or the pipeline does not do for
-            the options.
+            the options, or a reference photo of `skip_faces` does not show one face.
     """
     from nullface_pipeline.face_identity import load_face_analyser
-    from nullface_pipeline.photo import check_pipeline
+    from nullface_pipeline.photo import check_pipeline, read_references
 
     if judge is not None:
         options = replace(options, judge=load_face_analyser(judge))
     check_pipeline(pipe, options)
+    options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
     return lambda file, name: anonymize_file(pipe, file, replace(options, seed=photo_seed(seed, name)))
 
 
@@ -59,6 +59,8 @@ def anonymize_file(pipe: Any, file: PhotoFile, options: PhotoOptions) -> Anonymi
 
 def _shown_faces(analyser: Any, views: Iterable[PIL.Image.Image], known: Sequence[FaceRecord]) -> "list[FaceLocation]":
     """Faces in any of the pictures that are none of those known."""
+    import numpy as np
+
     from nullface_pipeline.face_identity import FaceLocation
     from nullface_pipeline.face_search import UNUSUAL_MARGIN, search_locations
     from nullface_pipeline.photo import unmatched_faces

@@ -100,7 +100,7 @@ def check_written(written: Iterable[WrittenFile], read: Iterable[Path]) -> None:
     taken: dict[Hashable, str] = {}
     for path in read:
         for key in _keys(path):
-            taken[key] = f"the photo {path}"
+            taken[key] = f"the original {path}"
     for file in written:
         for key in (keys := _keys(file.path)):
             if key in taken:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import PIL.Image
 
-from nullface_pipeline.face_edit import cover_face
+from nullface_pipeline.face_covers import cover_faces
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo_files import read_photo, write_picture
@@ -45,8 +45,7 @@ def write_preview(detector: Any, job: PhotoJob) -> tuple[list[DetectedFace], Pat
 
 def draw_faces(photo: np.ndarray, faces: list[DetectedFace]) -> PIL.Image.Image:
     """Cover and number the faces of an (H, W, 3) uint8 RGB photo; at most 1280 pixels long."""
-    for face in faces:
-        photo = cover_face(photo, face.box)
+    photo = cover_faces(photo, [face.box for face in faces])
     scale = min(1.0, LONGEST_SIDE / max(photo.shape[:2]))
     size = max(1, round(scale * photo.shape[1])), max(1, round(scale * photo.shape[0]))
     picture = np.array(PIL.Image.fromarray(photo).resize(size, PIL.Image.Resampling.LANCZOS))

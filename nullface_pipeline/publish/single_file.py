@@ -21,6 +21,7 @@ CORE = (
     "face_regions",
     "face_parsing",
     "photo_records",
+    "face_covers",
     "face_search",
     "face_masks",
     "face_strangers",

@@ -12,10 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from nullface_pipeline.face_covers import cover_faces, widened
+from nullface_pipeline.face_crops import edge_feather
 from nullface_pipeline.face_edit import (
     FaceTarget,
     closest_similarity,
-    cover_face,
     hide_faces,
     make_target,
     paste_all,
@@ -23,6 +24,7 @@ from nullface_pipeline.face_edit import (
     stronger,
 )
 from nullface_pipeline.face_identity import DetectedFace, embed_face, similarity
+from nullface_pipeline.face_masks import face_ellipse
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo import (
     FinishedFaces,
@@ -34,13 +36,17 @@ from nullface_pipeline.photo import (
 )
 from nullface_pipeline.photo_records import MAX_SEED, FaceNotHiddenError, PhotoOptions
 from nullface_pipeline.video.reader import Frame, VideoInfo, read_frames
-from nullface_pipeline.video.states import State, TrackStates, track_states
+from nullface_pipeline.video.states import LARGEST, State, TrackStates, track_states
 from nullface_pipeline.video.tracks import Track
 from nullface_pipeline.video.writer import write_segment
 
 
 # A mask reaches as far as those of so many frames before and after it, so that it does not shrink between neighbours.
 STEADY = 2
+
+# A new face is averaged with those of the frames before and after it, which count half as much, and less the more the
+# originals differ: e^-1 times as much for so many grey levels.
+ALIKE = 24.0
 
 # Where a face fails, so many frames before and after it are covered too: a face and a patch by turns draw the eye.
 AROUND_FAILURE = 3
@@ -52,6 +58,9 @@ PROBE_MARGIN = 0.05
 
 # Share of a place that a new face has to fill for nothing of the old one to be left there.
 FILLED = 0.9
+
+# How much of a pixel is a new face's where no patch is needed.
+REPLACED = 0.95
 
 # How often a piece is made again. What is found then would be found for ever.
 MOST_PASSES = 5
@@ -221,11 +230,33 @@ def anonymize_targets(rendering: Rendering, piece: Piece) -> None:
             results = run_pipeline(rendering.pipe, [piece.targets[number][index] for number in batch], settings)
             for number, result in zip(batch, results):
                 piece.targets[number][index] = replace(piece.targets[number][index], result=result)
+        steady_results(piece, index)
     for number, targets in piece.targets.items():
         before = piece.window[number].pixels
         after = paste_all(before, list(targets.values()))
         unchanged = [index for index, target in targets.items() if not is_changed(before, after, target)]
         piece.failed |= {(number, index) for index in unchanged}
+
+
+def steady_results(piece: Piece, index: int) -> None:
+    """Make the new faces of a track flicker less, each with its frame's own expression."""
+    made = {n: targets[index] for n, targets in piece.targets.items() if index in targets}
+    made = {number: target for number, target in made.items() if target.result is not None}
+    for number, target in made.items():
+        near = [(1.0, made[other]) for other in (number - 1, number + 1) if other in made]
+        steady = averaged_result(target.aligned, [(2.0, target), *near])
+        piece.targets[number][index] = replace(target, result=steady)
+
+
+def averaged_result(aligned: np.ndarray, near: list[tuple[float, FaceTarget]]) -> np.ndarray:
+    """(size, size, 3) uint8: the mean of the targets' results with these weights, as far as their originals are alike."""
+    mean, total = np.zeros(aligned.shape, np.float32), np.zeros((*aligned.shape[:2], 1), np.float32)
+    for weight, target in near:
+        apart = np.abs(target.aligned.astype(np.float32) - aligned).max(axis=-1)
+        alike = weight * np.exp(-((cv2.GaussianBlur(apart, (0, 0), 1.0) / ALIKE) ** 2))[..., None]
+        mean += alike * np.asarray(target.result, dtype=np.float32)
+        total += alike
+    return np.asarray(np.rint(mean / total), dtype=np.uint8)
 
 
 def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
@@ -237,16 +268,16 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
     before = piece.window[number].pixels
     done = decide(rendering, piece, number)
     hidden = tuple(done.hidden.values())
-    pixels = paste_all(before, list(hidden))
-    for box, margin in done.covered.values():
-        pixels = cover_face(pixels, box, margin)
+    boxes = [widened(box, margin) for box, margin in done.covered.values()]
+    replaced = paste_all(before, list(hidden))
+    pixels = cover_faces(replaced, boxes, rendering.options.cover)
     there = [index for index, states in enumerate(rendering.tracks) if states.at(number) is not None]
     if there != sorted([*done.hidden, *done.covered, *done.parts]):
         raise FaceNotHiddenError(f"Not every face of frame {number} is accounted for; nothing is written.")
-    covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box, _ in done.covered.values())
+    covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box in boxes)
     found = FoundFaces(before, tuple(target.face for target in hidden), covered, ())
-    check_finished(found, FinishedFaces(pixels, hidden, (), covered))
-    return pixels
+    check_finished(found, FinishedFaces(pixels, hidden, (), covered, rendering.options.cover))
+    return np.where(shown_in_front(rendering, done, number, before.shape[:2])[..., None], replaced, pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +286,7 @@ class Done:
 
     Attributes:
         hidden (`dict[int, FaceTarget]`): replaced by a new face.
-        covered (`dict[int, tuple[np.ndarray, float]]`): box and margin of a patch.
+        covered (`dict[int, tuple[np.ndarray, float]]`): box and margin of a cover.
         parts (`list[int]`): parts of faces that are replaced, such as a mouth that was taken for a face.
     """
 
@@ -282,6 +313,38 @@ def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
         else:
             done.covered[index] = (states.patches[place], float(states.margins[place]))
     return done
+
+
+def shown_in_front(rendering: Rendering, done: Done, number: int, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the new faces that no patch need lie over. A face that was found is in front of one that was not."""
+    found = [
+        box
+        for index, (box, _) in done.covered.items()
+        if index >= len(rendering.hosts)
+        or rendering.tracks[index].has_face(number)
+        or is_found(rendering, index, number)
+    ]
+    shown = np.zeros(size, dtype=bool)
+    for index, target in done.hidden.items():
+        if is_found(rendering, index, number) and not any(is_near(target.face.box, box) for box in found):
+            ellipse = face_ellipse(target.crop.points_to_crop(target.face.landmarks), target.crop.size)
+            # Only what is replaced: nothing of anybody is left there.
+            weight = np.minimum(ellipse, target.mask * edge_feather(target.crop.size))
+            white = np.full_like(target.aligned, 255)
+            shown |= target.crop.paste(np.zeros((*size, 3), np.uint8), white, weight)[..., 0] >= 255 * REPLACED
+    return shown
+
+
+def is_found(rendering: Rendering, index: int, number: int) -> bool:
+    """Whether the detector found a track's face in a frame."""
+    return number in rendering.tracks[index].track.frames
+
+
+def is_near(box: np.ndarray, patch: np.ndarray) -> bool:
+    """Whether a face's box (x0, y0, x1, y1) touches what the largest patch around another box covers."""
+    reach = (2**0.5 + LARGEST) / 2.0 * (patch[2:] - patch[:2])
+    centre = (patch[:2] + patch[2:]) / 2.0
+    return bool(np.all(box[:2] < centre + reach) and np.all(box[2:] > centre - reach))
 
 
 def is_filled(target: FaceTarget, box: np.ndarray) -> bool:

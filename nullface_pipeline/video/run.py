@@ -27,7 +27,7 @@ from nullface_pipeline.video.render import (
 )
 from nullface_pipeline.video.shots import find_shots
 from nullface_pipeline.video.states import State, TrackStates, track_states
-from nullface_pipeline.video.tracks import Track, find_hosts, link_faces
+from nullface_pipeline.video.tracks import Track, find_hiders, find_hosts, link_faces
 from nullface_pipeline.video.work import Work
 from nullface_pipeline.video.writer import check_audio, join_segments
 
@@ -178,17 +178,18 @@ def plan(
 ) -> Rendering:
     """What happens to each track in each frame, how strong, and what an earlier run found besides."""
     hosts = find_hosts(video.tracks)
+    others = find_hiders(video.tracks, hosts)
     states = [
-        track_states(track, video.times, render=host is None and track.size >= options.min_face)
-        for track, host in zip(video.tracks, hosts)
+        track_states(track, video.times, near, render=host is None and track.size >= options.min_face)
+        for track, near, host in zip(video.tracks, others, hosts)
     ]
     identities = [track.embedding for track in video.tracks] if identities is None else list(identities)
     none = [0] * len(states)
     trial = Rendering(pipe, options, work.seed, video.info, video.times, video.shots, states, identities, none, hosts)
     strengths = find_strengths(trial, video.path, work, tell)
     tracks = [
-        one if strength is not None else track_states(one.track, video.times, render=False)
-        for one, strength in zip(states, strengths)
+        one if strength is not None else track_states(one.track, video.times, near, render=False)
+        for one, near, strength in zip(states, others, strengths)
     ]
     rendering = replace(trial, tracks=tracks, strengths=[strength or 0 for strength in strengths])
     for number, *box in work.lines("found.jsonl"):

@@ -192,6 +192,30 @@ def is_part(part: Track, host: Track) -> bool:
     return bool(inside.sum() >= PART_FRAMES * len(part.frames))
 
 
+def find_hiders(tracks: Sequence[Track], hosts: Sequence[int | None]) -> list[list[Track]]:
+    """For each track those whose heads may hide its face; nobody hides what is a part of a face, or found twice."""
+    whole = [track for track, host in zip(tracks, hosts) if host is None]
+    return [
+        [
+            other
+            for other in whole
+            if other is not track and other.shot == track.shot and not is_same_head(track, other)
+        ]
+        if host is None
+        else []
+        for track, host in zip(tracks, hosts)
+    ]
+
+
+def is_same_head(track: Track, other: Track) -> bool:
+    """Whether a track's boxes have the middle of another one's in them almost whenever both were found: of two people,
+    one would have hidden the other."""
+    _, own, others = np.intersect1d(track.frames, other.frames, return_indices=True)
+    centres = (other.boxes[others, :2] + other.boxes[others, 2:]) / 2.0
+    inside = np.all((centres > track.boxes[own, :2]) & (centres < track.boxes[own, 2:]), axis=1)
+    return len(own) > 0 and bool(inside.mean() >= PART_FRAMES)
+
+
 def _best_pairs(scores: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:
     """The pairs (row, column) of the highest sum of scores, each row and column in one at most, only allowed ones."""
     # Any allowed pair is worth more than none.

@@ -12,6 +12,7 @@ import typer
 from skimage import data
 from typer.testing import CliRunner
 
+from nullface_pipeline import face_search, model_sets
 from nullface_pipeline.cli import app
 from nullface_pipeline.photo_folder import preview
 from nullface_pipeline.photo_folder.paths import PREVIEW_SUFFIX
@@ -66,6 +67,45 @@ def test_anonymize_a_folder(tmp_path):
     assert (tmp_path / "out" / "astronaut.jpg").read_bytes() == first, "same seed, same picture"
     assert invoke(*arguments[:-2], "--no-resume").exit_code == 0
     assert (tmp_path / "out" / "astronaut.jpg").read_bytes() != first, "nobody can guess the seed"
+
+
+def test_a_face_is_covered_by_what_was_asked_for(tmp_path):
+    PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
+    arguments = ("anonymize", tmp_path / "astronaut.png", "-o", tmp_path / "out", "--min-face", 500)
+    for cover, fewest in (("patch", 1), ("mosaic", 9)):
+        result = invoke(*arguments, "--cover", cover)
+        assert result.exit_code == 2 and "done before;" not in result.output, "another cover is done anew"
+        face = np.asarray(PIL.Image.open(tmp_path / "out" / "astronaut.png"))[90:150, 200:250]
+        assert fewest <= len(np.unique(face.reshape(-1, 3), axis=0)) <= fewest**2
+
+
+def test_a_reference_photo_is_searched_once_for_all_photos(tmp_path, monkeypatch):
+    reference, others = data.astronaut()[:300, 60:360], data.astronaut()
+    PIL.Image.fromarray(reference).save(tmp_path / "her.png")
+    for name in ("a.png", "b.png", "c.png"):
+        PIL.Image.fromarray(others).save(tmp_path / name)
+    searched = []
+    search = face_search.search_faces
+
+    def counted(analyser, pixels):
+        searched.append(pixels.shape)
+        return search(analyser, pixels)
+
+    monkeypatch.setattr("nullface_pipeline.photo.search_faces", counted)
+    arguments = ("anonymize", tmp_path / "[abc].png", "-o", tmp_path / "out", "--report", tmp_path / "r.jsonl")
+    assert invoke(*arguments, "--skip-face", tmp_path / "her.png").exit_code == 0
+    assert searched.count(reference.shape) == 1 and searched.count(others.shape) >= 3
+    lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [face["method"] for line in lines for face in line["faces"]] == ["spared"] * 3
+
+
+def test_a_reference_photo_of_nobody_is_said_before_the_first_photo(tmp_path):
+    PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
+    PIL.Image.new("RGB", (200, 200), "white").save(tmp_path / "wall.png")
+    arguments = ("anonymize", tmp_path / "astronaut.png", "-o", tmp_path / "out", "--skip-face", tmp_path / "wall.png")
+    result = invoke(*arguments)
+    assert result.exit_code == 1 and "A reference photo of --skip-face must show one face" in result.stderr
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_covered_faces_have_their_own_exit_code(tmp_path):
@@ -136,9 +176,11 @@ def test_a_dry_run_goes_on_after_a_photo_that_cannot_be_searched(tmp_path, monke
         (["anonymize", "nowhere.jpg", "-o", "out"], "does not exist"),
         (["anonymize", ".", "-o", "out"], "lies in"),
         (["anonymize", "*.jpg", "-o", "out"], "No photo matches"),
-        (["anonymize", ".", "-o", "out", "--preset", "weak"], "weak"),
+        (["anonymize", ".", "-o", "out", "--preset", "weak"], "'preview'. See `nullface anonymize --help`."),
+        (["dataset", "report"], "Missing argument 'OUTPUT'. See `nullface dataset report --help`."),
         (["export", "--single-file", "no/such/folder/nullface.py"], "does not exist"),
-        (["dance"], "No such command"),
+        (["dance"], "No such command 'dance'. See `nullface --help`."),
+        (["doctor", "now"], "extra argument(s) (now). See `nullface doctor --help`."),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
@@ -156,11 +198,11 @@ def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["-o", "photo.png"], "over the photo"),
-        (["-o", "out", "--report", "photo.png"], "over the photo"),
+        (["-o", "photo.png"], "over the original"),
+        (["-o", "out", "--report", "photo.png"], "over the original"),
         (["-o", "out", "--report", "notes.txt"], "none of a report"),
         (["-o", "out", "--report", "out/photo.png"], "over the result"),
-        (["-o", "out", "--contact-sheet", "photo.png"], "over the photo"),
+        (["-o", "out", "--contact-sheet", "photo.png"], "over the original"),
         (["-o", "out", "--contact-sheet", "notes.png"], "no record says"),
         (["-o", "out", "--report", "."], "is no file"),
         (["-o", "old"], "previews of a dry run"),
@@ -186,6 +228,14 @@ def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
         (["-o", "out", "--steps", "0"], "--steps"),
         (["-o", "out", "--steps", "50", "--fast"], "leave one out"),
         (["-o", "out", "--skip", "1"], "--skip"),
+        (["-o", "out", "--cover", "black"], "--cover"),
+        (["-o", "out", "--json"], "--json goes with --dry-run"),
+        (["-o", "out", "--model", "sd14"], "'sd14' is none of tiny, sd15 and sdxl"),
+        (["-o", "out", "--judge", "no/such"], "there is no folder no/such"),
+        (["clip.MP4", "-o", "out"], "clip.MP4 is a video: give it to `nullface video`"),
+        (["-o", "out", "--max"], "No such option"),
+        (["-o", "out", "--same-face", "--strangers"], "--strangers another one each time: leave one out"),
+        (["-o", "out", "--same-face", "--identity-angle", "30"], "--identity-angle another one each time"),
         (["-o", "result.jpg"], "name result.png"),
         (["small.png", "-o", "result.png"], "result.png is a file for one photo, but 2"),
         (["small.png", "-o", "out", "--skip-face", "1,1,9,9"], "--skip-face with a box is about one photo"),
@@ -195,6 +245,7 @@ def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
 )
 def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model_sets, "load_model_set", None)
     PIL.Image.fromarray(data.astronaut()).save("photo.png")
     Path("notes.txt").write_text("Dear diary\n")
     PIL.Image.new("RGB", (32, 32)).save("small.png")
@@ -298,11 +349,22 @@ def test_any_name_on_any_terminal(tmp_path, environment):
         assert "\x1b" not in result.output
 
 
-def test_wrong_usage_is_answered_without_the_models(tmp_path):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["anonymize", "missing.jpg", "-o", "out"],
+        ["video", "missing.mp4", "-o", "out"],
+        ["dataset", "run", "missing", "-o", "out"],
+        ["evaluate", "--originals", "missing", "--method", "blur", "-o", "out"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_wrong_path_is_answered_before_anything_slow_is_imported(tmp_path, arguments):
     code = (
-        "import sys\nfrom nullface_pipeline.cli import app\n"
-        "try: app(['anonymize', 'missing.jpg', '-o', 'out'])\nexcept SystemExit: pass\n"
-        "assert not {'torch', 'diffusers', 'cv2'} & set(sys.modules)"
+        f"import sys\nfrom nullface_pipeline.cli import app\ntry: app({arguments})\nexcept SystemExit: pass\n"
+        "slow = {'torch', 'diffusers', 'transformers', 'insightface', 'onnxruntime', 'cv2', 'skimage', 'scipy', 'av'}\n"
+        "slow |= {'pyarrow', 'fsspec', 'ray', 'numpy'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0 and "does not exist" in run.stderr, run.stderr
+    assert run.returncode == 0 and "Error: missing" in run.stderr, run.stderr

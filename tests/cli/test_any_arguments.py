@@ -24,7 +24,21 @@ NUMBERS = st.one_of(
 )
 WORDS = st.one_of(
     st.sampled_from(
-        ["", "eyes", "eyes,mouth", "light", "strong", "cover", "skip-file", "float32", "cpu", "cuda", "."]
+        [
+            "",
+            "eyes",
+            "eyes,mouth",
+            "light",
+            "strong",
+            "cover",
+            "skip-file",
+            "blur",
+            "tiny",
+            "float32",
+            "cpu",
+            "cuda",
+            ".",
+        ]
     ),
     st.text(st.characters(exclude_characters="\0"), max_size=8),
 )
@@ -34,7 +48,7 @@ FILES = st.sampled_from(
 OPTIONS = {
     **dict.fromkeys(("--seed", "--threshold", "--detection-threshold", "--min-face", "--batch-faces"), NUMBERS),
     **dict.fromkeys(("--steps", "--skip", "--guidance-scale", "--identity-scale", "--identity-angle"), NUMBERS),
-    **dict.fromkeys(("--keep", "--preset", "--device", "--dtype", "--on-failure"), WORDS),
+    **dict.fromkeys(("--keep", "--preset", "--device", "--dtype", "--on-failure", "--cover", "--model"), WORDS),
     **dict.fromkeys(("--report", "--contact-sheet", "--keep-mask", "--skip-face"), FILES),
 }
 FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--strangers")

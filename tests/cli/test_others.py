@@ -13,7 +13,8 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline import __version__
-from nullface_pipeline.cli import app, demo, doctor, export, fetch
+from nullface_pipeline.cli import anonymize, app, demo, doctor, evaluate, export, fetch, selftest, video
+from nullface_pipeline.cli.dataset import report, run
 from nullface_pipeline.cli.demo import side_by_side
 
 
@@ -32,6 +33,22 @@ def test_demo_makes_its_pictures(tmp_path):
     assert np.abs(after - before)[60:180, 170:280].mean() > 5, "the face is another"
     assert np.array_equal(after[300:], before[300:])
     assert pictures["side_by_side.png"].width > 2 * before.shape[1]
+
+
+def test_a_demo_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    result = invoke("demo", "--output", tmp_path / "file" / "demo")
+    assert result.exit_code == 1 and "Not a directory" in result.stderr
+
+
+def test_a_wrong_choice_is_said_in_words():
+    answer = subprocess.run(
+        [sys.executable, "-m", "nullface_pipeline", "fetch", "sd2"], capture_output=True, text=True
+    )
+    expected = (
+        "Error: Invalid value for 'NAME': 'sd2' is not one of 'sd15', 'sdxl', 'faces'. See `nullface fetch --help`.\n"
+    )
+    assert (answer.returncode, answer.stderr) == (1, expected)
 
 
 def test_doctor():
@@ -59,7 +76,7 @@ def test_help_is_no_error(arguments, words):
     assert result.exit_code == 0 and words in result.stdout and not result.stderr
 
 
-@pytest.mark.parametrize("command", [demo, fetch, doctor, export])
+@pytest.mark.parametrize("command", [anonymize, video, evaluate, selftest, demo, fetch, doctor, export, run, report])
 def test_help_fits_a_terminal_of_80_columns(command):
     """Lines of a docstring that are longer are broken, and begin again where the source does."""
     assert max(map(len, inspect.getdoc(command).splitlines())) <= 78

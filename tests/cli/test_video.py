@@ -6,6 +6,8 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
+from nullface_pipeline.tiny_model import TINY_FOLDER
+from nullface_pipeline.video import anonymize_video
 
 from ..video.clips import background, read_back, write_clip
 
@@ -31,12 +33,19 @@ def clip(tmp_path):
         (["."], "name the videos themselves"),
         (["clip.mp4", "--keep", "brain"], "brain"),
         (["clip.mp4", "--threshold", "0.9"], "--threshold is 0.9"),
+        (["photo.jpg"], "photo.jpg is a photo: give it to `nullface anonymize`"),
+        (["clip.mp4", "--judge", "pack"], "The face models 'pack' could not be loaded"),
+        (["clip.mp4", "--cover", "black"], "'black' is not one of"),
+        (["clip.mp4", "--steps", "5", "--fast"], "leave one out"),
+        (["clip.mp4", "--same-face", "--identity-angle", "30"], "--identity-angle another one each time"),
     ],
 )
 def test_wrong_usage(clip, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "pack").mkdir()
     result = command(*words, "--output", "out")
-    assert result.exit_code == 1 and message in result.stderr.replace("\n", " ")
+    assert result.exit_code == (2 if "black" in words else 1) and message in " ".join(result.stderr.split())
     assert not list(tmp_path.glob("out/*.mp4"))
 
 
@@ -48,14 +57,48 @@ def test_originals_are_not_written_over(clip):
 def test_covered_and_then_done_before(clip, tmp_path):
     result = command(clip, "--output", tmp_path / "out")
     assert result.exit_code == 2, result.output
+    assert "do not publish" in result.stderr and "a demonstration" in " ".join(result.stdout.split())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
     frames, _ = read_back(tmp_path / "out/clip.mp4")
     originals, _ = read_back(clip)
     assert (np.abs(frames.astype(int) - originals).max(axis=-1) > 20).mean(axis=(1, 2)).min() > 0.1
     again = command(clip, "--output", tmp_path / "out")
-    assert again.exit_code == 0 and "1 done before" in again.output
+    assert again.exit_code == 0 and "1 done before" in again.output and "do not publish" not in again.output
     other = command(clip, "--output", tmp_path / "out", "--min-face", "20", "--same-face")
     assert other.exit_code == 2 and "done before" not in other.output
+
+
+def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
+    told = []
+
+    def anonymize(pipe, linked, output, options, *more):
+        told.append(options)
+        return anonymize_video(pipe, linked, output, options, *more)
+
+    monkeypatch.setattr("nullface_pipeline.video.anonymize_video", anonymize)
+    knobs = (
+        "--steps",
+        "6",
+        "--skip",
+        "0.5",
+        "--guidance-scale",
+        "7",
+        "--identity-scale",
+        "2",
+        "--identity-angle",
+        "9",
+    )
+    judge = TINY_FOLDER / "face_models"
+    result = command(clip, "--output", tmp_path / "out", *knobs, "--judge", judge, "--cover", "mosaic", "--quiet")
+    assert result.exit_code == 2 and not result.stdout
+    (options,) = told
+    assert options.cover == "mosaic" and "recognition" in options.judge.models
+    assert options.settings == {
+        **{"num_inference_steps": 6, "skip": 0.5, "guidance_scale": 7.0},
+        **{"identity_scale": 2.0, "identity_angle": 9.0},
+    }
+    frames, _ = read_back(tmp_path / "out/clip.mp4")
+    assert len(np.unique(frames[0, 80:160, 100:160].reshape(-1, 3), axis=0)) > 9, "the cells of a mosaic"
 
 
 def test_what_no_run_has_made_stays(clip, tmp_path):

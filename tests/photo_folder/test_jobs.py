@@ -185,7 +185,7 @@ def test_report_and_sheet_are_files_of_their_own(jobs, tmp_path, option, target)
 @pytest.mark.parametrize("option", ["report", "contact_sheet"])
 def test_links_to_photos_are_the_photos(jobs, photos, tmp_path, make, option):
     make(photos / "a.jpg", tmp_path / "other.png")
-    with pytest.raises(ValueError, match="would be written over the photo"):
+    with pytest.raises(ValueError, match="would be written over the original"):
         check(jobs, tmp_path, **{option: tmp_path / "other.png"})
 
 

@@ -60,15 +60,21 @@ def draw(frame: np.ndarray, portrait: Portrait, x: float, y: float, height: floa
     scale = height / size[1]
     matrix = cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), tilt, scale)
     matrix[:, 2] += np.array([x, y]) - centre
-    mask = np.zeros(portrait.pixels.shape[:2], dtype=np.float32)
-    axes = (float(min(0.95 * size[0], mask.shape[1] / 2)), float(0.95 * size[1]))
-    cv2.ellipse(mask, (int(centre[0]), int(centre[1])), (int(axes[0]), int(axes[1])), 0, 0, 360, 1.0, -1)
-    mask = cv2.GaussianBlur(mask, (0, 0), 4)
     shape = frame.shape[1::-1]
-    weight = cv2.warpAffine(mask, matrix, shape)[..., None]
+    weight = cv2.warpAffine(head_mask(portrait), matrix, shape)[..., None]
     face = cv2.warpAffine(portrait.pixels, matrix, shape, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
     frame[:] = np.rint(frame + weight * (face - frame)).astype(np.uint8)
     return matrix
+
+
+def head_mask(portrait: Portrait) -> np.ndarray:
+    """(h, w) float32 in [0, 1]: an ellipse around the head, which is what `draw` pastes."""
+    centre = (portrait.box[:2] + portrait.box[2:]) / 2.0
+    size = portrait.box[2:] - portrait.box[:2]
+    mask = np.zeros(portrait.pixels.shape[:2], dtype=np.float32)
+    axes = (float(min(0.95 * size[0], mask.shape[1] / 2)), float(0.95 * size[1]))
+    cv2.ellipse(mask, (int(centre[0]), int(centre[1])), (int(axes[0]), int(axes[1])), 0, 0, 360, 1.0, -1)
+    return cv2.GaussianBlur(mask, (0, 0), 4)
 
 
 def moved_box(box: np.ndarray, matrix: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from .test_tracks import ANN, FPS, box, landmarks
 TIMES = np.arange(200) / FPS
 
 
-def track(frames, shot=(0, 200), speed=2.0):
-    boxes = np.stack([box(50 + speed * frame) for frame in frames])
+def track(frames, shot=(0, 200), speed=2.0, start=50.0):
+    boxes = np.stack([box(start + speed * frame) for frame in frames])
     return Track(
         np.array(frames), boxes, np.stack([landmarks(each) for each in boxes]), np.ones(len(boxes)), shot, ANN
     )
@@ -49,6 +49,43 @@ def test_a_patch_in_a_gap_holds_both_ends():
     states = track_states(track([*range(50, 60), *range(75, 90)]), TIMES)
     middle = states.patches[states.at(67)]
     assert middle[0] <= box(50 + 2.0 * 59)[0] and middle[2] >= box(50 + 2.0 * 75)[2]
+
+
+def behind(first, last, at=50 + 2.0 * 60, shot=(0, 200)):
+    """Somebody who stands in one place."""
+    return track(range(first, last), shot, speed=0.0, start=at)
+
+
+def test_who_may_be_hidden_is_covered_as_long_as_that_may_be():
+    gone = track(range(50, 60))
+    assert track_states(gone, TIMES).end == 72
+    # Half a second after the other one left, and as far back in time.
+    assert track_states(gone, TIMES, [behind(55, 130)]).end == 142
+    came = track_states(track(range(100, 110), speed=0.0), TIMES, [behind(20, 120, at=50)])
+    assert (came.first, came.end) == (8, 132)
+    assert set(words(came)[: 100 - 8]) == {"c"}
+
+
+def test_nobody_hides_who_is_far_away_or_comes_too_late():
+    gone = track(range(50, 60))
+    for other in (behind(0, 200, at=400), behind(80, 200)):
+        assert track_states(gone, TIMES, [other]).end == 72
+
+
+def test_a_head_is_larger_than_its_face():
+    # Its face ends where the other box, 40 wide, is half of that away.
+    gone = track(range(50, 60), speed=0.0)
+    assert track_states(gone, TIMES, [behind(0, 200, at=50 + 55)]).end == 200
+    assert track_states(gone, TIMES, [behind(0, 200, at=50 + 65)]).end == 72
+
+
+def test_what_was_hardly_seen_is_not_covered_for_ever():
+    assert track_states(track([50]), TIMES, [behind(0, 200, at=150)]).end == 50 + 50 + 12
+
+
+def test_a_face_that_is_gone_is_not_thought_to_run_on_for_ever():
+    states = track_states(track(range(50, 60)), TIMES, [behind(55, 180)])
+    assert states.boxes[-1, 0] == pytest.approx(box(50 + 2.0 * (59 + 12.5))[0], abs=0.1)
 
 
 @pytest.mark.parametrize("frames", [[50], [50, 51]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nullface_pipeline.video.look import FACE, FRAME, Look
-from nullface_pipeline.video.tracks import Track, find_hosts, frontality, link_faces
+from nullface_pipeline.video.tracks import Track, find_hiders, find_hosts, frontality, link_faces
 
 
 SAME = 0.54
@@ -127,3 +127,17 @@ def test_a_mouth_that_is_taken_for_a_face_is_part_of_one():
     # A face that something larger and less like a face seems to surround is none.
     larger = replace(face, scores=np.full(10, 0.4))
     assert find_hosts([larger, mouth]) == [None, None]
+
+
+def standing(x, frames, size=40, shot=(0, 10)):
+    frames = np.array(frames)
+    boxes = np.stack([box(x, size=size)] * len(frames))
+    return Track(frames, boxes, np.zeros((len(frames), 5, 2)), np.ones(len(frames)), shot, ANN)
+
+
+def test_whoever_hides_somebody_has_a_head_of_their_own():
+    front, behind, elsewhere = standing(50, range(10)), standing(90, range(3)), standing(50, range(10), shot=(10, 20))
+    assert find_hiders([front, behind, elsewhere], [None] * 3) == [[behind], [front], []]
+    # The same head, found a second time in a larger box; and a part of it, which nobody hides.
+    twice, mouth = standing(55, [4], size=90), standing(50, [2], size=10)
+    assert find_hiders([front, twice, mouth], [None, None, 0]) == [[], [], []]

@@ -1,0 +1,146 @@
+"""Who is found under a cover: each kind, beside a real blur and a real mosaic, by recognizers and by its pixels.
+
+    python -m benchmarks.covers --people 200
+
+The attacks of `nullface evaluate` look for the person among originals. *Covered alike* looks among originals that were
+covered in the same way; since nobody has a second photo here, each person's is the first one, turned, nearer, in another
+light and with noise, so that this is the worst case. Only what the ellipse of a cover shows is compared then: the
+surroundings would tell anyway.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from nullface_pipeline.evaluation.attacks import MATCHING
+from nullface_pipeline.evaluation.baselines import blur, pixelate
+from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, Recognizer, load_recognizer
+from nullface_pipeline.evaluation.rates import normalized, own_ranks
+from nullface_pipeline.face_covers import Ellipse, cover_faces
+from nullface_pipeline.face_identity import FaceLocation, locate_faces
+from nullface_pipeline.model_sets import load_detector
+from nullface_pipeline.photo_records import COVERS
+from training.portraits import load_portraits
+
+
+Way = Callable[[np.ndarray, FaceLocation], np.ndarray]
+Seen = tuple[np.ndarray, FaceLocation]
+
+
+def covered_by(kind: str) -> Way:
+    return lambda photo, face: cover_faces(photo, [face.box], kind)
+
+
+WAYS: dict[str, Way] = {
+    **{kind: covered_by(kind) for kind in COVERS},
+    "a real blur (deface)": blur,
+    "a real mosaic, 8 cells wide": pixelate,
+}
+
+# Cells that the pixels of a cover are compared by, each way.
+COMPARED = 8
+
+
+def other_photo(photo: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """(H, W, 3) uint8: turned by up to 6 degrees, up to 15 % nearer or farther, in another light, with noise."""
+    height, width = photo.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), random.uniform(-6, 6), random.uniform(0.85, 1.15))
+    turned = cv2.warpAffine(photo, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101) / 255.0
+    side_light = 1.0 + random.uniform(-0.2, 0.2) * np.linspace(-1, 1, width)[:, None]
+    lit = turned ** random.uniform(0.75, 1.33) * random.uniform(0.85, 1.1, 3) * side_light
+    return (255.0 * np.clip(lit + random.normal(0.0, 0.02, lit.shape), 0.0, 1.0)).astype(np.uint8)
+
+
+def find(analyser: Any, photo: np.ndarray, nose: np.ndarray | None = None) -> FaceLocation | None:
+    """The largest face, or the one that a nose lies in."""
+    for face in locate_faces(analyser, photo):
+        if nose is None or ((face.box[:2] < nose).all() and (nose < face.box[2:]).all()):
+            return face
+    return None
+
+
+def alone(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
+    """Only what the ellipse of a cover shows, on grey."""
+    ellipse = Ellipse.around(face.box, photo.shape)
+    result = np.full_like(photo, 128)
+    result[ellipse.window][ellipse.inside] = photo[ellipse.window][ellipse.inside]
+    return result
+
+
+def coarse(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
+    """The ellipse's surroundings as a few cells, without their brightness and contrast."""
+    part = photo[Ellipse.around(face.box, photo.shape).window]
+    cells = cv2.resize(part, (COMPARED, COMPARED), interpolation=cv2.INTER_AREA).astype(np.float64)
+    cells -= cells.mean(axis=(0, 1))
+    return cells.ravel() / max(cells.std(), 1e-6)
+
+
+def embedded(recognizer: Recognizer, seen: list[Seen]) -> np.ndarray:
+    """(N, D), by the landmarks of the uncovered faces."""
+    return np.stack([recognizer(photo, face.landmarks) for photo, face in seen])
+
+
+def matched(first: np.ndarray, second: np.ndarray) -> float:
+    """Rank 1 in % of each row of the first among those of the second, both centred."""
+    probes, gallery = (normalized(each - each.mean(axis=0)) for each in (first, second))
+    return 100.0 * own_ranks(probes, gallery).rate().value
+
+
+def rates(way: Way, people: list[Seen], others: list[Seen], recognizers: list[Recognizer]) -> list[float]:
+    """Rank 1 in %: the worst recognizer's by each attack, then covered alike by the worst recognizer and by pixels."""
+    covered = [(way(photo, face), face) for photo, face in people]
+    mine = [(alone(photo, face), face) for photo, face in covered]
+    theirs = [(alone(way(photo, face), face), face) for photo, face in others]
+    by_attack, alike = [], []
+    for recognizer in recognizers:
+        gallery, probes = embedded(recognizer, people), embedded(recognizer, covered)
+        middle = gallery.mean(axis=0) if recognizer.centred else 0.0
+        probes, gallery = normalized(probes - middle), normalized(gallery - middle)
+        by_attack.append([100.0 * attack(probes, gallery).rate().value for attack in MATCHING.values()])
+        alike.append(matched(embedded(recognizer, mine), embedded(recognizer, theirs)))
+    by_pixels = matched(np.stack([coarse(*each) for each in mine]), np.stack([coarse(*each) for each in theirs]))
+    return [*np.max(by_attack, axis=0), max(alike), by_pixels]
+
+
+def found_anyway(way: Way, people: list[Seen], analyser: Any) -> float:
+    """How many covers in % the detector takes for a face."""
+    covered = [find(analyser, way(photo, face), face.box.reshape(2, 2).mean(axis=0)) for photo, face in people]
+    return 100.0 * sum(face is not None for face in covered) / len(people)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=200)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--models", type=Path, default=Path("../shared/models"))
+    args = parser.parse_args()
+    analyser = load_detector("tiny")
+    recognizers = [
+        InsightFaceRecognizer("tiny", analyser),
+        load_recognizer("dlib"),
+        OnnxRecognizer("512", args.models / "face_recognizer_512.onnx", centred=True),
+    ]
+    people: list[Seen] = []
+    others: list[Seen] = []
+    portraits = [portrait for portrait in load_portraits(args.data, "validation") if portrait.colour]
+    for number, portrait in enumerate(track(portraits[: args.people], "people")):
+        photo = portrait.image()
+        other = other_photo(photo, np.random.default_rng(number))
+        mine, theirs = find(analyser, photo, portrait.landmarks[30]), find(analyser, other)
+        if mine is not None and theirs is not None:
+            people.append((photo, mine))
+            others.append((other, theirs))
+    print(f"{len(people)} people; guessing finds {100 / len(people):.1f} %")
+    print("| cover |", " | ".join([*MATCHING, "covered alike", "by its pixels", "taken for a face"]), "|")
+    for name, way in WAYS.items():
+        row = [*rates(way, people, others, recognizers), found_anyway(way, people, analyser)]
+        print(f"| {name} |", " | ".join(f"{value:.1f} %" for value in row), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Faces that pass in front of others: does anything of whoever is hidden come through?
+
+    python -m benchmarks.crossings --pictures crossings/
+
+Twelve made clips of other portraits, speeds, sizes and directions. A face has leaked in a frame if less than half of what is to
+be seen of it, of a fifth at least, has changed. Needs the portraits that nullface-tiny is measured on (`--data`), and the
+packages of the extras `training` and `video`. Twelve clips take a quarter of an hour.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import PIL.Image
+import torch
+
+from benchmarks.video import DIFFERENT, SCENE, SIZE, Marked, people
+from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.video import Work, anonymize_video, link_video
+from tests.video.clips import Clip, Motion, head_mask, make_clip, read_back, sway, write_clip
+
+
+# Shares of a face: what must be to be seen of it to count, and what of that must have changed.
+SEEN, CHANGED = 0.2, 0.5
+
+
+def passing(frames: int, height: float = 78, until: float = 1.0, start: float = 40, way: float = 180) -> Motion:
+    """From one side to the other in so many frames at 8 a second, or as far as `until`."""
+    return lambda t: (start + way * min(until, 8 * t / frames), 104, height, 0)
+
+
+def stops_and_goes(t: float) -> tuple[float, float, float, float]:
+    return 40 + 100 * min(1.0, t) + 100 * max(0.0, t - 2.0), 104, 80, 0
+
+
+# Number of frames, whoever is behind, whoever is in front.
+CLIPS: dict[str, tuple[int, Motion, Motion]] = {
+    "passes": (14, sway(140, 100, 74, 5), passing(14)),
+    "slow": (28, sway(140, 100, 74, 5), passing(28)),
+    "fast": (14, sway(140, 100, 74, 5), passing(8)),
+    "to the left": (20, sway(130, 100, 74, 5), passing(20, start=220, way=-180)),
+    "large": (20, sway(140, 100, 66, 5), passing(20, 96)),
+    "small": (20, sway(140, 100, 90, 5), passing(20, 60)),
+    "stays before": (24, sway(140, 100, 74, 8), passing(12, until=0.5)),
+    "downwards": (20, sway(130, 110, 70, 4), lambda t: (130 + 3 * np.sin(t), 20 + 64 * t, 74, 0)),
+    "both": (20, lambda t: (60 + 56 * t, 98, 70, 3), lambda t: (205 - 56 * t, 106, 78, -3)),
+    "stops and goes": (24, sway(140, 100, 74, 5), stops_and_goes),
+    "half and back": (24, sway(150, 100, 74, 3), lambda t: (60 + 50 * np.sin(np.pi * t / 3), 104, 80, 0)),
+    "comes nearer": (20, sway(140, 100, 70, 3), lambda t: (50 + 60 * t, 100, 50 + 20 * t, 6)),
+}
+
+
+def seen_parts(clip: Clip, faces: dict[str, Marked]) -> Iterator[tuple[int, str, np.ndarray]]:
+    """Frame, name and (H, W) bool, what is to be seen of a face, of each that shows enough."""
+    y, x = np.mgrid[: clip.frames.shape[1], : clip.frames.shape[2]]
+    for number, boxes in enumerate(clip.boxes):
+        for name, (x0, y0, x1, y1) in boxes.items():
+            face = (2 * (x - x0) / (x1 - x0) - 1) ** 2 + (2 * (y - y0) / (y1 - y0) - 1) ** 2 <= 1
+            shown = face.copy()
+            if name == "a" and "b" in boxes:
+                front = cv2.warpAffine(head_mask(faces["b"]), clip.matrices[number]["b"], clip.frames.shape[2:0:-1])
+                shown &= front < 0.5
+            if shown.sum() >= SEEN * face.sum():
+                yield number, name, shown
+
+
+def measure(pipe: Any, name: str, data: Path, preset: str, pictures: Path | None) -> dict[str, Any]:
+    count, behind, front = CLIPS[name]
+    faces = dict(zip("ab", people(data, 2, 2 * list(CLIPS).index(name))))
+    clip = make_clip({"a": (faces["a"], behind), "b": (faces["b"], front)}, count, SIZE, seed=SCENE)
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = write_clip(Path(folder) / "in.mp4", clip.frames, clip.pts), Path(folder) / "out.mp4"
+        work = Work(Path(folder) / "work", name, seed=7)
+        video = link_video(pipe.face_analyser, source, work)
+        report = anonymize_video(pipe, video, output, PhotoOptions(**preset_settings("tiny", preset)), work)
+        before, after = read_back(source)[0], read_back(output)[0]
+    shares = []
+    for number, who, shown in seen_parts(clip, faces):
+        differs = np.abs(before[number].astype(int) - after[number]).max(axis=-1) > DIFFERENT
+        shares.append((float(differs[shown].mean()), number, who))
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+        both = np.concatenate([before, after], axis=1)
+        for start in range(0, count, 8):
+            row = np.concatenate(list(both[start : start + 8]), axis=1)
+            PIL.Image.fromarray(row).save(pictures / f"{name}-{start}.png")
+    return {
+        "clip": name,
+        "frames": count,
+        "faces": len(shares),
+        "leaked": [place for share, *place in shares if share < CHANGED],
+        "least_changed": min(shares)[0],
+        "replaced": report.anonymized + report.gaps,
+        "patched_frames": report.patched_frames,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", nargs="*", default=list(CLIPS))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--preset", default="fast")
+    parser.add_argument("--pictures", type=Path, help="A folder for the frames before, above those after.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    pipe = load_model_set("tiny")
+    for name in arguments.clips:
+        print(json.dumps(measure(pipe, name, arguments.data, arguments.preset, arguments.pictures)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

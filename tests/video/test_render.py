@@ -1,0 +1,105 @@
+"""Patches and new faces in one frame."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nullface_pipeline.face_crops import FaceCrop
+from nullface_pipeline.face_edit import FaceTarget
+from nullface_pipeline.face_identity import DetectedFace
+from nullface_pipeline.video.render import Done, Piece, Rendering, shown_in_front, steady_results
+from nullface_pipeline.video.states import track_states
+from nullface_pipeline.video.tracks import Track
+
+from .test_tracks import ANN, BOB, FPS, box, landmarks
+
+
+TIMES = np.arange(60) / FPS
+SIZE = (120, 200)
+
+
+def standing(x, frames, who, size=40.0):
+    boxes = np.stack([box(x, 60, size)] * len(frames))
+    points = np.stack([landmarks(each) for each in boxes])
+    return Track(np.array(frames), boxes, points, np.ones(len(frames)), (0, 60), who)
+
+
+def rendered(*tracks, hosts=None):
+    states = [track_states(each, TIMES, [other for other in tracks if other is not each]) for each in tracks]
+    hosts = [None] * len(tracks) if hosts is None else hosts
+    return Rendering(None, None, 0, None, TIMES, [(0, 60)], states, [ANN, BOB], [0, 0], hosts)
+
+
+def new_face(track, mask=1.0):
+    face = DetectedFace(track.boxes[0], track.landmarks[0], 1.0, ANN)
+    crop = FaceCrop.from_landmarks(face.landmarks, 64)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    whole = np.full((64, 64), mask, np.float32)
+    return FaceTarget(face, crop, picture, whole, whole, (), None, ANN, result=picture)
+
+
+FRONT, GONE = standing(100, range(60), ANN), standing(90, range(10), BOB)
+
+
+def shown(rendering, done, number):
+    return shown_in_front(rendering, done, number, SIZE)
+
+
+def test_a_patch_leaves_out_the_new_face_in_front_of_it():
+    rendering = rendered(FRONT, GONE)
+    done = Done({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
+    front = shown(rendering, done, 30)
+    assert front[60, 100] and not front[60, 150] and not front[10, 100]
+    # Not more than the face: what is beside it may be somebody else's.
+    assert front.sum() < 40 * 56
+
+
+def test_a_patch_lies_over_what_is_not_replaced():
+    done = Done({0: new_face(FRONT, mask=0.5)}, {1: (GONE.boxes[0], 1.0)}, [])
+    assert not shown(rendered(FRONT, GONE), done, 30).any()
+
+
+@pytest.mark.parametrize(("number", "hosts"), [(5, [None, None]), (30, [None])])
+def test_the_patch_of_a_face_that_was_found_lies_over_all(number, hosts):
+    """In the frame that shows it, or in the finished picture."""
+    done = Done({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
+    assert not shown(rendered(FRONT, GONE, hosts=hosts), done, number).any()
+
+
+def test_a_face_that_was_not_found_itself_is_not_in_front():
+    guessed = standing(100, [n for n in range(60) if n != 30], ANN)
+    done = Done({0: new_face(guessed)}, {1: (GONE.boxes[0], 1.0)}, [])
+    rendering = rendered(guessed, GONE)
+    assert not shown(rendering, done, 30).any() and shown(rendering, done, 31).any()
+
+
+def test_somebody_far_from_a_face_that_was_found_stays():
+    done = Done({0: new_face(FRONT)}, {1: (box(400, 60), 1.0)}, [])
+    assert shown(rendered(FRONT, GONE, hosts=[None]), done, 30).any()
+
+
+def flickering(number, aligned):
+    """A target whose result is 40 lighter than its original, and 6 more or less by turns."""
+    target = new_face(FRONT)
+    result = (aligned.astype(int) + 40 + 6 * (-1) ** number).astype(np.uint8)
+    return replace(target, aligned=aligned, result=result)
+
+
+def steadied(originals):
+    piece = Piece(0, len(originals), {}, {n: {0: flickering(n, each)} for n, each in enumerate(originals)})
+    steady_results(piece, 0)
+    return [piece.targets[number][0].result.astype(int) for number in range(len(originals))]
+
+
+def test_new_faces_flicker_less():
+    grey = [np.full((64, 64, 3), 100 + number, np.uint8) for number in range(4)]
+    results = steadied(grey)
+    assert all(abs(result - original - 40).max() <= 1 for result, original in zip(results[1:3], grey[1:3]))
+
+
+def test_nothing_is_averaged_over_frames_that_differ():
+    """Otherwise a mouth that opens would be smeared."""
+    dark, light = np.full((64, 64, 3), 20, np.uint8), np.full((64, 64, 3), 180, np.uint8)
+    results = steadied([dark, light, dark])
+    assert np.all(results[1] == 180 + 40 - 6) and np.all(results[0] == 20 + 40 + 6)
