@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from training import train_all
-from training.denoiser import random_timesteps
-from training.denoiser_export import attach_fresh_adapter, build_unet, load_trained, split_model
+from training.denoiser import CHANGED_TIMESTEPS, Sampler, random_timesteps
+from training.denoiser_export import attach_fresh_adapter, build_scheduler, build_unet, load_trained, split_model
+from training.diffusion import noise_from
+from training.face_swaps import SwapCache, swap_face
 from training.likeness import align
 from training.muon import orthogonalized
 from training.pose_erasure import erasing_projection
@@ -45,7 +47,57 @@ def test_orthogonalized_directions_are_all_about_as_long(shape):
 def test_timesteps_are_drawn_from_their_ranges():
     timesteps = random_timesteps(4000, np.random.default_rng(0))
     assert timesteps.min() >= 0 and timesteps.max() < 1000
-    assert 0.45 < (timesteps < 350).mean() < 0.55
+    assert 0.55 < (timesteps < 350).mean() < 0.65
+
+
+def test_samples_are_told_who_is_to_come_out():
+    """Latents say by their value whose picture they are: row, or 100 + row where the row's face was swapped."""
+    people, variants = 6, 2
+    value = np.arange(people, dtype=np.float16)[:, None, None, None, None]
+    latents = np.broadcast_to(value, (people, variants, 4, 32, 32))
+    partners = np.tile((np.arange(people)[:, None] + 1) % people, (1, variants))
+    sampler = Sampler(
+        latents, SwapCache(latents + 100, partners), np.eye(people, dtype=np.float32)[:, None], np.ones(people)
+    )
+    batch = sampler.draw(2000, 24, np.random.default_rng(0))
+    assert batch.latents.shape == batch.wanted.shape == batch.noise.shape == (2000, 4, 24, 24)
+    start, wanted = batch.latents[:, 0, 0, 0].numpy(), batch.wanted[:, 0, 0, 0].numpy()
+    rows, to_swap = wanted.astype(int) % 100, wanted >= 100
+    told = batch.identities[:, 0].numpy()
+    named = told.any(axis=1)
+    assert (told[named].argmax(axis=1) == np.where(to_swap, (rows + 1) % people, rows)[named]).all()
+    changed = start != wanted
+    assert named[changed].all() and 0.8 < named[~changed].mean() < 0.9
+    assert (np.abs(start - wanted)[changed] >= 19.9).all() and (np.abs(start - wanted) <= 100).all()
+    low, high = CHANGED_TIMESTEPS
+    assert ((batch.timesteps[changed] >= low) & (batch.timesteps[changed] < high)).all()
+    assert 0.43 < changed.mean() < 0.49 and 0.26 < to_swap.mean() < 0.34
+
+
+def test_the_noise_from_what_is_wanted_leads_to_the_same_place():
+    rng = torch.Generator().manual_seed(0)
+    wanted, latents, noise = torch.randn(3, 2, 4, 8, 8, generator=rng)
+    scheduler, timesteps = build_scheduler(), torch.tensor([60, 500])
+    other = noise_from(wanted, latents, noise, scheduler.alphas_cumprod[timesteps])
+    reached = [scheduler.add_noise(*pair, timesteps) for pair in ((latents, noise), (wanted, other))]
+    assert torch.allclose(*reached, atol=1e-5)
+
+
+def test_a_swapped_face_lies_within_the_landmarks_and_nowhere_else():
+    y, x = np.mgrid[:128, :128]
+    stripes, plain = (np.repeat(p[..., None], 3, axis=2).astype(np.uint8) for p in (40 * (x // 8 % 4) + 60, y + 60))
+    angle = np.linspace(0.0, np.pi, 17)
+    jaw = np.stack([64 - 40 * np.cos(angle), 60 + 50 * np.sin(angle)], axis=1)
+    brows = np.stack([np.linspace(34, 94, 10), np.full(10, 50.0)], axis=1)
+    inner = np.stack([64 + 20 * np.cos(np.arange(41)), 75 + 15 * np.sin(np.arange(41))], axis=1)
+    landmarks = np.concatenate([jaw, brows, inner])
+    swapped = swap_face(plain, landmarks, stripes, landmarks + 3.0)
+    outside = (np.hypot(x - 64, y - 64) > 62) | (y < 10)
+    assert (swapped[outside] == plain[outside]).all()
+    rows, columns = slice(70, 90), slice(45, 85)
+    alike = np.corrcoef(swapped[rows, columns, 0].ravel(), stripes[73:93, 48:88, 0].ravel())[0, 1]
+    assert alike > 0.95, "moved by what the landmarks moved"
+    assert abs(swapped[45:100, 40:88].mean() - plain[45:100, 40:88].mean()) < 8.0, "in the portrait's tones"
 
 
 def test_aligning_moves_a_point_where_the_matrix_says():

@@ -49,14 +49,22 @@ class Diffusion:
         latents, identities = batch.latents.to(self.device), batch.identities.to(self.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
         predicted = self.predict(unet, noisy, timesteps, identities)
-        # The noise that would have led here from what is wanted.
-        alphas = self.scheduler.alphas_cumprod.to(self.device)[timesteps].view(-1, 1, 1, 1)
-        noise = noise + (alphas / (1.0 - alphas)).sqrt() * (latents - batch.wanted.to(self.device))
+        alphas = self.scheduler.alphas_cumprod.to(self.device)[timesteps]
+        noise = noise_from(batch.wanted.to(self.device), latents, noise, alphas)
         return ((predicted - noise).square() * face_weight(noise.shape[-1], self.device)).mean(dim=(1, 2, 3))
 
     def loss(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The weighted training loss, a scalar."""
         return (self.errors(unet, batch) * self.weights[batch.timesteps.to(self.device)]).mean()
+
+
+def noise_from(wanted: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:
+    """The noise that leads from wanted latents to where `noise` led from `latents`.
+
+    All (B, 4, h, w) float32, but (B,) cumulative products of alpha.
+    """
+    signal_to_noise = (alphas / (1.0 - alphas)).sqrt().view(-1, 1, 1, 1)
+    return noise + signal_to_noise * (latents - wanted)
 
 
 @lru_cache

@@ -19,6 +19,7 @@ from diffusers import AutoencoderTiny
 from rich.progress import track
 from scipy.interpolate import LinearNDInterpolator
 
+from training.landmark_net import cached_landmarks
 from training.latent_cache import CROP_SIZE, LatentCache, encode, styled_crops
 from training.loop import RUNS
 from training.portraits import Portrait, load_portraits
@@ -107,7 +108,7 @@ class Partners:
 def build_cache(args: argparse.Namespace) -> SwapCache:
     """Swap and encode every variant of every portrait of the latent cache."""
     autoencoder = AutoencoderTiny.from_pretrained(args.autoencoder).to(memory_format=torch.channels_last)
-    cache, variant_points = LatentCache.load("train", args.runs), np.load(args.runs / "landmarks_train.npy")
+    cache, variant_points = LatentCache.load("train", args.runs), cached_landmarks(args.data, "train", args.runs)
     numbered = {portrait.id: (index, portrait) for index, portrait in enumerate(load_portraits(args.data, "train"))}
     numbers, portraits = (list(column) for column in zip(*(numbered[portrait] for portrait in cache.ids)))
     crops = [portrait.face_crop(CROP_SIZE) for portrait in portraits]

@@ -59,6 +59,7 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
         ("identities", [*source, *runs, "--recognizer", str(folder / "face_models" / "recognizer.onnx")]),
         ("pose_erasure", [*source, *runs]),
         ("landmark_net", [*source, *runs, "--samples", str(samples("landmark_net", 0.05))]),
+        ("face_swaps", [*source, *runs, *autoencoder]),
         ("denoiser", ["train", *denoiser, "--samples", str(base)]),
         (
             "denoiser",
