@@ -45,7 +45,8 @@ class Memory:
     """Megabytes of this process as a step goes on; frames that a stopped run has done are not counted again."""
 
     def __init__(self) -> None:
-        self.process, self.steps, self.started = psutil.Process(), {}, time.perf_counter()
+        self.process, self.started = psutil.Process(), time.perf_counter()
+        self.steps: dict[str, list[tuple[int, float]]] = {}
 
     def __call__(self, step: str, done: int, total: int | None) -> None:
         size = self.process.memory_info().rss / 1e6
@@ -89,8 +90,8 @@ def main() -> None:
     work = Work(arguments.folder / f"{arguments.frames}.work", "memory", seed=7)
     video = link_video(pipe.face_analyser, clip, work, memory)
     if arguments.step != "look":
-        covered = {"min_face": 10**6} if arguments.step == "cover" else {}
-        options = PhotoOptions(**preset_settings("tiny", "fast"), **covered)
+        min_face = 1e6 if arguments.step == "cover" else 0.0
+        options = PhotoOptions(**preset_settings("tiny", "fast"), min_face=min_face)
         report = anonymize_video(pipe, video, clip.with_suffix(".out.mp4"), options, work, tell=memory)
         print(json.dumps({"anonymized": report.anonymized, "covered": report.covered}))
     seconds = time.perf_counter() - memory.started
