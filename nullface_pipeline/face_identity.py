@@ -23,7 +23,7 @@ FACEID_RECOGNIZER = "w600k_r50.onnx"
 # Cosine similarity from which on two faces are taken for one person, by the file name of the recognizer. Set low: to
 # take strangers for one person costs another attempt, the contrary costs a person's privacy. nullface-tiny's
 # recognizer is weak; at its value one pair of strangers in a hundred passes for one person.
-SAME_PERSON_SIMILARITY = {FACEID_RECOGNIZER: 0.3, "recognizer.onnx": 0.54}
+SAME_PERSON_SIMILARITY = {FACEID_RECOGNIZER: 0.3, "recognizer.onnx": 0.39}
 DEFAULT_SAME_PERSON_SIMILARITY = 0.3
 
 # Lowest score that counts as a face. Lower than detectors are usually run at: a missed face costs more than a changed

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from training import train_all
-from training.denoiser import CHANGED_TIMESTEPS, Sampler, random_timesteps
+from training.denoiser import CHANGED_TIMESTEPS, KINDS, SHARPENED_TIMESTEPS, Sampler, random_timesteps
 from training.denoiser_export import attach_fresh_adapter, build_scheduler, build_unet, load_trained, split_model
 from training.diffusion import noise_from
 from training.face_swaps import SwapCache, swap_face
@@ -71,7 +71,24 @@ def test_samples_are_told_who_is_to_come_out():
     assert (np.abs(start - wanted)[changed] >= 19.9).all() and (np.abs(start - wanted) <= 100).all()
     low, high = CHANGED_TIMESTEPS
     assert ((batch.timesteps[changed] >= low) & (batch.timesteps[changed] < high)).all()
-    assert 0.43 < changed.mean() < 0.49 and 0.26 < to_swap.mean() < 0.34
+    assert changed.mean() == pytest.approx(KINDS["restored"] + KINDS["given"], abs=0.03)
+    assert to_swap.mean() == pytest.approx(KINDS["given"] + KINDS["left"], abs=0.03)
+
+
+def test_some_samples_have_to_be_made_sharp():
+    """All pictures are one checkerboard: only a blurred one differs from what is wanted."""
+    board = np.indices((32, 32)).sum(axis=0) % 2.0
+    latents = np.broadcast_to(board.astype(np.float16), (3, 1, 4, 32, 32))
+    partners = np.array([[1], [2], [0]])
+    sampler = Sampler(latents, SwapCache(latents, partners), np.eye(3, dtype=np.float32)[:, None], np.ones(3))
+    batch = sampler.draw(2000, 32, np.random.default_rng(0))
+    assert np.array_equal(batch.wanted.numpy(), np.broadcast_to(board, batch.wanted.shape))
+    contrast = batch.latents.std(dim=(1, 2, 3)) / board.std()
+    blurred = contrast < 0.99
+    assert blurred.float().mean() == pytest.approx(KINDS["sharpened"], abs=0.03)
+    assert contrast[blurred].median() < 0.2
+    low, high = SHARPENED_TIMESTEPS
+    assert ((batch.timesteps[blurred] >= low) & (batch.timesteps[blurred] < high)).all()
 
 
 def test_the_noise_from_what_is_wanted_leads_to_the_same_place():

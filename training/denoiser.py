@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from diffusers.utils import logging as diffusers_logging
+from scipy.ndimage import gaussian_filter
 from torch.nn.parallel import DistributedDataParallel
 
 from training.checkpoint import kept
@@ -36,15 +37,18 @@ from training.teacher import TEACHER
 
 
 # A portrait told its own identity; a swapped face told the portrait's, which has to come back; a portrait told another
-# person's, which the swapped face is; and a swapped face told whose it is.
-KINDS = {"true": 0.42, "restored": 0.28, "given": 0.18, "left": 0.12}
-TRUE, RESTORED, GIVEN, LEFT = range(4)
+# person's, which the swapped face is; a swapped face told whose it is; and a blurred portrait, which has to become sharp:
+# a face that is being replaced starts as the mean of the faces that it could become.
+KINDS = {"true": 0.22, "restored": 0.26, "given": 0.17, "left": 0.11, "sharpened": 0.24}
+TRUE, RESTORED, GIVEN, LEFT, SHARPENED = range(5)
 CHANGED_TIMESTEPS = (60, 600)  # below it the change would be many times the noise
+SHARPENED_TIMESTEPS = (40, 400)
+BLUR = (0.5, 1.3)  # of a latent pixel, the standard deviation
 ZERO_IDENTITY_SHARE = 0.15  # of those where nothing is to change
 AVERAGED_SHARE = 0.3  # of the samples are told the average of a person's embeddings, the purest word on who it is
 # Where the method works (skip 0.7 begins at timestep 300), where the identity shows most in the error, and the rest.
 TIMESTEP_RANGES = ((0, 350, 0.6), (350, 600, 0.28), (600, 1000, 0.12))
-EMA_DECAY = 0.999
+EMA_DECAY = 0.995
 # The first part of the budget goes to the middle of the crops, which holds the face and takes about half the time.
 # The rest is needed at full size: until then the error there is a quarter higher than it need be.
 WINDOW, WINDOW_SHARE = 24, 0.5
@@ -75,12 +79,16 @@ class Sampler:
         pair = pair[..., *cut_out(pair.shape[-1], window, rng)]
         every = np.arange(batch_size)
         start, wanted = pair[from_swap.astype(int), every], pair[to_swap.astype(int), every]
+        for index in np.flatnonzero(kinds == SHARPENED):
+            start[index] = gaussian_filter(wanted[index], rng.uniform(*BLUR), axes=(1, 2))
         start = wanted + left[:, None, None, None].astype(np.float32) * (start - wanted)
         told = self._told(np.where(to_swap, self.swaps.partners[rows, variants], rows), rng)
         is_changed = from_swap != to_swap
         told[~is_changed & (rng.random(batch_size) < ZERO_IDENTITY_SHARE)] = 0.0
-        timesteps = np.where(
-            is_changed, rng.integers(*CHANGED_TIMESTEPS, size=batch_size), random_timesteps(batch_size, rng)
+        timesteps = np.select(
+            [is_changed, kinds == SHARPENED],
+            [rng.integers(*CHANGED_TIMESTEPS, size=batch_size), rng.integers(*SHARPENED_TIMESTEPS, size=batch_size)],
+            random_timesteps(batch_size, rng),
         )
         return Batch(
             torch.from_numpy(start),
