@@ -66,9 +66,10 @@ def test_samples_are_told_who_is_to_come_out():
     told = batch.identities[:, 0].numpy()
     named = told.any(axis=1)
     assert (told[named].argmax(axis=1) == np.where(to_swap, (rows + 1) % people, rows)[named]).all()
-    changed = start != wanted
+    changed = np.abs(start - wanted) > 0.01
     assert named[changed].all() and 0.8 < named[~changed].mean() < 0.9
-    assert (np.abs(start - wanted)[changed] >= 19.9).all() and (np.abs(start - wanted) <= 100).all()
+    assert np.abs(start - wanted).max() == pytest.approx(100.0), "at first nothing of what is wanted can be seen"
+    assert 0.35 < (np.abs(start - wanted)[changed] < 99.0).mean() < 0.65, "later some of it"
     low, high = CHANGED_TIMESTEPS
     assert ((batch.timesteps[changed] >= low) & (batch.timesteps[changed] < high)).all()
     assert changed.mean() == pytest.approx(KINDS["restored"] + KINDS["given"], abs=0.03)
@@ -76,7 +77,7 @@ def test_samples_are_told_who_is_to_come_out():
 
 
 def test_some_samples_have_to_be_made_sharp():
-    """All pictures are one checkerboard: only a blurred one differs from what is wanted."""
+    """All pictures are one checkerboard: only what is blurred differs from what is wanted."""
     board = np.indices((32, 32)).sum(axis=0) % 2.0
     latents = np.broadcast_to(board.astype(np.float16), (3, 1, 4, 32, 32))
     partners = np.array([[1], [2], [0]])
@@ -85,9 +86,10 @@ def test_some_samples_have_to_be_made_sharp():
     assert np.array_equal(batch.wanted.numpy(), np.broadcast_to(board, batch.wanted.shape))
     contrast = batch.latents.std(dim=(1, 2, 3)) / board.std()
     blurred = contrast < 0.99
-    assert blurred.float().mean() == pytest.approx(KINDS["sharpened"], abs=0.03)
-    assert contrast[blurred].median() < 0.2
-    low, high = SHARPENED_TIMESTEPS
+    changed = KINDS["restored"] + KINDS["given"]
+    assert KINDS["sharpened"] + 0.5 * changed < blurred.float().mean() < KINDS["sharpened"] + 0.7 * changed
+    assert (contrast < 0.3).float().mean() > KINDS["sharpened"]
+    low, high = SHARPENED_TIMESTEPS[0], CHANGED_TIMESTEPS[1]
     assert ((batch.timesteps[blurred] >= low) & (batch.timesteps[blurred] < high)).all()
 
 

@@ -39,11 +39,11 @@ from training.teacher import TEACHER
 # A portrait told its own identity; a swapped face told the portrait's, which has to come back; a portrait told another
 # person's, which the swapped face is; a swapped face told whose it is; and a blurred portrait, which has to become sharp:
 # a face that is being replaced starts as the mean of the faces that it could become.
-KINDS = {"true": 0.22, "restored": 0.26, "given": 0.17, "left": 0.11, "sharpened": 0.24}
+KINDS = {"true": 0.26, "restored": 0.3, "given": 0.18, "left": 0.12, "sharpened": 0.14}
 TRUE, RESTORED, GIVEN, LEFT, SHARPENED = range(5)
 CHANGED_TIMESTEPS = (60, 600)  # below it the change would be many times the noise
 SHARPENED_TIMESTEPS = (40, 400)
-BLUR = (0.5, 1.3)  # of a latent pixel, the standard deviation
+BLUR = (0.6, 1.8)  # of a latent pixel, the standard deviation
 ZERO_IDENTITY_SHARE = 0.15  # of those where nothing is to change
 AVERAGED_SHARE = 0.3  # of the samples are told the average of a person's embeddings, the purest word on who it is
 # Where the method works (skip 0.7 begins at timestep 300), where the identity shows most in the error, and the rest.
@@ -73,15 +73,17 @@ class Sampler:
         variants = rng.integers(self.latents.shape[1], size=batch_size)
         kinds = rng.choice(len(KINDS), size=batch_size, p=list(KINDS.values()))
         from_swap, to_swap = np.isin(kinds, (RESTORED, LEFT)), np.isin(kinds, (GIVEN, LEFT))
-        # The way from one person to the other is also shown from halfway on, as the later steps see it.
-        left = np.where(rng.random(batch_size) < 0.5, 1.0, rng.uniform(0.2, 1.0, size=batch_size))
         pair = np.stack([self.latents[rows, variants], self.swaps.latents[rows, variants]]).astype(np.float32)
         pair = pair[..., *cut_out(pair.shape[-1], window, rng)]
         every = np.arange(batch_size)
         start, wanted = pair[from_swap.astype(int), every], pair[to_swap.astype(int), every]
-        for index in np.flatnonzero(kinds == SHARPENED):
-            start[index] = gaussian_filter(wanted[index], rng.uniform(*BLUR), axes=(1, 2))
-        start = wanted + left[:, None, None, None].astype(np.float32) * (start - wanted)
+        # The way from one person to the other is shown as the steps go it: what is seen of the one fades, and what comes
+        # instead is at first the blurred mean of all that the other could look like.
+        left = np.where(rng.random(batch_size) < 0.4, 1.0, rng.uniform(size=batch_size))
+        left[kinds == SHARPENED] = 0.0
+        for index in np.flatnonzero((from_swap != to_swap) | (kinds == SHARPENED)):
+            blurred = gaussian_filter(wanted[index], rng.uniform(*BLUR), axes=(1, 2))
+            start[index] = blurred + left[index] * (start[index] - blurred)
         told = self._told(np.where(to_swap, self.swaps.partners[rows, variants], rows), rng)
         is_changed = from_swap != to_swap
         told[~is_changed & (rng.random(batch_size) < ZERO_IDENTITY_SHARE)] = 0.0
