@@ -171,7 +171,7 @@ def settings_grid(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image)
         generator = torch.Generator().manual_seed(SEED)
         inversion = pipe.invert(face, num_inference_steps=50, skip=skip, generator=generator)
         cells = [("the face", face)]
-        for scale in (2.5, 5.0, 10.0, 15.0):
+        for scale in (1.5, 2.5, 5.0, 10.0):
             result = pipe(
                 face,
                 inversion=inversion,

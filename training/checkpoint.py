@@ -1,10 +1,10 @@
-"""Keeps what long trainings have reached in files small enough to be committed, in half precision.
+"""Keeps what the recognizer's training has reached in a file small enough to be committed, in half precision.
 
-    python -m training.checkpoint --name denoiser        # writes training/checkpoint/*.safetensors
-    python -m training.denoiser --from training/checkpoint/denoiser.safetensors
+    python -m training.checkpoint        # writes training/checkpoint/recognizer.safetensors
     python -m training.recognizer --from training/checkpoint/recognizer.safetensors
 
-The optimizers' state is left out: both trainings find it again within some hundred steps.
+The denoiser needs none: `python -m training.denoiser --from nullface_pipeline/tiny` goes on from what is shipped. The
+optimizers' state is left out: both trainings find it again within some hundred steps.
 """
 
 import argparse
@@ -35,14 +35,12 @@ def kept(path: Path) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Keep the weights of the denoiser and of the recognizer.")
+    parser = argparse.ArgumentParser(description="Keep the weights of the recognizer.")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--name", default="denoiser", help="of the denoiser's checkpoint")
     parser.add_argument("--output", type=Path, default=FOLDER)
     args = parser.parse_args()
-    keep(kept(args.runs / f"{args.name}.pt"), args.output / "denoiser.safetensors")
-    recognizer = torch.load(args.runs / "recognizer.pt", map_location="cpu")["network"]
-    keep(recognizer, args.output / "recognizer.safetensors")
+    network = torch.load(args.runs / "recognizer.pt", map_location="cpu")["network"]
+    keep(network, args.output / "recognizer.safetensors")
 
 
 if __name__ == "__main__":
