@@ -35,6 +35,7 @@ from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_SETTINGS
 from training.expression import HeadPose, compare
 from training.judge import Judge
+from training.latent_cache import has_real_colour
 from training.portraits import Portrait, load_portraits
 
 
@@ -315,8 +316,10 @@ def make_sheet(pipe: Any, portraits: list[Portrait]) -> np.ndarray:
 
 
 def choose_good(portraits: list[Portrait], count: int) -> list[Portrait]:
-    """Colour photographs whose face is at least as large as the model's crop, evenly spread over the data."""
-    good = [p for p in portraits if p.colour and p.face_crop(SIZE).scale <= 1.1]
+    """Real colour photographs whose face is nearly as large as the model's crop, evenly spread over the data."""
+    crops = [(portrait, portrait.face_crop(SIZE)) for portrait in portraits if portrait.colour]
+    large = [(portrait, crop.crop_image(portrait.image())) for portrait, crop in crops if crop.scale <= 1.25]
+    good = [portrait for portrait, crop in large if has_real_colour(portrait, crop)]
     return spread(good, count)
 
 

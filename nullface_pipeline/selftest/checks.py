@@ -61,7 +61,7 @@ class Expected:
     identity_gain: float
 
 
-TINY = Expected(noise_error=0.14, identity_gain=0.015)
+TINY = Expected(noise_error=0.19, identity_gain=0.12)
 PUBLISHED = Expected(noise_error=0.35, identity_gain=0.0)
 
 
