@@ -146,7 +146,8 @@ def test_people_who_lie_down_are_found(pipe, astronaut, quarter_turns):
     upright = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
     turned = PIL.Image.fromarray(np.rot90(np.asarray(astronaut), quarter_turns).copy())
     result = pipe.anonymize(turned, seed=0, **PASSES, **FAST)
-    assert [face.method for face in result.faces] == ["nullface"]
+    first, *seen_later = [face.method for face in result.faces]
+    assert first == "nullface" and set(seen_later) <= {"covered"}
     after = np.rot90(np.asarray(result.image), -quarter_turns).astype(int)
     box = upright.faces[0].box
     new, old = (box_pixels(image, box).astype(int) for image in (after, astronaut))
@@ -165,7 +166,9 @@ def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
     faces = search_faces(pipe.face_analyser, np.asarray(group))
     by_box = pipe.anonymize(group, skip_faces=[faces[0].box.tolist()], **PASSES, seed=0, **FAST)
     methods = {face.box: face.method for face in by_box.faces}
-    assert sorted(methods.values()) == ["nullface", "nullface", "nullface", "spared"]
+    # nullface-tiny's detector may see a face too many in the finished photo, which is covered.
+    fates = sorted(method for method in methods.values() if method != "covered")
+    assert fates == ["nullface", "nullface", "nullface", "spared"]
     box = tuple(float(value) for value in faces[0].box)
     assert methods[box] == "spared"
     assert np.array_equal(box_pixels(by_box.image, box), box_pixels(group, box))
