@@ -143,11 +143,10 @@ def test_a_second_judge_is_heard(pipe, astronaut):
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
 def test_people_who_lie_down_are_found(pipe, astronaut, quarter_turns):
     """The new face lies the same way: turned back, the photo shows a face where the old one was."""
-    upright = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
+    upright = pipe.anonymize(astronaut, seed=2, **PASSES, **FAST)
     turned = PIL.Image.fromarray(np.rot90(np.asarray(astronaut), quarter_turns).copy())
-    result = pipe.anonymize(turned, seed=0, **PASSES, **FAST)
-    first, *seen_later = [face.method for face in result.faces]
-    assert first == "nullface" and set(seen_later) <= {"covered"}
+    result = pipe.anonymize(turned, seed=2, **PASSES, **FAST)
+    assert [face.method for face in result.faces] == ["nullface"]
     after = np.rot90(np.asarray(result.image), -quarter_turns).astype(int)
     box = upright.faces[0].box
     new, old = (box_pixels(image, box).astype(int) for image in (after, astronaut))
