@@ -56,6 +56,6 @@ def check_kept_regions(regions: Iterable[str]) -> None:
         raise ValueError(f"`keep` must be a list or tuple of region names, for example ({regions!r},).")
     unknown = [region for region in regions if region not in REGIONS]
     if unknown:
-        raise ValueError(f"Unknown region(s) {unknown}; the regions are {', '.join(REGIONS)}.")
+        raise ValueError(f"Unknown region(s) to keep {unknown}; the regions are {', '.join(REGIONS)}.")
     if "skin" in regions:
         raise ValueError("`keep` names the skin; without skin to change, the person would stay as they are.")

@@ -276,7 +276,7 @@ def plot_trends(trends: dict[str, list[dict[str, float]]], path: Path) -> None:
         ("identity_scale", "similarity", "λ_id", "similarity to the person"),
         ("guidance_scale", "similarity", "λ_cfg", "similarity to the person"),
         ("skip", "image_change", "skip", "change of the image, of 255"),
-        ("kept_regions", "rank1", "regions kept", "re-identified at rank 1, %"),
+        ("kept_regions", "similarity", "regions kept", "similarity to the person"),
         ("mask_start", "kept_change", "mask_start", "change of what is kept, of 255"),
     )
     matplotlib.use("Agg")
