@@ -138,7 +138,8 @@ class FaceCrop:
         to_box = self.inverse_matrix
         to_box[:, 2] -= (x0, y0)
         box_size = (x1 - x0, y1 - y0)
-        face_in_box = _warp(face, to_box, box_size, cv2.BORDER_REPLICATE).astype(np.float32)
+        # The new face is often enlarged here, which linear interpolation would soften visibly. A mask must not overshoot.
+        face_in_box = _warp(face, to_box, box_size, cv2.BORDER_REPLICATE, cv2.INTER_CUBIC).astype(np.float32)
         weight = _warp(mask.astype(np.float32), to_box, box_size, cv2.BORDER_CONSTANT)[..., None]
         region = result[y0:y1, x0:x1]
         region[:] = np.rint(region + weight * (face_in_box - region)).astype(np.uint8)
@@ -153,7 +154,9 @@ def edge_feather(size: int, width: float = 0.06) -> np.ndarray:
     return np.outer(ramp, ramp).astype(np.float32)
 
 
-def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int) -> np.ndarray:
+def _warp(
+    image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int, interpolation: int = cv2.INTER_LINEAR
+) -> np.ndarray:
     """`cv2.warpAffine` to (width, height) that averages instead of aliasing where the transform shrinks."""
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     oversampling = max(1, math.ceil(1.0 / scale - 0.01))
@@ -161,7 +164,7 @@ def _warp(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: 
     fine = oversampling * matrix
     fine[:, 2] += (oversampling - 1) / 2.0
     fine_size = (size[0] * oversampling, size[1] * oversampling)
-    warped = cv2.warpAffine(image, fine, fine_size, flags=cv2.INTER_LINEAR, borderMode=border)
+    warped = cv2.warpAffine(image, fine, fine_size, flags=interpolation, borderMode=border)
     if oversampling > 1:
         warped = cv2.resize(warped, size, interpolation=cv2.INTER_AREA)
     return warped
