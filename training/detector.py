@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from training.detector_network import ANCHOR_SIZES, ANCHORS, OUTPUT_WIDTHS, STRIDES, DetectorNetwork, ExportedDetector
 from training.detector_scenes import SMALLEST_FACE, Scene, SceneComposer, bounding_box, face_outline
 from training.loop import Budget, Every, cosine_rate, part_parser, resume, run_part, save_checkpoint
+from training.muon import MixedOptimizer
 from training.onnx_weights import store_as_half
 from training.portraits import load_portraits
 
@@ -129,9 +130,9 @@ def detection_loss(levels: list[dict[str, Tensor]], targets: Targets, size: int)
     side = (true_box[:, 2:] - true_box[:, :2]).prod(dim=1, keepdim=True).sqrt()
     iou_loss = (1.0 - overlap(box, true_box)).sum() / count
     box_loss = F.smooth_l1_loss(box / side, true_box / side, reduction="sum", beta=0.05) / count
-    point_loss = F.smooth_l1_loss(points / side, true_points / side, reduction="sum", beta=0.02) / count
+    point_loss = F.smooth_l1_loss(points / side, true_points / side, reduction="sum", beta=0.005) / count
     parts = {"score": score_loss, "iou": iou_loss, "box": box_loss, "keypoints": point_loss}
-    return score_loss + iou_loss + box_loss + 3.0 * point_loss, parts
+    return score_loss + iou_loss + box_loss + 5.0 * point_loss, parts
 
 
 def overlap(boxes: Tensor, others: Tensor) -> Tensor:
@@ -151,13 +152,23 @@ def to_input(images: list[np.ndarray], device: torch.device) -> Tensor:
     return ((batch.float() - PIXEL_MEAN) / PIXEL_STD).contiguous(memory_format=torch.channels_last)
 
 
+def network_optimizer(network: nn.Module, rate: float) -> MixedOptimizer:
+    """Muon for the 3 x 3 convolutions, AdamW for the rest."""
+    inner = [
+        module.weight for module in network.modules() if isinstance(module, nn.Conv2d) and module.padding != (0, 0)
+    ]
+    matrices = [weight for weight in inner if weight.shape[1] > 3]
+    chosen = {id(weight) for weight in matrices}
+    return MixedOptimizer(matrices, {1.0: [p for p in network.parameters() if id(p) not in chosen]}, rate)
+
+
 def train(args: argparse.Namespace) -> None:
     """Train for `args.minutes` of wall-clock time in all, counted over stops and resumes."""
     device = torch.device(args.device)
     composer = SceneComposer(load_portraits(args.data, "train"))
     torch.manual_seed(args.seed)
     network = DetectorNetwork().to(device).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.learning_rate, weight_decay=0.01)
+    optimizer = network_optimizer(network, args.learning_rate)
     checkpoint = args.runs / "detector.pt"
     spent, step = resume(checkpoint, network, optimizer, device)
 
@@ -169,15 +180,15 @@ def train(args: argparse.Namespace) -> None:
     rng = np.random.default_rng((args.seed, step))
     network.train()
     while budget.fraction < 1.0:
-        optimizer.param_groups[0]["lr"] = cosine_rate(args.learning_rate, budget.fraction, step)
         size, count, _ = SCENES[rng.choice(len(SCENES), p=[share for _, _, share in SCENES])]
-        scenes = [composer.scene(size, rng) for _ in range(count * args.batch_factor)]
-        levels = network(to_input([scene.image for scene in scenes], device))
+        scenes = [composer.training_scene(size, rng) for _ in range(count * args.batch_factor)]
+        with torch.autocast(device.type, torch.bfloat16):
+            levels = network(to_input([scene.image for scene in scenes], device))
+        levels = [{name: output.float() for name, output in level.items()} for level in levels]
         loss, parts = detection_loss(levels, batch_targets(scenes, device), size)
-        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
+        optimizer.step(cosine_rate(1.0, budget.fraction, step))
         history.append(torch.stack([part.detach() for part in parts.values()]))
         step += 1
         if log():

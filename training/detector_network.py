@@ -43,6 +43,8 @@ class Head(nn.Module):
     def __init__(self, channels: int, stride: int, anchor_sizes: tuple[int, int]) -> None:
         super().__init__()
         self.features = convolution(channels, channels)
+        # Where exactly eyes and mouth are takes more than whether there is a face; at stride 8, it would take too long.
+        self.shape = Residual(channels) if stride > STRIDES[0] else nn.Identity()
         self.outputs = nn.ModuleDict(
             {name: nn.Conv2d(channels, ANCHORS * width, 1) for name, width in OUTPUT_WIDTHS.items()}
         )
@@ -52,10 +54,11 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, C, H, W) to {name: (N, H * W * 2, width)}, cells row by row, their two anchors side by side."""
-        x = self.features(x)
+        features = self.features(x)
+        shape = self.shape(features)
         result = {}
         for name, width in OUTPUT_WIDTHS.items():
-            y = self.outputs[name](x).permute(0, 2, 3, 1)
+            y = self.outputs[name](features if name == "score" else shape).permute(0, 2, 3, 1)
             if name != "score":
                 y = y * self.unit.repeat_interleave(width)
             result[name] = y.reshape(x.shape[0], -1, width)
@@ -65,7 +68,7 @@ class Head(nn.Module):
 class DetectorNetwork(nn.Module):
     """(N, 3, H, W) float32 RGB in about [-1, 1], H and W multiples of 32, to the outputs of the three strides."""
 
-    def __init__(self, widths: tuple[int, ...] = (32, 48, 96, 128), neck: int = 48) -> None:
+    def __init__(self, widths: tuple[int, ...] = (32, 48, 96, 160), neck: int = 64) -> None:
         super().__init__()
         # One strided convolution: a finer stage would cost as much time as all the rest.
         self.stem = nn.Sequential(
@@ -80,6 +83,7 @@ class DetectorNetwork(nn.Module):
             Residual(widths[3]),
             Residual(widths[3], dilation=2),
             Residual(widths[3], dilation=3),
+            Residual(widths[3]),
         )
         self.laterals = nn.ModuleList(nn.Conv2d(width, neck, 1) for width in widths[1:])
         self.heads = nn.ModuleList(Head(neck, stride, sizes) for stride, sizes in zip(STRIDES, ANCHOR_SIZES))

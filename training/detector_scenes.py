@@ -13,6 +13,7 @@ from training.portraits import Portrait, five_points
 
 
 SMALLEST_FACE = 13.0  # side in px; smaller ones are neither wanted nor wrong
+LARGEST_PORTRAIT = 900.0  # longer side in px; a detector is shown a photo of a portrait at 640
 TEXTURES = ("brick", "grass", "gravel", "page", "moon", "hubble_deep_field", "immunohistochemistry")
 
 
@@ -72,13 +73,43 @@ class SceneComposer:
                 )
         return self._finish(scene, rng)
 
+    def training_scene(self, size: int, rng: np.random.Generator) -> Scene:
+        """A scene or, in two of five draws, a window on one portrait."""
+        return self.scene(size, rng) if rng.random() < 0.6 else self.window(size, rng)
+
+    def window(self, size: int, rng: np.random.Generator) -> Scene:
+        """A window of `size` px anywhere on one portrait, at the sizes at which a detector is shown portraits.
+
+        It shows what is taken for a face beside faces: parts of them, hands, collars, badges on lapels. One in five is
+        turned on a side or its head: as photos are looked at in all quarter turns, no face is wanted there.
+        """
+        image, landmarks = self._portrait(rng)
+        turned = rng.random() < 0.2
+        degrees = (
+            90.0 * rng.integers(1, 4) + rng.uniform(-20, 20) if turned else np.clip(rng.normal(0.0, 18.0), -50, 50)
+        )
+        longest = np.exp(rng.uniform(np.log(0.7 * size), np.log(LARGEST_PORTRAIT)))
+        matrix = cv2.getRotationMatrix2D((0, 0), float(degrees), longest / max(image.shape[:2]))
+        box = bounding_box(face_outline(landmarks))
+        at = rng.uniform(box[:2], box[2:]) if rng.random() < 0.6 else rng.uniform(0, 1, 2) * image.shape[1::-1]
+        matrix[:, 2] = rng.uniform(0.25, 0.75, 2) * size - matrix[:, :2] @ at
+
+        scene = Scene(self._background(size, rng))
+        paste(scene.image, image, matrix, None)
+        if not turned:
+            _add_face(scene, landmarks @ matrix[:, :2].T + matrix[:, 2])
+        return self._finish(scene, rng)
+
+    def _portrait(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A picture and its landmarks, perhaps mirrored."""
+        number = int(rng.integers(len(self.images)))
+        image, landmarks = self.images[number], self.landmarks[number]
+        return augmentation.mirrored(image, landmarks) if rng.random() < 0.5 else (image, landmarks)
+
     def _place(self, scene: Scene, rng: np.random.Generator, face_size: float, whole: bool) -> None:
         """Paste a portrait, all of it or only the head, so that its face is `face_size` px; give up if in the way."""
         size = scene.image.shape[0]
-        number = int(rng.integers(len(self.images)))
-        image, landmarks = self.images[number], self.landmarks[number]
-        if rng.random() < 0.5:
-            image, landmarks = augmentation.mirrored(image, landmarks)
+        image, landmarks = self._portrait(rng)
         box = bounding_box(face_outline(landmarks))
         scale = face_size / np.sqrt(np.prod(box[2:] - box[:2]))
         if scale < 0.7:
@@ -93,7 +124,6 @@ class SceneComposer:
         matrix[:, 2] = rng.uniform(min(reach, size / 2), max(size - reach, size / 2), size=2) - centre
 
         points = landmarks @ matrix[:, :2].T + matrix[:, 2]
-        new_box = bounding_box(face_outline(points))
         corners = np.array([[0, 0], [image.shape[1], 0], [image.shape[1], image.shape[0]], [0, image.shape[0]]])
         tile = bounding_box(corners @ matrix[:, :2].T + matrix[:, 2])
         if any(covered_share(box, tile) > 0.05 for box in scene.boxes):
@@ -101,9 +131,7 @@ class SceneComposer:
         if not whole or rng.random() < 0.3:
             image = augmentation.random_style(image, rng)
         paste(scene.image, image, matrix, head_mask(image, landmarks) if not whole else None)
-        scene.boxes.append(new_box)
-        scene.keypoints.append(five_points(points))
-        scene.visible.append(covered_share(new_box, np.array([0, 0, size, size])) > 0.7)
+        _add_face(scene, points)
 
     def _background(self, size: int, rng: np.random.Generator) -> np.ndarray:
         """(size, size, 3) uint8 without a face: plain, a texture, a face-free part of a portrait, or a mosaic."""
@@ -153,6 +181,15 @@ class SceneComposer:
             image = augmentation.jpeg(image, rng)
         scene.image = image
         return scene
+
+
+def _add_face(scene: Scene, landmarks: np.ndarray) -> None:
+    """Note down a face that was pasted, by its (68, 2) landmarks in the scene."""
+    height, width = scene.image.shape[:2]
+    box = bounding_box(face_outline(landmarks))
+    scene.boxes.append(box)
+    scene.keypoints.append(five_points(landmarks))
+    scene.visible.append(covered_share(box, np.array([0, 0, width, height])) > 0.7)
 
 
 def head_only(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
