@@ -74,8 +74,17 @@ class SceneComposer:
         return self._finish(scene, rng)
 
     def training_scene(self, size: int, rng: np.random.Generator) -> Scene:
-        """A scene or, in two of five draws, a window on one portrait."""
-        return self.scene(size, rng) if rng.random() < 0.6 else self.window(size, rng)
+        """A scene, a window on one portrait, or a crowd of small faces."""
+        kind = rng.random()
+        return self.scene(size, rng) if kind < 0.4 else (self.window if kind < 0.65 else self.crowd)(size, rng)
+
+    def crowd(self, size: int, rng: np.random.Generator) -> Scene:
+        """Four to twelve faces, most of them small, as in one tile of a large photo."""
+        scene = Scene(self._background(size, rng))
+        for _ in range(int(rng.integers(4, 13))):
+            face_size = np.exp(rng.uniform(np.log(SMALLEST_FACE), np.log(max(24.0, 0.2 * size))))
+            self._place(scene, rng, face_size, rng.random() < 0.4)
+        return self._finish(scene, rng)
 
     def window(self, size: int, rng: np.random.Generator) -> Scene:
         """A window of `size` px anywhere on one portrait, at the sizes at which a detector is shown portraits.
@@ -137,7 +146,9 @@ class SceneComposer:
         """(size, size, 3) uint8 without a face: plain, a texture, a face-free part of a portrait, or a mosaic."""
         kind = rng.random()
         if kind < 0.15:
-            canvas: np.ndarray = np.zeros((size, size, 3), np.uint8)  # InsightFace pads with black
+            # InsightFace pads with black; what is transparent is looked at over black and over white.
+            plain = int(rng.choice([0, 255, int(rng.integers(256))]))
+            canvas: np.ndarray = np.full((size, size, 3), plain, np.uint8)
         elif kind < 0.3:
             coarse = rng.integers(0, 256, (int(rng.integers(2, 24)),) * 2 + (3,), dtype=np.uint8)
             canvas = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
