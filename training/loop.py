@@ -11,6 +11,8 @@ from pathlib import Path
 import cv2
 import torch
 
+from training.muon import MixedOptimizer
+
 
 RUNS = Path("training/runs")  # caches and checkpoints; ignored by git
 
@@ -61,7 +63,7 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def resume(
-    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer | MixedOptimizer, device: torch.device
 ) -> tuple[float, int]:
     """Load a checkpoint if there is one; returns the seconds spent and the steps made by earlier runs."""
     if not path.exists():
