@@ -73,6 +73,7 @@ def video(
         typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
     ],
     keep: options.Keep = "",
+    skip_face: options.SkipPerson = None,
     preset: options.PresetName = options.Preset.standard,
     fast: options.Fast = False,
     same_face: options.SameFace = False,
@@ -197,11 +198,12 @@ def _run(
 def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> PhotoOptions:
     """The options with all that depends on the model, or one line and exit code 1."""
     from nullface_pipeline.face_identity import load_face_analyser
-    from nullface_pipeline.photo import check_pipeline
+    from nullface_pipeline.photo import check_pipeline, read_references
 
     try:
         judge = None if asked.judge is None else load_face_analyser(asked.judge)
-        face_options = replace(face_options, judge=judge, **asked.settings)
+        people = read_references(pipe.face_analyser, face_options.skip_faces)
+        face_options = replace(face_options, judge=judge, skip_faces=people, **asked.settings)
         check_pipeline(pipe, face_options)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
@@ -294,11 +296,11 @@ def _reports_table(reports: "dict[PhotoJob, VideoReport]", model: str) -> Table:
     title = "with nullface-tiny, a demonstration" if model == "tiny" else None
     table = Table(
         Column("video", overflow="fold"),
-        *("frames", "tracks", "faces replaced", "in short gaps", "places covered", "frames with a cover"),
+        *("frames", "tracks", "faces replaced", "in short gaps", "spared", "places covered", "frames with a cover"),
         title=title,
     )
     for job, report in reports.items():
-        numbers = (report.frames, report.tracks, report.anonymized, report.gaps, report.covered)
+        numbers = (report.frames, report.tracks, report.anonymized, report.gaps, report.spared, report.covered)
         share = f"{report.patched_frames} ({100 * report.patched_frames / max(report.frames, 1):.0f} %)"
         table.add_row(show(job.output), *map(str, numbers), share)
     return table
