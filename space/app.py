@@ -45,7 +45,14 @@ from nullface_pipeline.face_regions import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder import anonymize_file
-from nullface_pipeline.photo_records import PRESETS, AnonymizedPhoto, NoFaceFoundError, PhotoOptions, PhotoRefusedError
+from nullface_pipeline.photo_records import (
+    COVERS,
+    PRESETS,
+    AnonymizedPhoto,
+    NoFaceFoundError,
+    PhotoOptions,
+    PhotoRefusedError,
+)
 from nullface_pipeline.weights import missing_weights
 
 
@@ -199,6 +206,7 @@ def run(
     kept: list[str],
     painting: dict[str, Any],
     preset: str,
+    cover: str,
     *knobs: float,
 ) -> tuple[str, str]:
     """Status and result of one click. A photo that cannot be anonymized is never shown."""
@@ -210,7 +218,7 @@ def run(
     try:
         check_kept_regions(kept)
         keep_mask = painted_mask(painting, photo.view, photo.file.image.size)
-        anonymized = anonymize(photo, chosen, kept, keep_mask, preset, knobs)
+        anonymized = anonymize(photo, chosen, kept, keep_mask, preset, cover, knobs)
         shown = show_result(photo, anonymized, same_person_similarity(MODEL.pipe.face_analyser))
     except (PhotoFileError, PhotoRefusedError, ValueError) as error:
         gr.Warning(str(error), title="No result")
@@ -229,6 +237,7 @@ def anonymize(
     kept: list[str],
     keep_mask: PIL.Image.Image | None,
     preset: str,
+    cover: str,
     knobs: tuple[float, ...],
 ) -> AnonymizedPhoto:
     """Every chosen face replaced or covered; another person on every call."""
@@ -237,6 +246,7 @@ def anonymize(
         keep=tuple(kept),
         keep_mask=keep_mask,
         skip_faces=tuple(tuple(face.box.tolist()) for face in spared),
+        cover=cover,
         **{**MODEL.settings(preset), **dict(zip(KNOBS, knobs))},
     )
     return anonymize_file(MODEL.pipe, photo.file, options)
@@ -348,6 +358,12 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
                         0, 1, values["mask_start"], step=0.05, label="Mask start", info="Earlier keeps more around it."
                     ),
                 ]
+                cover = gr.Radio(
+                    list(COVERS),
+                    value=COVERS[0],
+                    label="Cover",
+                    info="Over a face that cannot be replaced. They differ in looks only.",
+                )
             start = gr.Button("Anonymize", variant="primary")
     status = gr.Markdown(elem_id="status")
     result = gr.HTML(elem_id="result", js_on_load=None)
@@ -391,7 +407,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
     preset.input(set_knobs, preset, knobs, api_visibility="private")
     start.click(lambda: ("Working …", ""), None, [status, result], api_visibility="private").then(
         run,
-        [*drawn, preset, *knobs],
+        [*drawn, preset, cover, *knobs],
         [status, result],
         show_progress_on=status,
         api_visibility="private",
