@@ -17,7 +17,7 @@ from nullface_pipeline.cli import options
 from nullface_pipeline.cli.asked import AskedOfFaces
 from nullface_pipeline.cli.console import TINY_RESULT, as_options, console, error_console, fail, notice, show, words
 from nullface_pipeline.cli.loading import load_model
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
 
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def video(
         jobs = find_jobs(asked.videos, asked.output)
         with hold_folder(asked.output):
             code = _anonymize(asked, face_options, jobs)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, PhotoRefusedError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
     raise typer.Exit(code)
 
@@ -126,6 +126,7 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
 
     Raises:
         ValueError: if one does not exist, or two would be written to one place.
+        VideoError: if PyAV is not installed.
     """
     from nullface_pipeline.photo_folder.jobs import is_photo_name
 
@@ -138,7 +139,9 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
     from nullface_pipeline.photo_folder import PhotoJob, check_written
     from nullface_pipeline.photo_folder.paths import planned_results
     from nullface_pipeline.video import output_suffix
+    from nullface_pipeline.video.reader import import_av
 
+    import_av()
     jobs = [PhotoJob(path, output / f"{path.stem}{output_suffix(path)}") for path in dict.fromkeys(videos)]
     check_written(planned_results(jobs), [job.source for job in jobs])
     return jobs
@@ -228,7 +231,6 @@ def _look(asked: AskedOfVideos, pipe: Any, job: "PhotoJob", progress: Progress) 
 def _refusals(job: "PhotoJob", work: "Work") -> Iterator[None]:
     """One video that is refused, or that a library chokes on, is no reason to give up the others."""
     from nullface_pipeline.photo_folder.steps import in_words
-    from nullface_pipeline.photo_records import PhotoRefusedError
 
     try:
         yield

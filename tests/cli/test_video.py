@@ -1,5 +1,7 @@
 """`nullface video`: wrong usage, refusals, and what is done before."""
 
+import sys
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -51,6 +53,14 @@ def test_wrong_usage(clip, tmp_path, monkeypatch, words, message):
     result = command(*words, "--output", "out")
     assert result.exit_code == (2 if "black" in words else 1) and message in " ".join(result.stderr.split())
     assert not list(tmp_path.glob("out/*.mp4"))
+
+
+def test_a_missing_package_is_said_before_a_model_is_loaded(clip, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    result = command(clip, "--output", tmp_path / "out")
+    assert result.exit_code == 1 and "pip install 'nullface-pipeline[video]'" in result.stderr
+    assert "nullface-tiny" not in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_originals_are_not_written_over(clip):
