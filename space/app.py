@@ -36,8 +36,8 @@ import torch
 from open_clip import MAX_SECONDS, OpenClip, anonymize_clip, open_clip
 from open_photo import MAX_PIXELS, OpenPhoto, draw_changes, open_photo, open_upload
 from page_parts import brush_value, keep_brush, painted_mask, picture, show_result
-from photo_upload import PhotoUpload
 from skimage import data
+from uploads import ClipUpload, PhotoUpload
 
 from nullface_pipeline.cli.console import quiet_libraries
 from nullface_pipeline.face_identity import same_person_similarity
@@ -369,7 +369,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
     result = gr.HTML(elem_id="result", js_on_load=None)
     with gr.Accordion(f"A clip of at most {MAX_SECONDS} seconds instead", open=False):
         clip_state = gr.State()
-        clip = gr.File(label="Your clip", file_types=[".mp4", ".m4v", ".mov", ".webm"], type="filepath", height=140)
+        clip = ClipUpload(label="Your clip", file_types=[".mp4", ".m4v", ".mov", ".webm"], height=140)
         clip_preset = gr.Radio(
             ["fast", *(name for name in PRESETS if name not in ("fast", "preview"))],
             value="fast",
