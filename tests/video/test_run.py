@@ -6,8 +6,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
+import PIL.Image
 import pytest
+from skimage import data
 
 from nullface_pipeline.face_edit import make_target, run_pipeline
 from nullface_pipeline.face_search import search_faces
@@ -141,6 +144,22 @@ def test_what_still_is_the_person_is_covered(pipe, clip, source, tmp_path):
     for number, boxes in enumerate(clip.boxes):
         x0, y0, x1, y1 = boxes["a"].round().astype(int) + [6, 8, -6, -8]
         assert after[number, y0:y1, x0:x1].std(axis=(0, 1)).max() < 5
+
+
+@pytest.mark.video
+def test_who_agreed_is_left_but_not_in_a_shot_that_does_not_show_her_surely(pipe, tmp_path):
+    hers = {"a": (astronaut(), sway(160, 120, 110, 6))}
+    sharp, blurred = (make_clip(hers, 6, (240, 320), seed=seed) for seed in (9, 5))
+    frames = [*sharp.frames, *(cv2.GaussianBlur(frame, (0, 0), 4) for frame in blurred.frames)]
+    path = write_clip(tmp_path / "in.mp4", frames, [125 * number for number in range(12)])
+    her = PIL.Image.fromarray(data.astronaut())
+    report = anonymize(pipe, path, tmp_path / "out.mp4", skip_faces=(her,), similarity_threshold=None)
+    before, after = (read_back(each)[0] for each in (path, tmp_path / "out.mp4"))
+    boxes = [boxes["a"] for boxes in (*sharp.boxes, *blurred.boxes)]
+    shares = [changed(*frames, box) for *frames, box in zip(before, after, boxes)]
+    # Not in each of the first: a second track may be found in her hair, and has a patch.
+    assert min(shares[:6]) < 0.1 and min(shares[6:]) > 0.4, shares
+    assert report.spared == 6 and report.anonymized + report.gaps + report.covered >= 6
 
 
 @pytest.mark.video
