@@ -33,6 +33,7 @@ from nullface_pipeline.photo import (
     consent_threshold,
     find_spared_faces,
     is_changed,
+    read_references,
     similarity_threshold,
     unmatched_faces,
 )
@@ -178,13 +179,13 @@ def spared_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[
     if not rendering.options.skip_faces:
         return set()
     analyser, threshold = rendering.pipe.face_analyser, consent_threshold(rendering.pipe, rendering.options)
-    people = np.stack(rendering.options.skip_faces)
+    people = read_references(analyser, rendering.options.skip_faces)
     # What was found later, in a finished piece, is nobody's.
     faces = seen_faces(rendering, range(len(rendering.hosts)), number)
     now = {
         index: replace(face, embedding=embed_face(analyser, pixels, face.landmarks))
         for index, face in faces.items()
-        if (people @ face.embedding).max() >= threshold
+        if max(similarity(face.embedding, person) for person in people) >= threshold
     }
     spared = find_spared_faces(analyser, list(now.values()), people, threshold)
     return {index for index, face in now.items() if face in spared}
