@@ -143,6 +143,12 @@ def similarity_threshold(pipe: Any, options: PhotoOptions) -> float:
     return options.similarity_threshold
 
 
+def consent_threshold(pipe: Any, options: PhotoOptions) -> float:
+    """Similarity from which on a face is the person of a reference photo, and left alone."""
+    suits = same_person_similarity(pipe.face_analyser) + CONSENT_MARGIN
+    return max(similarity_threshold(pipe, options), suits)
+
+
 def read_pixels(photo: PIL.Image.Image | str | os.PathLike[str]) -> tuple[np.ndarray, bytes | None]:
     """A photo's pixels, turned upright, and a colour profile for them that holds nothing else of the photo.
 
@@ -187,9 +193,7 @@ def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFac
             "No face was found in the photo, so nothing was anonymized and nothing is returned. Lower the detection "
             "threshold in `load_face_models` if it shows one."
         )
-    consent_threshold = same_person_similarity(pipe.face_analyser) + CONSENT_MARGIN
-    consent_threshold = max(similarity_threshold(pipe, options), consent_threshold)
-    spared = find_spared_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold)
+    spared = find_spared_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold(pipe, options))
     hide: list[DetectedFace] = []
     cover: list[DetectedFace] = []
     for face in faces:

@@ -36,8 +36,8 @@ import torch
 from open_clip import MAX_SECONDS, OpenClip, anonymize_clip, open_clip
 from open_photo import MAX_PIXELS, OpenPhoto, draw_changes, open_photo, open_upload
 from page_parts import brush_value, keep_brush, painted_mask, picture, show_result
-from photo_upload import PhotoUpload
 from skimage import data
+from uploads import ClipUpload, PhotoUpload
 
 from nullface_pipeline.cli.console import quiet_libraries
 from nullface_pipeline.face_identity import same_person_similarity
@@ -45,7 +45,14 @@ from nullface_pipeline.face_regions import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder import anonymize_file
-from nullface_pipeline.photo_records import PRESETS, AnonymizedPhoto, NoFaceFoundError, PhotoOptions, PhotoRefusedError
+from nullface_pipeline.photo_records import (
+    COVERS,
+    PRESETS,
+    AnonymizedPhoto,
+    NoFaceFoundError,
+    PhotoOptions,
+    PhotoRefusedError,
+)
 from nullface_pipeline.weights import missing_weights
 
 
@@ -199,6 +206,7 @@ def run(
     kept: list[str],
     painting: dict[str, Any],
     preset: str,
+    cover: str,
     *knobs: float,
 ) -> tuple[str, str]:
     """Status and result of one click. A photo that cannot be anonymized is never shown."""
@@ -210,7 +218,7 @@ def run(
     try:
         check_kept_regions(kept)
         keep_mask = painted_mask(painting, photo.view, photo.file.image.size)
-        anonymized = anonymize(photo, chosen, kept, keep_mask, preset, knobs)
+        anonymized = anonymize(photo, chosen, kept, keep_mask, preset, cover, knobs)
         shown = show_result(photo, anonymized, same_person_similarity(MODEL.pipe.face_analyser))
     except (PhotoFileError, PhotoRefusedError, ValueError) as error:
         gr.Warning(str(error), title="No result")
@@ -229,6 +237,7 @@ def anonymize(
     kept: list[str],
     keep_mask: PIL.Image.Image | None,
     preset: str,
+    cover: str,
     knobs: tuple[float, ...],
 ) -> AnonymizedPhoto:
     """Every chosen face replaced or covered; another person on every call."""
@@ -237,6 +246,7 @@ def anonymize(
         keep=tuple(kept),
         keep_mask=keep_mask,
         skip_faces=tuple(tuple(face.box.tolist()) for face in spared),
+        cover=cover,
         **{**MODEL.settings(preset), **dict(zip(KNOBS, knobs))},
     )
     return anonymize_file(MODEL.pipe, photo.file, options)
@@ -348,12 +358,18 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
                         0, 1, values["mask_start"], step=0.05, label="Mask start", info="Earlier keeps more around it."
                     ),
                 ]
+                cover = gr.Radio(
+                    list(COVERS),
+                    value=COVERS[0],
+                    label="Cover",
+                    info="Over a face that cannot be replaced. They differ in looks only.",
+                )
             start = gr.Button("Anonymize", variant="primary")
     status = gr.Markdown(elem_id="status")
     result = gr.HTML(elem_id="result", js_on_load=None)
     with gr.Accordion(f"A clip of at most {MAX_SECONDS} seconds instead", open=False):
         clip_state = gr.State()
-        clip = gr.File(label="Your clip", file_types=[".mp4", ".m4v", ".mov", ".webm"], type="filepath", height=140)
+        clip = ClipUpload(label="Your clip", file_types=[".mp4", ".m4v", ".mov", ".webm"], height=140)
         clip_preset = gr.Radio(
             ["fast", *(name for name in PRESETS if name not in ("fast", "preview"))],
             value="fast",
@@ -391,7 +407,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
     preset.input(set_knobs, preset, knobs, api_visibility="private")
     start.click(lambda: ("Working …", ""), None, [status, result], api_visibility="private").then(
         run,
-        [*drawn, preset, *knobs],
+        [*drawn, preset, cover, *knobs],
         [status, result],
         show_progress_on=status,
         api_visibility="private",

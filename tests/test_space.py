@@ -76,9 +76,9 @@ def painting(photo, box):
     return nothing_painted(photo) | {"mask": "data:image/png;base64," + base64.b64encode(encoded(layer)).decode()}
 
 
-def run(app, photo, chosen=("Face 1",), kept=(), painted=None):
+def run(app, photo, chosen=("Face 1",), kept=(), painted=None, cover="patch"):
     painted = nothing_painted(photo) if painted is None else painted
-    return app.run(photo, list(chosen), list(kept), painted, "standard", *app.set_knobs("standard"))
+    return app.run(photo, list(chosen), list(kept), painted, "standard", cover, *app.set_knobs("standard"))
 
 
 def download(shown):
@@ -210,7 +210,7 @@ def test_no_result_without_a_change(app, chosen, kept, message):
 
 
 def test_forgotten_photo(app):
-    status, shown = app.run(None, ["Face 1"], [], {"mask": ""}, "standard", *app.set_knobs("standard"))
+    status, shown = app.run(None, ["Face 1"], [], {"mask": ""}, "standard", "patch", *app.set_knobs("standard"))
     assert "No photo is open" in status and shown == ""
 
 
@@ -246,10 +246,14 @@ def test_faces_that_were_not_found_at_first_are_said_to_be_so(app):
     assert describe_face(FaceRecord((0, 0, 9, 9), 0.9, None, 0, "covered"), "Another face", 0.54) == sentence
 
 
-def test_a_face_that_is_painted_over_is_said_to_be_covered_for_that(app):
+@pytest.mark.parametrize(("cover", "is_one_colour"), [("patch", True), ("mosaic", False)])
+def test_a_face_that_is_painted_over_is_covered_as_chosen_and_said_to_be(app, cover, is_one_colour):
     everything = painting(app.EXAMPLE, (0, 0, *app.EXAMPLE.view.shape[1::-1]))
-    status, shown = run(app, app.EXAMPLE, painted=everything)
+    status, shown = run(app, app.EXAMPLE, painted=everything, cover=cover)
     assert "1 face(s) covered" in status and "you left too little of it to change" in shown
+    x0, y0, x1, y1 = app.EXAMPLE.faces[0].box.round().astype(int)
+    covered = pixels(download(shown)[1])[y0:y1, x0:x1].reshape(-1, 3)
+    assert (len(np.unique(covered, axis=0)) == 1) == is_one_colour
 
 
 def test_strengths_set_the_knobs(app):

@@ -26,6 +26,8 @@ from skimage import data
 from nullface_pipeline.publish.hub import write_repository
 from nullface_pipeline.publish.space import space_files
 
+from .video.clips import read_back, write_clip
+
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright")
 pytest.importorskip("gradio")
@@ -242,6 +244,24 @@ def test_painted_region_stays(page):
     page.get_by_role("button", name="Remove what I painted").click()
     page.wait_for_function("src => document.querySelector('#preview img').src != src", arg=painted)
     assert page.locator("#preview img").get_attribute("src") == before_painting
+
+
+def test_a_clip_is_shown_and_downloaded_and_leaves_no_file(page, server, tmp_path):
+    small = np.ascontiguousarray(data.astronaut()[:240, 100:340])
+    clip = write_clip(tmp_path / "clip.mp4", [small, small], [0, 40])
+    page.get_by_role("button", name="A clip of at most 30 seconds instead").click()
+    page.locator("input[type=file]").last.set_input_files(clip)
+    page.get_by_text("clip.mp4 is open").wait_for()
+    page.get_by_role("button", name="Anonymize the clip").click()
+    page.wait_for_selector("#clip-result video", timeout=120_000)
+    for number in range(2):
+        page.wait_for_function(f"document.querySelectorAll('#clip-result video')[{number}].videoWidth == 240")
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Download the clip").click()
+    frames, _ = read_back(Path(started.value.path()))
+    before, _ = read_back(clip)
+    assert np.abs(frames.astype(int) - before)[:, 80:160, 80:150].mean() > 5
+    assert not pictures_in(server[1])
 
 
 def test_phone(page):

@@ -19,6 +19,7 @@ class AskedOfFaces:
     """What commands ask of each face, in photos and in videos, as they name it."""
 
     keep: str
+    skip_face: "list[Path | Box] | None"
     preset: Preset
     fast: bool
     same_face: bool = False
@@ -54,6 +55,9 @@ class AskedOfFaces:
                 )
         return {
             "keep": region_names(self.keep),
+            "skip_faces": tuple(
+                read_picture(face, "--skip-face") if isinstance(face, Path) else face for face in self.skip_face or ()
+            ),
             "similarity_threshold": self.threshold,
             "accept_recognizable": self.accept_recognizable,
             "strangers": self.strangers,
@@ -90,11 +94,14 @@ class AskedOfFaces:
     @property
     def decides(self) -> dict[str, Any]:
         """All of this that decides on a result, for `options_digest`."""
+        from nullface_pipeline.photo_folder import file_digest
+
         return {
             "model": self.model,
             "preset": self.preset,
             "fast": self.fast,
             "keep": sorted(region_names(self.keep)),
+            "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
             "threshold": self.threshold,
             "judge": self.judge,
             "strangers": self.strangers,
@@ -110,7 +117,6 @@ class AskedOfPhotos(AskedOfFaces):
     """What commands ask of each photo, as they name it."""
 
     keep_mask: Path | None = None
-    skip_face: "list[Path | Box] | None"
     on_failure: OnFailure
     keep_metadata: bool
 
@@ -134,9 +140,6 @@ class AskedOfPhotos(AskedOfFaces):
         return PhotoOptions(
             **self.face_options,
             keep_mask=None if self.keep_mask is None else read_picture(self.keep_mask, "--keep-mask"),
-            skip_faces=tuple(
-                read_picture(face, "--skip-face") if isinstance(face, Path) else face for face in self.skip_face or ()
-            ),
             on_failure="cover" if self.on_failure is OnFailure.cover else "error",
         )
 
@@ -149,7 +152,6 @@ class AskedOfPhotos(AskedOfFaces):
             {
                 **self.decides,
                 "keep_mask": None if self.keep_mask is None else file_digest(self.keep_mask),
-                "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
                 "on_failure": self.photo_options.on_failure,
                 "keep_metadata": self.keep_metadata,
             }

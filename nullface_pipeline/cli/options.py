@@ -163,6 +163,16 @@ SkipFace = Annotated[
         rich_help_panel=FACES,
     ),
 ]
+SkipPerson = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--skip-face",
+        parser=path,
+        metavar="FILE",
+        help="Somebody who agreed to be seen: a photo of this person alone. Repeatable.",
+        rich_help_panel=FACES,
+    ),
+]
 PresetName = Annotated[
     Preset,
     typer.Option(

@@ -17,7 +17,7 @@ from nullface_pipeline.cli import options
 from nullface_pipeline.cli.asked import AskedOfFaces
 from nullface_pipeline.cli.console import TINY_RESULT, as_options, console, error_console, fail, notice, show, words
 from nullface_pipeline.cli.loading import load_model
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
 
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def video(
         typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
     ],
     keep: options.Keep = "",
+    skip_face: options.SkipPerson = None,
     preset: options.PresetName = options.Preset.standard,
     fast: options.Fast = False,
     same_face: options.SameFace = False,
@@ -115,7 +116,7 @@ def video(
         jobs = find_jobs(asked.videos, asked.output)
         with hold_folder(asked.output):
             code = _anonymize(asked, face_options, jobs)
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, PhotoRefusedError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
     raise typer.Exit(code)
 
@@ -125,6 +126,7 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
 
     Raises:
         ValueError: if one does not exist, or two would be written to one place.
+        VideoError: if PyAV is not installed.
     """
     from nullface_pipeline.photo_folder.jobs import is_photo_name
 
@@ -137,7 +139,9 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
     from nullface_pipeline.photo_folder import PhotoJob, check_written
     from nullface_pipeline.photo_folder.paths import planned_results
     from nullface_pipeline.video import output_suffix
+    from nullface_pipeline.video.reader import import_av
 
+    import_av()
     jobs = [PhotoJob(path, output / f"{path.stem}{output_suffix(path)}") for path in dict.fromkeys(videos)]
     check_written(planned_results(jobs), [job.source for job in jobs])
     return jobs
@@ -197,11 +201,12 @@ def _run(
 def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> PhotoOptions:
     """The options with all that depends on the model, or one line and exit code 1."""
     from nullface_pipeline.face_identity import load_face_analyser
-    from nullface_pipeline.photo import check_pipeline
+    from nullface_pipeline.photo import check_pipeline, read_references
 
     try:
         judge = None if asked.judge is None else load_face_analyser(asked.judge)
-        face_options = replace(face_options, judge=judge, **asked.settings)
+        people = read_references(pipe.face_analyser, face_options.skip_faces)
+        face_options = replace(face_options, judge=judge, skip_faces=people, **asked.settings)
         check_pipeline(pipe, face_options)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
@@ -226,7 +231,6 @@ def _look(asked: AskedOfVideos, pipe: Any, job: "PhotoJob", progress: Progress) 
 def _refusals(job: "PhotoJob", work: "Work") -> Iterator[None]:
     """One video that is refused, or that a library chokes on, is no reason to give up the others."""
     from nullface_pipeline.photo_folder.steps import in_words
-    from nullface_pipeline.photo_records import PhotoRefusedError
 
     try:
         yield
@@ -294,11 +298,11 @@ def _reports_table(reports: "dict[PhotoJob, VideoReport]", model: str) -> Table:
     title = "with nullface-tiny, a demonstration" if model == "tiny" else None
     table = Table(
         Column("video", overflow="fold"),
-        *("frames", "tracks", "faces replaced", "in short gaps", "places covered", "frames with a cover"),
+        *("frames", "tracks", "faces replaced", "in short gaps", "spared", "places covered", "frames with a cover"),
         title=title,
     )
     for job, report in reports.items():
-        numbers = (report.frames, report.tracks, report.anonymized, report.gaps, report.covered)
+        numbers = (report.frames, report.tracks, report.anonymized, report.gaps, report.spared, report.covered)
         share = f"{report.patched_frames} ({100 * report.patched_frames / max(report.frames, 1):.0f} %)"
         table.add_row(show(job.output), *map(str, numbers), share)
     return table

@@ -206,13 +206,13 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """`summary` for the terminal, narrow, with a star for what is not independent."""
+    """`summary` for the terminal, a column for each method, with a star for what is not independent."""
     header, rows = summary(evaluation)
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 1, 0))
-    for name in header:
-        table.add_column(escape(name.replace(NOT_INDEPENDENT, "*")), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell.replace(" [", "\n[").replace("] ", "]\n")) for cell in row))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (header[0], *(row[0] for row in rows)):
+        table.add_column(escape(name), overflow="fold")
+    for name, *cells in zip(header[1:], *(row[1:] for row in rows)):
+        table.add_row(escape(name.replace(NOT_INDEPENDENT, "*")), *map(escape, cells))
     table.caption = "Rates in %, in brackets their 95 % intervals."
     if not all(recognizer.independent for recognizer in evaluation.recognizers):
         table.caption += " * not independent: it steered a method."

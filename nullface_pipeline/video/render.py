@@ -4,7 +4,7 @@ What decides is the piece as it will be seen: it is decoded again, searched and 
 there is covered, and the piece is made again, until nothing is left to cover.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,10 @@ from nullface_pipeline.photo import (
     FinishedFaces,
     FoundFaces,
     check_finished,
+    consent_threshold,
+    find_spared_faces,
     is_changed,
+    read_references,
     similarity_threshold,
     unmatched_faces,
 )
@@ -117,6 +120,7 @@ class Piece:
         window (`dict[int, Frame]`): its frames by number, and `STEADY` more to either side.
         targets (`dict[int, dict[int, FaceTarget]]`): by frame and track, with their results.
         failed (`set[tuple[int, int]]`): frame and track of what is covered because it did not pass.
+        spared (`set[tuple[int, int]]`): frame and track of people who agreed to be seen.
     """
 
     start: int
@@ -124,6 +128,7 @@ class Piece:
     window: Mapping[int, Frame]
     targets: dict[int, dict[int, FaceTarget]] = field(default_factory=dict)
     failed: set[tuple[int, int]] = field(default_factory=set)
+    spared: set[tuple[int, int]] = field(default_factory=set)
 
 
 def windows(frames: Iterator[Frame], spans: list[tuple[int, int]]) -> Iterator[tuple[int, int, dict[int, Frame]]]:
@@ -149,9 +154,12 @@ def render_piece(rendering: Rendering, path: Path, suffix: str, piece: Piece) ->
     Raises:
         FaceNotHiddenError: if there is still something to cover after `MOST_PASSES`.
     """
+    numbers = range(piece.start, piece.end)
+    for number in numbers:
+        spared = spared_tracks(rendering, number, piece.window[number].pixels)
+        piece.spared |= {(number, index) for index in spared}
     make_targets(rendering, piece)
     anonymize_targets(rendering, piece)
-    numbers = range(piece.start, piece.end)
     for _ in range(MOST_PASSES):
         made = (Frame(compose(rendering, piece, number), piece.window[number].pts) for number in numbers)
         write_segment(path, made, rendering.info, suffix)
@@ -166,6 +174,23 @@ def render_piece(rendering: Rendering, path: Path, suffix: str, piece: Piece) ->
     )
 
 
+def spared_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[int]:
+    """Tracks of people who agreed to be seen, if all of the track and its face in this very frame both show one."""
+    if not rendering.options.skip_faces:
+        return set()
+    analyser, threshold = rendering.pipe.face_analyser, consent_threshold(rendering.pipe, rendering.options)
+    people = read_references(analyser, rendering.options.skip_faces)
+    # What was found later, in a finished piece, is nobody's.
+    faces = seen_faces(rendering, range(len(rendering.hosts)), number)
+    now = {
+        index: replace(face, embedding=embed_face(analyser, pixels, face.landmarks))
+        for index, face in faces.items()
+        if max(similarity(face.embedding, person) for person in people) >= threshold
+    }
+    spared = find_spared_faces(analyser, list(now.values()), people, threshold)
+    return {index for index, face in now.items() if face in spared}
+
+
 def make_targets(rendering: Rendering, piece: Piece) -> None:
     """Cut out the faces of a piece and of its neighbours, with masks as far as those around them in time reach."""
     around: dict[tuple[int, int], FaceTarget] = {}
@@ -178,7 +203,7 @@ def make_targets(rendering: Rendering, piece: Piece) -> None:
                 else:
                     piece.failed.add((number, index))
     for (number, index), target in around.items():
-        if piece.start <= number < piece.end:
+        if piece.start <= number < piece.end and (number, index) not in piece.spared:
             near = [around.get((other, index), target) for other in range(number - STEADY, number + STEADY + 1)]
             mask = np.max([each.mask for each in near], axis=0)
             piece.targets.setdefault(number, {})[index] = replace(target, mask=mask)
@@ -211,6 +236,12 @@ def seen_face(states: TrackStates, number: int) -> DetectedFace | None:
     """A track's face as a frame was found to show it."""
     own = np.flatnonzero(states.track.frames == number)
     return _face(states, number - states.first, states.track.landmarks[own[0]]) if len(own) else None
+
+
+def seen_faces(rendering: Rendering, indices: Iterable[int], number: int) -> dict[int, DetectedFace]:
+    """`seen_face` of those tracks that a frame was found to show."""
+    faces = {index: seen_face(rendering.tracks[index], number) for index in indices}
+    return {index: face for index, face in faces.items() if face is not None}
 
 
 def _face(states: TrackStates, place: int, landmarks: np.ndarray) -> DetectedFace:
@@ -272,7 +303,7 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
     replaced = paste_all(before, list(hidden))
     pixels = cover_faces(replaced, boxes, rendering.options.cover)
     there = [index for index, states in enumerate(rendering.tracks) if states.at(number) is not None]
-    if there != sorted([*done.hidden, *done.covered, *done.parts]):
+    if there != sorted([*done.hidden, *done.covered, *done.parts, *done.spared]):
         raise FaceNotHiddenError(f"Not every face of frame {number} is accounted for; nothing is written.")
     covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box in boxes)
     found = FoundFaces(before, tuple(target.face for target in hidden), covered, ())
@@ -282,27 +313,29 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Done:
-    """What is done with each track in one frame; each is in one of the three.
+    """What is done with each track in one frame; each is in one of the four.
 
     Attributes:
         hidden (`dict[int, FaceTarget]`): replaced by a new face.
         covered (`dict[int, tuple[np.ndarray, float]]`): box and margin of a cover.
         parts (`list[int]`): parts of faces that are replaced, such as a mouth that was taken for a face.
+        spared (`list[int]`): left as they are, see `spared_tracks`.
     """
 
     hidden: dict[int, FaceTarget]
     covered: dict[int, tuple[np.ndarray, float]]
     parts: list[int]
+    spared: list[int] = field(default_factory=list)
 
 
 def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
     """What is done with each track in a frame."""
     targets = piece.targets.get(number, {})
     hidden = {index: target for index, target in targets.items() if not is_near_failure(piece, number, index)}
-    done = Done(hidden, {}, [])
+    done = Done(hidden, {}, [], [index for frame, index in piece.spared if frame == number])
     for index, states in enumerate(rendering.tracks):
         place = states.at(number)
-        if place is None or index in hidden:
+        if place is None or index in hidden or index in done.spared:
             continue
         host = rendering.hosts[index] if index < len(rendering.hosts) else None
         # Where the part was not found itself, it is somewhere in its host's face.
@@ -380,14 +413,13 @@ def look_again(
         seen = search_faces(rendering.pipe.face_analyser, shown)
         done = decide(rendering, piece, number)
         faces = {index: target.face for index, target in done.hidden.items()}
-        parts = {
-            index: face for index in done.parts if (face := seen_face(rendering.tracks[index], number)) is not None
-        }
+        parts = seen_faces(rendering, done.parts, number)
         for index, face in (faces | parts).items():
             # No number is not below the threshold.
             if not likeness(rendering, face, before, shown, seen) < rendering.threshold:
                 failed.add((number, index))
-        for face in unmatched_faces(seen, list(faces.values())):
+        known = faces | seen_faces(rendering, done.spared, number)
+        for face in unmatched_faces(seen, list(known.values())):
             # Seen where there is nothing but a new face: a mouth taken for a face, a head with its hair.
             features = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
             filled = any(is_filled(target, features) for target in done.hidden.values())

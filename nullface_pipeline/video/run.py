@@ -10,7 +10,7 @@ import numpy as np
 
 from nullface_pipeline.albums import group_people, person_embeddings
 from nullface_pipeline.face_identity import same_person_similarity
-from nullface_pipeline.photo import check_pipeline
+from nullface_pipeline.photo import check_pipeline, read_references
 from nullface_pipeline.photo_files import whole_file
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
 from nullface_pipeline.video.look import Look, embed_frames, look
@@ -70,6 +70,7 @@ class VideoReport:
         tracks (`int`): people in shots, roughly.
         anonymized (`int`): faces that were found, replaced and verified.
         gaps (`int`): faces that were not found, replaced between two frames that show them, and verified.
+        spared (`int`): faces of people who agreed to be seen, left as they are.
         covered (`int`): faces and places of faces under a patch.
         failed (`int`): faces that did not pass; they are covered, with their neighbours.
         found (`int`): faces that only the finished picture showed; they are covered.
@@ -81,6 +82,7 @@ class VideoReport:
     tracks: int
     anonymized: int
     gaps: int
+    spared: int
     covered: int
     failed: int
     found: int
@@ -125,7 +127,8 @@ def anonymize_video(
 
     Args:
         pipe (`StableDiffusionNullFacePipeline`): with adapter and face models.
-        options (`PhotoOptions`): as for photos; see `check_video_options`.
+        options (`PhotoOptions`): as for photos; see `check_video_options`. Who agreed to be seen is left as he is in
+            those frames that show him surely, see `spared_tracks`.
         audio (`str`): one of `AUDIO`, see `join_segments`.
         identities (`Sequence[np.ndarray]`, *optional*): (512,) for each track: whom its new face is to be unlike. By
             default all that the track shows of the person.
@@ -137,6 +140,7 @@ def anonymize_video(
     """
     check_video_options(options)
     check_pipeline(pipe, options)
+    options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
     suffix = output.suffix.lower()
     check_audio(video.path, audio, suffix)
     rendering = plan(pipe, video, options, work, identities, tell)
@@ -151,21 +155,20 @@ def anonymize_video(
     return VideoReport(len(video.times), len(video.tracks), **{name: totals[name] for name in COUNTED})
 
 
-COUNTED = ("anonymized", "gaps", "covered", "failed", "found", "patched_frames", "switches")
+COUNTED = ("anonymized", "gaps", "spared", "covered", "failed", "found", "patched_frames", "switches")
 
 
 def check_video_options(options: PhotoOptions) -> None:
     """That nothing is asked that only makes sense for a photo; raises ValueError."""
     if (
-        options.skip_faces
-        or options.keep_mask is not None
+        options.keep_mask is not None
         or options.people is not None
         or options.strangers
         or options.on_failure != "cover"
     ):
-        raise ValueError(
-            "`skip_faces`, `keep_mask`, `people`, `strangers` and `on_failure='error'` are for photos, not for videos."
-        )
+        raise ValueError("`keep_mask`, `people`, `strangers` and `on_failure='error'` are for photos, not for videos.")
+    if any(isinstance(person, tuple) for person in options.skip_faces):
+        raise ValueError("A box of `skip_faces` is for one photo: for a video give reference photos.")
 
 
 def plan(
@@ -260,6 +263,7 @@ def count(rendering: Rendering, piece: Piece, found: int) -> dict[str, int]:
     for number in range(piece.start, piece.end):
         done = decide(rendering, piece, number)
         counts["covered"] += len(done.covered)
+        counts["spared"] += len(done.spared)
         counts["patched_frames"] += bool(done.covered)
         for index in done.hidden:
             counts[_word(rendering.tracks[index], number)] += 1

@@ -1,6 +1,9 @@
 """`nullface video`: wrong usage, refusals, and what is done before."""
 
+import sys
+
 import numpy as np
+import PIL.Image
 import pytest
 from skimage import data
 from typer.testing import CliRunner
@@ -35,6 +38,8 @@ def clip(tmp_path):
         (["clip.mp4", "--threshold", "0.9"], "--threshold is 0.9"),
         (["photo.jpg"], "photo.jpg is a photo: give it to `nullface anonymize`"),
         (["clip.mp4", "--judge", "pack"], "The face models 'pack' could not be loaded"),
+        (["clip.mp4", "--skip-face", "1,2,3,4"], "--skip-face 1,2,3,4"),
+        (["clip.mp4", "--skip-face", "nobody.png"], "must show one face; 0 were found"),
         (["clip.mp4", "--cover", "black"], "'black' is not one of"),
         (["clip.mp4", "--steps", "5", "--fast"], "leave one out"),
         (["clip.mp4", "--same-face", "--identity-angle", "30"], "--identity-angle another one each time"),
@@ -44,9 +49,18 @@ def test_wrong_usage(clip, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photo.jpg").touch()
     (tmp_path / "pack").mkdir()
+    PIL.Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
     result = command(*words, "--output", "out")
     assert result.exit_code == (2 if "black" in words else 1) and message in " ".join(result.stderr.split())
     assert not list(tmp_path.glob("out/*.mp4"))
+
+
+def test_a_missing_package_is_said_before_a_model_is_loaded(clip, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    result = command(clip, "--output", tmp_path / "out")
+    assert result.exit_code == 1 and "pip install 'nullface-pipeline[video]'" in result.stderr
+    assert "nullface-tiny" not in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_originals_are_not_written_over(clip):
@@ -99,6 +113,25 @@ def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
     }
     frames, _ = read_back(tmp_path / "out/clip.mp4")
     assert len(np.unique(frames[0, 80:160, 100:160].reshape(-1, 3), axis=0)) > 9, "the cells of a mosaic"
+
+
+def test_who_agreed_is_left_and_everybody_else_is_not(tmp_path):
+    """Her mirror image is as like her as anybody can be, but only one face is hers."""
+    left = np.ascontiguousarray(data.astronaut()[:240, 100:340])
+    clip = write_clip(tmp_path / "clip.mp4", [np.hstack([left, left[:, ::-1]])] * 2, [0, 40])
+    PIL.Image.fromarray(data.astronaut()).save(tmp_path / "her.png")
+    result = command(clip, "--output", tmp_path / "out", "--skip-face", tmp_path / "her.png")
+    assert result.exit_code == 2, result.output
+    (before, _), (after, _) = read_back(clip), read_back(tmp_path / "out/clip.mp4")
+    face = np.s_[:, 80:160, 80:150]
+    changed = (np.abs(after.astype(int) - before).max(axis=-1) > 20).astype(float)
+    assert changed[face].mean() < 0.02 and changed[:, :, ::-1][face].mean() > 0.5
+    again = command(clip, "--output", tmp_path / "out", "--skip-face", tmp_path / "her.png")
+    assert again.exit_code == 0 and "1 done before" in again.output
+    without = command(clip, "--output", tmp_path / "out")
+    assert "done before" not in without.output
+    after, _ = read_back(tmp_path / "out/clip.mp4")
+    assert (np.abs(after.astype(int) - before).max(axis=-1) > 20)[face].mean() > 0.5
 
 
 def test_what_no_run_has_made_stays(clip, tmp_path):

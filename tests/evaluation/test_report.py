@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
+from rich.console import Console
 
 from nullface_pipeline.evaluation import plots
 from nullface_pipeline.evaluation.cache import Cache
@@ -18,7 +19,7 @@ from nullface_pipeline.evaluation.judges import MissingModelError
 from nullface_pipeline.evaluation.look import Look
 from nullface_pipeline.evaluation.pairs import Method
 from nullface_pipeline.evaluation.rates import Rate
-from nullface_pipeline.evaluation.report import attack_table, figures, percent, summary, write_figures
+from nullface_pipeline.evaluation.report import attack_table, figures, percent, summary, summary_table, write_figures
 from nullface_pipeline.evaluation.results import Recovered
 from nullface_pipeline.evaluation.run import Measures, evaluate
 
@@ -116,6 +117,15 @@ def test_the_one_table_is_in_the_papers_order(evaluation):
     assert rows[0][2] == "100.0 [84-100] absolute, patterns" and rows[0][-1] == "1"
     assert rows[1][5] == "0.0 [0.0-16]"
     assert percent(Rate(0, 0)) == "-"
+
+
+def test_the_table_of_the_terminal_breaks_no_name_in_80_columns(evaluation):
+    console = Console(width=80, file=io.StringIO())
+    console.print(summary_table(evaluation))
+    lines = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert "method ours & co box" in lines
+    for name in ("photos 20 20", "rank 1, steering <own>* ", "brightness, of 255 ", "leaks 1 "):
+        assert any(line.startswith(name) for line in lines), name
 
 
 def test_attacks_side_by_side(evaluation):
