@@ -37,7 +37,7 @@ def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcom
 
 
 def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | None = None) -> Iterator[ShardOutcome]:
-    """Actors of a Ray cluster, each with a GPU where there are any. Killed actors and nodes are replaced.
+    """Actors of a Ray cluster, each with a GPU where there are any. Shards of killed actors and nodes are done again.
 
     Args:
         address (`str`): HOST:PORT of the cluster, or "auto".

@@ -100,6 +100,8 @@ def _check_apart(job: DatasetJob) -> None:
         raise ValueError(f"{source.root} does not exist.")
     if source.folder is not None and not source.folder.is_dir():
         raise ValueError(f"{source.root} is no folder: name the folder that the shards lie in.")
+    if target.folder is None and "/" not in target.path(""):
+        raise ValueError(f"{target.root} is a whole bucket, beside which no reports can lie: name a folder in it.")
     roots = [_real(place) for place in (source, target, job.reports)]
     for other in roots[1:]:
         if other == roots[0] or other.startswith(roots[0] + "/") or roots[0].startswith(other + "/"):

@@ -35,6 +35,15 @@ def test_a_data_set_in_a_store(tmp_path, monkeypatch, store, kind):
         assert painted(job.target.read("0/0000.png")) == colour("0/0000.png")
 
 
+def test_the_output_is_a_folder_in_a_bucket(tmp_path):
+    """The reports lie beside it, and beside a bucket lie those of other people."""
+    job = make_job(make_photos(tmp_path / "in", 1), "s3://bucket/")
+    # As s3fs, which need not be installed, has it.
+    job.target.__dict__["_opened"] = (fsspec.filesystem("memory"), "bucket")
+    with pytest.raises(ValueError, match="s3://bucket/ is a whole bucket"):
+        find_shards(job)
+
+
 def test_from_a_disk_to_a_store(tmp_path, monkeypatch, store):
     job = make_job(make_photos(tmp_path / "in", 4), f"{store}/out")
     paint(job, monkeypatch)

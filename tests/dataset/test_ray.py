@@ -76,6 +76,6 @@ def says(message, *more, seconds=60, **how):
     assert time.monotonic() - started < seconds, time.monotonic() - started
 says("3 worker(s) need 4 CPUs", "--workers", 3, seconds=40)
 says("No Ray cluster answers", "--address", "127.0.0.1:6999", seconds=40)
-says("model_index.json", "--model", source, "--preset", "light", painted=False, seconds=120)
+says("A worker could not go on: OSError", "--model", source, "--preset", "light", painted=False, seconds=120)
 """)
     assert not (tmp_path / "out").exists()
