@@ -23,6 +23,7 @@ from training.landmark_net import cached_landmarks
 from training.latent_cache import CROP_SIZE, LatentCache, encode, styled_crops
 from training.loop import RUNS
 from training.portraits import Portrait, load_portraits
+from training.pose_erasure import like_the_reddest_lips
 from training.sampling import CHEEKS, LIPS, Sampling, measures, smoothed
 from training.teacher import TeacherEmbeddings
 
@@ -94,10 +95,13 @@ class Partners:
         self.tones = np.zeros((len(portraits), 2))
         found = np.stack([measures(portraits[row]) for row in np.flatnonzero(self.colour)])
         self.tones[self.colour] = smoothed(embeddings[self.colour], found)[:, [LIPS, CHEEKS]]
+        # A picture that shows a woman is then told of women, so that it is taken from the picture that she is one.
+        self.reddest = like_the_reddest_lips(embeddings, found, self.colour)[:, 0] > 0.0
 
     def draw(self, row: int, landmarks: np.ndarray, rng: np.random.Generator) -> int:
         """The row of a person whose face fits (68, 2) landmarks in a portrait of row `row`."""
         alike = self.colour == self.colour[row]
+        alike &= self.reddest == self.reddest[row]
         alike &= self.embeddings @ self.embeddings[row] < LARGEST_SIMILARITY
         alike &= (np.abs(self.tones - self.tones[row]) < FARTHEST_TONE).all(axis=1)
         rows = np.flatnonzero(alike)
