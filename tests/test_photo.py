@@ -458,7 +458,7 @@ def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut, preset, steps):
     try:
         asked = {"preset": preset, "seed": 0, "max_attempts": 1, "guidance_scale": 6.0}
         result = pipe.anonymize(astronaut, **asked)
-        assert sum(counted) == evaluations and len(result.faces) == 1
+        assert sum(counted) == evaluations and result.faces[0].method == "nullface"
         counted.clear()
         pipe.anonymize(astronaut, **asked, strangers=True)
     finally:
