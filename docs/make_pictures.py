@@ -86,7 +86,7 @@ def preview(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
 
 
 def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
-    """The contact sheet of a folder: portraits, a group, a face that is covered, and two pictures without a face."""
+    """The contact sheet of a folder: portraits, a group, and two pictures without a face."""
     astronaut = PIL.Image.fromarray(data.astronaut())
     photos = {
         "group.jpg": group_photo(),
@@ -94,7 +94,7 @@ def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
         "mirrored.jpg": PIL.ImageOps.mirror(astronaut),
         "grey.jpg": astronaut.convert("L").crop((60, 0, 420, 460)),
         "rocket.jpg": PIL.Image.fromarray(data.rocket()),
-        "page.png": PIL.Image.fromarray(data.page()),
+        "cup.png": PIL.Image.fromarray(data.coffee()),
     }
     with tempfile.TemporaryDirectory() as folder:
         originals, results = Path(folder) / "originals", Path(folder) / "results"

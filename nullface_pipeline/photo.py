@@ -190,8 +190,8 @@ def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFac
     faces = search_faces(pipe.face_analyser, pixels)
     if not faces:
         raise NoFaceFoundError(
-            "No face was found in the photo, so nothing was anonymized and nothing is returned. Lower the detection "
-            "threshold in `load_face_models` if it shows one."
+            "No face was found in the photo, so nothing was anonymized and nothing is returned. If it shows one, lower the "
+            "detection threshold with which the face models are loaded."
         )
     spared = find_spared_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold(pipe, options))
     hide: list[DetectedFace] = []
