@@ -99,12 +99,18 @@ class Partners:
         self.reddest = like_the_reddest_lips(embeddings, found, self.colour)[:, 0] > 0.0
 
     def draw(self, row: int, landmarks: np.ndarray, rng: np.random.Generator) -> int:
-        """The row of a person whose face fits (68, 2) landmarks in a portrait of row `row`."""
-        alike = self.colour == self.colour[row]
-        alike &= self.reddest == self.reddest[row]
-        alike &= self.embeddings @ self.embeddings[row] < LARGEST_SIMILARITY
-        alike &= (np.abs(self.tones - self.tones[row]) < FARTHEST_TONE).all(axis=1)
-        rows = np.flatnonzero(alike)
+        """The row of a person whose face fits (68, 2) landmarks in a portrait of row `row`.
+
+        What is asked of the others is not asked where it would leave nobody, as among few portraits.
+        """
+        rows = np.flatnonzero(np.arange(len(self.colour)) != row)
+        for fits in (
+            self.colour == self.colour[row],
+            self.embeddings @ self.embeddings[row] < LARGEST_SIMILARITY,
+            (np.abs(self.tones - self.tones[row]) < FARTHEST_TONE).all(axis=1),
+            self.reddest == self.reddest[row],
+        ):
+            rows = rows[fits[rows]] if fits[rows].any() else rows
         nearest = np.square(self.landmarks[rows] - landmarks.ravel()).sum(axis=1).argsort()[:NEAREST]
         return int(rows[rng.choice(nearest)])
 
