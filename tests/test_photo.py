@@ -458,7 +458,9 @@ def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut, preset, steps):
     try:
         asked = {"preset": preset, "seed": 0, "max_attempts": 1, "guidance_scale": 6.0}
         result = pipe.anonymize(astronaut, **asked)
-        assert sum(counted) == evaluations and result.faces[0].method == "nullface"
+        assert sum(counted) == evaluations
+        # What nullface-tiny's detector takes for one more face in the result is covered without an evaluation.
+        assert sum(face.method == "nullface" for face in result.faces) == 1
         counted.clear()
         pipe.anonymize(astronaut, **asked, strangers=True)
     finally:

@@ -67,23 +67,20 @@ class SceneComposer:
             self._place(scene, rng, size * rng.uniform(0.25, 0.95), whole=True)
         elif rng.random() < 0.9:
             largest = size * rng.uniform(0.15, 0.6)
-            for _ in range(int(rng.integers(1, 9))):
-                self._place(
-                    scene, rng, np.exp(rng.uniform(np.log(SMALLEST_FACE), np.log(largest))), rng.random() < 0.4
-                )
+            self._place_some(scene, rng, int(rng.integers(1, 9)), largest)
         return self._finish(scene, rng)
 
     def training_scene(self, size: int, rng: np.random.Generator) -> Scene:
         """A scene, a window on one portrait, or a crowd of small faces."""
         kind = rng.random()
-        return self.scene(size, rng) if kind < 0.4 else (self.window if kind < 0.65 else self.crowd)(size, rng)
+        if kind < 0.4:
+            return self.scene(size, rng)
+        return self.window(size, rng) if kind < 0.65 else self.crowd(size, rng)
 
     def crowd(self, size: int, rng: np.random.Generator) -> Scene:
         """Four to twelve faces, most of them small, as in one tile of a large photo."""
         scene = Scene(self._background(size, rng))
-        for _ in range(int(rng.integers(4, 13))):
-            face_size = np.exp(rng.uniform(np.log(SMALLEST_FACE), np.log(max(24.0, 0.2 * size))))
-            self._place(scene, rng, face_size, rng.random() < 0.4)
+        self._place_some(scene, rng, int(rng.integers(4, 13)), max(24.0, 0.2 * size))
         return self._finish(scene, rng)
 
     def window(self, size: int, rng: np.random.Generator) -> Scene:
@@ -114,6 +111,12 @@ class SceneComposer:
         number = int(rng.integers(len(self.images)))
         image, landmarks = self.images[number], self.landmarks[number]
         return augmentation.mirrored(image, landmarks) if rng.random() < 0.5 else (image, landmarks)
+
+    def _place_some(self, scene: Scene, rng: np.random.Generator, count: int, largest: float) -> None:
+        """Try to place `count` faces of `SMALLEST_FACE` to `largest` px, small ones as often as large ones."""
+        for _ in range(count):
+            face_size = np.exp(rng.uniform(np.log(SMALLEST_FACE), np.log(largest)))
+            self._place(scene, rng, face_size, rng.random() < 0.4)
 
     def _place(self, scene: Scene, rng: np.random.Generator, face_size: float, whole: bool) -> None:
         """Paste a portrait, all of it or only the head, so that its face is `face_size` px; give up if in the way."""
