@@ -17,7 +17,7 @@ TINY_PRESETS: dict[str, dict[str, Any]] = {
     "standard": {"num_inference_steps": 50, "skip": 0.8, "guidance_scale": 5.0},
     "strong": {"num_inference_steps": 50, "skip": 0.6, "guidance_scale": 5.0},
     "fast": {"few_steps": 7, "skip": 0.8, "guidance_scale": 5.0},
-    "preview": {"few_steps": 3, "skip": 0.8, "guidance_scale": 4.0},
+    "preview": {"few_steps": 3, "skip": 0.8, "guidance_scale": 3.0},
 }
 TINY_SETTINGS = TINY_PRESETS["standard"]
 
