@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
 
 from training import train_all
-from training.denoiser import CHANGED_TIMESTEPS, KINDS, SHARPENED_TIMESTEPS, Sampler, random_timesteps
 from training.denoiser_export import attach_fresh_adapter, build_scheduler, build_unet, load_trained, split_model
 from training.diffusion import noise_from
 from training.face_swaps import SwapCache, swap_face
+from training.latent_cache import LatentCache
 from training.likeness import align
 from training.muon import orthogonalized
 from training.pose_erasure import erasing_projection
+from training.samples import CHANGED_TIMESTEPS, KINDS, SHARPENED_TIMESTEPS, Sampler, blur, random_timesteps
 
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -36,7 +38,7 @@ def test_erased_directions_can_no_longer_be_told():
     assert np.allclose(projection @ projection, projection)
 
 
-@pytest.mark.parametrize("shape", [(48, 20), (20, 48)])
+@pytest.mark.parametrize("shape", [(48, 20), (20, 48), (3, 48, 20)])
 def test_orthogonalized_directions_are_all_about_as_long(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     before, after = (torch.linalg.svdvals(x.float()) for x in (matrix, orthogonalized(matrix)))
@@ -44,10 +46,25 @@ def test_orthogonalized_directions_are_all_about_as_long(shape):
     assert after.min() > 0.6 and after.max() < 1.3
 
 
+def test_blurring_is_that_of_scipy():
+    pictures = torch.randn(2, 4, 24, 24, generator=torch.Generator().manual_seed(0))
+    blurred = blur(pictures, torch.tensor([0.6, 1.8]))
+    expected = [gaussian_filter(x.numpy(), sigma, axes=(1, 2), truncate=9) for x, sigma in zip(pictures, (0.6, 1.8))]
+    assert np.allclose(blurred, np.stack(expected), atol=1e-4)
+
+
 def test_timesteps_are_drawn_from_their_ranges():
-    timesteps = random_timesteps(4000, np.random.default_rng(0))
+    timesteps = random_timesteps(4000, torch.Generator().manual_seed(0))
     assert timesteps.min() >= 0 and timesteps.max() < 1000
-    assert 0.55 < (timesteps < 350).mean() < 0.65
+    assert 0.55 < (timesteps < 350).float().mean() < 0.65
+
+
+def sampler_of(latents, swapped, partners):
+    """Each person's embedding is an axis."""
+    people = len(latents)
+    cache = LatentCache(np.arange(people).astype(str), np.ones(people, bool), latents)
+    identities = np.eye(people, dtype=np.float32)[:, None]
+    return Sampler.cached(cache, SwapCache(swapped, partners), np.ones(people), identities)
 
 
 def test_samples_are_told_who_is_to_come_out():
@@ -56,10 +73,8 @@ def test_samples_are_told_who_is_to_come_out():
     value = np.arange(people, dtype=np.float16)[:, None, None, None, None]
     latents = np.broadcast_to(value, (people, variants, 4, 32, 32))
     partners = np.tile((np.arange(people)[:, None] + 1) % people, (1, variants))
-    sampler = Sampler(
-        latents, SwapCache(latents + 100, partners), np.eye(people, dtype=np.float32)[:, None], np.ones(people)
-    )
-    batch = sampler.draw(2000, 24, np.random.default_rng(0))
+    sampler = sampler_of(latents, latents + 100, partners)
+    batch = sampler.draw(2000, 24, torch.Generator().manual_seed(0))
     assert batch.latents.shape == batch.wanted.shape == batch.noise.shape == (2000, 4, 24, 24)
     start, wanted = batch.latents[:, 0, 0, 0].numpy(), batch.wanted[:, 0, 0, 0].numpy()
     rows, to_swap = wanted.astype(int) % 100, wanted >= 100
@@ -81,8 +96,8 @@ def test_some_samples_have_to_be_made_sharp():
     board = np.indices((32, 32)).sum(axis=0) % 2.0
     latents = np.broadcast_to(board.astype(np.float16), (3, 1, 4, 32, 32))
     partners = np.array([[1], [2], [0]])
-    sampler = Sampler(latents, SwapCache(latents, partners), np.eye(3, dtype=np.float32)[:, None], np.ones(3))
-    batch = sampler.draw(2000, 32, np.random.default_rng(0))
+    sampler = sampler_of(latents, latents, partners)
+    batch = sampler.draw(2000, 32, torch.Generator().manual_seed(0))
     assert np.array_equal(batch.wanted.numpy(), np.broadcast_to(board, batch.wanted.shape))
     contrast = batch.latents.std(dim=(1, 2, 3)) / board.std()
     blurred = contrast < 0.99

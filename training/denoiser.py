@@ -19,36 +19,27 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from diffusers.utils import logging as diffusers_logging
-from scipy.ndimage import gaussian_filter
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from training.checkpoint import kept
 from training.denoiser_export import LATENT_SIZE, attach_fresh_adapter, build_unet, export, load_trained
 from training.diffusion import Batch, Diffusion
 from training.face_swaps import SwapCache
+from training.fresh_samples import FreshPairs, Renewal
 from training.identities import load_identities
 from training.latent_cache import LatentCache
 from training.likeness import FaceSampler, Likeness, weighted
-from training.loop import RUNS, Every, level_rate, save_checkpoint
+from training.loop import RUNS, Budget, Every, level_rate, save_checkpoint
 from training.muon import MixedOptimizer
 from training.pose_erasure import load_projection
+from training.samples import Sampler
 from training.sampling import Sampling
 from training.teacher import TEACHER
 
 
-# A portrait told its own identity; a swapped face told the portrait's, which has to come back; a portrait told another
-# person's, which the swapped face is; a swapped face told whose it is; and a blurred portrait, which has to become sharp:
-# a face that is being replaced starts as the mean of the faces that it could become.
-KINDS = {"true": 0.26, "restored": 0.3, "given": 0.18, "left": 0.12, "sharpened": 0.14}
-TRUE, RESTORED, GIVEN, LEFT, SHARPENED = range(5)
-CHANGED_TIMESTEPS = (60, 600)  # below it the change would be many times the noise
-SHARPENED_TIMESTEPS = (40, 400)
-BLUR = (0.6, 1.8)  # of a latent pixel, the standard deviation
-ZERO_IDENTITY_SHARE = 0.15  # of those where nothing is to change
-AVERAGED_SHARE = 0.3  # of the samples are told the average of a person's embeddings, the purest word on who it is
-# Where the method works (skip 0.7 begins at timestep 300), where the identity shows most in the error, and the rest.
-TIMESTEP_RANGES = ((0, 350, 0.6), (350, 600, 0.28), (600, 1000, 0.12))
 EMA_DECAY = 0.995
+FRESH_PAIRS = 65_536  # that are kept at a time: half a gigabyte of latents and as much of swapped ones
 # The first part of the budget goes to the middle of the crops, which holds the face and takes about half the time.
 # The rest is needed at full size: until then the error there is a quarter higher than it need be.
 WINDOW, WINDOW_SHARE = 24, 0.5
@@ -56,68 +47,6 @@ ADAPTER_RATE = 2.0  # of the identity projection and the identity's keys and val
 VALIDATION_TIMESTEPS = (100, 200, 300, 400, 500, 600)
 
 logger = logging.getLogger("training.denoiser")
-
-
-class Sampler:
-    """Draws training samples: portraits by weight, variant and embedding independently of each other."""
-
-    def __init__(self, latents: np.ndarray, swaps: SwapCache, identities: np.ndarray, weights: np.ndarray) -> None:
-        average = identities.mean(axis=1, keepdims=True)
-        self.latents, self.swaps, self.identities = latents, swaps, identities
-        self.averages = (average / np.linalg.norm(average, axis=-1, keepdims=True))[:, 0]
-        self.probabilities = weights / weights.sum(dtype=np.float64)
-
-    def draw(self, batch_size: int, window: int, rng: np.random.Generator) -> Batch:
-        """A batch on the CPU, of windows of `window` latent pixels about the middle."""
-        rows = rng.choice(len(self.probabilities), size=batch_size, p=self.probabilities)
-        variants = rng.integers(self.latents.shape[1], size=batch_size)
-        kinds = rng.choice(len(KINDS), size=batch_size, p=list(KINDS.values()))
-        from_swap, to_swap = np.isin(kinds, (RESTORED, LEFT)), np.isin(kinds, (GIVEN, LEFT))
-        pair = np.stack([self.latents[rows, variants], self.swaps.latents[rows, variants]]).astype(np.float32)
-        pair = pair[..., *cut_out(pair.shape[-1], window, rng)]
-        every = np.arange(batch_size)
-        start, wanted = pair[from_swap.astype(int), every], pair[to_swap.astype(int), every]
-        # The way from one person to the other is shown as the steps go it: what is seen of the one fades, and what comes
-        # instead is at first the blurred mean of all that the other could look like.
-        left = np.where(rng.random(batch_size) < 0.4, 1.0, rng.uniform(size=batch_size))
-        left[kinds == SHARPENED] = 0.0
-        for index in np.flatnonzero((from_swap != to_swap) | (kinds == SHARPENED)):
-            blurred = gaussian_filter(wanted[index], rng.uniform(*BLUR), axes=(1, 2))
-            start[index] = blurred + left[index] * (start[index] - blurred)
-        told = self._told(np.where(to_swap, self.swaps.partners[rows, variants], rows), rng)
-        is_changed = from_swap != to_swap
-        told[~is_changed & (rng.random(batch_size) < ZERO_IDENTITY_SHARE)] = 0.0
-        timesteps = np.select(
-            [is_changed, kinds == SHARPENED],
-            [rng.integers(*CHANGED_TIMESTEPS, size=batch_size), rng.integers(*SHARPENED_TIMESTEPS, size=batch_size)],
-            random_timesteps(batch_size, rng),
-        )
-        return Batch(
-            torch.from_numpy(start),
-            torch.from_numpy(wanted),
-            torch.from_numpy(told[:, None]),
-            torch.from_numpy(timesteps),
-            torch.from_numpy(rng.standard_normal(start.shape, dtype=np.float32)),
-        )
-
-    def _told(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """(B, 512) float32: one embedding of each portrait, or the average of all that it has."""
-        single = self.identities[rows, rng.integers(self.identities.shape[1], size=len(rows))]
-        return np.where(rng.random((len(rows), 1)) < AVERAGED_SHARE, self.averages[rows], single).astype(np.float32)
-
-
-def cut_out(size: int, window: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Rows and columns of a window about the middle."""
-    margin = size - window
-    x, y = rng.integers(margin // 4, margin - margin // 4 + 1, size=2)
-    return slice(y, y + window), slice(x, x + window)
-
-
-def random_timesteps(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count,) int64 timesteps, evenly drawn within each of `TIMESTEP_RANGES`."""
-    low, high, share = (np.array(column) for column in zip(*TIMESTEP_RANGES))
-    chosen = rng.choice(len(share), size=count, p=share)
-    return rng.integers(low[chosen], high[chosen])
 
 
 class Validation:
@@ -180,11 +109,16 @@ def start(args: argparse.Namespace) -> torch.nn.Module:
 def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     """Train until so many samples are drawn, from the checkpoint if there is one."""
     device = torch.device(args.device, rank) if args.device == "cuda" else torch.device(args.device)
-    cache, sampling = LatentCache.load("train", args.runs), Sampling.load(args.runs)
+    cache = LatentCache.load("train", args.runs)
     identities = load_identities(cache.ids, "train", args.identities, args.runs)
     projection = load_projection(args.runs)
-    swaps = SwapCache.load(args.runs)
-    sampler = Sampler(cache.latents, swaps, (identities @ projection).astype(np.float32), sampling.weights)
+    told = (identities @ projection).astype(np.float32)
+    if args.fresh:
+        sampler = Sampler.empty(FRESH_PAIRS, told, device)
+        renew = Renewal(FreshPairs(args.data, args.runs, args.seed + rank), sampler, args.autoencoder, args.fresh)
+    else:
+        weights = Sampling.load(args.runs).weights
+        sampler = Sampler.cached(cache, SwapCache.load(args.runs), weights, told, device)
     diffusion, validation = Diffusion(args.runs, device), Validation(args.runs, args.identities, projection)
     if args.faces:
         face_sampler = FaceSampler(args.runs, identities, projection)
@@ -205,9 +139,11 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         optimizer.load_state_dict(state["optimizer"])
         step, samples = state["step"], state["samples"]
     rng = np.random.default_rng([args.seed, step, rank])
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
     model = DistributedDataParallel(unet, gradient_as_bucket_view=True) if world_size > 1 else unet
     log, save = Every(30), Every(240)
-    losses: list[dict[str, float]] = []
+    budget = Budget(args.minutes) if args.minutes else None
+    losses: list[dict[str, Tensor]] = []
     logger.info("%d portraits, %.2f M parameters", len(cache.ids), sum(p.numel() for p in unet.parameters()) / 1e6)
 
     def save_state() -> None:
@@ -216,14 +152,15 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         gains = validation(diffusion, average)
         logger.info("validation  %d samples  %s", samples, "  ".join(f"{k} {v:.4f}" for k, v in gains.items()))
 
-    while samples < args.samples:
-        fraction = samples / args.samples
+    while (fraction := budget.fraction if budget else samples / args.samples) < 1.0:
+        if args.fresh:
+            renew()
         window = WINDOW if fraction < args.window_share else LATENT_SIZE
-        loss = diffusion.loss(model, sampler.draw(args.batch_size // world_size, window, rng))
-        seen = {"loss": loss.item()}
+        loss = diffusion.loss(model, sampler.draw(args.batch_size // world_size, window, generator))
+        seen = {"loss": loss.detach()}
         if args.faces:
             looks = likeness(diffusion, model, face_sampler.draw(args.faces // world_size, rng))
-            seen |= {name: look.item() for name, look in looks.items()}
+            seen |= {name: look.detach() for name, look in looks.items()}
             loss = loss + args.likeness * weighted(looks)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -234,7 +171,7 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         if rank > 0:
             continue
         if log():
-            means = "  ".join(f"{name} {np.mean([loss[name] for loss in losses]):.4f}" for name in seen)
+            means = "  ".join(f"{name} {torch.stack([loss[name] for loss in losses]).mean():.4f}" for name in seen)
             logger.info("%5.1f %%  %d samples  %s", 100 * fraction, samples, means)
             losses.clear()
         if save():
@@ -254,6 +191,9 @@ def main() -> None:
     )
     parser.add_argument("--identities", default="student", choices=["teacher", "student"], help="whose embeddings")
     parser.add_argument("--samples", type=int, default=700_000, help="samples in all, over all runs")
+    parser.add_argument("--minutes", type=float, help="of this run, instead of a number of samples")
+    parser.add_argument("--fresh", type=int, default=0, metavar="WORKERS", help="processes that make samples anew")
+    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="portraits, for --fresh")
     parser.add_argument("--faces", type=int, default=0, help="guided faces a step that the teacher looks at")
     parser.add_argument("--likeness", type=float, default=0.1, help="how much the teacher's word counts")
     parser.add_argument("--teacher", type=Path, default=TEACHER)

@@ -3,6 +3,7 @@
 A network that is trained for only some thousand steps gets further with it than with AdamW alone.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -12,17 +13,17 @@ from torch import Tensor
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalized(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Push the singular values of an (M, N) matrix towards 1 by Newton and Schulz's iteration, in bfloat16."""
+def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Push the singular values of (..., M, N) matrices towards 1 by Newton and Schulz's iteration, in bfloat16."""
     a, b, c = NEWTON_SCHULZ
-    x = matrix.bfloat16()
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-7)
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,23 +37,28 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step on the gradients that are there."""
+        """One step on the gradients that are there, all matrices of one shape at once."""
         for group in self.param_groups:
+            alike = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._update(parameter, group)
+                    alike[parameter.shape].append(parameter)
+            for parameters in alike.values():
+                self._update(parameters, group)
 
-    def _update(self, parameter: Tensor, group: dict) -> None:
-        state, gradient = self.state[parameter], parameter.grad
-        assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(gradient, 1.0 - group["momentum"])
-        direction = gradient.lerp(state["momentum"], group["momentum"])
-        matrix = orthogonalized(direction.flatten(1))
-        scale = 0.2 * max(matrix.shape) ** 0.5
-        parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-        parameter.add_(matrix.view(parameter.shape), alpha=-group["lr"] * scale)
+    def _update(self, parameters: list[Tensor], group: dict) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        torch._foreach_lerp_(momenta, gradients, 1.0 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
+        matrices = orthogonalized(torch.stack([direction.flatten(1) for direction in directions]))
+        scale = 0.2 * max(matrices.shape[1:]) ** 0.5
+        steps = [matrix.view(parameters[0].shape) for matrix in matrices]
+        torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(parameters, steps, alpha=-group["lr"] * scale)
 
 
 class MixedOptimizer:
