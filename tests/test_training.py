@@ -63,7 +63,7 @@ def sampler_of(latents, swapped, partners):
     """Each person's embedding is an axis."""
     people = len(latents)
     cache = LatentCache(np.arange(people).astype(str), np.ones(people, bool), latents)
-    identities = np.eye(people, dtype=np.float32)[:, None]
+    identities = np.eye(people, 512, dtype=np.float32)[:, None]
     return Sampler.cached(cache, SwapCache(swapped, partners), np.ones(people), identities)
 
 

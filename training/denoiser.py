@@ -35,6 +35,7 @@ from training.muon import MixedOptimizer
 from training.pose_erasure import load_projection
 from training.samples import Sampler
 from training.sampling import Sampling
+from training.steps import CriticalStep, RecordedStep, Step
 from training.teacher import TEACHER
 
 
@@ -140,7 +141,21 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         step, samples = state["step"], state["samples"]
     rng = np.random.default_rng([args.seed, step, rank])
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-    model = DistributedDataParallel(unet, gradient_as_bucket_view=True) if world_size > 1 else unet
+
+    def losses_of(network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
+        loss = diffusion.loss(network, batch)
+        if not args.faces:
+            return {"loss": loss}
+        looks = likeness(diffusion, network, face_sampler.draw(args.faces // world_size, rng))
+        return {"loss": loss + args.likeness * weighted(looks)} | looks
+
+    if args.critic:
+        learn: Step = CriticalStep(diffusion, unet, optimizer)
+    elif device.type == "cuda" and world_size == 1 and not args.faces:
+        learn = RecordedStep(losses_of, unet, optimizer)
+    else:
+        parallel = DistributedDataParallel(unet, gradient_as_bucket_view=True) if world_size > 1 else unet
+        learn = Step(losses_of, parallel, unet, optimizer)
     log, save = Every(30), Every(240)
     budget = Budget(args.minutes) if args.minutes else None
     losses: list[dict[str, Tensor]] = []
@@ -156,22 +171,16 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         if args.fresh:
             renew()
         window = WINDOW if fraction < args.window_share else LATENT_SIZE
-        loss = diffusion.loss(model, sampler.draw(args.batch_size // world_size, window, generator))
-        seen = {"loss": loss.detach()}
-        if args.faces:
-            looks = likeness(diffusion, model, face_sampler.draw(args.faces // world_size, rng))
-            seen |= {name: look.detach() for name, look in looks.items()}
-            loss = loss + args.likeness * weighted(looks)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step(level_rate(fraction, step, args.warmup))
+        batch = sampler.draw(args.batch_size // world_size, window, generator)
+        losses.append(learn(batch, level_rate(fraction, step, args.warmup)))
         update_average(average, unet, step)
         step, samples = step + 1, samples + args.batch_size
-        losses.append(seen)
         if rank > 0:
             continue
         if log():
-            means = "  ".join(f"{name} {torch.stack([loss[name] for loss in losses]).mean():.4f}" for name in seen)
+            means = "  ".join(
+                f"{name} {torch.stack([loss[name] for loss in losses]).mean():.4f}" for name in losses[0]
+            )
             logger.info("%5.1f %%  %d samples  %s", 100 * fraction, samples, means)
             losses.clear()
         if save():
@@ -194,6 +203,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="of this run, instead of a number of samples")
     parser.add_argument("--fresh", type=int, default=0, metavar="WORKERS", help="processes that make samples anew")
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="portraits, for --fresh")
+    parser.add_argument("--critic", action="store_true", help="a critic asks for sharpness; on a GPU only")
     parser.add_argument("--faces", type=int, default=0, help="guided faces a step that the teacher looks at")
     parser.add_argument("--likeness", type=float, default=0.1, help="how much the teacher's word counts")
     parser.add_argument("--teacher", type=Path, default=TEACHER)

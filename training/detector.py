@@ -188,7 +188,8 @@ def train(args: argparse.Namespace) -> None:
         loss, parts = detection_loss(levels, batch_targets(scenes, device), size)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step(cosine_rate(1.0, budget.fraction, step))
+        optimizer.set_rate(cosine_rate(1.0, budget.fraction, step))
+        optimizer.step()
         history.append(torch.stack([part.detach() for part in parts.values()]))
         step += 1
         if log():

@@ -24,6 +24,26 @@ class Batch:
     noise: torch.Tensor  # (B, 4, 32, 32) float32
 
 
+@dataclass
+class Prediction:
+    """The noise that a network sees in noisy latents, and the noise that it should see."""
+
+    noisy: torch.Tensor  # (B, 4, 32, 32) float32
+    noise: torch.Tensor  # (B, 4, 32, 32) float32, with gradients
+    wanted_noise: torch.Tensor  # (B, 4, 32, 32) float32
+    alphas: torch.Tensor  # (B,) float32, cumulative products of alpha
+
+    def errors(self) -> torch.Tensor:
+        """(B,) mean squared error of the noise, the face counting more than the background."""
+        weight = face_weight(self.noise.shape[-1], self.noise.device)
+        return ((self.noise - self.wanted_noise).square() * weight).mean(dim=(1, 2, 3))
+
+    def latents(self) -> torch.Tensor:
+        """(B, 4, 32, 32) float32: the clean latents that the noise leaves."""
+        alphas = self.alphas.view(-1, 1, 1, 1)
+        return (self.noisy - (1.0 - alphas).sqrt() * self.noise) / alphas.sqrt()
+
+
 class Diffusion:
     """The noise schedule, the loss, and the constant empty prompt."""
 
@@ -39,24 +59,34 @@ class Diffusion:
     def predict(
         self, unet: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, identities: torch.Tensor
     ) -> torch.Tensor:
-        """The noise (B, 4, h, w) float32 in latents, told (B, 1, 512) identities."""
+        """The noise (B, 4, h, w) float32 in latents, told (B, 1, 512) identities; reckoned in bfloat16."""
         prompt = self.prompt.expand(len(noisy), -1, -1)
-        with torch.autocast(self.device.type, torch.bfloat16):
+        is_half = next(unet.parameters()).dtype == torch.bfloat16
+        if is_half:
+            noisy, prompt, identities = (values.bfloat16() for values in (noisy, prompt, identities))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=not is_half):
             return unet(noisy, timesteps, prompt, added_cond_kwargs={"image_embeds": [identities]}).sample.float()
 
-    def errors(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """(B,) mean squared error of the predicted noise, the face counting more than the background."""
+    def prediction(self, unet: torch.nn.Module, batch: Batch) -> Prediction:
+        """What the network makes of a batch."""
         timesteps, noise = batch.timesteps.to(self.device), batch.noise.to(self.device)
         latents, identities = batch.latents.to(self.device), batch.identities.to(self.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=torch.channels_last)
         predicted = self.predict(unet, noisy, timesteps, identities)
         alphas = self.scheduler.alphas_cumprod.to(self.device)[timesteps]
-        noise = noise_from(batch.wanted.to(self.device), latents, noise, alphas)
-        return ((predicted - noise).square() * face_weight(noise.shape[-1], self.device)).mean(dim=(1, 2, 3))
+        return Prediction(noisy, predicted, noise_from(batch.wanted.to(self.device), latents, noise, alphas), alphas)
+
+    def errors(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """(B,) mean squared error of the predicted noise, the face counting more than the background."""
+        return self.prediction(unet, batch).errors()
 
     def loss(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The weighted training loss, a scalar."""
-        return (self.errors(unet, batch) * self.weights[batch.timesteps.to(self.device)]).mean()
+        return self.weighted(self.errors(unet, batch), batch)
+
+    def weighted(self, errors: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The mean of (B,) errors, each weighted by its timestep, a scalar."""
+        return (errors * self.weights[batch.timesteps.to(self.device)]).mean()
 
 
 def noise_from(wanted: torch.Tensor, latents: torch.Tensor, noise: torch.Tensor, alphas: torch.Tensor) -> torch.Tensor:

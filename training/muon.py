@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
     Steps are scaled to AdamW's usual size, so that one learning rate serves both (Liu et al. 2025).
     """
 
-    def __init__(self, params: Iterable, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(self, params: Iterable, lr: Tensor, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -56,24 +56,36 @@ class Muon(torch.optim.Optimizer):
         directions = torch._foreach_lerp(gradients, momenta, group["momentum"])
         matrices = orthogonalized(torch.stack([direction.flatten(1) for direction in directions]))
         scale = 0.2 * max(matrices.shape[1:]) ** 0.5
-        steps = [matrix.view(parameters[0].shape) for matrix in matrices]
+        steps = (-group["lr"] * scale * matrices).view(-1, *parameters[0].shape)
         torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, steps, alpha=-group["lr"] * scale)
+        torch._foreach_add_(parameters, list(steps))
 
 
 class MixedOptimizer:
-    """Muon for `matrices`; AdamW for `others`, lists of parameters by their learning rate relative to the matrices'."""
+    """Muon for `matrices`; AdamW for `others`, lists of parameters by their learning rate relative to the matrices'.
+
+    Learning rates are tensors on the parameters' device, so that a step can be recorded as a CUDA graph.
+    """
 
     def __init__(self, matrices: Sequence[Tensor], others: Mapping[float, Sequence[Tensor]], rate: float) -> None:
         self.rate = rate
-        self.muon = Muon(matrices, lr=rate)
-        groups = [{"params": parameters, "factor": factor} for factor, parameters in others.items()]
-        self.adam = torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        device = matrices[0].device
+        self.muon = Muon(matrices, lr=torch.tensor(rate, device=device))
+        groups = [
+            {"params": parameters, "factor": factor, "lr": torch.tensor(factor * rate, device=device)}
+            for factor, parameters in others.items()
+        ]
+        self.adam = torch.optim.AdamW(
+            groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True, capturable=device.type == "cuda"
+        )
 
-    def step(self, factor: float) -> None:
-        """One step at `factor` of the peak learning rate; clears the gradients."""
+    def set_rate(self, share: float) -> None:
+        """Take steps at a share of the peak learning rate from now on."""
         for group in (*self.muon.param_groups, *self.adam.param_groups):
-            group["lr"] = self.rate * factor * group.get("factor", 1.0)
+            group["lr"].fill_(self.rate * share * group.get("factor", 1.0))
+
+    def step(self) -> None:
+        """One step; clears the gradients."""
         for optimizer in (self.muon, self.adam):
             optimizer.step()
             optimizer.zero_grad()

@@ -224,7 +224,8 @@ def train(args: argparse.Namespace) -> None:
             found = network(to_input(changed).to(device))
         loss = distillation_loss(found.float(), teacher(seen))
         loss.backward()
-        optimizer.step(level_rate(samples / args.samples, step, decay=0.7))
+        optimizer.set_rate(level_rate(samples / args.samples, step, decay=0.7))
+        optimizer.step()
         losses.append(loss.item())
         step, samples = step + 1, samples + args.batch_size
         if log():

@@ -20,6 +20,9 @@ CHANGED_TIMESTEPS = (60, 600)  # below it the change would be many times the noi
 SHARPENED_TIMESTEPS = (40, 400)
 BLUR = (0.6, 1.8)  # of a latent pixel, the standard deviation
 ZERO_IDENTITY_SHARE = 0.15  # of those where nothing is to change
+# How long the noise is that is added to an embedding, at most, relative to it: the opposite of a person is nobody's
+# embedding, and the denoiser must not know the people of the data by heart.
+LARGEST_NOISE = 0.8
 AVERAGED_SHARE = 0.3  # of the samples are told the average of a person's embeddings, the purest word on who it is
 # Where the method works (skip 0.7 begins at timestep 300), where the identity shows most in the error, and the rest.
 TIMESTEP_RANGES = ((0, 350, 0.6), (350, 600, 0.28), (600, 1000, 0.12))
@@ -109,7 +112,10 @@ class Sampler:
         """(B, 512) float32: one embedding of each portrait, or the average of all that it has."""
         single = self.identities[rows, self._integers(0, self.identities.shape[1], len(rows), generator)]
         is_average = self._uniform(len(rows), generator) < AVERAGED_SHARE
-        return torch.where(is_average[:, None], self.averages[rows], single)
+        told = torch.where(is_average[:, None], self.averages[rows], single)
+        noise = torch.randn(told.shape, generator=generator, device=told.device) / told.shape[1] ** 0.5
+        strength = self._uniform(len(rows), generator)[:, None] * LARGEST_NOISE
+        return told + strength * told.norm(dim=1, keepdim=True) * noise
 
     def _uniform(self, count: int, generator: torch.Generator) -> Tensor:
         return torch.rand(count, generator=generator, device=self.weights.device)
