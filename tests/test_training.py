@@ -1,23 +1,29 @@
 """nullface-tiny's training: the maths that can be checked without it, and all of it with next to no time."""
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
+from torch.utils.data import IterableDataset
 
-from training import train_all
+from nullface_pipeline.tiny_model import TINY_FOLDER
+from training import fresh_samples, steps, train_all
+from training.critic import Critic, critic_loss, realism_loss
+from training.denoiser import build_optimizer
 from training.denoiser_export import attach_fresh_adapter, build_scheduler, build_unet, load_trained, split_model
-from training.diffusion import noise_from
+from training.diffusion import Batch, Diffusion, noise_from
 from training.face_swaps import SwapCache, swap_face
 from training.latent_cache import LatentCache
-from training.likeness import align
 from training.muon import orthogonalized
 from training.pose_erasure import erasing_projection
 from training.samples import CHANGED_TIMESTEPS, KINDS, SHARPENED_TIMESTEPS, Sampler, blur, random_timesteps
+from training.steps import CriticalStep, Step
 
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -108,6 +114,99 @@ def test_some_samples_have_to_be_made_sharp():
     assert ((batch.timesteps[blurred] >= low) & (batch.timesteps[blurred] < high)).all()
 
 
+def test_only_pairs_that_were_put_in_are_drawn():
+    identities = np.eye(9, 512, dtype=np.float32)[:, None]
+    sampler = Sampler.empty(8, identities, "cpu")
+    latents = torch.full((2, 4, 32, 32), 5.0)
+    sampler.put(torch.tensor([3, 6]), latents, latents + 1.0, torch.tensor([7, 8]), torch.tensor([1, 2]))
+    batch = sampler.draw(200, 32, torch.Generator().manual_seed(0))
+    assert set(batch.wanted[:, 0, 0, 0].tolist()) == {5.0, 6.0}
+    assert set(batch.identities[:, 0].argmax(dim=1).tolist()) <= {0, 1, 2, 7, 8}
+
+
+class StripedPairs(IterableDataset):
+    """Pairs of a black and a white crop, without end; whose they are counts up."""
+
+    def __iter__(self):
+        for row in itertools.count():
+            crop = np.zeros((128, 128, 3), np.uint8)
+            yield crop, crop + 255, row, row + 1
+
+
+def test_fresh_pairs_fill_a_sampler_and_replace_the_oldest(monkeypatch):
+    monkeypatch.setattr(fresh_samples, "BATCH_SIZE", 4)
+    sampler = Sampler.empty(6, np.zeros((1, 1, 512), np.float32), "cpu")
+    renewal = fresh_samples.Renewal(StripedPairs(), sampler, TINY_FOLDER / "model" / "vae", workers=0)
+    assert renewal.made == 8, "at least as many as there are places"
+    assert sampler.rows.tolist() == [6, 7, 2, 3, 4, 5], "the first two were replaced"
+    assert (sampler.partners == sampler.rows + 1).all() and (sampler.weights == 1.0).all()
+    black, white = sampler.latents.float().mean(dim=0), sampler.swapped.float().mean(dim=0)
+    assert (black - white).abs().mean() > 0.5
+    while renewal.made == 8:
+        renewal()
+    assert sampler.rows.max() > 7
+
+
+def small_denoiser():
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=32,
+        block_out_channels=(16, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=96,
+        attention_head_dim=2,
+        norm_num_groups=8,
+    )
+    attach_fresh_adapter(unet)
+    return unet.requires_grad_(True)
+
+
+def random_batch(count, generator):
+    latents, wanted, noise = torch.randn(3, count, 4, 32, 32, generator=generator)
+    timesteps = torch.randint(20, 440, (count,), generator=generator)
+    return Batch(latents, wanted, torch.randn(count, 1, 512, generator=generator) / 512**0.5, timesteps, noise)
+
+
+def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
+    """A step in which it has none is the step without it; later it changes the network, and the critic learns on."""
+    diffusion, batch = Diffusion(tmp_path, torch.device("cpu")), random_batch(2, torch.Generator().manual_seed(0))
+
+    def stepped(make_step, alone):
+        monkeypatch.setattr(steps, "CRITIC_ALONE", alone)
+        unet = small_denoiser()
+        step = make_step(diffusion, unet, build_optimizer(unet, 1e-3))
+        losses = step(batch, 1.0)
+        return step, losses, torch.cat([parameter.detach().flatten() for parameter in unet.parameters()])
+
+    _, plain_loss, plain = stepped(Step, (0, 1))
+    _, alone_loss, alone = stepped(CriticalStep, (1, 1))
+    step, _, judged = stepped(CriticalStep, (-5, 1))
+    assert alone_loss["loss"] == plain_loss["loss"] and torch.allclose(alone, plain, atol=1e-6)
+    assert (judged - plain).abs().max() > 1e-4
+    before = step(batch, 1.0)["critic"]
+    for _ in range(3):
+        after = step(batch, 1.0)["critic"]
+    assert after < before
+
+
+def test_a_critic_learns_to_tell_blurred_from_sharp():
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    critic, everything = Critic(), torch.ones(8)
+    optimizer = torch.optim.AdamW(critic.parameters(), lr=1e-3, betas=(0.0, 0.99))
+    for _ in range(25):
+        sharp = torch.randn(8, 4, 16, 16, generator=generator)
+        blurred = blur(sharp, torch.full((8,), 0.8))
+        critic_loss(critic, blurred, sharp, everything).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert realism_loss(critic, sharp, everything) < 0.5 < 0.9 < realism_loss(critic, blurred, everything)
+    nobody = realism_loss(critic, blurred, torch.zeros(8))
+    assert nobody == 0.0
+
+
 def test_the_noise_from_what_is_wanted_leads_to_the_same_place():
     rng = torch.Generator().manual_seed(0)
     wanted, latents, noise = torch.randn(3, 2, 4, 8, 8, generator=rng)
@@ -132,16 +231,6 @@ def test_a_swapped_face_lies_within_the_landmarks_and_nowhere_else():
     alike = np.corrcoef(swapped[rows, columns, 0].ravel(), stripes[73:93, 48:88, 0].ravel())[0, 1]
     assert alike > 0.95, "moved by what the landmarks moved"
     assert abs(swapped[45:100, 40:88].mean() - plain[45:100, 40:88].mean()) < 8.0, "in the portrait's tones"
-
-
-def test_aligning_moves_a_point_where_the_matrix_says():
-    pixels = torch.zeros(1, 3, 128, 128)
-    pixels[:, :, 40, 70] = 1.0
-    matrix = torch.tensor([[[0.0, -1.0, 100.0], [1.0, 0.0, -20.0]]])
-    aligned = align(pixels, matrix)
-    assert aligned.shape == (1, 3, 112, 112)
-    assert divmod(int(aligned[0, 0].argmax()), 112) == (50, 60)
-    assert aligned[0, 0, 50, 60] == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_model_set_can_be_trained_on(tmp_path):

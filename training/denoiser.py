@@ -1,8 +1,10 @@
 """Part 5 of nullface-tiny: UNet and FaceID adapter, trained together from scratch on cached latents.
 
     python -m training.latent_cache && python -m training.identities && python -m training.pose_erasure
-    python -m training.denoiser --minutes 90
-    torchrun --nproc-per-node 2 -m training.denoiser --minutes 90      # data-parallel, the same schedule
+    python -m training.denoiser --samples 100000
+    torchrun --nproc-per-node 2 -m training.denoiser --samples 100000      # data-parallel, the same schedule
+    python -m training.denoiser --device cuda --batch-size 384 --fresh 14 --minutes 5      # on a GPU
+    python -m training.denoiser --name sharp --from training/runs/denoiser.pt --critic --window-share 0     # the end
 
 The identity embeddings are the recognizer's, of another copy of the photo than the one denoised, so that they tell little
 but who it is. What they tell of the pose all the same is erased in the exported adapter, not in training: a model trained
@@ -29,14 +31,12 @@ from training.face_swaps import SwapCache
 from training.fresh_samples import FreshPairs, Renewal
 from training.identities import load_identities
 from training.latent_cache import LatentCache
-from training.likeness import FaceSampler, Likeness, weighted
 from training.loop import RUNS, Budget, Every, level_rate, save_checkpoint
 from training.muon import MixedOptimizer
 from training.pose_erasure import load_projection
 from training.samples import Sampler
 from training.sampling import Sampling
-from training.steps import CriticalStep, RecordedStep, Step
-from training.teacher import TEACHER
+from training.steps import CriticalStep, Step
 
 
 EMA_DECAY = 0.995
@@ -121,17 +121,9 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         weights = Sampling.load(args.runs).weights
         sampler = Sampler.cached(cache, SwapCache.load(args.runs), weights, told, device)
     diffusion, validation = Diffusion(args.runs, device), Validation(args.runs, args.identities, projection)
-    if args.faces:
-        face_sampler = FaceSampler(args.runs, identities, projection)
-        likeness = Likeness(args.runs, args.teacher, args.autoencoder, projection)
     unet = start(args)
     average = copy.deepcopy(unet).requires_grad_(False)
     optimizer = build_optimizer(unet, args.lr)
-    if args.faces:
-        # Only what listens to the identity learns from the teacher: the rest would learn to please it with blur, or,
-        # from the error of the noise, not to listen.
-        for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(is_adapter(name))
     checkpoint, step, samples = args.runs / f"{args.name}.pt", 0, 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device)
@@ -141,21 +133,12 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         step, samples = state["step"], state["samples"]
     rng = np.random.default_rng([args.seed, step, rank])
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
-
-    def losses_of(network: torch.nn.Module, batch: Batch) -> dict[str, Tensor]:
-        loss = diffusion.loss(network, batch)
-        if not args.faces:
-            return {"loss": loss}
-        looks = likeness(diffusion, network, face_sampler.draw(args.faces // world_size, rng))
-        return {"loss": loss + args.likeness * weighted(looks)} | looks
-
     if args.critic:
         learn: Step = CriticalStep(diffusion, unet, optimizer)
-    elif device.type == "cuda" and world_size == 1 and not args.faces:
-        learn = RecordedStep(losses_of, unet, optimizer)
+    elif world_size > 1:
+        learn = Step(diffusion, unet, optimizer, DistributedDataParallel(unet, gradient_as_bucket_view=True))
     else:
-        parallel = DistributedDataParallel(unet, gradient_as_bucket_view=True) if world_size > 1 else unet
-        learn = Step(losses_of, parallel, unet, optimizer)
+        learn = Step(diffusion, unet, optimizer)
     log, save = Every(30), Every(240)
     budget = Budget(args.minutes) if args.minutes else None
     losses: list[dict[str, Tensor]] = []
@@ -170,7 +153,8 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
     while (fraction := budget.fraction if budget else samples / args.samples) < 1.0:
         if args.fresh:
             renew()
-        window = WINDOW if fraction < args.window_share else LATENT_SIZE
+        is_window = fraction < args.window_share and not learn.is_recorded
+        window = WINDOW if is_window else LATENT_SIZE
         batch = sampler.draw(args.batch_size // world_size, window, generator)
         losses.append(learn(batch, level_rate(fraction, step, args.warmup)))
         update_average(average, unet, step)
@@ -203,10 +187,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="of this run, instead of a number of samples")
     parser.add_argument("--fresh", type=int, default=0, metavar="WORKERS", help="processes that make samples anew")
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="portraits, for --fresh")
-    parser.add_argument("--critic", action="store_true", help="a critic asks for sharpness; on a GPU only")
-    parser.add_argument("--faces", type=int, default=0, help="guided faces a step that the teacher looks at")
-    parser.add_argument("--likeness", type=float, default=0.1, help="how much the teacher's word counts")
-    parser.add_argument("--teacher", type=Path, default=TEACHER)
+    parser.add_argument("--critic", action="store_true", help="a critic asks for sharpness; in one process")
     parser.add_argument("--autoencoder", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
     parser.add_argument("--window-share", type=float, default=WINDOW_SHARE, help="of the samples are cut to the face")
     parser.add_argument("--batch-size", type=int, default=16, help="of all processes together")
@@ -225,6 +206,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if world_size > 1:
         dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
+    if args.critic and world_size > 1:
+        parser.error("--critic takes one process.")
     if args.task != "export":
         train(args, rank, world_size)
     if args.task != "train" and rank == 0:

@@ -19,8 +19,7 @@ from diffusers import AutoencoderTiny
 from rich.progress import track
 from scipy.interpolate import LinearNDInterpolator
 
-from training.landmark_net import cached_landmarks
-from training.latent_cache import CROP_SIZE, LatentCache, encode, styled_crops
+from training.latent_cache import CROP_SIZE, LatentCache, cached_landmarks, encode, styled_crops
 from training.loop import RUNS
 from training.portraits import Portrait, load_portraits
 from training.pose_erasure import like_the_reddest_lips

@@ -69,13 +69,13 @@ class FreshPairs(IterableDataset[Pair]):
 class Renewal:
     """Fills a sampler with fresh pairs and goes on replacing the oldest of them."""
 
-    def __init__(self, pairs: FreshPairs, sampler: Sampler, autoencoder: Path, workers: int) -> None:
+    def __init__(self, pairs: IterableDataset[Pair], sampler: Sampler, autoencoder: Path, workers: int) -> None:
         self.sampler, self.device = sampler, sampler.weights.device
         self.autoencoder = AutoencoderTiny.from_pretrained(autoencoder).requires_grad_(False).to(self.device)
         self.autoencoder.to(memory_format=torch.channels_last)
         self.made = 0
         self._batches: queue.Queue = queue.Queue(maxsize=16)
-        loader = DataLoader(pairs, batch_size=BATCH_SIZE, num_workers=workers, prefetch_factor=4)
+        loader = DataLoader(pairs, batch_size=BATCH_SIZE, num_workers=workers)
         threading.Thread(target=self._collect, args=(loader,), daemon=True).start()
         while self.made < min(LEAST, len(sampler.weights)):
             self._put(self._batches.get())

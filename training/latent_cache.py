@@ -91,6 +91,24 @@ def variant_landmarks(portrait: Portrait, variants: int, rng: np.random.Generato
     return np.stack(result)
 
 
+def cached_landmarks(data: str, split: str, runs: Path, seed: int = 0) -> np.ndarray:
+    """(N, V, 68, 2) float32 px: where the landmarks are in the latents of the cache; worked out once."""
+    path = runs / f"landmarks_{split}.npy"
+    if not path.exists():
+        cache = LatentCache.load(split, runs)
+        variants = cache.latents.shape[1]
+        wanted, found = set(cache.ids), {}
+        for index, portrait in enumerate(track(load_portraits(data, split), "placing landmarks")):
+            if portrait.id not in wanted:
+                continue
+            points = portrait.face_crop(CROP_SIZE).points_to_crop(portrait.landmarks)[None]
+            if variants > 1:
+                points = variant_landmarks(portrait, variants, np.random.default_rng([seed, index]))
+            found[portrait.id] = points
+        np.save(path, np.stack([found[portrait_id] for portrait_id in cache.ids]).astype(np.float32))
+    return np.load(path)
+
+
 @torch.no_grad()
 def encode(autoencoder: AutoencoderTiny, crops: np.ndarray, device: torch.device) -> np.ndarray:
     """(B, 128, 128, 3) uint8 crops to (B, 4, 32, 32) float16 latents, scaled to about unit variance."""

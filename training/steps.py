@@ -1,7 +1,6 @@
 """One step of the denoiser's training, in a way that suits a CPU and in one that suits a GPU."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import fields
 
 import torch
@@ -12,7 +11,6 @@ from training.diffusion import Batch, Diffusion
 from training.muon import MixedOptimizer
 
 
-Losses = Callable[[nn.Module, Batch], dict[str, Tensor]]
 LARGEST_GRADIENT = 1.0
 CRITIC_RATE = 3e-4
 CRITIC_SHARE = 0.7
@@ -21,48 +19,34 @@ LARGEST_JUDGED = 450  # above this timestep even the outline of a face is a gues
 
 
 class Step:
-    """The losses of a batch, of which the one named "loss" is learnt from.
+    """Learns from one batch after the other, all of one shape.
+
+    On a GPU a copy of the network in bfloat16 is called, and the whole step is replayed as a CUDA graph: the network is
+    so small that a GPU otherwise waits for Python most of the time.
 
     Args:
-        losses (`Callable`): takes the network and a batch.
-        forward (`nn.Module`): what is called with the batch; the network itself, or its data-parallel form.
+        diffusion (`Diffusion`): the noise schedule and the error.
         network (`nn.Module`): whose parameters are trained.
         optimizer (`MixedOptimizer`): of these parameters.
+        parallel (`nn.Module`, *optional*): the network's data-parallel form.
     """
 
-    def __init__(self, losses: Losses, forward: nn.Module, network: nn.Module, optimizer: MixedOptimizer) -> None:
-        self.losses, self.forward, self.network, self.optimizer = losses, forward, network, optimizer
+    def __init__(
+        self, diffusion: Diffusion, network: nn.Module, optimizer: MixedOptimizer, parallel: nn.Module | None = None
+    ) -> None:
+        self.diffusion, self.network, self.optimizer = diffusion, network, optimizer
+        self.is_recorded = diffusion.device.type == "cuda" and parallel is None
+        self.called = parallel or network
+        if self.is_recorded:
+            torch.backends.cudnn.benchmark = True
+            self.called = copy.deepcopy(network).bfloat16()
+        self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch, rate: float) -> dict[str, Tensor]:
         """Learn from a batch at `rate` of the peak learning rate; returns the losses, without gradients."""
         self.optimizer.set_rate(rate)
-        return self._learn(batch)
-
-    def _learn(self, batch: Batch) -> dict[str, Tensor]:
-        losses = self.losses(self.forward, batch)
-        losses["loss"].backward()
-        self._update()
-        return {name: loss.detach() for name, loss in losses.items()}
-
-    def _update(self) -> None:
-        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
-
-
-class RecordedStep(Step):
-    """The same on a GPU: a copy of the network in bfloat16 is called, and the whole step is replayed as a CUDA graph.
-
-    The network is so small that a GPU otherwise waits for Python most of the time. All batches must be of one shape.
-    """
-
-    def __init__(self, losses: Losses, network: nn.Module, optimizer: MixedOptimizer) -> None:
-        super().__init__(losses, copy.deepcopy(network).bfloat16(), network, optimizer)
-        torch.backends.cudnn.benchmark = True
-        self._pairs = [(a, b) for a, b in zip(network.parameters(), self.forward.parameters()) if a.requires_grad]
-        self._graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self, batch: Batch, rate: float) -> dict[str, Tensor]:
-        self.optimizer.set_rate(rate)
+        if not self.is_recorded:
+            return self._learn(batch)
         if self._graph is None:
             self._record(batch)
         assert self._graph is not None
@@ -84,26 +68,38 @@ class RecordedStep(Step):
         with torch.cuda.graph(self._graph):
             self._losses = self._learn(batch)
 
+    def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        loss = self.diffusion.loss(self.called, batch)
+        loss.backward()
+        self._update()
+        return {"loss": loss.detach()}
+
     def _update(self) -> None:
-        for own, called in self._pairs:
-            assert called.grad is not None
-            own.grad, called.grad = called.grad.float(), None
-        super()._update()
-        with torch.no_grad():
-            torch._foreach_copy_([called for _, called in self._pairs], [own for own, _ in self._pairs])
+        """Let the optimizer make a step of the gradients that are there."""
+        own: list[Tensor] = list(self.network.parameters())
+        called: list[Tensor] = list(self.called.parameters())
+        if self.is_recorded:
+            for parameter, copied in zip(own, called):
+                assert copied.grad is not None
+                parameter.grad, copied.grad = copied.grad.float(), None
+        nn.utils.clip_grad_norm_(own, LARGEST_GRADIENT)
+        self.optimizer.step()
+        if self.is_recorded:
+            with torch.no_grad():
+                torch._foreach_copy_(called, own)
 
 
-class CriticalStep(RecordedStep):
-    """A recorded step in which a critic has its say on how sharp the predictions are.
+class CriticalStep(Step):
+    """A step in which a critic has its say on how sharp the predictions are.
 
     The critic's gradient is made `CRITIC_SHARE` times as long as the error's, whatever the critic thinks: neither can
     run away with the network. It has its say only once it has learnt a little itself.
     """
 
     def __init__(self, diffusion: Diffusion, network: nn.Module, optimizer: MixedOptimizer) -> None:
-        super().__init__(lambda called, batch: {"loss": diffusion.loss(called, batch)}, network, optimizer)
+        super().__init__(diffusion, network, optimizer)
         device = diffusion.device
-        self.diffusion, self.critic = diffusion, Critic().to(device)
+        self.critic = Critic().to(device)
         self.critic_optimizer = torch.optim.AdamW(
             self.critic.parameters(), lr=CRITIC_RATE, betas=(0.0, 0.99), fused=True, capturable=device.type == "cuda"
         )
@@ -116,7 +112,7 @@ class CriticalStep(RecordedStep):
         return super().__call__(batch, rate)
 
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
-        prediction = self.diffusion.prediction(self.forward, batch)
+        prediction = self.diffusion.prediction(self.called, batch)
         counted = (batch.timesteps < LARGEST_JUDGED).float()
         error = self.diffusion.weighted(prediction.errors(), batch)
         realism = realism_loss(self.critic, prediction.latents(), counted)

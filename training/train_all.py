@@ -21,7 +21,7 @@ from training.loop import RUNS
 # From how many minutes on all portraits are used; below it a share of them, for embedding all takes ten minutes alone.
 WHOLE_MINUTES = 240.0
 # Samples a second on one core, by which minutes become a number of samples.
-RATES = {"recognizer": 35.0, "landmark_net": 200.0, "denoiser": 11.0, "likeness": 6.0}
+RATES = {"recognizer": 35.0, "denoiser": 11.0}
 
 Part = tuple[str, list[str]]
 
@@ -38,8 +38,6 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
     def samples(rate: str, share: float) -> int:
         return max(64, int(60.0 * share * args.minutes * RATES[rate]))
 
-    base = samples("denoiser", 0.35)
-    everything = base + samples("likeness", 0.2)
     denoiser = ["--output", str(folder), *runs, *autoencoder]
     measure = [*source, "--model", str(folder), "--models", str(args.models), "--output", str(args.figures)]
     people = ["--count", str(max(4, min(439, int(args.minutes / 3))))] if args.minutes < WHOLE_MINUTES else []
@@ -58,12 +56,12 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
         ("people", [*source, "--model", str(folder)]),
         ("identities", [*source, *runs, "--recognizer", str(folder / "face_models" / "recognizer.onnx")]),
         ("pose_erasure", [*source, *runs]),
-        ("landmark_net", [*source, *runs, "--samples", str(samples("landmark_net", 0.05))]),
         ("face_swaps", [*source, *runs, *autoencoder]),
-        ("denoiser", ["train", *denoiser, "--samples", str(base)]),
+        ("denoiser", ["train", *denoiser, "--samples", str(samples("denoiser", 0.4))]),
         (
             "denoiser",
-            ["all", *denoiser, *teacher, "--samples", str(everything), "--window-share", "0", "--faces", "4"],
+            ["all", *denoiser, "--name", "sharp", "--from", str(args.runs / "denoiser.pt"), "--critic"]
+            + ["--samples", str(samples("denoiser", 0.2)), "--lr", "5e-4", "--window-share", "0"],
         ),
         *(("evaluate", [part, *measure, *people]) for part in ("table", "trends", "sheet")),
     ]
