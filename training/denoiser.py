@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.checkpoint import kept
 from training.denoiser_export import LATENT_SIZE, attach_fresh_adapter, build_unet, export, load_trained
-from training.diffusion import Batch, Diffusion
+from training.diffusion import Batch, Diffusion, faster
 from training.face_swaps import SwapCache
 from training.fresh_samples import FreshPairs, Renewal
 from training.identities import load_identities
@@ -104,7 +104,7 @@ def start(args: argparse.Namespace) -> torch.nn.Module:
         load_trained(unet, args.start)
     elif args.start:
         unet.load_state_dict(kept(args.start))
-    return unet.to(args.device).to(memory_format=torch.channels_last).requires_grad_(True)
+    return unet.to(args.device).to(memory_format=faster(torch.device(args.device))).requires_grad_(True)
 
 
 def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
