@@ -110,7 +110,9 @@ def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THR
 def preset_settings(name: str, preset: str, fast: bool = False) -> dict[str, Any]:
     """Settings of a model set for one of `PRESETS`, in few steps if `fast`."""
     presets = TINY_PRESETS if name == "tiny" else PRESETS
-    if not fast:
+    if fast and preset == "standard":
+        preset = "fast"
+    if not fast or preset == "fast":
         return dict(presets[preset])
     few_steps = {"few_steps": presets["fast"]["few_steps"]}
     return {key: value for key, value in presets[preset].items() if key != "num_inference_steps"} | few_steps
