@@ -4,6 +4,7 @@ All come from nullface-tiny and free pictures that ship with scikit-image, and a
 The pictures of the Space and of nullface-tiny's card are made elsewhere.
 """
 
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,7 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     photo = PIL.Image.fromarray(data.astronaut())
     save(demo(pipe, photo), "demo.jpg")
+    shutil.copy(IMAGES / "demo.jpg", IMAGES.parents[1] / "model_card")
     save(preview(pipe), "preview.jpg")
     save(contact_sheet(pipe), "contact-sheet.png")
     save(covered(pipe, photo), "covered.jpg")
@@ -134,7 +136,7 @@ def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) 
         skip=TINY_SETTINGS["skip"],
         generator=generator,
     )
-    shown = {round(share * (len(inversion.schedule) - 1)) for share in (0.0, 0.3, 0.6, 0.8)}
+    shown = {round(share * (len(inversion.schedule) - 1)) for share in (0.0, 0.3, 0.6, 0.9)}
     steps: list[tuple[str, PIL.Image.Image]] = []
 
     def keep_step(pipe: Any, step: int, timestep: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
