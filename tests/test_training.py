@@ -191,6 +191,22 @@ def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
     assert after < before
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("make_step", [Step, CriticalStep])
+def test_a_recorded_step_learns_what_one_on_the_cpu_learns(make_step, tmp_path):
+    """To within bfloat16, and without the three steps in earnest before the recording, which go over the first batch."""
+    batches = [random_batch(8, torch.Generator().manual_seed(number)) for number in range(12)]
+
+    def losses(device):
+        diffusion, unet = Diffusion(tmp_path, torch.device(device)), small_denoiser().to(device)
+        step = make_step(diffusion, unet, build_optimizer(unet, 1e-4))
+        moved = [Batch(**{name: x.to(device) for name, x in vars(batch).items()}) for batch in batches]
+        return [step(batch, 1.0)["loss"].item() for batch in moved]
+
+    assert losses("cuda") == pytest.approx(losses("cpu"), rel=0.05)
+
+
 def test_a_critic_learns_to_tell_blurred_from_sharp():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
