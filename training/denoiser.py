@@ -131,8 +131,8 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         step, samples = state["step"], state["samples"]
-    rng = np.random.default_rng([args.seed, step, rank])
-    generator = torch.Generator(device).manual_seed(int(rng.integers(2**63)))
+    seed = np.random.default_rng([args.seed, step, rank]).integers(2**63)
+    generator = torch.Generator(device).manual_seed(int(seed))
     if args.critic:
         learn: Step = CriticalStep(diffusion, unet, optimizer)
     elif world_size > 1:

@@ -1,4 +1,4 @@
-"""Samples that hardly come twice: processes beside the training cut, style and swap portraits all the time.
+"""Samples that are made anew: processes beside the training cut, style and swap portraits all the time.
 
 A GPU draws each of the cached pictures hundreds of times an hour, and learns them by heart. Here they are made anew while
 it trains, and put in the places of the oldest.

@@ -1,7 +1,7 @@
 """The identity space of nullface-tiny: that of a real face recognizer of MobileFaceNet type, centred and normalised.
 
-The recognizer is an ONNX file (`--teacher`) that takes one face at a time; read into torch it takes batches and passes
-gradients on. Its raw embeddings share a part: of strangers' similarity, and most of all of how old photographs look.
+The recognizer is an ONNX file (`--teacher`) that takes one face at a time; read into torch it takes
+batches. Its raw embeddings share a part: of strangers' similarity, and most of all of how old photographs look.
 Centred on the mean of the training portraits, each counted as often as it is trained on, strangers are orthogonal on
 average, and the negative of an embedding is another person in a photograph of the same kind.
 
@@ -32,7 +32,7 @@ TEACHER = Path("../shared/models/face_recognizer_512.onnx")
 class TeacherNetwork(nn.Module):
     """The ONNX file's convolutions, PReLUs and sums as a module: (N, 3, 112, 112) RGB, (value - 127) / 128, to (N, 512).
 
-    Frozen; gradients pass through to the input.
+    Frozen.
     """
 
     def __init__(self, path: Path | str) -> None:
