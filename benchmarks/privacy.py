@@ -1,13 +1,16 @@
 """What somebody who knows the method finds out: both ways of hiding a face, and every attack on them.
 
-    python -m benchmarks.privacy run --way opposite --runs /tmp/privacy
-    python -m benchmarks.privacy run --way stranger --runs /tmp/privacy
-    python -m benchmarks.privacy originals --runs /tmp/privacy
-    python -m benchmarks.privacy table --runs /tmp/privacy --output docs/privacy
+    python -m benchmarks.privacy run --way opposite --half all --runs /tmp/privacy
+    python -m benchmarks.privacy run --way stranger --half all --runs /tmp/privacy
+    python -m benchmarks.privacy run --way stranger --half even --name "more guidance" --guidance 5 --runs /tmp/privacy
+    python -m benchmarks.privacy originals --half all --runs /tmp/privacy
+    python -m benchmarks.privacy table --half all --runs /tmp/privacy --output docs/privacy
 
 `run` goes through validation people in batches and remembers each; it may be stopped, or ends by itself after `--minutes`, and
-goes on where it was. `originals` embeds them mirrored, and what eyes and mouth alone show. `table` writes worst attacks, costs and a picture of
-similarities. Settings are chosen on the even half of the people and reported on the odd one.
+goes on where it was. `originals` embeds them mirrored, and what eyes and mouth alone show. `table` writes worst attacks and costs,
+a picture of similarities, and a frontier of all ways that were run on the even half. Settings are chosen on that half; the
+table holds each way for the odd one alone besides. `--recognizer NAME=FILE.onnx,centred` asks further recognizers; give the
+same ones to every part.
 """
 
 import argparse
@@ -31,16 +34,16 @@ from nullface_pipeline.evaluation.rates import Gallery, Rate
 from nullface_pipeline.face_edit import FaceTarget, make_target, run_pipeline, run_towards_strangers
 from nullface_pipeline.face_identity import DetectedFace, locate_faces
 from nullface_pipeline.face_masks import face_masks
+from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_records import PhotoOptions
-from nullface_pipeline.tiny_model import TINY_PRESETS, load_nullface_tiny
+from nullface_pipeline.tiny_model import TINY_PRESETS
 from training.expression import HeadPose, find_landmarks, landmark_drift
 from training.portraits import Portrait, load_portraits
 
 
 KEPT = ("eyes", "mouth")
 BATCH = 12
-NAMES = ("tiny", "dlib", "512")
-TITLES = ("nullface-tiny's own recognizer", "dlib's", "face_recognizer_512")
+TITLES = {"tiny": "nullface-tiny's, which steers", "512": "its teacher", "dlib": "dlib's"}
 COSTS = ("landmarks", "pose", "evaluations")
 LINES = (
     ("mirrored", "originals, mirrored", "black"),
@@ -64,12 +67,13 @@ class Person:
 class Examiner:
     """The recognizers and what measures a face."""
 
-    def __init__(self, pipe: Any, models: Path) -> None:
+    def __init__(self, pipe: Any, models: Path, others: list[str]) -> None:
         self.pipe = pipe
         self.recognizers: list[Recognizer] = [
             InsightFaceRecognizer("tiny", pipe.face_analyser),
+            OnnxRecognizer("512", models / "face_recognizer_512.onnx", centred=True, steered=True),
             load_recognizer("dlib"),
-            OnnxRecognizer("512", models / "face_recognizer_512.onnx", centred=True),
+            *map(load_recognizer, others),
         ]
         self.pose = HeadPose(models / "head_pose_66.onnx")
 
@@ -96,13 +100,26 @@ class Examiner:
         }
 
 
-def all_people(examiner: Examiner, data: Path, runs: Path) -> list[Person]:
-    """Every validation person whose face is found; remembered."""
-    path = runs / "people.pkl"
+@dataclass(frozen=True, eq=False)
+class Everybody:
+    """Every validation person whose face is found, and who embedded them."""
+
+    people: list[Person]
+    names: list[str]  # of the recognizers
+    centred: list[bool]
+
+
+def everybody(examiner: Examiner, data: Path, runs: Path) -> list[Person]:
+    """Remembered; raises ValueError if it was other recognizers that embedded those."""
+    path, names = runs / "people.pkl", [recognizer.name for recognizer in examiner.recognizers]
     if path.exists():
-        return pickle.loads(path.read_bytes())
+        known: Everybody = pickle.loads(path.read_bytes())
+        if known.names != names:
+            raise ValueError(f"{path} was made with the recognizers {known.names}, not {names}: take another folder.")
+        return known.people
     people = [person for p in track(load_portraits(data, "validation"), "people") if (person := examiner.person(p))]
-    write_whole(path, pickle.dumps(people))
+    centred = [recognizer.centred for recognizer in examiner.recognizers]
+    write_whole(path, pickle.dumps(Everybody(people, names, centred)))
     return people
 
 
@@ -129,8 +146,9 @@ def hide(pipe: Any, people: list[Person], options: PhotoOptions, seeds: list[int
 
 
 def run(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
-    people, end = all_people(examiner, args.data, args.runs), time.monotonic() + 60.0 * args.minutes
-    settings = {**TINY_PRESETS[args.preset], **({"guidance_scale": args.guidance} if args.guidance else {})}
+    people, end = everybody(examiner, args.data, args.runs), time.monotonic() + 60.0 * args.minutes
+    asked = {"guidance_scale": args.guidance, "skip": args.skip, "identity_angle": args.angle}
+    settings = TINY_PRESETS[args.preset] | {name: value for name, value in asked.items() if value is not None}
     options = PhotoOptions(keep=KEPT if args.kept else (), strangers=args.way == "stranger", **settings)
     evaluations: list[int] = []
     pipe.unet.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[0])))
@@ -154,7 +172,7 @@ def run(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
 
 def measure_originals(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
     """What originals give away: mirrored, and reduced to eyes and mouth on one grey."""
-    people = all_people(examiner, args.data, args.runs)
+    people = everybody(examiner, args.data, args.runs)
     mirrored, alone = [], []
     for number in track(chosen(people, args.half)[: args.count], "originals"):
         person = people[number]
@@ -183,19 +201,27 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 class Results:
-    """Everything that was measured of one way, by seed, and the gallery to look in."""
+    """Everything that was measured of each way, by seed, and the gallery to look in.
 
-    def __init__(self, folder: Path, half: str) -> None:
-        people: list[Person] = pickle.loads((folder / "people.pkl").read_bytes())
+    Args:
+        folder (`Path`): of the runs.
+        half (`str`): of the runs that are read.
+        only (`str`, *optional*): "odd": only people of the odd half, on whom nothing was chosen.
+    """
+
+    def __init__(self, folder: Path, half: str, only: str = "all") -> None:
+        known: Everybody = pickle.loads((folder / "people.pkl").read_bytes())
+        self.names = known.names
         self.galleries = [
-            Gallery.of(np.stack([person.embeddings[index] for person in people]), centred=index > 0)
-            for index in range(len(NAMES))
+            Gallery.of(np.stack([person.embeddings[index] for person in known.people]), centred)
+            for index, centred in enumerate(known.centred)
         ]
         self.ways: dict[str, dict[int, dict[int, dict[str, Any]]]] = {}
+        asked = set(chosen(known.people, only))
         for path in sorted(folder.glob(f"{half}-*/*.pkl")):
             way, _, seed = path.parent.name.removeprefix(f"{half}-").rpartition("-")
             rows = self.ways.setdefault(way, {}).setdefault(int(seed), {})
-            rows.update({row["number"]: row for row in pickle.loads(path.read_bytes())})
+            rows.update({row["number"]: row for row in pickle.loads(path.read_bytes()) if row["number"] in asked})
 
     def probes(self, rows: dict[int, dict[str, Any]], index: int) -> np.ndarray:
         """(N, D) unit norm by one recognizer."""
@@ -213,7 +239,7 @@ class Results:
     def attacks(self, way: str) -> dict[str, dict[str, Rate]]:
         """Rank 1 of each attack by each recognizer, over all seeds."""
         rates: dict[str, dict[str, Rate]] = {}
-        for index, name in enumerate(NAMES):
+        for index, name in enumerate(self.names):
             for attack, match in MATCHING.items():
                 found = [
                     match(self.probes(rows, index), self.galleries[index].embeddings, np.array(list(rows)))
@@ -230,7 +256,7 @@ class Results:
             return {}
         both = [number for number in seeds[0] if number in seeds[1]]
         rates = {}
-        for index, name in enumerate(NAMES):
+        for index, name in enumerate(self.names):
             first, second = (self.probes({n: rows[n] for n in both}, index) for rows in seeds[:2])
             hits = linkability(first, second).found_within(1)
             rates[name] = Rate(float(hits.sum()), len(hits))
@@ -251,7 +277,7 @@ class Results:
             "worst": {"recognizer": recognizer, "attack": attack, **percent(attacks[recognizer][attack])},
             "rank1": {name: {attack: percent(rate) for attack, rate in of.items()} for name, of in attacks.items()},
             "linked": {name: percent(rate) for name, rate in self.linked(way).items()},
-            "similarity": {name: float(self.similarities(way, i).mean()) for i, name in enumerate(NAMES)},
+            "similarity": {name: float(self.similarities(way, i).mean()) for i, name in enumerate(self.names)},
             **means,
         }
 
@@ -263,23 +289,36 @@ def percent(rate: Rate) -> dict[str, float]:
 
 def make_table(args: argparse.Namespace) -> None:
     results = Results(args.runs, args.half)
-    chance = 100.0 / len(results.galleries[0].embeddings)
-    ways = {way: results.summary(way) for way in sorted(results.ways)}
+    on_odd, on_even = Results(args.runs, args.half, only="odd"), Results(args.runs, "even")
+    figures: dict[str, Any] = {"chance": 100.0 / len(results.galleries[0].embeddings)}
+    for part, of in (("ways", results), ("on_odd", on_odd), ("frontier", on_even)):
+        figures[part] = {way: of.summary(way) for way in sorted(of.ways)}
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "table.json").write_text(json.dumps({"chance": chance, "ways": ways}, indent=1) + "\n")
-    for way, row in ways.items():
-        worst = row["worst"]
-        print(f"{way}: {row['results']} results, worst {worst}, landmarks {row.get('landmarks')}, {row.get('pose')}")
+    (args.output / "table.json").write_text(json.dumps(rounded(figures), indent=1) + "\n")
+    for part in ("ways", "on_odd", "frontier"):
+        for way, row in figures[part].items():
+            worst = row["worst"]
+            print(
+                f"{part} {way}: {row['results']}, worst {worst}, {row.get('landmarks')} %, {row.get('pose')} degrees"
+            )
     draw_similarities(results, args.output / "similarities.png")
-    draw_frontier(json.loads((args.output / "frontier.json").read_text()), args.output / "frontier.png")
+    draw_frontier(figures["frontier"], args.output / "frontier.png")
+
+
+def rounded(values: Any) -> Any:
+    """The same with all floats to three digits after the point."""
+    if isinstance(values, dict):
+        return {name: rounded(value) for name, value in values.items()}
+    return round(values, 3) if isinstance(values, float) else values
 
 
 def draw_similarities(results: Results, path: Path) -> None:
     """Histograms by each recognizer: strangers, originals, and both ways."""
     matplotlib.use("Agg")
-    figure, axes = plt.subplots(1, len(NAMES), figsize=(13, 3.4), sharey=True, layout="constrained")
+    count = len(results.names)
+    figure, axes = plt.subplots(1, count, figsize=(1 + 3.4 * count, 3.4), sharey=True, layout="constrained")
     edges = np.linspace(-1.0, 1.0, 51)
-    for index, (axis, title) in enumerate(zip(axes, TITLES)):
+    for index, (axis, name) in enumerate(zip(axes, results.names)):
         gallery = results.galleries[index].embeddings
         strangers = (gallery @ gallery.T)[np.triu_indices(len(gallery), k=1)]
         axis.hist(strangers, edges, density=True, color="0.8", label="strangers")
@@ -287,31 +326,28 @@ def draw_similarities(results: Results, path: Path) -> None:
             if way in results.ways:
                 own = results.similarities(way, index)
                 axis.hist(own, edges, density=True, histtype="step", linewidth=1.6, color=colour, label=label)
-        axis.set(title=title, xlabel="similarity to the person", yticks=[])
+        axis.set(title=TITLES.get(name, name), xlabel="similarity to the person", yticks=[])
     axes[0].legend(loc="upper left", fontsize=8)
     figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
-def draw_frontier(points: list[dict[str, Any]], path: Path) -> None:
-    """What hiding costs: drift of the landmarks against what the recognizer sees that taught nothing."""
+def draw_frontier(ways: dict[str, dict[str, Any]], path: Path) -> None:
+    """What hiding costs: drift of the landmarks against the worst attack, one point a way with its interval."""
     matplotlib.use("Agg")
-    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for fresh, colour in ((0.0, "tab:red"), (0.7, "tab:orange"), (1.0, "tab:blue")):
-        some = [point for point in points if point["fresh_noise"] == fresh]
-        x, y = [p["landmarks"] for p in some], [p["above_strangers"]["512"] for p in some]
-        axis.scatter(x, y, color=colour, label=f"{100 * fresh:.0f} % fresh noise")
-        for point, at in zip(some, zip(x, y)):
-            text = f"λ {point['guidance']:g}, {point['angle']}°" + (
-                f", skip {point['skip']:g}" * (point["skip"] != 0.7)
-            )
-            axis.annotate(text, at, fontsize=6, xytext=(3, 3), textcoords="offset points")
-    axis.axhline(0.0, color="0.5", linewidth=0.8)
+    figure, axis = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    for way, row in ways.items():
+        x, worst = row["landmarks"], row["worst"]
+        colour = "tab:blue" if way.startswith("stranger") else "tab:red"
+        bars = [[worst["percent"] - worst["low"]], [worst["high"] - worst["percent"]]]
+        axis.errorbar(x, worst["percent"], bars, fmt="o", color=colour, elinewidth=0.6, alpha=0.8)
+        axis.annotate(way, (x, worst["percent"]), fontsize=7, xytext=(4, 3), textcoords="offset points")
+    axis.axhline(2.0, color="0.5", linewidth=0.8, linestyle=":")
     axis.axvline(6.0, color="0.5", linewidth=0.8, linestyle=":")
-    axis.set(
-        xlabel="drift of the landmarks, % of the eyes' distance", ylabel="similarity, in deviations above strangers"
-    )
-    axis.legend(fontsize=8)
+    axis.set(xlabel="drift of the landmarks, % of the eyes' distance", ylabel="worst attack, % found at rank 1")
+    axis.set_ylim(bottom=0.0)
     figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -319,14 +355,18 @@ def main() -> None:
     parser.add_argument("part", choices=["run", "originals", "table"])
     parser.add_argument("--way", default="stranger", choices=["stranger", "opposite"])
     parser.add_argument("--name", help="of the way in the tables, where its settings are not the default's")
-    parser.add_argument("--preset", default="fast", choices=list(TINY_PRESETS))
+    parser.add_argument("--preset", default="standard", choices=list(TINY_PRESETS))
     parser.add_argument("--guidance", type=float)
+    parser.add_argument("--skip", type=float)
+    parser.add_argument("--angle", type=float, help="for the way straight away from the person")
     parser.add_argument("--kept", action="store_true", help="eyes and mouth are kept")
     parser.add_argument("--half", default="odd", choices=["even", "odd", "all"], help="of the validation people")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--bfloat16", action="store_true", help="of the UNet: twice as fast where there is AMX")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--recognizer", action="append", default=[], help="a further one, as for `nullface evaluate`")
     parser.add_argument("--models", type=Path, default=Path("../shared/models"))
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path("docs/privacy"))
@@ -335,9 +375,8 @@ def main() -> None:
         make_table(args)
         return
     torch.set_num_threads(1)
-    pipe = load_nullface_tiny()
-    pipe.set_progress_bar_config(disable=True)
-    examiner = Examiner(pipe, args.models)
+    pipe = load_model_set("tiny", dtype=torch.bfloat16 if args.bfloat16 else None)
+    examiner = Examiner(pipe, args.models, args.recognizer)
     if args.part == "run":
         run(args, pipe, examiner)
     else:

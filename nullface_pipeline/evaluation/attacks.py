@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from nullface_pipeline.evaluation.rates import Ranks, Rate, normalized, own_ranks
+from nullface_pipeline.evaluation.rates import BLOCK, Ranks, Rate, normalized, own_ranks
 
 
 FOLDS = 5
@@ -44,34 +44,58 @@ def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = Non
     everybody is judged by a map learnt on the other folds' people. Both sides are centred.
     """
     gallery = normalized(gallery - gallery.mean(axis=0))
-    targets = gallery[: len(probes)] if own is None else gallery[own]
+    own = np.arange(len(probes)) if own is None else own
     fold = np.arange(len(probes)) % FOLDS
-    guesses = np.zeros_like(targets)
+    guesses = np.zeros((len(probes), gallery.shape[1]), dtype=np.float32)
     # One probe alone leaves nobody to learn from.
     for held_out in range(min(FOLDS, len(probes)) if len(probes) > 1 else 0):
-        learnt = fold != held_out
-        mean = probes[learnt].mean(axis=0)
-        weights = ridge(probes[learnt] - mean, targets[learnt])
-        guesses[~learnt] = (probes[~learnt] - mean) @ weights
+        mean, weights = ridge(probes, gallery, np.flatnonzero(fold != held_out), own)
+        guesses[fold == held_out] = (probes[fold == held_out] - mean) @ weights
     return own_ranks(normalized(guesses), gallery, own)
 
 
-def ridge(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(D, E) weights of the ridge regression from (N, D) to (N, E), both centred; its strength is chosen by generalized
-    cross-validation (Golub, Heath and Wahba 1979).
+def ridge(
+    probes: np.ndarray, gallery: np.ndarray, learnt: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ridge regression from probes to their originals; its strength is chosen by generalized cross-validation (Golub,
+    Heath and Wahba 1979). Goes by blocks, so that it needs no more memory for more people.
+
+    Args:
+        probes, gallery (`np.ndarray`): (N, D) and (G, E).
+        learnt (`np.ndarray`): (L,) int, the rows of probes to learn from.
+        own (`np.ndarray`): (N,) int, each probe's row of the gallery.
+
+    Returns:
+        The (D,) mean of the probes, to be taken off, and (D, E) float32 weights.
     """
-    u, s, vt = np.linalg.svd(x.astype(np.float64), full_matrices=False)
-    projected = u.T @ y
-    unexplained = float((y.astype(np.float64) ** 2).sum() - (projected**2).sum())
+    count = len(learnt)
+    blocks = [learnt[start : start + BLOCK] for start in range(0, count, BLOCK)]
+    mean = np.sum([probes[rows].sum(axis=0, dtype=np.float64) for rows in blocks], axis=0) / count
+    within = np.zeros(2 * (probes.shape[1],))
+    across = np.zeros((probes.shape[1], gallery.shape[1]))
+    unexplained = 0.0
+    for rows in blocks:
+        x, y = probes[rows] - mean, gallery[own[rows]].astype(np.float64)
+        within += x.T @ x
+        across += x.T @ y
+        unexplained += float((y**2).sum())
+    # X = U S Vt: the squares of S and V from X^T X, and U^T Y = S^-1 V^T X^T Y.
+    squares, v = np.linalg.eigh(within)
+    there = squares > max(squares[-1], 1e-18) * 1e-12
+    squares, v = squares[there], v[:, there]
+    projected = v.T @ across / np.sqrt(squares)[:, None]
+    unexplained -= float((projected**2).sum())
 
     def error(strength: float) -> float:
-        shrink = s**2 / (s**2 + strength)
+        shrink = squares / (squares + strength)
         residual = unexplained + float((((1 - shrink)[:, None] * projected) ** 2).sum())
         # One degree of freedom went into the mean.
-        return residual / max(1 - (shrink.sum() + 1) / len(x), 1e-9) ** 2
+        return residual / max(1 - (shrink.sum() + 1) / count, 1e-9) ** 2
 
-    strength = min((share * max(s[0], 1e-9) ** 2 for share in STRENGTHS), key=error)
-    return (vt.T * (s / (s**2 + strength)) @ projected).astype(np.float32)
+    largest = float(squares.max(initial=1e-18))
+    strength = min((share * largest for share in STRENGTHS), key=error)
+    weights = v * (np.sqrt(squares) / (squares + strength)) @ projected
+    return mean.astype(np.float32), weights.astype(np.float32)
 
 
 MATCHING: dict[str, Callable[..., Ranks]] = {

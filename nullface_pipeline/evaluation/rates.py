@@ -12,6 +12,8 @@ import numpy as np
 
 
 BLOCK = 256
+# Cosines that are held at a time: blocks of a large gallery have fewer probes.
+CELLS = 2**18
 # Of 95 % of a normal distribution.
 Z = 1.959964
 # Cosines that differ by less are a tie: a matrix product rounds one sum differently in different places.
@@ -42,7 +44,10 @@ class Rate:
         centre = self.value + Z * Z / (2 * self.count)
         spread = Z * math.sqrt(self.value * (1 - self.value) / self.count + Z * Z / (4 * self.count**2))
         scale = 1 + Z * Z / self.count
-        return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+        # Rounding must not put a rate of 0 or 1 outside its own interval.
+        return min(self.value, max(0.0, (centre - spread) / scale)), max(
+            self.value, min(1.0, (centre + spread) / scale)
+        )
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ class Ranks:
 def normalized(embeddings: np.ndarray) -> np.ndarray:
     """(N, D) rows at unit norm, float32; a row of zeros stays."""
     embeddings = embeddings.astype(np.float32)
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return embeddings
 
 
 def own_ranks(
@@ -123,8 +129,14 @@ def own_similarities(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """The first row of each block of probes, and its (up to `BLOCK`, G) cosines to the gallery."""
-    for start in range(0, len(probes), BLOCK):
-        yield start, probes[start : start + BLOCK] @ gallery.T
+    rows = block_size(len(gallery))
+    for start in range(0, len(probes), rows):
+        yield start, probes[start : start + rows] @ gallery.T
+
+
+def block_size(gallery: int) -> int:
+    """How many probes are compared at a time with a gallery of so many."""
+    return min(BLOCK, max(1, CELLS // gallery))
 
 
 def cumulative_matches(found: Callable[[int], np.ndarray], last: int = 20) -> list[float]:
@@ -146,8 +158,9 @@ class Strangers:
     def of(cls, gallery: np.ndarray) -> "Strangers":
         """Of all pairs of the rows of a (G, D) gallery, each pair once."""
         counts = np.zeros(BINS, dtype=np.int64)
-        for start in range(0, len(gallery), BLOCK):
-            cosines = gallery[start : start + BLOCK] @ gallery[start:].T
+        rows = block_size(len(gallery))
+        for start in range(0, len(gallery), rows):
+            cosines = gallery[start : start + rows] @ gallery[start:].T
             later = np.arange(cosines.shape[1]) > np.arange(len(cosines))[:, None]
             bins = ((cosines[later] + 1.0) * (BINS / 2)).astype(np.int64)
             counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
@@ -187,14 +200,13 @@ class Gallery:
     @classmethod
     def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
         """From (G, D) embeddings."""
-        raw = raw.astype(np.float32)
-        mean = raw.mean(axis=0) if centred else 0.0
+        mean = raw.mean(axis=0, dtype=np.float32) if centred else 0.0
         embeddings = normalized(raw - mean)
         return cls(embeddings, mean, Strangers.of(embeddings))
 
     def probes(self, raw: np.ndarray) -> np.ndarray:
         """(N, D) unit norm, comparable with `embeddings`."""
-        return normalized(raw.astype(np.float32) - self.mean)
+        return normalized(raw - self.mean)
 
 
 def three_rates(forced: np.ndarray, own: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:

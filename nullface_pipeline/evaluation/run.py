@@ -182,29 +182,33 @@ def find_results(
 
 def see_originals(gallery: Sequence[Original], recognizers: Sequence[Recognizer], look: Look) -> dict[str, Gallery]:
     """The gallery of each recognizer."""
-    raw: dict[str, list[np.ndarray]] = {recognizer.name: [] for recognizer in recognizers}
-    for original in track(gallery, "originals: who", disable=look.quiet):
+    raw: dict[str, np.ndarray] = {}
+    for row, original in track(enumerate(gallery), "originals: who", total=len(gallery), disable=look.quiet):
         picture = original.picture.unread()
         for recognizer in recognizers:
-            raw[recognizer.name].append(look.embedding(recognizer, picture, original.face.landmarks))
-    return {r.name: Gallery.of(np.stack(raw[r.name]), r.centred) for r in recognizers}
+            put(raw, recognizer.name, row, look.embedding(recognizer, picture, original.face.landmarks), len(gallery))
+    return {r.name: Gallery.of(raw.pop(r.name), r.centred) for r in recognizers}
 
 
 def embed_results(method: str, results: Sequence[Result], recognizers: Sequence[Recognizer], look: Look) -> Embedded:
     """What every recognizer says of every result."""
-    forced: dict[str, list[np.ndarray]] = {recognizer.name: [] for recognizer in recognizers}
-    own: dict[str, list[np.ndarray]] = {recognizer.name: [] for recognizer in recognizers}
-    for result in track(results, f"{method}: who", disable=look.quiet):
+    forced: dict[str, np.ndarray] = {}
+    own: dict[str, np.ndarray] = {}
+    for row, result in track(enumerate(results), f"{method}: who", total=len(results), disable=look.quiet):
         picture = result.picture.unread()
         for recognizer in recognizers:
-            at_original = look.embedding(recognizer, picture, result.original.face.landmarks)
-            forced[recognizer.name].append(at_original)
-            own[recognizer.name].append(
-                np.zeros_like(at_original)
-                if result.face is None
-                else look.embedding(recognizer, picture, result.face.landmarks)
-            )
-    return {name: (np.stack(forced[name]), np.stack(own[name])) for name in forced}
+            name, at_original = recognizer.name, result.original.face.landmarks
+            put(forced, name, row, look.embedding(recognizer, picture, at_original), len(results))
+            if result.face is not None:
+                put(own, name, row, look.embedding(recognizer, picture, result.face.landmarks), len(results))
+    return {name: (forced[name], own.get(name, np.zeros_like(forced[name]))) for name in forced}
+
+
+def put(table: dict[str, np.ndarray], name: str, row: int, embedding: np.ndarray, count: int) -> None:
+    """A (D,) embedding into a row of the (`count`, D) ones of a recognizer, which are zeros at first."""
+    if name not in table:
+        table[name] = np.zeros((count, *embedding.shape), embedding.dtype)
+    table[name][row] = embedding
 
 
 def recognize(seen: Gallery, results: Sequence[Result], forced: np.ndarray, own: np.ndarray) -> Recognition:

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from nullface_pipeline.evaluation.attacks import MATCHING, absolute, inverted, linkability, naive, parrot, worst_attack
+from nullface_pipeline.evaluation.attacks import (
+    MATCHING,
+    STRENGTHS,
+    absolute,
+    inverted,
+    linkability,
+    naive,
+    parrot,
+    ridge,
+    worst_attack,
+)
 from nullface_pipeline.evaluation.rates import normalized
 
 
@@ -37,6 +47,21 @@ def test_a_fixed_map_is_learnt_from_other_people():
 
 def test_a_parrot_learns_nothing_from_what_tells_nothing():
     assert rank1(parrot(random_faces(300, seed=3), random_faces(300))) < 0.03
+
+
+@pytest.mark.parametrize("block", [7, 256])
+def test_the_ridge_solves_its_equation(block, monkeypatch):
+    """For one of its strengths, whatever the blocks, and on no one but those it was to learn from."""
+    monkeypatch.setattr("nullface_pipeline.evaluation.attacks.BLOCK", block)
+    probes, gallery = random_faces(120, size=24, seed=7) + 0.2, random_faces(120, size=16, seed=8)
+    own = np.random.default_rng(9).permutation(120)
+    learnt = np.arange(0, 120, 2)
+    mean, weights = ridge(probes, gallery, learnt, own)
+    assert mean == pytest.approx(probes[learnt].mean(axis=0), abs=1e-6)
+    x, y = (probes[learnt] - probes[learnt].mean(axis=0)).astype(np.float64), gallery[own[learnt]]
+    largest = np.linalg.svd(x, compute_uv=False)[0] ** 2
+    solutions = [np.linalg.solve(x.T @ x + share * largest * np.eye(24), x.T @ y) for share in STRENGTHS]
+    assert min(np.abs(solution - weights).max() for solution in solutions) < 1e-5
 
 
 @pytest.mark.parametrize("attack", MATCHING.values(), ids=MATCHING)

@@ -72,6 +72,17 @@ def test_wilson_intervals_are_those_of_the_papers_counts():
     low, high = Rate(0, 1000).interval
     assert low == pytest.approx(0.0, abs=1e-12) and high == pytest.approx(0.00383, abs=1e-5)
     assert Rate(1000, 1000).interval[1] == 1.0
+
+
+@pytest.mark.parametrize("count", [1250, 2500, 10_000])
+def test_an_interval_holds_its_rate(count):
+    """Rounding once put the whole of 1,250 outside, which no plot takes."""
+    for hits in (0, 1, count - 1, count):
+        low, high = Rate(hits, count).interval
+        assert 0.0 <= low <= hits / count <= high <= 1.0
+
+
+def test_no_cases_say_nothing():
     assert Rate(0, 0).interval == (0.0, 1.0) and np.isnan(Rate(0, 0).value)
 
 
@@ -126,6 +137,5 @@ def peak_memory(count):
     return peak
 
 
-def test_memory_does_not_grow_with_the_square(monkeypatch):
-    monkeypatch.setattr("nullface_pipeline.evaluation.rates.BLOCK", 128)
-    assert peak_memory(6000) < 2.3 * peak_memory(3000)
+def test_similarities_need_no_more_memory_for_more_people():
+    assert peak_memory(6000) < 1.2 * peak_memory(2000)
