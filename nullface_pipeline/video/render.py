@@ -40,16 +40,13 @@ from nullface_pipeline.photo import (
 from nullface_pipeline.photo_records import MAX_SEED, FaceNotHiddenError, PhotoOptions
 from nullface_pipeline.video.reader import Frame, VideoInfo, read_frames
 from nullface_pipeline.video.states import LARGEST, State, TrackStates, track_states
+from nullface_pipeline.video.steadiness import steady_results
 from nullface_pipeline.video.tracks import Track
 from nullface_pipeline.video.writer import write_segment
 
 
 # A mask reaches as far as those of so many frames before and after it, so that it does not shrink between neighbours.
 STEADY = 2
-
-# A new face is averaged with those of the frames before and after it, which count half as much, and less the more the
-# originals differ: e^-1 times as much for so many grey levels.
-ALIKE = 24.0
 
 # Where a face fails, so many frames before and after it are covered too: a face and a patch by turns draw the eye.
 AROUND_FAILURE = 3
@@ -261,33 +258,14 @@ def anonymize_targets(rendering: Rendering, piece: Piece) -> None:
             results = run_pipeline(rendering.pipe, [piece.targets[number][index] for number in batch], settings)
             for number, result in zip(batch, results):
                 piece.targets[number][index] = replace(piece.targets[number][index], result=result)
-        steady_results(piece, index)
+        made = {number: piece.targets[number][index] for number in pending}
+        for number, result in steady_results(made).items():
+            piece.targets[number][index] = replace(made[number], result=result)
     for number, targets in piece.targets.items():
         before = piece.window[number].pixels
         after = paste_all(before, list(targets.values()))
         unchanged = [index for index, target in targets.items() if not is_changed(before, after, target)]
         piece.failed |= {(number, index) for index in unchanged}
-
-
-def steady_results(piece: Piece, index: int) -> None:
-    """Make the new faces of a track flicker less, each with its frame's own expression."""
-    made = {n: targets[index] for n, targets in piece.targets.items() if index in targets}
-    made = {number: target for number, target in made.items() if target.result is not None}
-    for number, target in made.items():
-        near = [(1.0, made[other]) for other in (number - 1, number + 1) if other in made]
-        steady = averaged_result(target.aligned, [(2.0, target), *near])
-        piece.targets[number][index] = replace(target, result=steady)
-
-
-def averaged_result(aligned: np.ndarray, near: list[tuple[float, FaceTarget]]) -> np.ndarray:
-    """(size, size, 3) uint8: the mean of the targets' results with these weights, as far as their originals are alike."""
-    mean, total = np.zeros(aligned.shape, np.float32), np.zeros((*aligned.shape[:2], 1), np.float32)
-    for weight, target in near:
-        apart = np.abs(target.aligned.astype(np.float32) - aligned).max(axis=-1)
-        alike = weight * np.exp(-((cv2.GaussianBlur(apart, (0, 0), 1.0) / ALIKE) ** 2))[..., None]
-        mean += alike * np.asarray(target.result, dtype=np.float32)
-        total += alike
-    return np.asarray(np.rint(mean / total), dtype=np.uint8)
 
 
 def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:

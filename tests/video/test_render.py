@@ -1,14 +1,12 @@
 """Patches and new faces in one frame."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_edit import FaceTarget
 from nullface_pipeline.face_identity import DetectedFace
-from nullface_pipeline.video.render import Done, Piece, Rendering, shown_in_front, steady_results
+from nullface_pipeline.video.render import Done, Rendering, shown_in_front
 from nullface_pipeline.video.states import track_states
 from nullface_pipeline.video.tracks import Track
 
@@ -77,29 +75,3 @@ def test_a_face_that_was_not_found_itself_is_not_in_front():
 def test_somebody_far_from_a_face_that_was_found_stays():
     done = Done({0: new_face(FRONT)}, {1: (box(400, 60), 1.0)}, [])
     assert shown(rendered(FRONT, GONE, hosts=[None]), done, 30).any()
-
-
-def flickering(number, aligned):
-    """A target whose result is 40 lighter than its original, and 6 more or less by turns."""
-    target = new_face(FRONT)
-    result = (aligned.astype(int) + 40 + 6 * (-1) ** number).astype(np.uint8)
-    return replace(target, aligned=aligned, result=result)
-
-
-def steadied(originals):
-    piece = Piece(0, len(originals), {}, {n: {0: flickering(n, each)} for n, each in enumerate(originals)})
-    steady_results(piece, 0)
-    return [piece.targets[number][0].result.astype(int) for number in range(len(originals))]
-
-
-def test_new_faces_flicker_less():
-    grey = [np.full((64, 64, 3), 100 + number, np.uint8) for number in range(4)]
-    results = steadied(grey)
-    assert all(abs(result - original - 40).max() <= 1 for result, original in zip(results[1:3], grey[1:3]))
-
-
-def test_nothing_is_averaged_over_frames_that_differ():
-    """Otherwise a mouth that opens would be smeared."""
-    dark, light = np.full((64, 64, 3), 20, np.uint8), np.full((64, 64, 3), 180, np.uint8)
-    results = steadied([dark, light, dark])
-    assert np.all(results[1] == 180 + 40 - 6) and np.all(results[0] == 20 + 40 + 6)

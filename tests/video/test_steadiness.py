@@ -1,0 +1,86 @@
+"""New faces that flicker less, and move with their originals."""
+
+import cv2
+import numpy as np
+import pytest
+from skimage import data
+
+from nullface_pipeline.face_crops import FaceCrop
+from nullface_pipeline.face_edit import FaceTarget
+from nullface_pipeline.face_identity import DetectedFace
+from nullface_pipeline.video.steadiness import FLOW_SIZE, NEAR, averaged_result, moved, moved_places, steady_results
+
+
+SIZE = 64
+FLICKER = 6
+
+
+def portrait(shift=(0.0, 0.0), size=SIZE):
+    """(size, size, 3) uint8, a face moved by so many shares of the crop."""
+    matrix = np.array([[size / 150, 0, size * (shift[0] - 1.1)], [0, size / 150, size * (shift[1] - 0.15)]])
+    return cv2.warpAffine(data.astronaut(), matrix, (size, size), flags=cv2.INTER_AREA)
+
+
+def target(aligned, result):
+    landmarks = np.array([[20, 25], [44, 25], [32, 36], [24, 46], [40, 46]], dtype=np.float32)
+    face = DetectedFace(np.array([10, 5, 54, 60], np.float32), landmarks, 1.0, np.zeros(512, np.float32))
+    whole = np.ones(aligned.shape[:2], np.float32)
+    crop = FaceCrop.from_landmarks(landmarks, aligned.shape[0])
+    return FaceTarget(face, crop, aligned, whole, whole, (), None, face.embedding, result=result)
+
+
+def steadied(originals, change=lambda number, aligned: aligned):
+    """Results that are 40 lighter than their originals, and `FLICKER` more or less by turns, steadied."""
+    made = {}
+    for number, aligned in enumerate(originals):
+        lighter = change(number, aligned).astype(int) + 40 + FLICKER * (-1) ** number
+        made[number] = target(aligned, np.clip(lighter, 0, 255).astype(np.uint8))
+    return [result.astype(int) for _, result in sorted(steady_results(made).items())]
+
+
+def test_new_faces_flicker_less():
+    originals = [np.full((SIZE, SIZE, 3), 100 + number, np.uint8) for number in range(8)]
+    flicker = np.abs(np.diff([result.mean() for result in steadied(originals)]))
+    assert flicker.max() < 0.2 * 2 * FLICKER
+
+
+def test_nothing_is_averaged_over_frames_that_differ():
+    """Otherwise a bar before the face would be smeared."""
+    dark, light = np.full((SIZE, SIZE, 3), 20, np.uint8), np.full((SIZE, SIZE, 3), 180, np.uint8)
+    results = steadied([dark, light, dark])
+    assert np.all(results[1] == 180 + 40 - FLICKER) and np.all(results[0] == 20 + 40 + FLICKER)
+
+
+@pytest.mark.parametrize("size", [SIZE, 2 * FLOW_SIZE])
+def test_what_was_made_of_a_frame_follows_the_face(size):
+    """In crops of any size the flow brings a face back to where another frame has it."""
+    still, gone = portrait(size=size), portrait((0.05, -0.03), size)
+    back = moved(gone, moved_places(still, gone))
+    middle = np.s_[size // 4 : -size // 4, size // 4 : -size // 4]
+    before, after = (np.abs(each[middle].astype(float) - still[middle]).mean() for each in (gone, back))
+    assert after < 0.4 * before
+
+
+def test_a_moving_face_stays_sharp():
+    """Averaged where it stood it would be a blur; averaged where it is, it is as sharp as the originals."""
+    originals = [portrait((0.012 * number, 0.0)) for number in range(6)]
+    results = steadied(originals)
+
+    def sharpness(picture):
+        grey = cv2.cvtColor(np.clip(picture, 0, 255).astype(np.uint8), cv2.COLOR_RGB2GRAY)
+        return cv2.Laplacian(grey[16:48, 16:48], cv2.CV_32F).std()
+
+    blurred = np.mean([original.astype(float) + 40 for original in originals], axis=0)
+    assert sharpness(results[3]) > 0.85 * sharpness(originals[3])
+    assert sharpness(blurred) < 0.75 * sharpness(originals[3])
+
+
+def test_a_lone_frame_stays_as_it_is():
+    alone = target(portrait(), portrait((0.1, 0.0)))
+    assert np.array_equal(averaged_result(alone, []), alone.result)
+
+
+def test_frames_that_are_too_far_away_do_not_count():
+    near, far = (target(portrait(), np.full((SIZE, SIZE, 3), grey, np.uint8)) for grey in (100, 200))
+    results = steady_results({0: near, NEAR + 1: far})
+    assert np.all(results[0] == 100) and np.all(results[NEAR + 1] == 200)
