@@ -140,7 +140,7 @@ def hide(pipe: Any, people: list[Person], options: PhotoOptions, seeds: list[int
         make_target(pipe, person.photo, person.face, [person.face], options.keep, None, seed)
         for person, seed in zip(people, seeds)
     ]
-    run = run_towards_strangers if options.strangers else run_pipeline
+    run = run_towards_strangers if options.is_towards_strangers else run_pipeline
     results = run(pipe, targets, options.settings)
     return [replace(target, result=result) for target, result in zip(targets, results)]
 
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
     people, end = everybody(examiner, args.data, args.runs), time.monotonic() + 60.0 * args.minutes
     asked = {"guidance_scale": args.guidance, "skip": args.skip, "identity_angle": args.angle}
     settings = TINY_PRESETS[args.preset] | {name: value for name, value in asked.items() if value is not None}
-    options = PhotoOptions(keep=KEPT if args.kept else (), strangers=args.way == "stranger", **settings)
+    options = PhotoOptions(keep=KEPT if args.kept else (), opposite=args.way == "opposite", **settings)
     evaluations: list[int] = []
     pipe.unet.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[0])))
     for batch in batches(chosen(people, args.half)[: args.count]):

@@ -139,7 +139,7 @@ def hide_faces(
         The targets, and all faces found in the photo with the last attempts in it.
     """
     analysers = [pipe.face_analyser] if options.judge is None else [pipe.face_analyser, options.judge]
-    run = run_towards_strangers if options.strangers else run_pipeline
+    run = run_towards_strangers if options.is_towards_strangers else run_pipeline
     seen: list[DetectedFace] = []
     for attempt in range(options.max_attempts):
         # Not "at or above": what cannot be compared is not hidden.

@@ -29,7 +29,7 @@ PLACES = (0.05, 0.5)
 CLOSE = 0.1
 OTHERS = 1000
 # Degrees.
-FIRST_ANGLE = 60.0
+FIRST_ANGLE = 20.0
 STEP = 25.0
 
 

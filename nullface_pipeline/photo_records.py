@@ -121,9 +121,10 @@ class PhotoOptions:
             either, by the same threshold.
         people (`np.ndarray`, *optional*): (P, 512), who is in the photos of an album, as `find_people` tells: each of
             them gets one new face in all of its photos, by the paper's way.
-        strangers (`bool`): against somebody who knows the method, and looks for the person who is least like the result:
-            the new face is turned towards a stranger who does not exist, as far as makes it as like the person as
-            strangers are, with fresh noise. Takes up to three times the work, and fine detail.
+        opposite (`bool`): the paper's way, straight away from the person. By default the new face is turned towards a
+            stranger who does not exist, as far as makes it as like the person as strangers are, with fresh noise:
+            against somebody who knows the method, and looks for the person who is least like the result. That takes two
+            to three times the work. `people` and `identity_angle` go the paper's way in any case.
         batch_faces (`int`): faces in one batch; 1 to 1024.
         few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
             for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
@@ -151,7 +152,7 @@ class PhotoOptions:
     cover: str = COVERS[0]
     judge: Any | None = None
     people: "np.ndarray | None" = None
-    strangers: bool = False
+    opposite: bool = False
     batch_faces: int = 8
     few_steps: int | None = None
     prompt: str | None = None
@@ -177,7 +178,7 @@ class PhotoOptions:
         _check_choice("preset", self.preset, tuple(PRESETS))
         _check_choice("on_failure", self.on_failure, ("cover", "error"))
         _check_choice("cover", self.cover, COVERS)
-        for name in ("accept_recognizable", "strangers"):
+        for name in ("accept_recognizable", "opposite"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
         if self.people is not None:
@@ -186,8 +187,10 @@ class PhotoOptions:
                 raise ValueError(
                     "`people` get one face each, and `identity_angle` turns it every time: leave one out."
                 )
-        if self.strangers:
-            self._check_stranger()
+        if self.is_towards_strangers:
+            for name in ("identity_scale", "guidance_scale"):
+                if (getattr(self, name) or 0.0) < 0.0:
+                    raise ValueError(f"`{name}` below 0 moves towards the person: set `opposite=True` besides.")
         if not isinstance(self.prompt, (str, NoneType)):
             raise TypeError(f"`prompt` must be a text, got {type(self.prompt).__name__}.")
         if self.keep_mask is not None and not isinstance(self.keep_mask, PIL.Image.Image):
@@ -196,15 +199,10 @@ class PhotoOptions:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _check_stranger(self) -> None:
-        """What is found for each face that is turned to a stranger cannot be chosen."""
-        if self.people is not None:
-            raise ValueError("`people` get one face each, and `strangers=True` another one every time: leave one out.")
-        if self.identity_angle:
-            raise ValueError("`identity_angle` is found for each face with `strangers=True`: leave one out.")
-        for name in ("identity_scale", "guidance_scale"):
-            if (getattr(self, name) or 0.0) < 0.0:
-                raise ValueError(f"`{name}` must be from 0 up with `strangers=True`.")
+    @property
+    def is_towards_strangers(self) -> bool:
+        """Whether each face is turned towards a stranger, and not straight away from the person."""
+        return not self.opposite and self.people is None and self.identity_angle is None
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], options: "PhotoOptions | None" = None) -> "PhotoOptions":

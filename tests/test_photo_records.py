@@ -43,15 +43,18 @@ def test_whole_numbers_are_whole(name):
     assert getattr(PhotoOptions(**{name: np.int64(7)}), name) == 7
 
 
-@pytest.mark.parametrize("option", [{"identity_angle": 30.0}, {"identity_scale": -1.0}, {"guidance_scale": -5.0}])
-def test_how_far_a_face_is_turned_to_a_stranger_is_found(option):
-    with pytest.raises(ValueError, match="strangers=True"):
-        PhotoOptions(**option, strangers=True)
-    assert PhotoOptions(**option).settings.items() >= option.items()
-    with pytest.raises(TypeError, match="`strangers` must be True or False"):
-        PhotoOptions(strangers=1)
-    with pytest.raises(ValueError, match="leave one out"):
-        PhotoOptions(strangers=True, people=np.ones((1, 512)))
+@pytest.mark.parametrize("option", [{"identity_scale": -1.0}, {"guidance_scale": -5.0}])
+def test_a_face_is_not_moved_towards_the_person_by_accident(option):
+    with pytest.raises(ValueError, match="set `opposite=True`"):
+        PhotoOptions(**option)
+    assert PhotoOptions(**option, opposite=True).settings.items() >= option.items()
+
+
+@pytest.mark.parametrize("option", [{"opposite": True}, {"identity_angle": 30.0}, {"people": np.ones((1, 512))}])
+def test_whose_identity_is_chosen_is_not_turned_to_a_stranger(option):
+    assert PhotoOptions().is_towards_strangers and not PhotoOptions(**option).is_towards_strangers
+    with pytest.raises(TypeError, match="`opposite` must be True or False"):
+        PhotoOptions(opposite=1)
 
 
 def test_a_face_that_is_turned_at_random_is_not_the_same_face():

@@ -13,7 +13,7 @@ say is not independent.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from rich.progress import track
 from nullface_pipeline.evaluation.baselines import pixelate
 from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, holds
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
-from nullface_pipeline.face_identity import FaceLocation, embed_face, locate_faces
+from nullface_pipeline.face_edit import make_target, run_towards_strangers
+from nullface_pipeline.face_identity import DetectedFace, FaceLocation, embed_face, locate_faces
 from nullface_pipeline.face_masks import MASK_MARGIN, mask_picture
 from nullface_pipeline.face_parsing import anonymization_mask, region_mask
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
@@ -140,6 +141,21 @@ def finish(
     return [paste(*args) for args in zip(subjects, faces, masks)]
 
 
+def hidden_photos(pipe: Any, subjects: list[Subject], keep: Sequence[str]) -> list[np.ndarray]:
+    """The finished photographs of what the commands do by default, at the first attempt."""
+    photos = []
+    for start in track(range(0, len(subjects), BATCH), f"{keep} by default"):
+        batch = subjects[start : start + BATCH]
+        faces = [DetectedFace(s.portrait.box, s.portrait.keypoints(), 1.0, s.embedding) for s in batch]
+        targets = [
+            make_target(pipe, subject.photo, face, [face], tuple(keep), None, seed)
+            for seed, (subject, face) in enumerate(zip(batch, faces), start=start)
+        ]
+        results = run_towards_strangers(pipe, targets, TINY_SETTINGS)
+        photos += [replace(t, result=result).paste(s.photo) for s, t, result in zip(batch, targets, results)]
+    return photos
+
+
 def reconstruct(pipe: Any, subjects: list[Subject]) -> list[np.ndarray]:
     """What the autoencoder alone makes of the crops."""
     faces = []
@@ -200,9 +216,12 @@ def make_table(pipe: Any, portraits: list[Portrait], examine: Examiner) -> list[
     add("reconstruction only", [paste(s, face) for s, face in zip(subjects, reconstruct(pipe, subjects))])
     faces = [FaceLocation(s.portrait.box, s.portrait.keypoints(), 1.0) for s in subjects]
     add("pixelated", [pixelate(s.photo, face) for s, face in zip(subjects, faces)])
+    ways = (("whole face", ()), ("eyes and mouth kept", KEPT))
+    for name, keep in ways:
+        add(f"{name}, by default", hidden_photos(pipe, subjects, keep))
     anonymize = Anonymizer(pipe, subjects)
-    for title, settings in (("paper's settings", PAPER_SETTINGS), ("nullface-tiny's settings", TINY_SETTINGS)):
-        for name, keep in (("whole face", ()), ("eyes and mouth kept", KEPT)):
+    for title, settings in (("straight away", TINY_SETTINGS), ("paper's settings", PAPER_SETTINGS)):
+        for name, keep in ways:
             add(f"{name}, {title}", finish(pipe, subjects, anonymize(keep=keep, **settings), keep))
     return rows
 
@@ -295,18 +314,10 @@ def plot_trends(trends: dict[str, list[dict[str, float]]], path: Path) -> None:
 def make_sheet(pipe: Any, portraits: list[Portrait]) -> np.ndarray:
     """Columns of original, reconstruction, anonymized, eyes and mouth kept; twelve portraits a block."""
     subjects = load_subjects(pipe, portraits)
-    anonymize = Anonymizer(pipe, subjects)
-
-    def aligned(faces: list[np.ndarray], keep: Sequence[str]) -> list[np.ndarray]:
-        photos = finish(pipe, subjects, faces, keep)
-        return [subject.crop.crop_image(photo) for subject, photo in zip(subjects, photos)]
-
-    rows = [
-        [subject.aligned for subject in subjects],
-        reconstruct(pipe, subjects),
-        aligned(anonymize(keep=(), **TINY_SETTINGS), ()),
-        aligned(anonymize(keep=KEPT, **TINY_SETTINGS), KEPT),
-    ]
+    rows = [[subject.aligned for subject in subjects], reconstruct(pipe, subjects)]
+    for keep in ((), KEPT):
+        photos = hidden_photos(pipe, subjects, keep)
+        rows.append([subject.crop.crop_image(photo) for subject, photo in zip(subjects, photos)])
     blocks = [
         np.concatenate([np.concatenate(row[start : start + 12], axis=1) for row in rows])
         for start in range(0, len(subjects), 12)

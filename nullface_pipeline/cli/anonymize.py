@@ -42,7 +42,7 @@ def anonymize(
     preset: options.PresetName = options.Preset.standard,
     fast: options.Fast = False,
     same_face: options.SameFace = False,
-    strangers: options.Strangers = False,
+    opposite: options.Opposite = False,
     steps: options.Steps = None,
     skip: options.Skip = None,
     guidance_scale: options.GuidanceScale = None,

@@ -23,7 +23,7 @@ class AskedOfFaces:
     preset: Preset
     fast: bool
     same_face: bool = False
-    strangers: bool = False
+    opposite: bool = False
     steps: int | None
     skip: float | None
     guidance_scale: float | None
@@ -48,11 +48,10 @@ class AskedOfFaces:
         Raises:
             ValueError: if options do not go together.
         """
-        for option, name in ((self.strangers, "--strangers"), (self.identity_angle, "--identity-angle")):
-            if self.same_face and option:
-                raise ValueError(
-                    f"--same-face is one new face for a person, {name} another one each time: leave one out."
-                )
+        if self.same_face and self.identity_angle:
+            raise ValueError(
+                "--same-face is one new face for a person, --identity-angle another one each time: leave one out."
+            )
         return {
             "keep": region_names(self.keep),
             "skip_faces": tuple(
@@ -60,7 +59,7 @@ class AskedOfFaces:
             ),
             "similarity_threshold": self.threshold,
             "accept_recognizable": self.accept_recognizable,
-            "strangers": self.strangers,
+            "opposite": self.opposite,
             "min_face": self.min_face,
             "cover": self.cover.value,
             "batch_faces": self.batch_faces,
@@ -104,7 +103,7 @@ class AskedOfFaces:
             "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
             "threshold": self.threshold,
             "judge": self.judge,
-            "strangers": self.strangers,
+            "opposite": self.opposite,
             "min_face": self.min_face,
             "cover": self.cover,
             "detection_threshold": self.detection_threshold,

@@ -19,7 +19,7 @@ _OPTIONS = {
     "skip_faces": "--skip-face",
     "num_inference_steps": "--steps",
     "on_failure='cover'": "--on-failure cover",
-    "strangers=True": "--strangers",
+    "opposite=True": "--opposite",
     **{
         field: "--" + field.replace("_", "-")
         for field in (

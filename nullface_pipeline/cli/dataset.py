@@ -130,7 +130,7 @@ def run(
     skip_face: options.SkipFace = None,
     preset: options.PresetName = options.Preset.standard,
     fast: options.Fast = False,
-    strangers: options.Strangers = False,
+    opposite: options.Opposite = False,
     steps: options.Steps = None,
     skip: options.Skip = None,
     guidance_scale: options.GuidanceScale = None,

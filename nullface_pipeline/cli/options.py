@@ -192,12 +192,12 @@ Fast = Annotated[
     ),
 ]
 
-Strangers = Annotated[
+Opposite = Annotated[
     bool,
     typer.Option(
-        "--strangers",
+        "--opposite",
         metavar=FLAG,
-        help="Against somebody who knows the method: towards a secret stranger, with up to three times the work.",
+        help="The paper's way: straight away from the person. Faster, but whoever knows it finds more people.",
         rich_help_panel=FACES,
     ),
 ]

@@ -127,7 +127,7 @@ def anonymize_video(
 
     Args:
         pipe (`StableDiffusionNullFacePipeline`): with adapter and face models.
-        options (`PhotoOptions`): as for photos; see `check_video_options`. Who agreed to be seen is left as he is in
+        options (`PhotoOptions`): as for photos, but always straight away from the person; see `check_video_options`. Who agreed to be seen is left as he is in
             those frames that show him surely, see `spared_tracks`.
         audio (`str`): one of `AUDIO`, see `join_segments`.
         identities (`Sequence[np.ndarray]`, *optional*): (512,) for each track: whom its new face is to be unlike. By
@@ -140,7 +140,9 @@ def anonymize_video(
     """
     check_video_options(options)
     check_pipeline(pipe, options)
-    options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
+    skip_faces = read_references(pipe.face_analyser, options.skip_faces)
+    # A track has one identity, which no single frame decides on.
+    options = replace(options, skip_faces=skip_faces, opposite=True)
     suffix = output.suffix.lower()
     check_audio(video.path, audio, suffix)
     rendering = plan(pipe, video, options, work, identities, tell)
@@ -160,13 +162,8 @@ COUNTED = ("anonymized", "gaps", "spared", "covered", "failed", "found", "patche
 
 def check_video_options(options: PhotoOptions) -> None:
     """That nothing is asked that only makes sense for a photo; raises ValueError."""
-    if (
-        options.keep_mask is not None
-        or options.people is not None
-        or options.strangers
-        or options.on_failure != "cover"
-    ):
-        raise ValueError("`keep_mask`, `people`, `strangers` and `on_failure='error'` are for photos, not for videos.")
+    if options.keep_mask is not None or options.people is not None or options.on_failure != "cover":
+        raise ValueError("`keep_mask`, `people` and `on_failure='error'` are for photos, not for videos.")
     if any(isinstance(person, tuple) for person in options.skip_faces):
         raise ValueError("A box of `skip_faces` is for one photo: for a video give reference photos.")
 

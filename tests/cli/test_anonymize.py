@@ -234,7 +234,6 @@ def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
         (["-o", "out", "--judge", "no/such"], "there is no folder no/such"),
         (["clip.MP4", "-o", "out"], "clip.MP4 is a video: give it to `nullface video`"),
         (["-o", "out", "--max"], "No such option"),
-        (["-o", "out", "--same-face", "--strangers"], "--strangers another one each time: leave one out"),
         (["-o", "out", "--same-face", "--identity-angle", "30"], "--identity-angle another one each time"),
         (["-o", "result.jpg"], "name result.png"),
         (["small.png", "-o", "result.png"], "result.png is a file for one photo, but 2"),

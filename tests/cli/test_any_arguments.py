@@ -51,7 +51,7 @@ OPTIONS = {
     **dict.fromkeys(("--keep", "--preset", "--device", "--dtype", "--on-failure", "--cover", "--model"), WORDS),
     **dict.fromkeys(("--report", "--contact-sheet", "--keep-mask", "--skip-face"), FILES),
 }
-FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--strangers")
+FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--opposite")
 
 
 @st.composite

@@ -73,7 +73,10 @@ def test_a_video_without_a_face_is_refused(pipe, tmp_path):
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [({"skip_faces": ((0, 0, 9, 9),)}, "give reference photos"), ({"strangers": True}, "for photos, not for videos")],
+    [
+        ({"skip_faces": ((0, 0, 9, 9),)}, "give reference photos"),
+        ({"on_failure": "error"}, "for photos, not for videos"),
+    ],
 )
 def test_options_of_photos_are_refused(pipe, source, tmp_path, option, message):
     with pytest.raises(ValueError, match=message):
