@@ -1,0 +1,135 @@
+"""Make the tables and plots of the page "Evaluation" from the reports of `nullface evaluate`.
+
+    python -m docs.make_evaluation REPORTS
+
+`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, made as the page says. Tables are printed in
+Markdown, to be put into the page.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+
+
+FOLDER = Path(__file__).parent / "evaluation"
+JUDGES = ("dlib", "MobileFace", "VGGFace2")
+MEASURES = {
+    "head pose (Hopenet type)": (1.0, 1),
+    "landmarks (dlib)": (100.0, 1),
+    "expression (dlib landmarks)": (100.0, 1),
+    "SSIM outside the face": (1.0, 3),
+}
+FIGURES = {
+    "figure 3: skip": {f"skip {v:g}": v for v in (0.0, 0.3, 0.5, 0.7, 0.9)},
+    "figure 4: identity scale": {f"identity scale {v:g}": v for v in (0.0, 0.33, 0.67, 1.0)},
+    "figures 5 and 11: guidance": {f"guidance {v:g}": v for v in (2.5, 5.0, 7.5, 10.0, 15.0, 20.0)},
+    "figure 12: mask from": {f"mask from {v}": v for v in (70, 80, 90)},
+}
+# One run serves the paper's setting in three figures.
+SAME = dict.fromkeys(("skip 0.7", "identity scale 1", "guidance 10"), "as in table 2")
+
+
+class Report:
+    """The figures of a results.json, by method, name and recognizer."""
+
+    def __init__(self, folder: Path) -> None:
+        record = json.loads((folder / "results.json").read_text())
+        self.methods = list(dict.fromkeys(figure["method"] for figure in record["figures"]))
+        self.independent = {each["name"]: each["independent"] for each in record["recognizers"]}
+        self.figures: dict[tuple[str, str, str], dict[str, Any]] = {
+            (figure["method"], figure["name"], figure["recognizer"]): figure
+            for figure in record["figures"]
+            if figure["denominator"] in ("forced", "")
+        }
+
+    def rate(self, method: str, name: str, recognizer: str) -> dict[str, Any]:
+        """In %, with `low` and `high`."""
+        figure = self.figures[method, name, recognizer]
+        return {key: 100.0 * figure[key] for key in ("value", "low", "high")} | {"count": figure["count"]}
+
+    def worst(self, method: str) -> tuple[str, str, dict[str, Any]]:
+        """Attack, recognizer and rate."""
+        name, recognizer = next(
+            (name, by) for at, name, by in self.figures if at == method and name.startswith("worst attack")
+        )
+        return name.rpartition(": ")[2], recognizer, self.rate(method, name, recognizer)
+
+
+def in_words(rate: dict[str, Any]) -> str:
+    return f"{rate['value']:.1f} [{rate['low']:.1f}–{rate['high']:.1f}]"
+
+
+def table(report: Report) -> str:
+    """Markdown rows of all methods of a report."""
+    header = ["", *JUDGES, "inverted, dlib", "worst attack", "pose", "landmarks", "expression", "SSIM outside"]
+    lines = [header, ["---"] * len(header)]
+    for method in report.methods:
+        attack, recognizer, worst = report.worst(method)
+        cells = [in_words(report.rate(method, "rank 1", judge)) for judge in JUDGES]
+        cells.append(in_words(report.rate(method, "inverted attack: rank 1", "dlib")))
+        cells.append(f"{worst['value']:.1f} {attack}, {recognizer}")
+        for name, (scale, digits) in MEASURES.items():
+            figure = report.figures.get((method, name, ""))
+            cells.append("" if figure is None else f"{scale * figure['value']:.{digits}f}")
+        lines.append([method, *cells])
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+
+
+def draw_regions(report: Report, path: Path) -> None:
+    """Rank 1 for seven sets of kept regions."""
+    figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
+    width = 0.8 / len(JUDGES)
+    for place, judge in enumerate(JUDGES):
+        rates = [report.rate(method, "rank 1", judge) for method in report.methods]
+        values = np.array([rate["value"] for rate in rates])
+        spread = [values - [rate["low"] for rate in rates], [rate["high"] for rate in rates] - values]
+        at = np.arange(len(rates)) + (place - (len(JUDGES) - 1) / 2) * width
+        axis.bar(at, values, width, yerr=spread, capsize=2, label=judge, error_kw={"linewidth": 0.8})
+    axis.set_xticks(range(len(report.methods)), [name.removesuffix(" kept") for name in report.methods])
+    axis.set(ylabel="found at rank 1, %", ylim=(0, None))
+    axis.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_figures(report: Report, path: Path) -> None:
+    """The paper's sweeps: above who is found, below what is kept."""
+    figure, axes = plt.subplots(2, len(FIGURES), figsize=(14, 5.6), sharex="col", layout="constrained")
+    for column, (title, points) in zip(axes.T, FIGURES.items()):
+        lines = {"": ""} if "mask" not in title else {"eyes, ": "eyes kept, ", "mouth, ": "mouth kept, "}
+        for prefix, label in lines.items():
+            methods = [SAME.get(prefix + name, prefix + name) for name in points]
+            for judge in JUDGES if not prefix else ("dlib",):
+                rates = [report.rate(method, "rank 1", judge)["value"] for method in methods]
+                column[0].plot(list(points.values()), rates, marker="o", label=label + judge)
+            worst = [report.worst(method)[2]["value"] for method in methods]
+            column[0].plot(list(points.values()), worst, ":", color="0.4", label=f"{label}worst attack")
+            kept = [100.0 * report.figures[method, "landmarks (dlib)", ""]["value"] for method in methods]
+            column[1].plot(list(points.values()), kept, marker="o", label=label or None)
+        column[0].set(title=title, ylim=(-2, None))
+        column[1].set(ylim=(0, None))
+        column[0].legend(fontsize=7)
+    axes[0, 0].set_ylabel("found at rank 1, %")
+    axes[1, 0].set_ylabel("landmarks, % of the eyes' distance")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("reports", type=Path)
+    reports = parser.parse_args().reports
+    matplotlib.use("Agg")
+    for name in ("reconstruction", "t1", "t2", "t3", "figures"):
+        print(f"\n{name}\n\n{table(Report(reports / name))}")
+    draw_regions(Report(reports / "t3"), FOLDER / "table3.png")
+    draw_figures(Report(reports / "figures"), FOLDER / "figures.png")
+
+
+if __name__ == "__main__":
+    main()
