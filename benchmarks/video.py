@@ -26,6 +26,8 @@ from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.model_sets import load_model_set, preset_settings
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video
+from nullface_pipeline.video.reader import read_frames
+from nullface_pipeline.video.writer import write_segment
 from tests.video.clips import Clip, Motion, Portrait, draw, make_clip, read_back, sway, write_clip
 from training.expression import openings
 from training.portraits import five_points, load_portraits
@@ -178,6 +180,9 @@ def measure(
         seconds = time.perf_counter() - started
         before, times = read_back(source)
         after, _ = read_back(Path(folder) / "out.mp4")
+        alike = Path(folder) / "alike.nut"
+        write_segment(alike, read_frames(source), video.info, ".mp4")
+        encoded = np.stack([frame.pixels for frame in read_frames(alike)])[:, : SIZE[0], : SIZE[1]]
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)
             rows = [
@@ -195,7 +200,7 @@ def measure(
     figures = {
         "report": asdict(report),
         **leaks(clip, before, after, landmarks),
-        **steadiness(pipe, clip, before, after, landmarks),
+        **steadiness(pipe, clip, before, after, encoded, landmarks),
         **expression(clip, before, after, landmarks["a"]),
     }
     return {"scene": scene, "preset": preset, "frames": frames, **cost, **figures}
@@ -255,12 +260,19 @@ def inner_box(box: np.ndarray, size: tuple[int, ...]) -> tuple[int, int, int, in
 
 
 def steadiness(
-    pipe: Any, clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str, np.ndarray]
+    pipe: Any,
+    clip: Clip,
+    before: np.ndarray,
+    after: np.ndarray,
+    encoded: np.ndarray,
+    landmarks: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Warping error and identity from frame to frame, of the result and of the original, where no patch is."""
+    """Warping error and identity from frame to frame, where no patch is: of the result, of the original, and of the
+    original encoded once more as the result is."""
+    kinds = {"original": before, "encoded": encoded, "result": after}
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    errors: dict[str, list[float]] = {"original": [], "result": []}
-    embeds: dict[str, list[np.ndarray]] = {"original": [], "result": []}
+    errors: dict[str, list[float]] = {kind: [] for kind in kinds}
+    embeds: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
     usable = [patch_free(clip, before, after, number) for number in range(len(before))]
     for number in range(len(before) - 1):
         if not (usable[number] and usable[number + 1]):
@@ -270,16 +282,16 @@ def steadiness(
         for box in clip.boxes[number].values():
             inner = inner_box(box, before.shape[1:3])
             if inner is not None and number + 1 < len(before):
-                for kind, pictures in (("original", before), ("result", after)):
+                for kind, pictures in kinds.items():
                     errors[kind].append(warping_error(pictures[number], pictures[number + 1], moved, inner))
     for number in range(len(before)):
         if usable[number] and set(clip.boxes[number]) == {"a"}:
             matrix = clip.matrices[number]["a"]
             points = five_points(landmarks["a"]) @ matrix[:, :2].T + matrix[:, 2]
-            for kind, pictures in (("original", before), ("result", after)):
+            for kind, pictures in kinds.items():
                 embeds[kind].append(embed_face(pipe.face_analyser, pictures[number], points))
     result: dict[str, Any] = {"uncovered_frames": sum(usable)}
-    for kind in ("original", "result"):
+    for kind in kinds:
         if errors[kind]:
             result[f"warping_error_{kind}"] = float(np.mean(errors[kind]))
         if len(embeds[kind]) > 1:
