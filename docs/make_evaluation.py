@@ -18,11 +18,12 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "evaluation"
 JUDGES = ("dlib", "MobileFace", "VGGFace2")
+# With digits after the point.
 MEASURES = {
-    "head pose (Hopenet type)": (1.0, 1),
-    "landmarks (dlib)": (100.0, 1),
-    "expression (dlib landmarks)": (100.0, 1),
-    "SSIM outside the face": (1.0, 3),
+    "head pose (Hopenet type)": 1,
+    "landmarks (dlib)": 1,
+    "expression (dlib landmarks)": 1,
+    "SSIM outside the face": 3,
 }
 FIGURES = {
     "figure 3: skip": {f"skip {v:g}": v for v in (0.0, 0.3, 0.5, 0.7, 0.9)},
@@ -73,9 +74,9 @@ def table(report: Report) -> str:
         cells = [in_words(report.rate(method, "rank 1", judge)) for judge in JUDGES]
         cells.append(in_words(report.rate(method, "inverted attack: rank 1", "dlib")))
         cells.append(f"{worst['value']:.1f} {attack}, {recognizer}")
-        for name, (scale, digits) in MEASURES.items():
+        for name, digits in MEASURES.items():
             figure = report.figures.get((method, name, ""))
-            cells.append("" if figure is None else f"{scale * figure['value']:.{digits}f}")
+            cells.append("" if figure is None else f"{figure['value']:.{digits}f}")
         lines.append([method, *cells])
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
 
@@ -109,7 +110,7 @@ def draw_figures(report: Report, path: Path) -> None:
                 column[0].plot(list(points.values()), rates, marker="o", label=label + judge)
             worst = [report.worst(method)[2]["value"] for method in methods]
             column[0].plot(list(points.values()), worst, ":", color="0.4", label=f"{label}worst attack")
-            kept = [100.0 * report.figures[method, "landmarks (dlib)", ""]["value"] for method in methods]
+            kept = [report.figures[method, "landmarks (dlib)", ""]["value"] for method in methods]
             column[1].plot(list(points.values()), kept, marker="o", label=label or None)
         column[0].set(title=title, ylim=(-2, None))
         column[1].set(ylim=(0, None))
