@@ -157,7 +157,8 @@ class AngleSearch:
         """The angle to try next, in degrees."""
         if not self.tried:
             return FIRST_ANGLE
-        return next_angle([(angle, excess) for angle, excess, _ in self.tried])
+        # Whole degrees: what rounds differently on another machine must not become another picture.
+        return float(round(next_angle([(angle, excess) for angle, excess, _ in self.tried])))
 
 
 def next_angle(tried: Sequence[tuple[float, float]]) -> float:
