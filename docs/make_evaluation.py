@@ -41,19 +41,18 @@ class Report:
     def __init__(self, folder: Path) -> None:
         record = json.loads((folder / "results.json").read_text())
         self.methods = list(dict.fromkeys(figure["method"] for figure in record["figures"]))
-        self.independent = {each["name"]: each["independent"] for each in record["recognizers"]}
         self.figures: dict[tuple[str, str, str], dict[str, Any]] = {
             (figure["method"], figure["name"], figure["recognizer"]): figure
             for figure in record["figures"]
             if figure["denominator"] in ("forced", "")
         }
 
-    def rate(self, method: str, name: str, recognizer: str) -> dict[str, Any]:
+    def rate(self, method: str, name: str, recognizer: str) -> dict[str, float]:
         """In %, with `low` and `high`."""
         figure = self.figures[method, name, recognizer]
-        return {key: 100.0 * figure[key] for key in ("value", "low", "high")} | {"count": figure["count"]}
+        return {key: 100.0 * figure[key] for key in ("value", "low", "high")}
 
-    def worst(self, method: str) -> tuple[str, str, dict[str, Any]]:
+    def worst(self, method: str) -> tuple[str, str, dict[str, float]]:
         """Attack, recognizer and rate."""
         name, recognizer = next(
             (name, by) for at, name, by in self.figures if at == method and name.startswith("worst attack")
@@ -61,7 +60,7 @@ class Report:
         return name.rpartition(": ")[2], recognizer, self.rate(method, name, recognizer)
 
 
-def in_words(rate: dict[str, Any]) -> str:
+def in_words(rate: dict[str, float]) -> str:
     return f"{rate['value']:.1f} [{rate['low']:.1f}–{rate['high']:.1f}]"
 
 
