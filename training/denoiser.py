@@ -36,7 +36,7 @@ from training.muon import MixedOptimizer
 from training.pose_erasure import load_projection
 from training.samples import Sampler
 from training.sampling import Sampling
-from training.steps import CriticalStep, Step
+from training.steps import CriticalStep, GuidedStep, Step
 
 
 EMA_DECAY = 0.995
@@ -133,8 +133,10 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
         step, samples = state["step"], state["samples"]
     seed = np.random.default_rng([args.seed, step, rank]).integers(2**63)
     generator = torch.Generator(device).manual_seed(int(seed))
-    if args.critic:
-        learn: Step = CriticalStep(diffusion, unet, optimizer)
+    if args.guided:
+        learn: Step = GuidedStep(diffusion, unet, optimizer)
+    elif args.critic:
+        learn = CriticalStep(diffusion, unet, optimizer)
     elif world_size > 1:
         learn = Step(diffusion, unet, optimizer, DistributedDataParallel(unet, gradient_as_bucket_view=True))
     else:
@@ -155,7 +157,10 @@ def train(args: argparse.Namespace, rank: int, world_size: int) -> None:
             renew()
         is_window = fraction < args.window_share and not learn.is_recorded
         window = WINDOW if is_window else LATENT_SIZE
-        batch = sampler.draw(args.batch_size // world_size, window, generator)
+        if args.guided:
+            batch: Batch = sampler.draw_guided(args.batch_size, args.guided, generator)
+        else:
+            batch = sampler.draw(args.batch_size // world_size, window, generator)
         losses.append(learn(batch, level_rate(fraction, step, args.warmup)))
         update_average(average, unet, step)
         step, samples = step + 1, samples + args.batch_size
@@ -188,6 +193,9 @@ def main() -> None:
     parser.add_argument("--fresh", type=int, default=0, metavar="WORKERS", help="processes that make samples anew")
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="portraits, for --fresh")
     parser.add_argument("--critic", action="store_true", help="a critic asks for sharpness; in one process")
+    parser.add_argument(
+        "--guided", type=int, default=0, metavar="COUNT", help="portraits a step that change before the critic's eyes"
+    )
     parser.add_argument("--autoencoder", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
     parser.add_argument("--window-share", type=float, default=WINDOW_SHARE, help="of the samples are cut to the face")
     parser.add_argument("--batch-size", type=int, default=16, help="of all processes together")
@@ -206,8 +214,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if world_size > 1:
         dist.init_process_group("nccl" if args.device == "cuda" else "gloo")
-    if args.critic and world_size > 1:
-        parser.error("--critic takes one process.")
+    if (args.critic or args.guided) and world_size > 1:
+        parser.error("--critic and --guided take one process.")
     if args.task != "export":
         train(args, rank, world_size)
     if args.task != "train" and rank == 0:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from nullface_pipeline.ddpm_inversion import posterior_mean, posterior_std
 from training.denoiser_export import LATENT_SIZE, build_scheduler, build_text_encoder, empty_prompt
 
 
@@ -22,6 +23,16 @@ class Batch:
     identities: torch.Tensor  # (B, 1, 512) float32, zero where dropped
     timesteps: torch.Tensor  # (B,) int64
     noise: torch.Tensor  # (B, 4, 32, 32) float32
+
+
+@dataclass
+class GuidedBatch(Batch):
+    """The same, and portraits of which a few guided steps are to make other people."""
+
+    portraits: torch.Tensor  # (S, 4, 32, 32) float32
+    told: torch.Tensor  # (S, 1, 512) float32, identities as in use: opposite, or turned towards a stranger
+    first_timesteps: torch.Tensor  # (S,) int64, at which the portraits are noised
+    guidance_scales: torch.Tensor  # (S,) float32
 
 
 @dataclass
@@ -52,6 +63,7 @@ class Diffusion:
         self.device = device
         self.prompt = empty_prompt(*build_text_encoder(runs / "tokenizer")).to(device)
         alphas = self.scheduler.alphas_cumprod
+        self.alphas = alphas.to(device)
         snr = alphas / (1.0 - alphas)
         # Min-SNR weighting: at low noise the error is large, but about texture; who it is gets decided above.
         self.weights = (snr.clamp(max=SNR_CAP) / snr).to(device)
@@ -73,8 +85,29 @@ class Diffusion:
         latents, identities = batch.latents.to(self.device), batch.identities.to(self.device)
         noisy = self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=faster(self.device))
         predicted = self.predict(unet, noisy, timesteps, identities)
-        alphas = self.scheduler.alphas_cumprod.to(self.device)[timesteps]
+        alphas = self.alphas[timesteps]
         return Prediction(noisy, predicted, noise_from(batch.wanted.to(self.device), latents, noise, alphas), alphas)
+
+    def guided(
+        self, unet: torch.nn.Module, noisy: torch.Tensor, timesteps: torch.Tensor, batch: GuidedBatch
+    ) -> torch.Tensor:
+        """The noise (S, 4, h, w) float32 by Eq. 3 of the paper; what is told no identity learns nothing by it."""
+        with torch.no_grad():
+            untold = self.predict(unet, noisy, timesteps, torch.zeros_like(batch.told))
+        told = self.predict(unet, noisy, timesteps, batch.told)
+        return untold + batch.guidance_scales.view(-1, 1, 1, 1) * (told - untold)
+
+    def noised(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """(B, 4, h, w) float32 latents with noise of (B,) timesteps."""
+        noisy = self.scheduler.add_noise(latents, torch.randn_like(latents), timesteps)
+        return noisy.contiguous(memory_format=faster(self.device))
+
+    @torch.no_grad()
+    def step(self, prediction: Prediction, timesteps: torch.Tensor) -> torch.Tensor:
+        """(B, 4, h, w) float32: where a step of DDPM with fresh noise leads, at (B,) timesteps."""
+        before, after = (alphas.view(-1, 1, 1, 1) for alphas in (prediction.alphas, self.alphas[timesteps]))
+        mean = posterior_mean(prediction.latents(), prediction.noise, before, after, 1.0)
+        return mean + posterior_std(before, after, 1.0) * torch.randn_like(mean)
 
     def errors(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """(B,) mean squared error of the predicted noise, the face counting more than the background."""
@@ -82,11 +115,11 @@ class Diffusion:
 
     def loss(self, unet: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """The weighted training loss, a scalar."""
-        return self.weighted(self.errors(unet, batch), batch)
+        return self.weighted(self.errors(unet, batch), batch.timesteps)
 
-    def weighted(self, errors: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def weighted(self, errors: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The mean of (B,) errors, each weighted by its timestep, a scalar."""
-        return (errors * self.weights[batch.timesteps.to(self.device)]).mean()
+        return (errors * self.weights[timesteps.to(self.device)]).mean()
 
 
 def faster(device: torch.device) -> torch.memory_format:

@@ -1,12 +1,14 @@
 """What the denoiser is trained on: portraits and swapped faces, what it is told of them, and what is to come out."""
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from training.denoiser_export import LATENT_SIZE
-from training.diffusion import Batch
+from training.diffusion import Batch, GuidedBatch
 from training.face_swaps import SwapCache
 from training.latent_cache import LatentCache
 
@@ -18,6 +20,11 @@ KINDS = {"true": 0.26, "restored": 0.3, "given": 0.18, "left": 0.12, "sharpened"
 TRUE, RESTORED, GIVEN, LEFT, SHARPENED = range(5)
 CHANGED_TIMESTEPS = (60, 600)  # below it the change would be many times the noise
 SHARPENED_TIMESTEPS = (40, 400)
+# Where few guided steps begin and how they are guided: by the default settings, and in any way.
+DEFAULT_FIRST, ANY_FIRST = (80, 130), (60, 310)
+DEFAULT_GUIDANCE, ANY_GUIDANCE = (3.0, 4.5), (2.0, 10.0)
+DEFAULT_SHARE = 0.7
+LARGEST_ANGLE = 0.5 * math.pi  # from the opposite of a person towards a stranger
 BLUR = (0.6, 1.8)  # of a latent pixel, the standard deviation
 ZERO_IDENTITY_SHARE = 0.15  # of those where nothing is to change
 # How long the noise is that is added to an embedding, at most, relative to it: the opposite of a person is nobody's
@@ -107,6 +114,25 @@ class Sampler:
             timesteps = torch.where(which, self._integers(*limits, batch_size, generator), timesteps)
         noise = torch.randn(start.shape, generator=generator, device=start.device)
         return Batch(start, wanted, (told * is_told[:, None])[:, None], timesteps, noise)
+
+    def draw_guided(self, batch_size: int, guided: int, generator: torch.Generator) -> GuidedBatch:
+        """The same at full size, and as many portraits as `guided` says that are to become other people."""
+        pairs, others = torch.multinomial(self.weights, 2 * guided, replacement=True, generator=generator).chunk(2)
+        first_view = self.identities[:, 0]
+        person, stranger = first_view[self.rows[pairs]], self._told(self.rows[others], generator)
+        angles = self._uniform(guided, generator)[:, None] * LARGEST_ANGLE
+        is_default = self._uniform(guided, generator) < DEFAULT_SHARE
+        first, any_first = (self._integers(*limits, guided, generator) for limits in (DEFAULT_FIRST, ANY_FIRST))
+        scale, any_scale = (
+            low + (high - low) * self._uniform(guided, generator) for low, high in (DEFAULT_GUIDANCE, ANY_GUIDANCE)
+        )
+        return GuidedBatch(
+            **vars(self.draw(batch_size, self.latents.shape[-1], generator)),
+            portraits=self.latents[pairs].float(),
+            told=(angles.sin() * stranger - angles.cos() * person)[:, None],
+            first_timesteps=torch.where(is_default, first, any_first),
+            guidance_scales=torch.where(is_default, scale, any_scale),
+        )
 
     def _told(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 512) float32: one embedding of each portrait, or the average of all that it has."""

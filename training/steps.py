@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from training.critic import Critic, critic_loss, realism_loss
-from training.diffusion import Batch, Diffusion
+from training.diffusion import Batch, Diffusion, GuidedBatch, Prediction
 from training.muon import MixedOptimizer
 
 
@@ -15,7 +15,12 @@ LARGEST_GRADIENT = 1.0
 CRITIC_RATE = 3e-4
 CRITIC_SHARE = 0.7
 CRITIC_ALONE = (100, 300)  # steps in which the critic only learns, and in which its say grows
+GUIDED_STEPS = 3  # as the default settings take, but for the last, which changes next to nothing
+GUIDED_CRITIC_LENGTH = 0.003  # of the critic's gradient there, of a sample
 LARGEST_JUDGED = 450  # above this timestep even the outline of a face is a guess
+
+# (B, 4, 32, 32) latents that were predicted, and (B,) whether the critic is to judge them.
+Judged = tuple[Tensor, Tensor]
 
 
 class Step:
@@ -112,19 +117,73 @@ class CriticalStep(Step):
         return super().__call__(batch, rate)
 
     def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        losses, judged = self._learn_to_denoise(batch)
+        self._update()
+        return losses | self._teach_critic([judged], batch.wanted)
+
+    def _learn_to_denoise(self, batch: Batch) -> tuple[dict[str, Tensor], Judged]:
         prediction = self.diffusion.prediction(self.called, batch)
+        error = self.diffusion.weighted(prediction.errors(), batch.timesteps)
         counted = (batch.timesteps < LARGEST_JUDGED).float()
-        error = self.diffusion.weighted(prediction.errors(), batch)
-        latents = prediction.latents()
-        realism = realism_loss(self.critic, latents, counted)
-        by_error, by_critic = (
-            torch.autograd.grad(loss, prediction.noise, retain_graph=True)[0] for loss in (error, realism)
-        )
+        realism = realism_loss(self.critic, prediction.latents(), counted)
+        by_error, by_critic = gradients((error, realism), prediction)
         share = self._share * by_error.norm() / (by_critic.norm() + 1e-12)
         prediction.noise.backward(by_error + share * by_critic)
-        self._update()
-        told_apart = critic_loss(self.critic, latents, batch.wanted, counted)
+        judged = (prediction.latents().detach(), counted)
+        return {"loss": error.detach(), "realism": realism.detach()}, judged
+
+    def _teach_critic(self, judged: list[Judged], portraits: Tensor) -> dict[str, Tensor]:
+        predicted, counted = (torch.cat(column) for column in zip(*judged))
+        told_apart = critic_loss(self.critic, predicted, portraits, counted)
         told_apart.backward()
         self.critic_optimizer.step()
         self.critic_optimizer.zero_grad()
-        return {"loss": error.detach(), "realism": realism.detach(), "critic": told_apart.detach()}
+        return {"critic": told_apart.detach()}
+
+
+class GuidedStep(CriticalStep):
+    """A step in which the critic sees besides what the model is used for: a few guided steps away from a person.
+
+    Each begins where the one before led, with fresh noise. Its prediction is to stay what the network that the training
+    began with makes of the same latents, so that it leads as far away from the person, and to look like a portrait.
+    """
+
+    def __init__(self, diffusion: Diffusion, network: nn.Module, optimizer: MixedOptimizer) -> None:
+        super().__init__(diffusion, network, optimizer)
+        self.former = copy.deepcopy(self.called).requires_grad_(False)
+
+    def _learn(self, batch: Batch) -> dict[str, Tensor]:
+        assert isinstance(batch, GuidedBatch)
+        losses, judged = self._learn_to_denoise(batch)
+        guided_losses, guided = self._learn_to_go_away(batch)
+        self._update()
+        return losses | guided_losses | self._teach_critic([judged, *guided], batch.portraits)
+
+    def _learn_to_go_away(self, batch: GuidedBatch) -> tuple[dict[str, Tensor], list[Judged]]:
+        noisy, timesteps = self.diffusion.noised(batch.portraits, batch.first_timesteps), batch.first_timesteps
+        judged, losses = [], []
+        for left in reversed(range(GUIDED_STEPS)):
+            with torch.no_grad():
+                former = self.diffusion.guided(self.former, noisy, timesteps, batch)
+            predicted = self.diffusion.guided(self.called, noisy, timesteps, batch)
+            prediction = Prediction(noisy, predicted, former, self.diffusion.alphas[timesteps])
+            error = self.diffusion.weighted(prediction.errors() / batch.guidance_scales, timesteps)
+            everywhere = torch.ones_like(batch.guidance_scales)
+            realism = realism_loss(self.critic, prediction.latents(), everywhere)
+            by_error, by_critic = gradients((error, realism), prediction)
+            # The error begins at nothing, so that it cannot say how long the critic's gradient by the latents is to be.
+            noise_to_signal = ((1.0 - prediction.alphas) / prediction.alphas).sqrt().view(-1, 1, 1, 1)
+            length = self._share * GUIDED_CRITIC_LENGTH / len(noisy) ** 0.5
+            by_critic = length / ((by_critic / noise_to_signal).norm() + 1e-12) * by_critic
+            prediction.noise.backward((by_error + by_critic) / GUIDED_STEPS)
+            judged.append((prediction.latents().detach(), everywhere))
+            losses.append(torch.stack([error.detach(), realism.detach()]))
+            timesteps = batch.first_timesteps * left // GUIDED_STEPS
+            noisy = self.diffusion.step(prediction, timesteps)
+        error, realism = torch.stack(losses).mean(dim=0)
+        return {"changed": error, "guided_realism": realism}, judged
+
+
+def gradients(losses: tuple[Tensor, Tensor], prediction: Prediction) -> list[Tensor]:
+    """Of each loss by the predicted noise."""
+    return [torch.autograd.grad(loss, prediction.noise, retain_graph=True)[0] for loss in losses]
