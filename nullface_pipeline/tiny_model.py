@@ -14,10 +14,10 @@ TINY_FOLDER = Path(__file__).parent / "tiny"
 # Chosen by the figures in docs/nullface-tiny.md. Standard and strong take four steps, as many as fast.
 TINY_PRESETS: dict[str, dict[str, Any]] = {
     "light": {"num_inference_steps": 50, "skip": 0.9, "guidance_scale": 3.0},
-    "standard": {"num_inference_steps": 30, "skip": 0.87, "guidance_scale": 3.5},
+    "standard": {"num_inference_steps": 30, "skip": 0.87, "guidance_scale": 4.0},
     "strong": {"num_inference_steps": 30, "skip": 0.87, "guidance_scale": 5.0},
-    "fast": {"few_steps": 4, "skip": 0.9, "guidance_scale": 3.5},
-    "preview": {"few_steps": 3, "skip": 0.9, "guidance_scale": 3.5},
+    "fast": {"few_steps": 4, "skip": 0.9, "guidance_scale": 4.0},
+    "preview": {"few_steps": 3, "skip": 0.9, "guidance_scale": 4.0},
 }
 TINY_SETTINGS = TINY_PRESETS["standard"]
 
