@@ -1,6 +1,7 @@
 """nullface-tiny's training: the maths that can be checked without it, and all of it with next to no time."""
 
 import argparse
+import copy
 import itertools
 from pathlib import Path
 
@@ -17,13 +18,23 @@ from training import fresh_samples, steps, train_all
 from training.critic import Critic, critic_loss, realism_loss
 from training.denoiser import build_optimizer
 from training.denoiser_export import attach_fresh_adapter, build_scheduler, build_unet, load_trained, split_model
-from training.diffusion import Batch, Diffusion, noise_from
+from training.diffusion import Diffusion, GuidedBatch, noise_from
 from training.face_swaps import SwapCache, swap_face
 from training.latent_cache import LatentCache
 from training.muon import orthogonalized
 from training.pose_erasure import erasing_projection
-from training.samples import CHANGED_TIMESTEPS, KINDS, SHARPENED_TIMESTEPS, Sampler, blur, random_timesteps
-from training.steps import CriticalStep, Step
+from training.samples import (
+    ANY_GUIDANCE,
+    CHANGED_TIMESTEPS,
+    DEFAULT_FIRST,
+    DEFAULT_SHARE,
+    KINDS,
+    SHARPENED_TIMESTEPS,
+    Sampler,
+    blur,
+    random_timesteps,
+)
+from training.steps import CriticalStep, GuidedStep, Step
 
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -97,6 +108,24 @@ def test_samples_are_told_who_is_to_come_out():
     assert to_swap.mean() == pytest.approx(KINDS["given"] + KINDS["left"], abs=0.03)
 
 
+def test_guided_samples_are_told_the_opposite_turned_towards_somebody_else():
+    people = 6
+    value = np.arange(people, dtype=np.float16)[:, None, None, None, None]
+    latents = np.broadcast_to(value, (people, 1, 4, 32, 32))
+    sampler = sampler_of(latents, latents + 100, (np.arange(people)[:, None] + 1) % people)
+    batch = sampler.draw_guided(4, 2000, torch.Generator().manual_seed(0))
+    assert batch.latents.shape == (4, 4, 32, 32) and batch.told.shape == (2000, 1, 512)
+    rows = batch.portraits[:, 0, 0, 0].long()
+    own = batch.told[:, 0].gather(1, rows[:, None])[:, 0]
+    others = batch.told[:, 0, :people].scatter(1, rows[:, None], -9.0).amax(dim=1)
+    turned = others > 0.3  # the noise on what is told is smaller
+    assert 0.6 < turned.float().mean() < 0.8, "one of six is turned to the same person, and small angles hardly turn"
+    assert (own[turned] < 0.3).all() and own.min() < -0.9
+    low, high = DEFAULT_FIRST
+    assert ((batch.first_timesteps >= low) & (batch.first_timesteps < high)).float().mean() > DEFAULT_SHARE
+    assert batch.guidance_scales.min() >= ANY_GUIDANCE[0] and 9.0 < batch.guidance_scales.max() <= ANY_GUIDANCE[1]
+
+
 def test_some_samples_have_to_be_made_sharp():
     """All pictures are one checkerboard: only what is blurred differs from what is wanted."""
     board = np.indices((32, 32)).sum(axis=0) % 2.0
@@ -164,9 +193,12 @@ def small_denoiser():
 
 
 def random_batch(count, generator):
-    latents, wanted, noise = torch.randn(3, count, 4, 32, 32, generator=generator)
+    """What every kind of step can learn from."""
+    latents, wanted, noise, portraits = torch.randn(4, count, 4, 32, 32, generator=generator)
     timesteps = torch.randint(20, 440, (count,), generator=generator)
-    return Batch(latents, wanted, torch.randn(count, 1, 512, generator=generator) / 512**0.5, timesteps, noise)
+    identities, told = torch.randn(2, count, 1, 512, generator=generator) / 512**0.5
+    guidance = torch.full((count,), 3.5)
+    return GuidedBatch(latents, wanted, identities, timesteps, noise, portraits, told, timesteps, guidance)
 
 
 def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
@@ -191,9 +223,30 @@ def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
     assert after < before
 
 
+def test_guided_predictions_stay_what_they_were_but_for_the_critic(tmp_path, monkeypatch):
+    diffusion, batch = Diffusion(tmp_path, torch.device("cpu")), random_batch(2, torch.Generator().manual_seed(0))
+
+    def changes(alone):
+        """Of three steps, in each by how much the predictions differ from those before the first."""
+        monkeypatch.setattr(steps, "CRITIC_ALONE", alone)
+        unet = small_denoiser()
+        before = copy.deepcopy(unet.state_dict())
+        step = GuidedStep(diffusion, unet, build_optimizer(unet, 1e-3))
+        found = [step(batch, 1.0)["changed"].item() for _ in range(3)]
+        assert all(torch.equal(weight, before[name]) for name, weight in step.former.state_dict().items())
+        return found, unet
+
+    alone, unet = changes((9, 1))
+    judged, moved = changes((-5, 1))
+    assert alone[0] == judged[0] == 0.0
+    assert 0.0 < alone[2] and alone[1] != judged[1]
+    weights = (torch.cat([weight.flatten() for weight in network.parameters()]) for network in (unet, moved))
+    assert (next(weights) - next(weights)).abs().max() > 1e-4
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("make_step", [Step, CriticalStep])
+@pytest.mark.parametrize("make_step", [Step, CriticalStep, GuidedStep])
 def test_a_recorded_step_learns_what_one_on_the_cpu_learns(make_step, tmp_path):
     """To within bfloat16, and without the three steps in earnest before the recording, which go over the first batch."""
     batches = [random_batch(8, torch.Generator().manual_seed(number)) for number in range(12)]
@@ -201,7 +254,7 @@ def test_a_recorded_step_learns_what_one_on_the_cpu_learns(make_step, tmp_path):
     def losses(device):
         diffusion, unet = Diffusion(tmp_path, torch.device(device)), small_denoiser().to(device)
         step = make_step(diffusion, unet, build_optimizer(unet, 1e-4))
-        moved = [Batch(**{name: x.to(device) for name, x in vars(batch).items()}) for batch in batches]
+        moved = [GuidedBatch(**{name: x.to(device) for name, x in vars(batch).items()}) for batch in batches]
         return [step(batch, 1.0)["loss"].item() for batch in moved]
 
     assert losses("cuda") == pytest.approx(losses("cpu"), rel=0.05)

@@ -16,7 +16,7 @@ CRITIC_RATE = 3e-4
 CRITIC_SHARE = 0.7
 CRITIC_ALONE = (100, 300)  # steps in which the critic only learns, and in which its say grows
 GUIDED_STEPS = 3  # as the default settings take, but for the last, which changes next to nothing
-GUIDED_CRITIC_LENGTH = 0.003  # of the critic's gradient there, of a sample
+GUIDED_CRITIC_LENGTH = 0.01  # of the critic's gradient there, of a sample
 LARGEST_JUDGED = 450  # above this timestep even the outline of a face is a guess
 
 # (B, 4, 32, 32) latents that were predicted, and (B,) whether the critic is to judge them.

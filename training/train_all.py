@@ -21,7 +21,7 @@ from training.loop import RUNS
 # From how many minutes on all portraits are used; below it a share of them, for embedding all takes ten minutes alone.
 WHOLE_MINUTES = 240.0
 # Samples a second on one core, by which minutes become a number of samples.
-RATES = {"recognizer": 35.0, "denoiser": 11.0}
+RATES = {"recognizer": 35.0, "denoiser": 11.0, "guided": 2.5}
 
 Part = tuple[str, list[str]]
 
@@ -60,8 +60,13 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
         ("denoiser", ["train", *denoiser, "--samples", str(samples("denoiser", 0.4))]),
         (
             "denoiser",
-            ["all", *denoiser, "--name", "sharp", "--from", str(args.runs / "denoiser.pt"), "--critic"]
-            + ["--samples", str(samples("denoiser", 0.2)), "--lr", "5e-4", "--window-share", "0"],
+            ["train", *denoiser, "--name", "sharp", "--from", str(args.runs / "denoiser.pt"), "--critic"]
+            + ["--samples", str(samples("denoiser", 0.15)), "--lr", "5e-4", "--window-share", "0"],
+        ),
+        (
+            "denoiser",
+            ["all", *denoiser, "--name", "guided", "--from", str(args.runs / "sharp.pt"), "--guided", "8"]
+            + ["--samples", str(samples("guided", 0.05)), "--lr", "4e-4", "--window-share", "0"],
         ),
         *(("evaluate", [part, *measure, *people]) for part in ("table", "trends", "sheet")),
     ]
