@@ -4,10 +4,12 @@
     python -m benchmarks.privacy run --way stranger --half all --runs /tmp/privacy
     python -m benchmarks.privacy run --way stranger --half even --name "more guidance" --guidance 5 --runs /tmp/privacy
     python -m benchmarks.privacy originals --half all --runs /tmp/privacy
+    python -m benchmarks.privacy swapped --half all --runs /tmp/privacy
     python -m benchmarks.privacy table --half all --runs /tmp/privacy --output docs/privacy
 
 `run` goes through validation people in batches and remembers each; it may be stopped, or ends by itself after `--minutes`, and
-goes on where it was. `originals` embeds them mirrored, and what eyes and mouth alone show. `table` writes worst attacks and costs,
+goes on where it was. `originals` embeds them mirrored, and what eyes and mouth alone show. `swapped` puts another real person's face in,
+warped to the landmarks and in the same tones: what is left to find where nothing of a face but its geometry stays. `table` writes worst attacks and costs,
 a picture of similarities, and a frontier of all ways that were run on the even half. Settings are chosen on that half; the
 table holds each way for the odd one alone besides. `--recognizer NAME=FILE.onnx,centred` asks further recognizers; give the
 same ones to every part.
@@ -38,11 +40,13 @@ from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.tiny_model import TINY_PRESETS
 from training.expression import HeadPose, find_landmarks, landmark_drift
+from training.face_swaps import swap_face
 from training.portraits import Portrait, load_portraits
 
 
 KEPT = ("eyes", "mouth")
 BATCH = 12
+PARTNERS = 10  # people with the most similar landmarks, of whom one's face is put in
 TITLES = {"tiny": "nullface-tiny's, which steers", "512": "its teacher", "dlib": "dlib's"}
 COSTS = ("landmarks", "pose", "evaluations")
 LINES = (
@@ -192,6 +196,26 @@ def eyes_and_mouth(pipe: Any, person: Person) -> tuple[np.ndarray, np.ndarray]:
     kept_mask = face_masks(pipe.face_parser, target.aligned, points, KEPT)[0]
     shown = (target.mask - kept_mask).clip(0.0, 1.0)[..., None]
     return (127.0 + shown * (target.aligned - 127.0)).round().astype(np.uint8), points.astype(np.float32)
+
+
+def measure_swapped(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
+    """What is found of people whose faces were swapped for others' of like landmarks, without any model."""
+    people, rng = everybody(examiner, args.data, args.runs), np.random.default_rng(args.seed)
+    crops = [person.portrait.face_crop(pipe.image_size) for person in people]
+    landmarks = np.stack([crop.points_to_crop(person.portrait.landmarks) for crop, person in zip(crops, people)])
+    rows = []
+    for number in track(chosen(people, args.half)[: args.count], "swapping"):
+        person = people[number]
+        alike = [other for other, of in enumerate(people) if of.portrait.colour == person.portrait.colour]
+        nearest = np.square(landmarks[alike] - landmarks[number]).sum(axis=(1, 2)).argsort()[1 : 1 + PARTNERS]
+        other = alike[int(rng.choice(nearest))]
+        theirs = crops[other].crop_image(people[other].photo)
+        target = make_target(pipe, person.photo, person.face, [person.face], (), None, args.seed)
+        points = target.crop.points_to_crop(person.portrait.landmarks)
+        result = swap_face(target.aligned, points, theirs, landmarks[other])
+        photo = replace(target, result=result).paste(person.photo)
+        rows.append({"number": number, "face": target.crop.crop_image(photo), **examiner.look(person, photo)})
+    write_whole(args.runs / f"{args.half}-swapped-{args.seed}" / "all.pkl", pickle.dumps(rows))
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -352,7 +376,7 @@ def draw_frontier(ways: dict[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["run", "originals", "table"])
+    parser.add_argument("part", choices=["run", "originals", "swapped", "table"])
     parser.add_argument("--way", default="stranger", choices=["stranger", "opposite"])
     parser.add_argument("--name", help="of the way in the tables, where its settings are not the default's")
     parser.add_argument("--preset", default="standard", choices=list(TINY_PRESETS))
@@ -377,10 +401,7 @@ def main() -> None:
     torch.set_num_threads(1)
     pipe = load_model_set("tiny", dtype=torch.bfloat16 if args.bfloat16 else None)
     examiner = Examiner(pipe, args.models, args.recognizer)
-    if args.part == "run":
-        run(args, pipe, examiner)
-    else:
-        measure_originals(args, pipe, examiner)
+    {"run": run, "originals": measure_originals, "swapped": measure_swapped}[args.part](args, pipe, examiner)
 
 
 if __name__ == "__main__":
