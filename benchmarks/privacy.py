@@ -41,6 +41,7 @@ from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.tiny_model import TINY_PRESETS
 from training.expression import HeadPose, find_landmarks, landmark_drift
 from training.face_swaps import swap_face
+from training.latent_cache import CROP_SIZE
 from training.portraits import Portrait, load_portraits
 
 
@@ -201,7 +202,7 @@ def eyes_and_mouth(pipe: Any, person: Person) -> tuple[np.ndarray, np.ndarray]:
 def measure_swapped(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
     """What is found of people whose faces were swapped for others' of like landmarks, without any model."""
     people, rng = everybody(examiner, args.data, args.runs), np.random.default_rng(args.seed)
-    crops = [person.portrait.face_crop(pipe.image_size) for person in people]
+    crops = [person.portrait.face_crop(CROP_SIZE) for person in people]
     landmarks = np.stack([crop.points_to_crop(person.portrait.landmarks) for crop, person in zip(crops, people)])
     rows = []
     for number in track(chosen(people, args.half)[: args.count], "swapping"):
@@ -362,14 +363,17 @@ def draw_frontier(ways: dict[str, dict[str, Any]], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
     for way, row in ways.items():
         x, worst = row["landmarks"], row["worst"]
-        colour = "tab:blue" if way.startswith("stranger") else "tab:red"
+        kind = way.split(",")[0]
+        colour = {"stranger": "tab:blue", "swapped": "black"}.get(kind, "tab:red")
         bars = [[worst["percent"] - worst["low"]], [worst["high"] - worst["percent"]]]
         axis.errorbar(x, worst["percent"], bars, fmt="o", color=colour, elinewidth=0.6, alpha=0.8)
-        axis.annotate(way, (x, worst["percent"]), fontsize=7, xytext=(4, 3), textcoords="offset points")
+        label = way.removeprefix("stranger, ")
+        axis.annotate(label, (x, worst["percent"]), fontsize=7, xytext=(4, 3), textcoords="offset points")
     axis.axhline(2.0, color="0.5", linewidth=0.8, linestyle=":")
     axis.axvline(6.0, color="0.5", linewidth=0.8, linestyle=":")
     axis.set(xlabel="drift of the landmarks, % of the eyes' distance", ylabel="worst attack, % found at rank 1")
     axis.set_ylim(bottom=0.0)
+    axis.margins(x=0.12)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
