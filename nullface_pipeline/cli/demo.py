@@ -25,7 +25,7 @@ def demo(
         typer.Option(
             parser=options.number(0, options.MAX_SEED, whole=True), metavar="N", help="Same seed, same face."
         ),
-    ] = 8,
+    ] = 30,
 ) -> None:
     """Anonymize a portrait that is here already: nothing to fetch.
 
