@@ -318,7 +318,7 @@ def solve_noise_maps(
 def guide_noise(
     noise_pred_uncond: torch.Tensor,
     noise_pred_identity: torch.Tensor,
-    guidance_scale: float,
+    guidance_scale: float | torch.Tensor,
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Eq. 3, or Eq. 4 with a mask (B, 1, h, w) in [0, 1] that is 1 where the face is to change."""

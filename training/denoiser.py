@@ -5,7 +5,7 @@
     torchrun --nproc-per-node 2 -m training.denoiser --samples 100000      # data-parallel, the same schedule
     python -m training.denoiser --device cuda --batch-size 384 --fresh 14 --minutes 5      # on a GPU
     python -m training.denoiser --name sharp --from training/runs/denoiser.pt --critic --window-share 0
-    python -m training.denoiser --name guided --from training/runs/sharp.pt --guided 8 --window-share 0     # the end
+    python -m training.denoiser --name guided --from training/runs/sharp.pt --guided 8     # the end
 
 The identity embeddings are the recognizer's, of another copy of the photo than the one denoised, so that they tell little
 but who it is. What they tell of the pose all the same is erased in the exported adapter, not in training: a model trained

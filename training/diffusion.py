@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nullface_pipeline.ddpm_inversion import posterior_mean, posterior_std
+from nullface_pipeline.ddpm_inversion import guide_noise, posterior_mean, posterior_std
 from training.denoiser_export import LATENT_SIZE, build_scheduler, build_text_encoder, empty_prompt
 
 
@@ -83,7 +83,7 @@ class Diffusion:
         """What the network makes of a batch."""
         timesteps, noise = batch.timesteps.to(self.device), batch.noise.to(self.device)
         latents, identities = batch.latents.to(self.device), batch.identities.to(self.device)
-        noisy = self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=faster(self.device))
+        noisy = self.noised(latents, noise, timesteps)
         predicted = self.predict(unet, noisy, timesteps, identities)
         alphas = self.alphas[timesteps]
         return Prediction(noisy, predicted, noise_from(batch.wanted.to(self.device), latents, noise, alphas), alphas)
@@ -95,12 +95,11 @@ class Diffusion:
         with torch.no_grad():
             untold = self.predict(unet, noisy, timesteps, torch.zeros_like(batch.told))
         told = self.predict(unet, noisy, timesteps, batch.told)
-        return untold + batch.guidance_scales.view(-1, 1, 1, 1) * (told - untold)
+        return guide_noise(untold, told, batch.guidance_scales.view(-1, 1, 1, 1))
 
-    def noised(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """(B, 4, h, w) float32 latents with noise of (B,) timesteps."""
-        noisy = self.scheduler.add_noise(latents, torch.randn_like(latents), timesteps)
-        return noisy.contiguous(memory_format=faster(self.device))
+    def noised(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """(B, 4, h, w) float32 latents with noise of (B,) timesteps, laid out as the network is."""
+        return self.scheduler.add_noise(latents, noise, timesteps).contiguous(memory_format=faster(self.device))
 
     @torch.no_grad()
     def step(self, prediction: Prediction, timesteps: torch.Tensor) -> torch.Tensor:

@@ -124,13 +124,12 @@ class CriticalStep(Step):
     def _learn_to_denoise(self, batch: Batch) -> tuple[dict[str, Tensor], Judged]:
         prediction = self.diffusion.prediction(self.called, batch)
         error = self.diffusion.weighted(prediction.errors(), batch.timesteps)
-        counted = (batch.timesteps < LARGEST_JUDGED).float()
-        realism = realism_loss(self.critic, prediction.latents(), counted)
+        latents, counted = prediction.latents(), (batch.timesteps < LARGEST_JUDGED).float()
+        realism = realism_loss(self.critic, latents, counted)
         by_error, by_critic = gradients((error, realism), prediction)
         share = self._share * by_error.norm() / (by_critic.norm() + 1e-12)
         prediction.noise.backward(by_error + share * by_critic)
-        judged = (prediction.latents().detach(), counted)
-        return {"loss": error.detach(), "realism": realism.detach()}, judged
+        return {"loss": error.detach(), "realism": realism.detach()}, (latents.detach(), counted)
 
     def _teach_critic(self, judged: list[Judged], portraits: Tensor) -> dict[str, Tensor]:
         predicted, counted = (torch.cat(column) for column in zip(*judged))
@@ -160,7 +159,8 @@ class GuidedStep(CriticalStep):
         return losses | guided_losses | self._teach_critic([judged, *guided], batch.portraits)
 
     def _learn_to_go_away(self, batch: GuidedBatch) -> tuple[dict[str, Tensor], list[Judged]]:
-        noisy, timesteps = self.diffusion.noised(batch.portraits, batch.first_timesteps), batch.first_timesteps
+        timesteps, everywhere = batch.first_timesteps, torch.ones_like(batch.guidance_scales)
+        noisy = self.diffusion.noised(batch.portraits, torch.randn_like(batch.portraits), timesteps)
         judged, losses = [], []
         for left in reversed(range(GUIDED_STEPS)):
             with torch.no_grad():
@@ -168,15 +168,15 @@ class GuidedStep(CriticalStep):
             predicted = self.diffusion.guided(self.called, noisy, timesteps, batch)
             prediction = Prediction(noisy, predicted, former, self.diffusion.alphas[timesteps])
             error = self.diffusion.weighted(prediction.errors() / batch.guidance_scales, timesteps)
-            everywhere = torch.ones_like(batch.guidance_scales)
-            realism = realism_loss(self.critic, prediction.latents(), everywhere)
+            latents = prediction.latents()
+            realism = realism_loss(self.critic, latents, everywhere)
             by_error, by_critic = gradients((error, realism), prediction)
             # The error begins at nothing, so that it cannot say how long the critic's gradient by the latents is to be.
             noise_to_signal = ((1.0 - prediction.alphas) / prediction.alphas).sqrt().view(-1, 1, 1, 1)
             length = self._share * GUIDED_CRITIC_LENGTH / len(noisy) ** 0.5
             by_critic = length / ((by_critic / noise_to_signal).norm() + 1e-12) * by_critic
             prediction.noise.backward((by_error + by_critic) / GUIDED_STEPS)
-            judged.append((prediction.latents().detach(), everywhere))
+            judged.append((latents.detach(), everywhere))
             losses.append(torch.stack([error.detach(), realism.detach()]))
             timesteps = batch.first_timesteps * left // GUIDED_STEPS
             noisy = self.diffusion.step(prediction, timesteps)

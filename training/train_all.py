@@ -66,7 +66,7 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
         (
             "denoiser",
             ["all", *denoiser, "--name", "guided", "--from", str(args.runs / "sharp.pt"), "--guided", "8"]
-            + ["--samples", str(samples("guided", 0.05)), "--lr", "4e-4", "--window-share", "0"],
+            + ["--samples", str(samples("guided", 0.05)), "--lr", "4e-4"],
         ),
         *(("evaluate", [part, *measure, *people]) for part in ("table", "trends", "sheet")),
     ]
