@@ -20,7 +20,8 @@ from rich.progress import track
 from nullface_pipeline.evaluation.attacks import MATCHING
 from nullface_pipeline.evaluation.baselines import blur, pixelate
 from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, Recognizer, load_recognizer
-from nullface_pipeline.evaluation.rates import normalized, own_ranks
+from nullface_pipeline.evaluation.rates import own_ranks
+from nullface_pipeline.evaluation.tables import normalized
 from nullface_pipeline.face_covers import Ellipse, cover_faces
 from nullface_pipeline.face_identity import FaceLocation, locate_faces
 from nullface_pipeline.model_sets import load_detector

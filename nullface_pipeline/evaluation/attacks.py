@@ -12,7 +12,8 @@ import numpy as np
 import PIL.Image
 import torch
 
-from nullface_pipeline.evaluation.rates import BLOCK, Ranks, Rate, normalized, own_ranks
+from nullface_pipeline.evaluation.rates import Ranks, Rate, own_ranks
+from nullface_pipeline.evaluation.tables import BLOCK, normalized_table, scratch_table
 
 
 FOLDS = 5
@@ -43,15 +44,17 @@ def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = Non
     The light form of the parrot attack (Newton et al. 2005; Hanisch et al., arXiv 2304.01635): a ridge regression, and
     everybody is judged by a map learnt on the other folds' people. Both sides are centred.
     """
-    gallery = normalized(gallery - gallery.mean(axis=0))
+    gallery = normalized_table(gallery, gallery.mean(axis=0))
     own = np.arange(len(probes)) if own is None else own
     fold = np.arange(len(probes)) % FOLDS
-    guesses = np.zeros((len(probes), gallery.shape[1]), dtype=np.float32)
+    guesses = scratch_table(len(probes), gallery.shape[1])
     # One probe alone leaves nobody to learn from.
     for held_out in range(min(FOLDS, len(probes)) if len(probes) > 1 else 0):
         mean, weights = ridge(probes, gallery, np.flatnonzero(fold != held_out), own)
-        guesses[fold == held_out] = (probes[fold == held_out] - mean) @ weights
-    return own_ranks(normalized(guesses), gallery, own)
+        judged = np.flatnonzero(fold == held_out)
+        for rows in np.split(judged, range(BLOCK, len(judged), BLOCK)):
+            guesses[rows] = (probes[rows] - mean) @ weights
+    return own_ranks(normalized_table(guesses), gallery, own)
 
 
 def ridge(

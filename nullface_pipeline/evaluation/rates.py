@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nullface_pipeline.evaluation.tables import BLOCK, normalized_table
 
-BLOCK = 256
+
 # Cosines that are held at a time: blocks of a large gallery have fewer probes.
 CELLS = 2**18
 # Of 95 % of a normal distribution.
@@ -94,13 +95,6 @@ class Ranks:
         return self.greater + (self.equal + 1) / 2
 
 
-def normalized(embeddings: np.ndarray) -> np.ndarray:
-    """(N, D) rows at unit norm, float32; a row of zeros stays."""
-    embeddings = embeddings.astype(np.float32)
-    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-    return embeddings
-
-
 def own_ranks(
     probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None, score: Score = np.positive
 ) -> Ranks:
@@ -124,7 +118,12 @@ def own_ranks(
 
 def own_similarities(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
     """(N,) cosines of each probe to its own original."""
-    return (probes * (gallery[: len(probes)] if own is None else gallery[own])).sum(axis=1)
+    own = np.arange(len(probes)) if own is None else own
+    similarities = [
+        (probes[start : start + BLOCK] * gallery[own[start : start + BLOCK]]).sum(axis=1)
+        for start in range(0, len(probes), BLOCK)
+    ]
+    return np.concatenate([np.zeros(0, np.float32), *similarities])
 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -201,12 +200,12 @@ class Gallery:
     def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
         """From (G, D) embeddings."""
         mean = raw.mean(axis=0, dtype=np.float32) if centred else 0.0
-        embeddings = normalized(raw - mean)
+        embeddings = normalized_table(raw, mean)
         return cls(embeddings, mean, Strangers.of(embeddings))
 
-    def probes(self, raw: np.ndarray) -> np.ndarray:
-        """(N, D) unit norm, comparable with `embeddings`."""
-        return normalized(raw - self.mean)
+    def probes(self, raw: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """(N, D) unit norm, comparable with `embeddings`: of all raw embeddings, or of (N,) int rows."""
+        return normalized_table(raw, self.mean, rows)
 
 
 def three_rates(forced: np.ndarray, own: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:

@@ -1,6 +1,6 @@
 """One evaluation: read, find, embed, rank, measure.
 
-Pictures are read one after the other and let go; embeddings are held of one method at a time.
+Pictures are read one after the other and let go; embeddings lie in files of one method at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,6 +36,7 @@ from nullface_pipeline.evaluation.results import (
     Recovered,
     Result,
 )
+from nullface_pipeline.evaluation.tables import scratch_table
 
 
 # Raw embeddings by recognizer: (N, D) aligned by the original's landmarks, and (N, D) by the result's own, of which the
@@ -201,13 +202,13 @@ def embed_results(method: str, results: Sequence[Result], recognizers: Sequence[
             put(forced, name, row, look.embedding(recognizer, picture, at_original), len(results))
             if result.face is not None:
                 put(own, name, row, look.embedding(recognizer, picture, result.face.landmarks), len(results))
-    return {name: (forced[name], own.get(name, np.zeros_like(forced[name]))) for name in forced}
+    return {name: (forced[name], own[name] if name in own else np.zeros_like(forced[name])) for name in forced}
 
 
 def put(table: dict[str, np.ndarray], name: str, row: int, embedding: np.ndarray, count: int) -> None:
     """A (D,) embedding into a row of the (`count`, D) ones of a recognizer, which are zeros at first."""
     if name not in table:
-        table[name] = np.zeros((count, *embedding.shape), embedding.dtype)
+        table[name] = scratch_table(count, len(embedding))
     table[name][row] = embedding
 
 
@@ -222,7 +223,7 @@ def recognize(seen: Gallery, results: Sequence[Result], forced: np.ndarray, own:
     behind = np.full(len(rows), len(seen.embeddings))
     own_ranks = Ranks(behind, np.ones_like(behind))
     if detected.any():
-        found = seen.probes(own[detected])
+        found = seen.probes(own, np.flatnonzero(detected))
         ranks = naive(found, seen.embeddings, rows[detected])
         own_ranks.greater[detected], own_ranks.equal[detected] = ranks.greater, ranks.equal
         own_similarity[detected] = own_similarities(found, seen.embeddings, rows[detected])
@@ -247,7 +248,7 @@ def link(
     linked = {}
     for name, gallery in seen.items():
         probes, others = (
-            gallery.probes(embedded[name][0][chosen])
+            gallery.probes(embedded[name][0], chosen)
             for embedded, chosen in zip((first_embedded, second_embedded), both)
         )
         linked[name] = Linked(linkability(probes, others), own_similarities(probes, others), Strangers.of(others))

@@ -14,7 +14,7 @@ from nullface_pipeline.evaluation.attacks import (
     ridge,
     worst_attack,
 )
-from nullface_pipeline.evaluation.rates import normalized
+from nullface_pipeline.evaluation.tables import normalized
 
 
 def random_faces(count, size=64, seed=0):

@@ -11,11 +11,11 @@ from nullface_pipeline.evaluation.rates import (
     Rate,
     Strangers,
     cumulative_matches,
-    normalized,
     own_ranks,
     own_similarities,
     three_rates,
 )
+from nullface_pipeline.evaluation.tables import normalized
 
 
 def random_faces(count, size=32, seed=0):
