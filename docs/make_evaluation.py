@@ -1,9 +1,9 @@
-"""Make the tables and plots of the page "Evaluation" from the reports of `nullface evaluate`.
+"""Make the tables, plots and faces of the page "Evaluation" from the reports of `nullface evaluate`.
 
     python -m docs.make_evaluation REPORTS
 
-`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, made as the page says. Tables are printed in
-Markdown, to be put into the page.
+`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, made as the page says, and the
+pictures that they judge: the folders `originals` and, of tables 1 to 3, `pictures`. Tables are printed in Markdown, to be put into the page.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import PIL.Image
 
 
 FOLDER = Path(__file__).parent / "evaluation"
@@ -33,6 +34,9 @@ FIGURES = {
 }
 # One run serves the paper's setting in three figures.
 SAME = dict.fromkeys(("skip 0.7", "identity scale 1", "guidance 10"), "as in table 2")
+# Of the faces shown, from above; the originals are above them.
+ROWS = ("NullFace", "NullFace, whole face", "inpainting by blending", "eyes and nose kept", "whole face")
+SHOWN = 8
 
 
 class Report:
@@ -120,6 +124,16 @@ def draw_figures(report: Report, path: Path) -> None:
     plt.close(figure)
 
 
+def show_faces(reports: Path, path: Path) -> None:
+    """Some people, evenly spread, and what was made of them."""
+    folders = [reports / "originals", *(reports / "pictures" / name for name in ROWS)]
+    names = sorted(file.name for file in folders[1].iterdir())
+    chosen = [names[index] for index in np.linspace(0, len(names) - 1, SHOWN + 2).astype(int)[1:-1]]
+    rows = [[np.asarray(PIL.Image.open(folder / name).convert("RGB")) for name in chosen] for folder in folders]
+    sheet = np.concatenate([np.concatenate(row, axis=1) for row in rows])
+    PIL.Image.fromarray(sheet).save(path, quality=90)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", type=Path)
@@ -129,6 +143,7 @@ def main() -> None:
         print(f"\n{name}\n\n{table(Report(reports / name))}")
     draw_regions(Report(reports / "t3"), FOLDER / "table3.png")
     draw_figures(Report(reports / "figures"), FOLDER / "figures.png")
+    show_faces(reports, FOLDER / "faces.jpg")
 
 
 if __name__ == "__main__":
