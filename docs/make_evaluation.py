@@ -94,7 +94,7 @@ def draw_regions(report: Report, path: Path) -> None:
         spread = [values - [rate["low"] for rate in rates], [rate["high"] for rate in rates] - values]
         at = np.arange(len(rates)) + (place - (len(JUDGES) - 1) / 2) * width
         axis.bar(at, values, width, yerr=spread, capsize=2, label=judge, error_kw={"linewidth": 0.8})
-    axis.set_xticks(range(len(report.methods)), [name.removesuffix(" kept") for name in report.methods])
+    axis.set_xticks(range(len(report.methods)), [name.removesuffix(" kept") for name in report.methods], fontsize=9)
     axis.set(ylabel="found at rank 1, %", ylim=(0, None))
     axis.legend()
     figure.savefig(path, dpi=110)
@@ -105,16 +105,15 @@ def draw_figures(report: Report, path: Path) -> None:
     """The paper's sweeps: above who is found, below what is kept."""
     figure, axes = plt.subplots(2, len(FIGURES), figsize=(14, 5.6), sharex="col", layout="constrained")
     for column, (title, points) in zip(axes.T, FIGURES.items()):
-        lines = {"": ""} if "mask" not in title else {"eyes, ": "eyes kept, ", "mouth, ": "mouth kept, "}
-        for prefix, label in lines.items():
+        for prefix in ("",) if "mask" not in title else ("eyes kept, ", "mouth kept, "):
             methods = [SAME.get(prefix + name, prefix + name) for name in points]
             for judge in JUDGES if not prefix else ("dlib",):
                 rates = [report.rate(method, "rank 1", judge)["value"] for method in methods]
-                column[0].plot(list(points.values()), rates, marker="o", label=label + judge)
+                column[0].plot(list(points.values()), rates, marker="o", label=prefix + judge)
             worst = [report.worst(method)[2]["value"] for method in methods]
-            column[0].plot(list(points.values()), worst, ":", color="0.4", label=f"{label}worst attack")
+            column[0].plot(list(points.values()), worst, ":", color="0.4", label=f"{prefix}worst attack")
             kept = [report.figures[method, "landmarks (dlib)", ""]["value"] for method in methods]
-            column[1].plot(list(points.values()), kept, marker="o", label=label or None)
+            column[1].plot(list(points.values()), kept, marker="o", label=prefix or None)
         column[0].set(title=title, ylim=(-2, None))
         column[1].set(ylim=(0, None))
         column[0].legend(fontsize=7)
