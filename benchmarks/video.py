@@ -40,6 +40,13 @@ STRANGERS = 0.6
 # looked at; the share below which the frame has leaked.
 DIFFERENT, INNER, LEAKED = 6, 0.6, 0.3
 
+# A face of which more than such a share has one colour, within so many grey levels, has a patch: faces without one have up
+# to 0.13 of it. The colour is looked for among cells of so many levels.
+PATCHED, SAME_COLOUR, COLOUR_CELL = 0.2, 2, 4
+
+# Where dlib's landmarks begin, in distances of the eyes from where the face is.
+LOOKS = [(x, y) for x in (-0.06, 0.0, 0.06) for y in (-0.06, 0.0, 0.06)]
+
 SIZE = (200, 264)
 
 # Backgrounds in blue and green: nullface-tiny's detector takes some in the colours of skin for faces.
@@ -201,7 +208,7 @@ def measure(
         "report": asdict(report),
         **leaks(clip, before, after, landmarks),
         **steadiness(pipe, clip, before, after, encoded, landmarks),
-        **expression(clip, before, after, landmarks["a"]),
+        **expression(clip, before, after, encoded, landmarks["a"]),
     }
     return {"scene": scene, "preset": preset, "frames": frames, **cost, **figures}
 
@@ -273,7 +280,7 @@ def steadiness(
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     errors: dict[str, list[float]] = {kind: [] for kind in kinds}
     embeds: dict[str, list[np.ndarray]] = {kind: [] for kind in kinds}
-    usable = [patch_free(clip, before, after, number) for number in range(len(before))]
+    usable = [patch_free(clip, after, number) for number in range(len(before))]
     for number in range(len(before) - 1):
         if not (usable[number] and usable[number + 1]):
             continue
@@ -304,33 +311,52 @@ def steadiness(
     return result
 
 
-def expression(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: np.ndarray) -> dict[str, float]:
-    """How far the gap between the lips follows the original's from frame to frame, by dlib, where no patch is."""
-    predictor, gaps = shape_predictor(), []
+def expression(
+    clip: Clip, before: np.ndarray, after: np.ndarray, encoded: np.ndarray, landmarks: np.ndarray
+) -> dict[str, float]:
+    """How far the gap between the lips follows the original's from frame to frame, by dlib, where no patch is: that of the
+    result, and that of the original encoded once more as the result is."""
+    gaps = []
     for number, boxes in enumerate(clip.boxes):
-        if set(boxes) == {"a"} and patch_free(clip, before, after, number):
+        if set(boxes) == {"a"} and patch_free(clip, after, number):
             matrix = clip.matrices[number]["a"]
             points = five_points(landmarks) @ matrix[:, :2].T + matrix[:, 2]
-            gaps.append([openings(find_68(predictor, pictures[number], points))[0] for pictures in (before, after)])
+            gaps.append([lip_gap(pictures[number], points) for pictures in (before, after, encoded)])
     if len(gaps) < 3:
         return {}
+    alike = np.corrcoef(np.array(gaps).T)
     return {
-        "mouth_correlation": float(np.corrcoef(np.array(gaps).T)[0, 1]),
+        "mouth_frames": len(gaps),
+        "mouth_correlation": float(alike[0, 1]),
+        "mouth_correlation_encoded": float(alike[0, 2]),
         "mouth_opens": float(np.ptp(gaps, axis=0)[0]),
     }
 
 
-def patch_free(clip: Clip, before: np.ndarray, after: np.ndarray, number: int) -> bool:
-    """Whether there is no patch at the faces of a frame: it would change the corners of their boxes, which no new face does."""
-    height, width = after.shape[1:3]
-    y, x = np.mgrid[:height, :width]
-    differs = np.abs(before[number].astype(int) - after[number]).max(axis=-1) > DIFFERENT
-    for x0, y0, x1, y1 in clip.boxes[number].values():
-        in_box = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
-        corners = in_box & ((2 * (x - x0) / (x1 - x0) - 1) ** 2 + (2 * (y - y0) / (y1 - y0) - 1) ** 2 > 1)
-        if not corners.any() or differs[corners].mean() > 0.5:
-            return False
-    return bool(clip.boxes[number])
+def lip_gap(pixels: np.ndarray, landmarks: np.ndarray) -> float:
+    """Mean of several looks: dlib's landmarks of small faces tremble with the box from which it begins.
+
+    Args:
+        landmarks (`np.ndarray`): (5, 2), of the face.
+    """
+    eyes_apart = np.linalg.norm(landmarks[1] - landmarks[0])
+    looks = [landmarks + eyes_apart * np.array(shift) for shift in LOOKS]
+    return float(np.mean([openings(find_68(shape_predictor(), pixels, look))[0] for look in looks]))
+
+
+def patch_free(clip: Clip, after: np.ndarray, number: int) -> bool:
+    """Whether a frame has faces and no patch at them: in none of their boxes has a large part one colour."""
+    boxes = [np.clip(box.round(), 0, (*SIZE[::-1], *SIZE[::-1])).astype(int) for box in clip.boxes[number].values()]
+    faces = [after[number, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes]
+    return bool(faces) and all(face.size and one_colour(face) < PATCHED for face in faces)
+
+
+def one_colour(pixels: np.ndarray) -> float:
+    """Share of (H, W, 3) uint8 pixels of the colour that most of them have, or nearly that colour."""
+    values = pixels.reshape(-1, 3).astype(int)
+    cells, counts = np.unique(values // COLOUR_CELL, axis=0, return_counts=True)
+    most = np.median(values[np.all(values // COLOUR_CELL == cells[counts.argmax()], axis=1)], axis=0)
+    return float(np.mean(np.abs(values - most).max(axis=1) <= SAME_COLOUR))
 
 
 def warping_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray, box: tuple[int, int, int, int]) -> float:
