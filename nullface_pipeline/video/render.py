@@ -398,13 +398,36 @@ def look_again(
                 failed.add((number, index))
         known = faces | seen_faces(rendering, done.spared, number)
         for face in unmatched_faces(seen, list(known.values())):
-            # Seen where there is nothing but a new face: a mouth taken for a face, a head with its hair.
-            features = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
-            filled = any(is_filled(target, features) for target in done.hidden.values())
-            unknown = replace(face, embedding=NOBODY)
-            if not filled or not likeness(rendering, unknown, before, shown, seen) < rendering.threshold:
+            if not is_only_new(rendering, face, list(done.hidden.values()), before, shown, seen):
                 found.append((number, face.box))
     return failed, found
+
+
+def is_only_new(
+    rendering: Rendering,
+    face: DetectedFace,
+    hidden: list[FaceTarget],
+    before: np.ndarray,
+    after: np.ndarray,
+    seen: list[DetectedFace],
+) -> bool:
+    """Whether a face that nobody knew of is nothing but a part of a new one, a mouth taken for a face or a head with its
+    hair, and resembles nobody."""
+    # Of a mouth and a nose that are taken for a face upside down, the recognizer says nothing.
+    if any(is_filled(t, face.box) and is_upside_down(face.landmarks, t.face.landmarks) for t in hidden):
+        return True
+    features = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
+    unknown = replace(face, embedding=NOBODY)
+    return (
+        any(is_filled(target, features) for target in hidden)
+        and likeness(rendering, unknown, before, after, seen) < rendering.threshold
+    )
+
+
+def is_upside_down(landmarks: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the ways from mouth to eyes of two faces, (5, 2) landmarks each, lead apart by more than 90 degrees."""
+    up, other = (points[:2].mean(axis=0) - points[3:].mean(axis=0) for points in (landmarks, others))
+    return bool(up @ other < 0)
 
 
 def likeness(

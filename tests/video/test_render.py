@@ -6,7 +6,7 @@ import pytest
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_edit import FaceTarget
 from nullface_pipeline.face_identity import DetectedFace
-from nullface_pipeline.video.render import Done, Rendering, shown_in_front
+from nullface_pipeline.video.render import Done, Rendering, is_only_new, is_upside_down, shown_in_front
 from nullface_pipeline.video.states import track_states
 from nullface_pipeline.video.tracks import Track
 
@@ -75,3 +75,33 @@ def test_a_face_that_was_not_found_itself_is_not_in_front():
 def test_somebody_far_from_a_face_that_was_found_stays():
     done = Done({0: new_face(FRONT)}, {1: (box(400, 60), 1.0)}, [])
     assert shown(rendered(FRONT, GONE, hosts=[None]), done, 30).any()
+
+
+def upside_down(x, y, size):
+    turned = np.array([x, y]) - landmarks(box(0, 0)) * size / 40.0
+    return DetectedFace(box(x, y, size), turned, 0.8, BOB)
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(0, False), (80, False), (100, True), (180, True)])
+def test_upside_down_is_more_than_a_quarter_turn(degrees, expected):
+    points = landmarks(box(100, 60, 40))
+    turn = np.exp(1j * np.radians(degrees)) * (points - points.mean(axis=0)) @ (1, 1j)
+    assert is_upside_down(np.stack([turn.real, turn.imag], axis=1), points) == expected
+
+
+def only_new(face, target):
+    picture = np.zeros((*SIZE, 3), np.uint8)
+    return is_only_new(rendered(FRONT), face, [target], picture, picture, [])
+
+
+def test_a_mouth_taken_for_a_face_upside_down_is_only_new():
+    assert only_new(upside_down(100, 64, 14), new_face(FRONT))
+
+
+@pytest.mark.parametrize(
+    ("face", "mask"),
+    [(upside_down(100, 64, 14), 0.4), (upside_down(160, 64, 14), 1.0), (upside_down(100, 60, 400), 1.0)],
+    ids=["not replaced", "beside it", "larger"],
+)
+def test_a_face_upside_down_that_is_not_within_a_new_one_is_found(face, mask):
+    assert not only_new(face, new_face(FRONT, mask))
