@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from .ddpm_inversion import few_step_timesteps
+from .ddpm_inversion import DDPMInversion, few_step_timesteps
 from .face_crops import FaceCrop, edge_feather
 from .face_identity import DetectedFace, embed_face, similarity
 from .face_masks import face_masks, mask_picture, nearest_face, parts_to_change
@@ -139,7 +139,9 @@ def hide_faces(
         The targets, and all faces found in the photo with the last attempts in it.
     """
     analysers = [pipe.face_analyser] if options.judge is None else [pipe.face_analyser, options.judge]
-    run = run_towards_strangers if options.is_towards_strangers else run_pipeline
+    run = run_album if options.is_album else run_pipeline
+    if options.is_towards_strangers:
+        run = run_towards_strangers
     seen: list[DetectedFace] = []
     for attempt in range(options.max_attempts):
         # Not "at or above": what cannot be compared is not hidden.
@@ -184,56 +186,76 @@ def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
 
 def run_pipeline(pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
     """One batch of faces through the pipeline, away from the people; returns (size, size, 3) uint8 RGB each."""
-    images = pipe(
-        [PIL.Image.fromarray(target.aligned) for target in targets],
-        identity_embeds=torch.from_numpy(np.stack([target.identity for target in targets])),
-        mask_image=[mask_picture(target.mask) for target in targets],
-        generator=noise_generators(targets) or None,
-        **pipeline_settings(settings),
-    ).images
-    return [np.asarray(image) for image in images]
+    return edit(pipe, targets, generator=noise_generators(targets) or None, **pipeline_settings(settings))
 
 
-def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
-    """One a face, so that a face's result does not depend on which others there are; none without seeds."""
-    return [torch.Generator().manual_seed((t.seed + 1000 * t.attempts) % 2**63) for t in targets if t.seed is not None]
+def run_album(pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+    """The same with drawn noise: what photos of one person hold beside the person does not tell their new faces apart."""
+    inversion, settings = drawn_inversion(pipe, targets, settings, noise_generators(targets))
+    return edit(pipe, targets, inversion=inversion, **settings)
 
 
 def run_towards_strangers(pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
     """The same, not away from the people but as far towards strangers as makes the results look like neither."""
     generators = noise_generators(targets)
+    inversion, settings = drawn_inversion(pipe, targets, settings, generators)
     embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
-    settings = pipeline_settings(settings)
-    images = [PIL.Image.fromarray(target.aligned) for target in targets]
-    masks = [mask_picture(target.mask) for target in targets]
-    of_inversion = {name: value for name, value in settings.items() if name in INVERSION_SETTINGS}
-    of_edit = {name: value for name, value in settings.items() if name not in INVERSION_SETTINGS}
-    inversion = pipe.invert(images, generator=generators or None, **of_inversion)
-    latent_mask = pipe.prepare_mask(masks, None, pipe.prepare_image(images)).to(inversion.latents.device)
-    inversion = inversion.with_fresh_noise(FRESH_NOISE, latent_mask, generators or None)
     people = load_people(pipe.face_analyser)
     searches = [AngleSearch(*each) for each in zip(embeds, [people] * len(targets), generators or repeat(None))]
     strangers = torch.stack([search.stranger for search in searches])
     # Given as it is to be, so not to be negated once more.
-    of_edit["identity_scale"] = -of_edit.get("identity_scale", 1.0)
+    settings["identity_scale"] = -settings.get("identity_scale", 1.0)
     results: list[list[np.ndarray]] = [[] for _ in targets]
     for _ in range(ANGLES):
         pending = [index for index, search in enumerate(searches) if not search.is_done]
         if not pending:
             break
         angles = [searches[index].angle for index in pending]
-        edited = pipe(
-            [images[index] for index in pending],
-            identity_embeds=towards_strangers(embeds[pending], strangers[pending], angles),
-            mask_image=[masks[index] for index in pending],
-            inversion=inversion.select(pending),
-            **of_edit,
-        ).images
-        for index, angle, image in zip(pending, angles, edited):
-            result = np.asarray(image)
+        identities = towards_strangers(embeds[pending], strangers[pending], angles)
+        turned = [replace(targets[index], identity=each.numpy()) for index, each in zip(pending, identities)]
+        edited = edit(pipe, turned, inversion=inversion.select(pending), **settings)
+        for index, angle, result in zip(pending, angles, edited):
             searches[index].add(angle, torch.from_numpy(targets[index].embed(pipe.face_analyser, result)))
             results[index].append(result)
     return [tries[search.best] for tries, search in zip(results, searches)]
+
+
+def edit(pipe: Any, targets: list[FaceTarget], **arguments: Any) -> list[np.ndarray]:
+    """The pipeline on the faces of some targets, with their identities and masks; (size, size, 3) uint8 RGB each."""
+    images = pipe(
+        [PIL.Image.fromarray(target.aligned) for target in targets],
+        identity_embeds=torch.from_numpy(np.stack([target.identity for target in targets])),
+        mask_image=[mask_picture(target.mask) for target in targets],
+        **arguments,
+    ).images
+    return [np.asarray(image) for image in images]
+
+
+def drawn_inversion(
+    pipe: Any, targets: list[FaceTarget], settings: dict[str, Any], generators: list[torch.Generator]
+) -> tuple[DDPMInversion, dict[str, Any]]:
+    """An inversion with noise inside the masks that holds nothing of the photos, and the settings of the edit."""
+    settings = pipeline_settings(settings)
+    of_inversion = {name: value for name, value in settings.items() if name in INVERSION_SETTINGS}
+    of_edit = {name: value for name, value in settings.items() if name not in INVERSION_SETTINGS}
+    images = [PIL.Image.fromarray(target.aligned) for target in targets]
+    inversion = pipe.invert(images, generator=generators or None, **of_inversion)
+    masks = [mask_picture(target.mask) for target in targets]
+    latent_mask = pipe.prepare_mask(masks, None, pipe.prepare_image(images)).to(inversion.latents.device)
+    return inversion.with_fresh_noise(FRESH_NOISE, latent_mask, generators or None), of_edit
+
+
+def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
+    """One a face, so that a face's result does not depend on which others there are; none without seeds."""
+    if all(target.seed is None for target in targets):
+        return []
+    generators = [torch.Generator() for _ in targets]
+    for target, generator in zip(targets, generators):
+        if target.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed((target.seed + 1000 * target.attempts) % 2**63)
+    return generators
 
 
 def pipeline_settings(settings: dict[str, Any]) -> dict[str, Any]:

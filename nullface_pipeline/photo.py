@@ -4,6 +4,7 @@ No face leaves this module as it came: what still resembles the person after eve
 nothing is found is an error, and so is one whose result does not account for every face.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -254,12 +255,26 @@ def make_targets(
     pipe: Any, found: FoundFaces, options: PhotoOptions, keep_mask: np.ndarray | None
 ) -> list[FaceTarget]:
     """Cut out every face that is to be hidden; each has noise of its own, and a person of an album one new face."""
-    seeds = [None if options.seed is None else (options.seed + number) % MAX_SEED for number in range(len(found.hide))]
     identities = known_identities(pipe.face_analyser, found.hide, options.people)
+    seeds = [noise_seed(options.seed, number, person) for number, person in enumerate(identities)]
     return [
         make_target(pipe, found.pixels, face, found.all, options.keep, keep_mask, seed, identity)
         for face, seed, identity in zip(found.hide, seeds, identities)
     ]
+
+
+def noise_seed(seed: int | None, number: int, person: np.ndarray | None) -> int | None:
+    """Of a face's noise: by its number in the photo, or, of a person of an album, by who it is.
+
+    Args:
+        seed (`int` or `None`): of `PhotoOptions`.
+        person (`np.ndarray` or `None`): (512,) float32, a row of `people`.
+    """
+    if person is None:
+        return None if seed is None else (seed + number) % MAX_SEED
+    key = b"" if seed is None else seed.to_bytes(8, "big")
+    digest = hashlib.blake2b(person.astype(np.float32).tobytes(), digest_size=8, key=key).digest()
+    return int.from_bytes(digest, "big") % MAX_SEED
 
 
 def known_identities(

@@ -120,11 +120,12 @@ class PhotoOptions:
         judge (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
             either, by the same threshold.
         people (`np.ndarray`, *optional*): (P, 512), who is in the photos of an album, as `find_people` tells: each of
-            them gets one new face in all of its photos, by the paper's way.
+            them gets one new face in all of its photos, straight away from the person, with noise that is drawn for the person:
+            give the same `seed` for all photos, or none.
         opposite (`bool`): the paper's way, straight away from the person. By default the new face is turned towards a
             stranger who does not exist, as far as makes it as like the person as strangers are, with fresh noise:
             against somebody who knows the method, and looks for the person who is least like the result. That takes two
-            to three times the work. `people` and `identity_angle` go the paper's way in any case.
+            to three times the work. `people` and `identity_angle` go straight away in any case.
         batch_faces (`int`): faces in one batch; 1 to 1024.
         few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
             for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
@@ -202,7 +203,12 @@ class PhotoOptions:
     @property
     def is_towards_strangers(self) -> bool:
         """Whether each face is turned towards a stranger, and not straight away from the person."""
-        return not self.opposite and self.people is None and self.identity_angle is None
+        return not self.opposite and not self.is_album and self.identity_angle is None
+
+    @property
+    def is_album(self) -> bool:
+        """Whether people get one new face in all of their photos."""
+        return self.people is not None
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], options: "PhotoOptions | None" = None) -> "PhotoOptions":

@@ -34,6 +34,9 @@ def photo_anonymizer(pipe: Any, options: PhotoOptions, judge: str | None, seed: 
         options = replace(options, judge=load_face_analyser(judge))
     check_pipeline(pipe, options)
     options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
+    if options.is_album:
+        # Whose noise it is depends on the person, not on the photo.
+        return lambda file, name: anonymize_file(pipe, file, replace(options, seed=seed))
     return lambda file, name: anonymize_file(pipe, file, replace(options, seed=photo_seed(seed, name)))
 
 
