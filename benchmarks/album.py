@@ -53,15 +53,21 @@ def centred(embeds: np.ndarray, mean: np.ndarray) -> np.ndarray:
     return (embeds - mean) / np.linalg.norm(embeds - mean, axis=1, keepdims=True)
 
 
+def pairs_of(whose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two (N, N) bool: each pair of photos of one person once, and each pair of photos of two."""
+    same = np.equal.outer(whose, whose)
+    return np.triu(same, 1), np.triu(~same, 1)
+
+
 def figures(originals: np.ndarray, results: np.ndarray, whose: np.ndarray) -> dict[str, float]:
     """Mean cosines among a person's results, among those of different people, and to the originals."""
     same = np.equal.outer(whose, whose)
-    pairs = np.triu(np.ones_like(same), 1).astype(bool)
+    own, others = pairs_of(whose)
     among, to_originals = results @ results.T, results @ originals.T
     return {
-        "person": float(among[same & pairs].mean()),
-        "person_worst": float(np.quantile(among[same & pairs], 0.05)),
-        "strangers": float(among[~same & pairs].mean()),
+        "person": float(among[own].mean()),
+        "person_worst": float(np.quantile(among[own], 0.05)),
+        "strangers": float(among[others].mean()),
         "to_own_original": float(to_originals[same].mean()),
         "to_own_original_highest": float(to_originals[same].max()),
         "to_strangers_originals": float(to_originals[~same].mean()),
@@ -70,10 +76,9 @@ def figures(originals: np.ndarray, results: np.ndarray, whose: np.ndarray) -> di
 
 def taken_for_one(embeds: np.ndarray, whose: np.ndarray) -> dict[str, float]:
     """Shares of the pairs of a person's photos, and of different people's, that dlib takes for one person by its own distance."""
-    same = np.equal.outer(whose, whose)
-    pairs = np.triu(np.ones_like(same), 1).astype(bool)
+    own, others = pairs_of(whose)
     near = np.linalg.norm(embeds[:, None] - embeds[None], axis=-1) < STRANGERS
-    return {"person": float(near[same & pairs].mean()), "strangers": float(near[~same & pairs].mean())}
+    return {"person": float(near[own].mean()), "strangers": float(near[others].mean())}
 
 
 def main() -> None:
@@ -117,8 +122,8 @@ def main() -> None:
             told = {"run": name, "judge": judge, "less_mean": less_mean, "covered": int((~kept).sum())}
             print(json.dumps({**told, **found}), flush=True)
         one = {
-            name: taken_for_one(each["dlib"][kept], whose[kept])
-            for name, each in (("originals", before), ("results", after))
+            kind: taken_for_one(described_by["dlib"][kept], whose[kept])
+            for kind, described_by in (("originals", before), ("results", after))
         }
         print(json.dumps({"run": name, "taken_for_one_by_dlib": one}), flush=True)
 

@@ -4,7 +4,6 @@ No face leaves this module as it came: what still resembles the person after eve
 nothing is found is an error, and so is one whose result does not account for every face.
 """
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from .photo_records import (
     FaceRecord,
     NoFaceFoundError,
     PhotoOptions,
+    keyed_number,
 )
 
 
@@ -272,9 +272,7 @@ def noise_seed(seed: int | None, number: int, person: np.ndarray | None) -> int 
     """
     if person is None:
         return None if seed is None else (seed + number) % MAX_SEED
-    key = b"" if seed is None else seed.to_bytes(8, "big")
-    digest = hashlib.blake2b(person.astype(np.float32).tobytes(), digest_size=8, key=key).digest()
-    return int.from_bytes(digest, "big") % MAX_SEED
+    return keyed_number(seed, person.tobytes()) % MAX_SEED
 
 
 def known_identities(

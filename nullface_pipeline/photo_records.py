@@ -3,6 +3,7 @@
 Nothing here needs torch, or NumPy at once, so that what is wrong is answered before anything is loaded.
 """
 
+import hashlib
 import math
 import numbers
 import os
@@ -260,6 +261,16 @@ def _region_names(keep: Any) -> tuple[str, ...]:
         raise TypeError(f"`keep` must hold names of regions, got {wrong[0]!r:.80}.")
     check_kept_regions(names)
     return names
+
+
+def keyed_number(seed: int | None, what: bytes) -> int:
+    """64 bits that depend on `what`, and that nobody can tell without the seed: keyed BLAKE2b.
+
+    Args:
+        seed (`int` or `None`): 0 to 2**63 - 1; None for a number that everybody can tell.
+    """
+    key = b"" if seed is None else seed.to_bytes(8, "big")
+    return int.from_bytes(hashlib.blake2b(what, digest_size=8, key=key).digest(), "big")
 
 
 def _embeddings(people: Any, name: str) -> "np.ndarray":

@@ -1,7 +1,8 @@
 """The seed of each photo: from the secret one and the photo's name, so that a run gives the same in any order."""
 
-import hashlib
 import os
+
+from nullface_pipeline.photo_records import keyed_number
 
 
 # A face's number and 1000 an attempt are added to a photo's seed, and the sum has to fit into 63 bits.
@@ -17,5 +18,4 @@ def photo_seed(seed: int, name: str) -> int:
         seed (`int`): the run's, 0 to 2**63 - 1. Without it nobody can tell the photo's.
         name (`str`): what tells the photo from all others: its path in the output folder, or its row.
     """
-    noise = hashlib.blake2b(os.fsencode(name), digest_size=8, key=seed.to_bytes(8, "big"))
-    return int.from_bytes(noise.digest(), "big") >> (64 - SEED_BITS)
+    return keyed_number(seed, os.fsencode(name)) >> (64 - SEED_BITS)

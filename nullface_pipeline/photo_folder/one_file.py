@@ -34,10 +34,13 @@ def photo_anonymizer(pipe: Any, options: PhotoOptions, judge: str | None, seed: 
         options = replace(options, judge=load_face_analyser(judge))
     check_pipeline(pipe, options)
     options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
-    if options.is_album:
-        # Whose noise it is depends on the person, not on the photo.
-        return lambda file, name: anonymize_file(pipe, file, replace(options, seed=seed))
-    return lambda file, name: anonymize_file(pipe, file, replace(options, seed=photo_seed(seed, name)))
+
+    def anonymize(file: PhotoFile, name: str) -> AnonymizedPhoto:
+        # In an album, noise depends on the person and not on the photo.
+        own_seed = seed if options.is_album else photo_seed(seed, name)
+        return anonymize_file(pipe, file, replace(options, seed=own_seed))
+
+    return anonymize
 
 
 def anonymize_file(pipe: Any, file: PhotoFile, options: PhotoOptions) -> AnonymizedPhoto:

@@ -411,8 +411,8 @@ def is_only_new(
     after: np.ndarray,
     seen: list[DetectedFace],
 ) -> bool:
-    """Whether a face that nobody knew of is nothing but a part of a new one, a mouth taken for a face or a head with its
-    hair, and resembles nobody."""
+    """Whether a face that nobody knew of is nothing but a part of a new one: a mouth taken for a face or a head with its
+    hair that resembles nobody, or something upside down to it."""
     # Of a mouth and a nose that are taken for a face upside down, the recognizer says nothing.
     if any(is_filled(t, face.box) and is_upside_down(face.landmarks, t.face.landmarks) for t in hidden):
         return True
