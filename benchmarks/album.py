@@ -20,7 +20,7 @@ from benchmarks.video import STRANGERS
 from nullface_pipeline.albums import find_people
 from nullface_pipeline.evaluation.judges import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
-from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.model_sets import load_model_set
 from training.portraits import Portrait, five_points, load_portraits
 
 
@@ -102,12 +102,11 @@ def main() -> None:
     print(json.dumps({"photos": len(photos), "people": len(chosen), "people_found": len(people)}), flush=True)
     for name in arguments.ways:
         known = people if name == "album" else None
-        settings = preset_settings("tiny", arguments.preset)
         results, shows_face = [], []
         for number, photo in enumerate(photos):
             # In an album the seed is the run's: the noise depends on the person besides.
             seed = 1000 * number if known is None else 0
-            result = pipe.anonymize(PIL.Image.fromarray(photo), seed=seed, people=known, **settings)
+            result = pipe.anonymize(PIL.Image.fromarray(photo), seed=seed, people=known, preset=arguments.preset)
             shows_face.append(all(face.method != "covered" for face in result.faces))
             results.append(np.asarray(result.image))
         after = described(results, landmarks, pipe)

@@ -20,7 +20,7 @@ import PIL.Image
 import torch
 
 from benchmarks.video import DIFFERENT, SCENE, SIZE, Marked, people
-from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video
 from tests.video.clips import Clip, Motion, head_mask, make_clip, read_back, sway, write_clip
@@ -78,7 +78,7 @@ def measure(pipe: Any, name: str, data: Path, preset: str, pictures: Path | None
         source, output = write_clip(Path(folder) / "in.mp4", clip.frames, clip.pts), Path(folder) / "out.mp4"
         work = Work(Path(folder) / "work", name, seed=7)
         video = link_video(pipe.face_analyser, source, work)
-        report = anonymize_video(pipe, video, output, PhotoOptions(**preset_settings("tiny", preset)), work)
+        report = anonymize_video(pipe, video, output, PhotoOptions(preset=preset), work)
         before, after = read_back(source)[0], read_back(output)[0]
     shares = []
     for number, who, shown in seen_parts(clip, faces):

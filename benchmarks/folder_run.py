@@ -22,7 +22,7 @@ import torch
 from nullface_pipeline.photo_files import PhotoFile
 from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos
 from nullface_pipeline.photo_records import PhotoOptions
-from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
+from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
 def fill_folder(folder: Path, data: str, count: int) -> None:
@@ -44,7 +44,7 @@ def run(folder: Path, output: Path, steps: int) -> dict[str, float]:
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     process, busy = psutil.Process(), 0.0
-    options = PhotoOptions(seed=0, **{**TINY_SETTINGS, "num_inference_steps": steps})
+    options = PhotoOptions(seed=0, num_inference_steps=steps)
 
     def hide(file: PhotoFile, name: str):
         nonlocal busy
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=TINY_SETTINGS["num_inference_steps"])
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

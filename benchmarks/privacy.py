@@ -37,8 +37,7 @@ from nullface_pipeline.face_edit import FaceTarget, make_target, run_pipeline, r
 from nullface_pipeline.face_identity import DetectedFace, locate_faces
 from nullface_pipeline.face_masks import face_masks
 from nullface_pipeline.model_sets import load_model_set
-from nullface_pipeline.photo_records import PhotoOptions
-from nullface_pipeline.tiny_model import TINY_PRESETS
+from nullface_pipeline.photo_records import PRESETS, PhotoOptions
 from training.expression import HeadPose, find_landmarks, landmark_drift
 from training.face_swaps import swap_face
 from training.latent_cache import CROP_SIZE
@@ -146,15 +145,16 @@ def hide(pipe: Any, people: list[Person], options: PhotoOptions, seeds: list[int
         for person, seed in zip(people, seeds)
     ]
     run = run_towards_strangers if options.is_towards_strangers else run_pipeline
-    results = run(pipe, targets, options.settings)
+    results = run(pipe, targets, options.settings(pipe.presets))
     return [replace(target, result=result) for target, result in zip(targets, results)]
 
 
 def run(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
     people, end = everybody(examiner, args.data, args.runs), time.monotonic() + 60.0 * args.minutes
     asked = {"guidance_scale": args.guidance, "skip": args.skip, "identity_angle": args.angle}
-    settings = TINY_PRESETS[args.preset] | {name: value for name, value in asked.items() if value is not None}
-    options = PhotoOptions(keep=KEPT if args.kept else (), opposite=args.way == "opposite", **settings)
+    options = PhotoOptions(
+        keep=KEPT if args.kept else (), opposite=args.way == "opposite", preset=args.preset, **asked
+    )
     evaluations: list[int] = []
     pipe.unet.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[0])))
     for batch in batches(chosen(people, args.half)[: args.count]):
@@ -383,7 +383,7 @@ def main() -> None:
     parser.add_argument("part", choices=["run", "originals", "swapped", "table"])
     parser.add_argument("--way", default="stranger", choices=["stranger", "opposite"])
     parser.add_argument("--name", help="of the way in the tables, where its settings are not the default's")
-    parser.add_argument("--preset", default="standard", choices=list(TINY_PRESETS))
+    parser.add_argument("--preset", default="standard", choices=list(PRESETS))
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--skip", type=float)
     parser.add_argument("--angle", type=float, help="for the way straight away from the person")

@@ -23,7 +23,7 @@ from scipy.interpolate import RBFInterpolator
 from nullface_pipeline.evaluation.attributes import find_68, shape_predictor
 from nullface_pipeline.evaluation.judges import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
-from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video
 from nullface_pipeline.video.reader import read_frames
@@ -182,7 +182,7 @@ def measure(
         started = time.perf_counter()
         work = Work(Path(folder) / "work", scene, seed=7)
         video = link_video(pipe.face_analyser, source, work)
-        options = PhotoOptions(**preset_settings("tiny", preset))
+        options = PhotoOptions(preset=preset)
         report = anonymize_video(pipe, video, Path(folder) / "out.mp4", options, work)
         seconds = time.perf_counter() - started
         before, times = read_back(source)

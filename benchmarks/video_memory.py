@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from nullface_pipeline.face_identity import load_face_analyser
-from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from nullface_pipeline.video import Work, anonymize_video, link_video
@@ -91,7 +91,7 @@ def main() -> None:
     video = link_video(pipe.face_analyser, clip, work, memory)
     if arguments.step != "look":
         min_face = 1e6 if arguments.step == "cover" else 0.0
-        options = PhotoOptions(**preset_settings("tiny", "fast"), min_face=min_face)
+        options = PhotoOptions(preset="fast", min_face=min_face)
         report = anonymize_video(pipe, video, clip.with_suffix(".out.mp4"), options, work, tell=memory)
         print(json.dumps({"anonymized": report.anonymized, "covered": report.covered}))
     seconds = time.perf_counter() - memory.started

@@ -30,7 +30,7 @@ from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome, anonymize_pho
 from nullface_pipeline.photo_records import PRESETS
 from nullface_pipeline.pipeline import EXAMPLE_DOC_STRING
 from nullface_pipeline.pipeline_sdxl import EXAMPLE_DOC_STRING as EXAMPLE_OF_XL
-from nullface_pipeline.tiny_model import TINY_PRESETS, load_nullface_tiny
+from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
 PAGE = Path(__file__).parent / "api.md"
@@ -160,10 +160,10 @@ def presets() -> str:
     """What each preset sets, for both model sets."""
     rows = [
         f"| {model} | `{name}` | {', '.join(f'{key}={value}' for key, value in settings.items())} |"
-        for model, table in (("Stable Diffusion 1.5", PRESETS), ("nullface-tiny", TINY_PRESETS))
+        for model, table in (("Stable Diffusion 1.5", PRESETS), ("nullface-tiny", load_nullface_tiny().presets))
         for name, settings in table.items()
     ]
-    head = "`preset=` of `pipe.anonymize` takes the names of the first three; `--preset` of the command line all."
+    head = "`preset=` of `pipe.anonymize` and `--preset` of the command line take these names."
     return "\n".join([head, "", "| model set | name | settings |", "| --- | --- | --- |", *rows])
 
 

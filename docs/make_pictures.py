@@ -30,7 +30,7 @@ from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, fin
 from nullface_pipeline.photo_folder.contact_sheet import draw_page
 from nullface_pipeline.photo_folder.preview import draw_faces
 from nullface_pipeline.photo_records import COVERS, PhotoOptions
-from nullface_pipeline.tiny_model import TINY_PRESETS, TINY_SETTINGS, load_nullface_tiny
+from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
 IMAGES = Path(__file__).parent / "images"
@@ -67,7 +67,7 @@ def save(picture: PIL.Image.Image, name: str) -> None:
 
 def demo(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
     """What `nullface demo` shows."""
-    result = pipe.anonymize(photo, seed=SEED, **TINY_SETTINGS).image
+    result = pipe.anonymize(photo, seed=SEED).image
     return row([("the photo", photo), ("anonymized", result)], size=400)
 
 
@@ -105,7 +105,7 @@ def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
             picture.save(originals / name)
 
         def hide_faces(file: PhotoFile, name: str) -> Any:
-            return anonymize_file(pipe, file, PhotoOptions(seed=SEED, **TINY_SETTINGS))
+            return anonymize_file(pipe, file, PhotoOptions(seed=SEED))
 
         page = draw_page(list(anonymize_photos(hide_faces, find_photos([originals], results))))
     return page.quantize(128)
@@ -113,7 +113,7 @@ def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
 
 def covered(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
     """What happens to a face that no attempt hides, by each cover; the threshold is set so that none can."""
-    settings = {"seed": SEED, "similarity_threshold": -1.0, "max_attempts": 1, **TINY_SETTINGS}
+    settings = {"seed": SEED, "similarity_threshold": -1.0, "max_attempts": 1}
     results = [(cover, pipe.anonymize(photo, cover=cover, **settings).image.crop(HEAD)) for cover in COVERS]
     return row([("the photo", photo.crop(HEAD)), *results])
 
@@ -129,11 +129,11 @@ def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) 
     """The paper's figure from our own run: every stage from the photo and back to it."""
     target = aligned_face(pipe, photo)
     face, mask = PIL.Image.fromarray(target.aligned), mask_picture(target.mask)
-    generator = torch.Generator().manual_seed(SEED)
+    generator, standard = torch.Generator().manual_seed(SEED), pipe.presets["standard"]
     inversion = pipe.invert(
         face,
-        num_inference_steps=TINY_SETTINGS["num_inference_steps"],
-        skip=TINY_SETTINGS["skip"],
+        num_inference_steps=standard["num_inference_steps"],
+        skip=standard["skip"],
         generator=generator,
     )
     shown = {round(share * (len(inversion.schedule) - 1)) for share in (0.0, 0.3, 0.6, 0.9)}
@@ -149,7 +149,7 @@ def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) 
         inversion=inversion,
         identity_embeds=torch.from_numpy(target.face.embedding)[None],
         mask_image=mask,
-        guidance_scale=TINY_SETTINGS["guidance_scale"],
+        guidance_scale=standard["guidance_scale"],
         callback_on_step_end=keep_step,
     ).images[0]
     pasted = replace(target, result=np.asarray(result)).paste(np.asarray(photo))
@@ -187,17 +187,14 @@ def settings_grid(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image)
 
 
 def presets(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
-    results = [
-        (name, pipe.anonymize(photo, seed=SEED, **settings).image.crop(HEAD))
-        for name, settings in TINY_PRESETS.items()
-    ]
+    results = [(name, pipe.anonymize(photo, seed=SEED, preset=name).image.crop(HEAD)) for name in pipe.presets]
     return row([("the photo", photo.crop(HEAD)), *results])
 
 
 def kept_regions(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
     cells = [("the photo", photo.crop(HEAD))]
     for keep in ((), ("eyes",), ("eyes", "mouth")):
-        result = pipe.anonymize(photo, keep=keep, seed=SEED, **TINY_SETTINGS).image
+        result = pipe.anonymize(photo, keep=keep, seed=SEED).image
         cells.append((f"kept: {', '.join(keep) or 'nothing'}", result.crop(HEAD)))
     return row(cells)
 
@@ -205,8 +202,8 @@ def kept_regions(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) 
 def medical(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
     """A spot that is drawn on the cheek stays where a mask says so."""
     patient, mask = draw_spot(photo), spot_mask(photo.size)
-    without = pipe.anonymize(patient, seed=SEED, **TINY_SETTINGS).image
-    kept = pipe.anonymize(patient, keep_mask=mask, seed=SEED, **TINY_SETTINGS).image
+    without = pipe.anonymize(patient, seed=SEED).image
+    kept = pipe.anonymize(patient, keep_mask=mask, seed=SEED).image
     return row(
         [
             ("the photo, spot drawn in", patient.crop(HEAD)),

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video
 from tests.video.clips import astronaut, make_clip, read_back, sway, write_clip
@@ -36,7 +36,7 @@ def main() -> None:
         write_clip(source, clip.frames, clip.pts)
         work = Work(Path(folder) / "work", "", seed=7)
         linked = link_video(pipe.face_analyser, source, work)
-        print(anonymize_video(pipe, linked, output, PhotoOptions(**preset_settings("tiny", "fast")), work))
+        print(anonymize_video(pipe, linked, output, PhotoOptions(preset="fast"), work))
         frames = np.concatenate([read_back(source)[0], read_back(output)[0]], axis=1)
     pictures = [PIL.Image.fromarray(frame) for frame in frames]
     path = Path(__file__).parent / "images" / "video.webp"

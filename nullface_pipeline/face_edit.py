@@ -142,6 +142,7 @@ def hide_faces(
     run = run_album if options.is_album else run_pipeline
     if options.is_towards_strangers:
         run = run_towards_strangers
+    settings = options.settings(pipe.presets)
     seen: list[DetectedFace] = []
     for attempt in range(options.max_attempts):
         # Not "at or above": what cannot be compared is not hidden.
@@ -154,7 +155,7 @@ def hide_faces(
             targets = [replace(t, mask=t.wider_mask) if i in pending else t for i, t in enumerate(targets)]
         for start in range(0, len(pending), options.batch_faces):
             batch = pending[start : start + options.batch_faces]
-            results = run(pipe, [targets[i] for i in batch], stronger(options.settings, attempt))
+            results = run(pipe, [targets[i] for i in batch], stronger(settings, attempt))
             for index, result in zip(batch, results):
                 targets[index] = replace(targets[index], result=result, attempts=attempt + 1)
         finished = paste_all(pixels, targets)

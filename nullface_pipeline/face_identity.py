@@ -20,10 +20,10 @@ from .photo_records import FaceNotHiddenError
 FACEID_RECOGNIZER = "w600k_r50.onnx"
 
 
-# Cosine similarity from which on two faces are taken for one person, by the file name of the recognizer. Set low: to
-# take strangers for one person costs another attempt, the contrary costs a person's privacy. nullface-tiny's
-# recognizer is weak; at its value one pair of strangers in a hundred passes for one person.
-SAME_PERSON_SIMILARITY = {FACEID_RECOGNIZER: 0.3, "recognizer.onnx": 0.39}
+# Cosine similarity from which on two faces count as the same person: the metadata entry of this name in the recognizer's
+# ONNX file, else this default, which suits buffalo_l. Low on purpose: a false match costs another attempt, a missed one
+# costs a person's privacy.
+SAME_PERSON_KEY = "same_person_similarity"
 DEFAULT_SAME_PERSON_SIMILARITY = 0.3
 
 # Lowest score that counts as a face. Lower than detectors are usually run at: a missed face costs more than a changed
@@ -139,8 +139,10 @@ def recognizer_name(analyser: Any) -> str:
 
 
 def same_person_similarity(analyser: Any) -> float:
-    """The similarity from which on an analyser's embeddings are taken for the same person's."""
-    return SAME_PERSON_SIMILARITY.get(recognizer_name(analyser), DEFAULT_SAME_PERSON_SIMILARITY)
+    """The cosine similarity from which on two embeddings of an analyser count as the same person's."""
+    session = getattr(getattr(analyser, "models", {}).get("recognition"), "session", None)
+    metadata = {} if session is None else session.get_modelmeta().custom_metadata_map
+    return float(metadata.get(SAME_PERSON_KEY, DEFAULT_SAME_PERSON_SIMILARITY))
 
 
 def locate_faces(analyser: Any, image: np.ndarray) -> list[FaceLocation]:

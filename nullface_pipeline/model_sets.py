@@ -8,10 +8,9 @@ from diffusers import DiffusionPipeline
 from nullface_pipeline.face_adapter import FACE_LORA_NAME, FACEID_REPOSITORY, has_face_lora
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
 from nullface_pipeline.fetch_weights import fetch_missing
-from nullface_pipeline.photo_records import PRESETS
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.pipeline_sdxl import StableDiffusionXLNullFacePipeline
-from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_PRESETS, load_nullface_tiny
+from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
 from nullface_pipeline.weights import FACE_MODELS, MODELS, WEIGHT_SETS
 
 
@@ -105,14 +104,3 @@ def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THR
         return load_face_analyser(TINY_FOLDER / "face_models", detection_threshold=detection_threshold)
     fetch_missing("faces")
     return load_face_analyser(FACE_MODELS, detection_threshold=detection_threshold)
-
-
-def preset_settings(name: str, preset: str, fast: bool = False) -> dict[str, Any]:
-    """Settings of a model set for one of `PRESETS`, in few steps if `fast`."""
-    presets = TINY_PRESETS if name == "tiny" else PRESETS
-    if fast and preset == "standard":
-        preset = "fast"
-    if not fast or preset == "fast":
-        return dict(presets[preset])
-    few_steps = {"few_steps": presets["fast"]["few_steps"]}
-    return {key: value for key, value in presets[preset].items() if key != "num_inference_steps"} | few_steps

@@ -17,7 +17,7 @@
 import math
 import numbers
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ from .face_parsing import anonymization_mask, load_face_parser
 from .face_regions import check_kept_regions
 from .image_inputs import check_image_values, count_images, to_uint8
 from .photo import anonymize_photo
-from .photo_records import AnonymizedPhoto, PhotoOptions
+from .photo_records import PRESETS, AnonymizedPhoto, PhotoOptions
 
 
 logger = logging.get_logger(__name__)  # pylint: disable=invalid-name
@@ -141,6 +141,7 @@ class NullFaceMixin(FaceAdapterMixin):
     _execution_device: Any
     progress_bar: Any
     maybe_free_model_hooks: Any
+    config: Any
 
     def _prepare(self):
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
@@ -149,7 +150,7 @@ class NullFaceMixin(FaceAdapterMixin):
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any):
-        r"""As [`DiffusionPipeline.from_pipe`]; the face models, which are no components, are taken along."""
+        r"""See [`DiffusionPipeline.from_pipe`]. The face models, which are not components, are kept too."""
         new = super().from_pipe(pipeline, **kwargs)  # type: ignore[misc]
         for name in ("face_analyser", "face_parser"):
             setattr(new, name, getattr(pipeline, name, None))
@@ -569,6 +570,11 @@ class NullFaceMixin(FaceAdapterMixin):
 
                 progress.update()
         return latents
+
+    @property
+    def presets(self) -> Mapping[str, Mapping[str, Any]]:
+        r"""The numbers of each preset of [`anonymize`]: those in the model's `model_index.json`, else the paper's."""
+        return self.config.presets or PRESETS
 
     @property
     def guidance_scale(self):

@@ -222,14 +222,18 @@ class PhotoOptions:
             raise TypeError(f"`anonymize` does not take {', '.join(unknown)}; its options are {', '.join(known)}.")
         return replace(options or cls(), **arguments)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The pipeline's settings: the preset's, and over them those that were given."""
-        given = {name: getattr(self, name) for name in _SETTINGS}
-        settings = {**PRESETS[self.preset], **{name: value for name, value in given.items() if value is not None}}
-        if self.num_inference_steps is not None:
-            settings.pop("few_steps", None)
-        return settings
+    def settings(self, presets: Mapping[str, Mapping[str, Any]] = PRESETS) -> dict[str, Any]:
+        """Arguments of the pipeline: the preset's, and over them those that were given.
+
+        Args:
+            presets: the numbers of each preset, `pipe.presets`. They differ between model sets.
+        """
+        settings = dict(presets[self.preset])
+        given = {name: value for name in _SETTINGS if (value := getattr(self, name)) is not None}
+        for name, other in (("num_inference_steps", "few_steps"), ("few_steps", "num_inference_steps")):
+            if name in given:
+                settings.pop(other, None)
+        return settings | given
 
 
 def check_number(name: str, value: Any) -> Any:

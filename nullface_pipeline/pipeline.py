@@ -12,6 +12,8 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders import IPAdapterMixin, StableDiffusionLoraLoaderMixin
@@ -99,6 +101,8 @@ class StableDiffusionNullFacePipeline(
             A `UNet2DConditionModel` to denoise the encoded image latents.
         scheduler ([`SchedulerMixin`]):
             Any of Stable Diffusion's schedulers: its noise schedule is used, its sampler is not.
+        presets (`dict[str, dict]`, *optional*):
+            Numbers of each preset of [`anonymize`] for these weights; Stable Diffusion's own by default.
 
     Examples:
     """
@@ -113,9 +117,11 @@ class StableDiffusionNullFacePipeline(
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
         scheduler: KarrasDiffusionSchedulers,
+        presets: dict[str, dict[str, Any]] | None = None,
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.register_to_config(presets=presets)
         self._prepare()
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:

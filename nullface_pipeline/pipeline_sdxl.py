@@ -14,6 +14,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
@@ -112,6 +113,8 @@ class StableDiffusionXLNullFacePipeline(
         force_zeros_for_empty_prompt (`bool`, *optional*, defaults to `True`):
             Kept for the model's other pipelines, and without effect here: were one prediction told zeros and the other
             the empty prompt, guidance would amplify what the two differ in.
+        presets (`dict[str, dict]`, *optional*):
+            Numbers of each preset of [`anonymize`] for these weights; Stable Diffusion's own by default.
 
     Examples:
     """
@@ -129,6 +132,7 @@ class StableDiffusionXLNullFacePipeline(
         unet: UNet2DConditionModel,
         scheduler: KarrasDiffusionSchedulers,
         force_zeros_for_empty_prompt: bool = True,
+        presets: dict[str, dict[str, Any]] | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -140,7 +144,7 @@ class StableDiffusionXLNullFacePipeline(
             unet=unet,
             scheduler=scheduler,
         )
-        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt)
+        self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, presets=presets)
         self._prepare()
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:

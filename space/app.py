@@ -42,7 +42,7 @@ from uploads import ClipUpload, PhotoUpload
 from nullface_pipeline.cli.console import quiet_libraries
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_regions import FACE_REGIONS, check_kept_regions
-from nullface_pipeline.model_sets import load_model_set, preset_settings
+from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder import anonymize_file
 from nullface_pipeline.photo_records import (
@@ -85,7 +85,7 @@ class Model:
     notice: str
 
     def settings(self, preset: str) -> dict[str, Any]:
-        return {"identity_scale": 1.0, "mask_start": 0.8, **preset_settings(self.name, preset)}
+        return {"identity_scale": 1.0, "mask_start": 0.8, **self.pipe.presets[preset]}
 
 
 def load_model() -> Model:

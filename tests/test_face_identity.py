@@ -1,14 +1,20 @@
+import shutil
+
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from nullface_pipeline.face_identity import (
+    DEFAULT_SAME_PERSON_SIMILARITY,
     DetectedFace,
     choose_face,
     load_face_analyser,
     opposite_identity,
+    same_person_similarity,
     similarity,
 )
+from nullface_pipeline.tiny_model import TINY_FOLDER
 
 from .tiny_parts import generators, make_embeds
 
@@ -78,3 +84,15 @@ def test_ready_analysers_pass_through():
 def test_a_folder_without_models(tmp_path):
     with pytest.raises(RuntimeError, match="could not be loaded"):
         load_face_analyser(tmp_path)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_threshold_comes_with_the_recognizer_not_with_its_file_name(tmp_path, marked):
+    source = TINY_FOLDER / "face_models"
+    shutil.copy(source / "detector.onnx", tmp_path)
+    model = onnx.load(source / "recognizer.onnx")
+    if not marked:
+        del model.metadata_props[:]
+    onnx.save(model, tmp_path / ("another.onnx" if marked else "recognizer.onnx"))
+    expected = 0.39 if marked else DEFAULT_SAME_PERSON_SIMILARITY
+    assert same_person_similarity(load_face_analyser(tmp_path)) == expected

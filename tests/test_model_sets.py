@@ -1,8 +1,10 @@
 """How model sets are loaded: in which dtype, and compiled."""
 
+import PIL.Image
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from skimage import data
 
 from nullface_pipeline import StableDiffusionNullFacePipeline, model_sets
 from nullface_pipeline.face_adapter import is_fused
@@ -13,6 +15,8 @@ from nullface_pipeline.nullface_engine import (
     default_inversion_batch_size,
     inversion_batch_for_memory,
 )
+
+from nullface_pipeline.photo_records import PRESETS
 
 from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images, make_pipeline
 
@@ -87,3 +91,24 @@ def test_the_inversion_batch_follows_the_free_memory(monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 7 * sample_bytes)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * sample_bytes)
     assert default_inversion_batch_size(unet, torch.device("cuda"), (64, 64)) == 10
+
+
+def test_presets_come_with_the_model(tmp_path):
+    presets = {"standard": {"num_inference_steps": 20, "skip": 0.5, "guidance_scale": 2.0}}
+    assert StableDiffusionNullFacePipeline(**make_components()).presets == PRESETS
+    StableDiffusionNullFacePipeline(**make_components(), presets=presets).save_pretrained(tmp_path)
+    reloaded = StableDiffusionNullFacePipeline.from_pretrained(tmp_path)
+    assert reloaded.presets == presets
+    assert StableDiffusionNullFacePipeline.from_pipe(reloaded).presets == presets
+
+
+@pytest.mark.parametrize("preset, kept_steps", [("standard", 4), ("strong", 4), ("fast", 4), ("preview", 3)])
+def test_nullface_tiny_uses_its_own_presets(pipe, preset, kept_steps):
+    """Stable Diffusion's numbers take 30 steps here, and make another face."""
+    calls: list[int] = []
+    hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
+    try:
+        pipe.anonymize(PIL.Image.fromarray(data.astronaut()), preset=preset, opposite=True, seed=0, max_attempts=1)
+    finally:
+        hook.remove()
+    assert sum(calls) == 3 * kept_steps - 1

@@ -21,7 +21,6 @@ from nullface_pipeline import __version__
 from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_parsing import region_mask
 from nullface_pipeline.photo_records import FaceRecord
-from nullface_pipeline.tiny_model import TINY_PRESETS, TINY_SETTINGS
 
 from .video.clips import write_clip
 
@@ -258,8 +257,8 @@ def test_a_face_that_is_painted_over_is_covered_as_chosen_and_said_to_be(app, co
 
 
 def test_strengths_set_the_knobs(app):
-    assert app.set_knobs("standard") == [TINY_SETTINGS["skip"], TINY_SETTINGS["guidance_scale"], 1.0, 0.8]
-    assert app.set_knobs("strong") == [*(TINY_PRESETS["strong"][name] for name in app.KNOBS[:2]), 1.0, 0.8]
+    assert app.set_knobs("standard") == [0.87, 4.0, 1.0, 0.8]
+    assert app.set_knobs("strong") == [0.87, 5.0, 1.0, 0.8]
 
 
 def test_weights_that_cannot_be_loaded_leave_nullface_tiny(app, monkeypatch, tmp_path, capsys):

@@ -24,7 +24,7 @@ from skimage import data
 
 from nullface_pipeline import NoFaceFoundError
 from nullface_pipeline.photo_files import read_photo
-from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
+from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -278,7 +278,7 @@ def test_some_fail_are_tried_again_and_then_covered():
     pipe.set_progress_bar_config(disable=True)
     ends = Counter()
     for number, portrait in enumerate(read_portraits(20)):
-        result = pipe.anonymize(portrait, seed=number, similarity_threshold=-0.1, **TINY_SETTINGS)
+        result = pipe.anonymize(portrait, seed=number, similarity_threshold=-0.1)
         for face in result.faces:
             ends[face.method, face.attempts] += 1
             assert (face.method == "nullface") == (face.similarity is not None and face.similarity < -0.1)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nullface_pipeline.face_identity import SAME_PERSON_KEY
 from training import augmentation
 from training.checkpoint import kept
 from training.latent_cache import LatentCache
@@ -39,6 +40,8 @@ from training.views import INPUT_SIZE, aligned_crop, clean_view, random_change, 
 BLENDED_SHARE = 0.6
 EVEN_SHARE = 0.5  # of the faces are drawn evenly from all portraits, the rest as the UNet draws them
 OUTPUT = Path("nullface_pipeline/tiny/face_models/recognizer.onnx")
+# At this value one pair of strangers in a hundred counts as the same person.
+SAME_PERSON_SIMILARITY = 0.39
 
 logger = logging.getLogger("training.recognizer")
 
@@ -339,6 +342,7 @@ def export(args: argparse.Namespace) -> None:
         dynamo=False,
     )
     model = store_as_half(onnx.load(temporary))
+    onnx.helper.set_model_props(model, {SAME_PERSON_KEY: str(SAME_PERSON_SIMILARITY)})
     onnx.checker.check_model(model)
     onnx.save(model, temporary)
     os.replace(temporary, args.output)

@@ -63,6 +63,7 @@ class AskedOfFaces:
             "min_face": self.min_face,
             "cover": self.cover.value,
             "batch_faces": self.batch_faces,
+            "preset": self.preset.value,
             **self.knobs,
         }
 
@@ -79,16 +80,6 @@ class AskedOfFaces:
             "identity_angle": self.identity_angle,
         }
         return {name: value for name, value in knobs.items() if value is not None}
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The preset's numbers for the model, and over them the knobs."""
-        from nullface_pipeline.model_sets import preset_settings
-
-        settings = {**preset_settings(self.model, self.preset, self.fast), **self.knobs}
-        if self.steps is not None:
-            settings.pop("few_steps", None)
-        return settings
 
     @property
     def decides(self) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class AskedDataset(AskedOfPhotos):
         return DatasetJob(
             source=Place(self.source),
             target=target,
-            options=replace(photo_options, **self.settings),
+            options=photo_options,
             seed=read_or_draw_seed(self.seed_file or seed_path(target)),
             options_sha256=self._digest_with_columns,
             model=self.model,

@@ -39,7 +39,7 @@ def demo(
     from skimage import data
 
     from nullface_pipeline.photo_files import write_picture
-    from nullface_pipeline.tiny_model import TINY_SETTINGS, load_nullface_tiny
+    from nullface_pipeline.tiny_model import load_nullface_tiny
 
     quiet_libraries()
     console.print(TINY_NOTICE, soft_wrap=True)
@@ -47,7 +47,7 @@ def demo(
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     started = time.perf_counter()
-    result = pipe.anonymize(photo, seed=seed, **TINY_SETTINGS)
+    result = pipe.anonymize(photo, seed=seed)
     seconds = time.perf_counter() - started
 
     pictures = {

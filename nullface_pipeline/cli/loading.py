@@ -41,7 +41,7 @@ def face_hider(pipe: Any, asked: Asked, people: Any | None = None) -> "Anonymize
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
     try:
-        options = replace(asked.photo_options, people=people, **asked.settings)
+        options = replace(asked.photo_options, people=people)
         return photo_anonymizer(pipe, options, asked.judge, seed)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))

@@ -206,7 +206,7 @@ def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> 
     try:
         judge = None if asked.judge is None else load_face_analyser(asked.judge)
         people = read_references(pipe.face_analyser, face_options.skip_faces)
-        face_options = replace(face_options, judge=judge, skip_faces=people, **asked.settings)
+        face_options = replace(face_options, judge=judge, skip_faces=people)
         check_pipeline(pipe, face_options)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))

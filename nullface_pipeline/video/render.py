@@ -252,7 +252,7 @@ def anonymize_targets(rendering: Rendering, piece: Piece) -> None:
         numbers = [number for number, targets in sorted(piece.targets.items()) if index in targets]
         pending = [number for number in numbers if piece.targets[number][index].can_change]
         piece.failed |= {(number, index) for number in numbers if number not in pending}
-        settings = stronger(rendering.options.settings, rendering.strengths[index])
+        settings = stronger(rendering.options.settings(rendering.pipe.presets), rendering.strengths[index])
         for start in range(0, len(pending), size):
             batch = pending[start : start + size]
             results = run_pipeline(rendering.pipe, [piece.targets[number][index] for number in batch], settings)

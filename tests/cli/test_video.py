@@ -107,7 +107,7 @@ def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
     assert result.exit_code == 2 and not result.stdout
     (options,) = told
     assert options.cover == "mosaic" and "recognition" in options.judge.models
-    assert options.settings == {
+    assert options.settings() == {
         **{"num_inference_steps": 6, "skip": 0.5, "guidance_scale": 7.0},
         **{"identity_scale": 2.0, "identity_angle": 9.0},
     }

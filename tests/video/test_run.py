@@ -111,7 +111,7 @@ def test_the_frames_of_a_track_are_turned_alike(pipe):
     pixels = astronaut().pixels
     face, *_ = search_faces(pipe.face_analyser, pixels)
     tracks = [make_target(pipe, pixels, face, [face], (), None, seed) for seed in (7, 7, 8)]
-    settings = PhotoOptions(**QUICK, identity_angle=90.0).settings
+    settings = PhotoOptions(**QUICK, identity_angle=90.0).settings()
     first, second, other = (result.astype(int) for result in run_pipeline(pipe, tracks, settings))
     assert np.abs(first - second).max() <= 1 < np.abs(first - other).max()
 
