@@ -159,25 +159,23 @@ def read_pixels(photo: PIL.Image.Image | str | os.PathLike[str]) -> tuple[np.nda
     Raises:
         TypeError, ValueError: where it is no photo, or cannot be read.
     """
-    if isinstance(photo, (str, os.PathLike)):
-        try:
-            photo = PIL.Image.open(photo)
-        # ValueError: a null character in the name.
-        except (OSError, ValueError) as error:
-            raise ValueError(f"The photo cannot be read: {error}.") from error
-    if not isinstance(photo, PIL.Image.Image):
+    if not isinstance(photo, (str, os.PathLike, PIL.Image.Image)):
         raise TypeError(f"`photo` must be a PIL image or a path, got {type(photo).__name__}.")
     try:
+        if not isinstance(photo, PIL.Image.Image):
+            photo = PIL.Image.open(photo)
         upright = PIL.ImageOps.exif_transpose(photo)
-        if upright.mode.startswith("I;16"):
-            # Pillow would cut off what is above 255.
-            upright = PIL.Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-        if upright.mode not in _PHOTO_MODES:
-            raise ValueError(f"Photos of Pillow's mode {upright.mode} have no agreed white: convert it to RGB first.")
-        own_profile = photo.info.get("icc_profile") if photo.mode in ("RGB", "RGBA", "P") else None
-        picture, icc_profile = with_rebuilt_profile(upright.convert("RGB"), own_profile)
-    except OSError as error:
+        upright.load()
+    # Pillow raises SyntaxError, struct.error and others for a damaged file, DecompressionBombError for a huge one.
+    except Exception as error:
         raise ValueError(f"The photo cannot be read: {error}.") from error
+    if upright.mode.startswith("I;16"):
+        # Pillow would cut off what is above 255.
+        upright = PIL.Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+    if upright.mode not in _PHOTO_MODES:
+        raise ValueError(f"Pillow's mode {upright.mode} has no defined white point. Convert the photo to RGB first.")
+    own_profile = photo.info.get("icc_profile") if photo.mode in ("RGB", "RGBA", "P") else None
+    picture, icc_profile = with_rebuilt_profile(upright.convert("RGB"), own_profile)
     return np.array(picture), icc_profile
 
 

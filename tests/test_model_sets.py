@@ -15,7 +15,6 @@ from nullface_pipeline.nullface_engine import (
     default_inversion_batch_size,
     inversion_batch_for_memory,
 )
-
 from nullface_pipeline.photo_records import PRESETS
 
 from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images, make_pipeline

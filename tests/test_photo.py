@@ -20,6 +20,7 @@ from nullface_pipeline.photo import (
     is_same_face,
     known_identities,
     noise_seed,
+    read_pixels,
     unmatched_faces,
 )
 from nullface_pipeline.photo_records import MAX_SEED
@@ -516,3 +517,26 @@ def test_a_fast_attempt_that_fails_is_made_again_in_full(pipe, astronaut):
         handle.remove()
     assert (result.faces[0].method, result.faces[0].attempts) == ("covered", 2)
     assert sum(counted) == 20 + 89
+
+
+def damaged_png() -> bytes:
+    """A PNG with a wrong checksum in its first data chunk."""
+    file = io.BytesIO()
+    PIL.Image.new("RGB", (8, 8)).save(file, "PNG")
+    encoded = bytearray(file.getvalue())
+    encoded[encoded.index(b"IDAT") + 5] ^= 0xFF
+    return bytes(encoded)
+
+
+@pytest.mark.parametrize("content", [damaged_png(), damaged_png()[:40], b"", b"no picture"], ids=str)
+def test_damaged_files_are_value_errors(tmp_path, content):
+    (tmp_path / "photo.png").write_bytes(content)
+    with pytest.raises(ValueError):
+        read_pixels(tmp_path / "photo.png")
+
+
+def test_too_many_pixels_are_a_value_error(tmp_path, monkeypatch):
+    PIL.Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError):
+        read_pixels(tmp_path / "photo.png")
