@@ -12,7 +12,7 @@ __version__ = "0.2.0"
 _EXPORTS = {
     "StableDiffusionNullFacePipeline": "pipeline",
     "StableDiffusionXLNullFacePipeline": "pipeline_sdxl",
-    "NullFacePipelineOutput": "nullface_engine",
+    "NullFacePipelineOutput": "pipeline_mixin",
     "DDPMInversion": "ddpm_inversion",
     "AnonymizedPhoto": "photo_records",
     "FaceRecord": "photo_records",
@@ -27,7 +27,6 @@ __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderA
 
 if TYPE_CHECKING:
     from .ddpm_inversion import DDPMInversion
-    from .nullface_engine import NullFacePipelineOutput
     from .photo_records import (
         AnonymizedPhoto,
         FaceNotHiddenError,
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
         TooManyFacesError,
     )
     from .pipeline import StableDiffusionNullFacePipeline
+    from .pipeline_mixin import NullFacePipelineOutput
     from .pipeline_sdxl import StableDiffusionXLNullFacePipeline
 
 

@@ -38,9 +38,9 @@ from .face_regions import REGIONS  # noqa: F401
 from .face_search import search_faces  # noqa: F401
 from .face_strangers import People  # noqa: F401
 from .image_inputs import to_uint8  # noqa: F401
-from .nullface_engine import NullFaceMixin
 from .photo import anonymize_photo  # noqa: F401
 from .photo_records import AnonymizedPhoto  # noqa: F401
+from .pipeline_mixin import NullFaceMixin
 
 
 FACEID_SDXL_WEIGHTS = "ip-adapter-faceid_sdxl.bin"

@@ -24,7 +24,7 @@ CORE = frozenset(
         "face_search",
         "face_strangers",
         "image_inputs",
-        "nullface_engine",
+        "pipeline_mixin",
         "photo",
         "photo_records",
         "pipeline",

@@ -9,13 +9,13 @@ from skimage import data
 from nullface_pipeline import StableDiffusionNullFacePipeline, model_sets
 from nullface_pipeline.face_adapter import is_fused
 from nullface_pipeline.model_sets import compile_unet, default_dtype, load_model_set
-from nullface_pipeline.nullface_engine import (
+from nullface_pipeline.photo_records import PRESETS
+from nullface_pipeline.pipeline_mixin import (
     MAX_INVERSION_BATCH_SIZE,
     WORKING_VALUES,
     default_inversion_batch_size,
     inversion_batch_for_memory,
 )
-from nullface_pipeline.photo_records import PRESETS
 
 from .tiny_parts import generators, make_adapter, make_components, make_embeds, make_images, make_pipeline
 

@@ -429,7 +429,7 @@ def test_each_image_has_a_prompt_of_its_own(shared_pipe):
 
 
 def test_a_prompt_that_is_too_long_is_noted(shared_pipe, caplog):
-    logger = logging.getLogger("nullface_pipeline.nullface_engine")
+    logger = logging.getLogger("nullface_pipeline.pipeline_mixin")
     logger.addHandler(caplog.handler)
     try:
         shared_pipe.prompt_conditions("a " * 20, 8, 8)

@@ -28,7 +28,7 @@ CORE = (
     "face_edit",
     "image_inputs",
     "photo",
-    "nullface_engine",
+    "pipeline_mixin",
 )
 PIPELINES = ("pipeline", "pipeline_sdxl")
 LINE_LENGTH = 119
