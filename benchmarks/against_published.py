@@ -26,6 +26,7 @@ from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 from benchmarks.cost import Cost, measure
 from benchmarks.full_size import make_full_size_pipeline
 from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
+from nullface_pipeline.unet_denoiser import UNetDenoiser
 from tests.tiny_parts import make_embeds, make_images
 
 
@@ -142,7 +143,7 @@ def run(pipe: Any, way: Way) -> tuple[Cost, torch.Tensor]:
         size, device = pipe.unet.config.sample_size, pipe.device
         latents, nobody = torch.zeros(1, 4, size, size, device=device), torch.zeros(1, 512, device=device)
         text = pipe.prompt_conditions("", 8 * size, 8 * size)
-        pipe.predict_noise(latents, torch.tensor(1, device=device), nobody, **text)
+        UNetDenoiser(pipe.unet, text)(latents, torch.tensor(1, device=device), nobody)
     torch.manual_seed(0)  # both draw the noise of the cleanest steps first
     with measure(pipe.unet) as cost:
         pixels = way.run()

@@ -16,6 +16,7 @@ import torch
 from nullface_pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.ddpm_inversion import NoiseSchedule
 from nullface_pipeline.tiny_model import load_nullface_tiny
+from nullface_pipeline.unet_denoiser import UNetDenoiser
 
 
 STEPS, SKIPPED = 100, 70
@@ -26,16 +27,14 @@ def published_order(pipe: StableDiffusionNullFacePipeline, image: torch.Tensor, 
     """Only the encoder, the decoder and the UNet evaluations, so that the comparison flatters the published code."""
     device = embeds.device
     timesteps = NoiseSchedule.from_scheduler_config(pipe.scheduler.config, STEPS).to(device).timesteps
-    latents, prompt_embeds = (
-        pipe.encode_image(pipe.prepare_image(image)),
-        pipe.prompt_conditions("", *image.shape[-2:])["prompt_embeds"],
-    )
-    nobody = torch.zeros_like(embeds)
+    latents = pipe.encode_image(pipe.prepare_image(image))
+    denoiser = UNetDenoiser(pipe.unet, pipe.prompt_conditions("", *image.shape[-2:]))
+    null_embeds = torch.zeros_like(embeds)
     for t in timesteps:
-        pipe.predict_noise(latents, t, nobody, prompt_embeds)
+        denoiser(latents, t, null_embeds)
     for t in timesteps[SKIPPED:]:
-        pipe.predict_noise(latents, t, nobody, prompt_embeds)
-        pipe.predict_noise(latents, t, embeds, prompt_embeds)
+        denoiser(latents, t, null_embeds)
+        denoiser(latents, t, embeds)
     pipe.decode_latents(latents)
 
 

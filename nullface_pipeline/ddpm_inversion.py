@@ -19,9 +19,9 @@ Few steps are the same equations on other timesteps. `solver_order` 2 is SDE-DPM
 the place of hat-x_0 what follows from it and from the one of the step before. Order 1 is DDPM.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from diffusers import DDIMScheduler
@@ -54,12 +54,16 @@ class InversionSettings:
 
     @classmethod
     def from_arguments(cls, arguments: dict[str, Any]) -> "InversionSettings":
-        """Settings by name; raises ValueError if timesteps are given beside what they exclude."""
+        """Settings by name, the others by default.
+
+        Raises:
+            ValueError: if `timesteps` are given together with what they replace.
+        """
         if "timesteps" not in arguments:
             return cls(**arguments)
         excluded = sorted({"num_inference_steps", "skip"} & set(arguments))
         if excluded:
-            raise ValueError(f"`timesteps` says which steps to take; leave out `{'` and `'.join(excluded)}`.")
+            raise ValueError(f"`timesteps` replaces `{'` and `'.join(excluded)}`. Leave one of them out.")
         return cls(**{"num_inference_steps": None, "skip": None, **arguments})
 
     def kept_steps(self, scheduler_config: dict[str, Any]) -> "NoiseSchedule":
@@ -68,6 +72,25 @@ class InversionSettings:
             return NoiseSchedule.from_timesteps(scheduler_config, self.timesteps)
         num_steps, skip = self.num_inference_steps or FULL_STEPS, self.skip or 0.0
         return NoiseSchedule.from_scheduler_config(scheduler_config, num_steps).skip(whole_steps(num_steps, skip))
+
+
+def given_settings(timesteps: Sequence[int] | None, strength: float | None, **settings: Any) -> dict[str, Any]:
+    """Those settings of an inversion that are not None, by name.
+
+    Args:
+        strength (`float`, *optional*): 1 - `skip`, as diffusers' image-to-image pipelines call it.
+
+    Raises:
+        ValueError: if both `strength` and `skip` are given.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    if timesteps is not None:
+        given["timesteps"] = tuple(timesteps)
+    if strength is not None:
+        if "skip" in given:
+            raise ValueError("`strength` is 1 - `skip`. Give one of them.")
+        given["skip"] = 1.0 - strength
+    return given
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,23 +160,22 @@ class NoiseSchedule:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class DDPMInversion(InversionSettings):
-    """Everything needed to denoise the same images again, any number of times; nothing in it is changed by use.
+class DDPMInversion:
+    """Result of `invert`: everything that `denoise` needs, for any number of edits. Nothing changes it.
 
     Attributes:
         latents (`torch.Tensor`): (B, C, h, w) float32, the images at the first kept timestep.
-        noise_maps (`torch.Tensor`): (S, B, C, h, w) float32.
-        noise_pred (`torch.Tensor`): (B, C, h, w) float32, the unconditional prediction at `latents`, which denoising
-            would otherwise have to compute again.
+        noise_maps (`torch.Tensor`): (S, B, C, h, w) float32, z_t of each kept step.
+        noise_pred (`torch.Tensor`): (B, C, h, w) float32, the unconditional prediction at `latents`.
         schedule (`NoiseSchedule`): the kept steps.
-        num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale: the settings it was made with; the
-            first two are None where timesteps were given, and `timesteps` is None where they were not.
+        settings (`InversionSettings`): what it was made with.
     """
 
     latents: torch.Tensor
     noise_maps: torch.Tensor
     noise_pred: torch.Tensor
     schedule: NoiseSchedule
+    settings: InversionSettings
 
     def select(self, images: Sequence[int]) -> "DDPMInversion":
         """The inversion of some of the images, by number."""
@@ -193,6 +215,128 @@ class DDPMInversion(InversionSettings):
             noise_pred=self.noise_pred.to(device),
             schedule=self.schedule.to(device),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class DenoisingState:
+    """What a step of `denoise` leaves for the next one.
+
+    Attributes:
+        step (`int`): index of the step, from 0.
+        timestep (`torch.Tensor`): (), int64.
+        latents, noise_pred (`torch.Tensor`): (B, C, h, w) float32, after the step, and the guided prediction it used.
+        identity_embeds (`torch.Tensor`): (B, D), of the next step.
+        guidance_scale (`float`): of the next step.
+        interrupt (`bool`): whether to stop here.
+    """
+
+    step: int
+    timestep: torch.Tensor
+    latents: torch.Tensor
+    noise_pred: torch.Tensor
+    identity_embeds: torch.Tensor
+    guidance_scale: float
+    interrupt: bool = False
+
+
+class Denoiser(Protocol):
+    """A UNet with its text and other conditions: everything but latents, timesteps and identities is fixed."""
+
+    def __call__(self, latents: torch.Tensor, timesteps: torch.Tensor, identity_embeds: torch.Tensor) -> torch.Tensor:
+        """Predict the noise in (N, C, h, w) latents at one timestep or (N,), with (N, D) identity embeddings.
+
+        The null embedding, zeros, gives the unconditional prediction. In `denoise` N is B, all conditional, or 2 B with
+        the unconditional half first.
+
+        Returns:
+            `torch.Tensor`: (N, C, h, w) float32.
+        """
+
+
+def invert(
+    denoiser: Denoiser,
+    latents: torch.Tensor,
+    schedule: NoiseSchedule,
+    settings: InversionSettings,
+    null_embeds: torch.Tensor,
+    batch_size: int,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    progress_bar: Callable[[list[Any]], Iterable[Any]] = iter,
+) -> DDPMInversion:
+    """Edit-friendly DDPM inversion of clean latents (section 3.2).
+
+    No prediction depends on another one, so all steps of all images form one long batch.
+
+    Args:
+        latents (`torch.Tensor`): (B, C, h, w), x_0.
+        null_embeds (`torch.Tensor`): (1, D) zeros.
+        batch_size (`int`): samples in one call of `denoiser`.
+        generator: draws the noise; a list has one for each image.
+        progress_bar: wraps the list of batches.
+    """
+    trajectory = sample_trajectory(latents, schedule, generator)
+    samples = trajectory[:-1].flatten(0, 1)  # (S, B, C, h, w) -> (S * B, C, h, w)
+    timesteps = schedule.timesteps.repeat_interleave(len(latents))
+    batches = list(zip(samples.split(batch_size), timesteps.split(batch_size)))
+    predictions = [denoiser(part, t, null_embeds.expand(len(part), -1)) for part, t in progress_bar(batches)]
+    noise_preds = torch.cat(predictions).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
+    noise_maps = solve_noise_maps(trajectory, noise_preds, schedule, settings.eta, settings.solver_order)
+    return DDPMInversion(
+        latents=trajectory[0],
+        noise_maps=noise_maps,
+        noise_pred=noise_preds[0],
+        schedule=schedule,
+        settings=settings,
+    )
+
+
+def predict_pair(
+    denoiser: Denoiser, latents: torch.Tensor, timestep: torch.Tensor, identity_embeds: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The unconditional and the identity-conditioned prediction, (B, C, h, w) each, as one batch."""
+    pair = torch.cat([torch.zeros_like(identity_embeds), identity_embeds])
+    noise_pred_uncond, noise_pred_identity = denoiser(torch.cat([latents] * 2), timestep, pair).chunk(2)
+    return noise_pred_uncond, noise_pred_identity
+
+
+def denoise(
+    denoiser: Denoiser,
+    inversion: DDPMInversion,
+    identity_embeds: torch.Tensor,
+    guidance_scale: float,
+    mask: torch.Tensor | None = None,
+    first_masked: int = 0,
+    on_step: Callable[[DenoisingState], DenoisingState] | None = None,
+) -> torch.Tensor:
+    """Denoise an inversion towards (B, D) identities (Eq. 1, 3 and 4); returns x_0, (B, C, h, w) float32.
+
+    Args:
+        mask (`torch.Tensor`, *optional*): (B, 1, h, w) in [0, 1], 1 where the image may change.
+        first_masked (`int`): timestep from which on the mask is applied.
+        on_step: is called after each step, and returns the state that the next one starts from.
+    """
+    schedule, settings = inversion.schedule, inversion.settings
+    latents, noise_pred_uncond, previous_clean = inversion.latents, inversion.noise_pred, None
+    masks = [mask if t <= first_masked else None for t in schedule.timesteps.tolist()]
+    extrapolation = schedule.extrapolation()
+    for i, t in enumerate(schedule.timesteps):
+        if i == 0:  # the inversion holds the unconditional prediction
+            noise_pred_identity = denoiser(latents, t, identity_embeds)
+        else:
+            noise_pred_uncond, noise_pred_identity = predict_pair(denoiser, latents, t, identity_embeds)
+        noise_pred = guide_noise(noise_pred_uncond, noise_pred_identity, guidance_scale, masks[i])
+        alphas = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
+        clean = target = predict_clean(latents, noise_pred, alphas[0])
+        if settings.solver_order == 2 and previous_clean is not None:
+            target = extrapolate_clean(clean, previous_clean, extrapolation[i])
+        latents = denoising_step(target, noise_pred, inversion.noise_maps[i], *alphas, settings.eta)
+        previous_clean = clean
+        if on_step is not None:
+            state = on_step(DenoisingState(i, t, latents, noise_pred, identity_embeds, guidance_scale))
+            latents, identity_embeds, guidance_scale = state.latents, state.identity_embeds, state.guidance_scale
+            if state.interrupt:
+                break
+    return latents
 
 
 def whole_steps(num_inference_steps: int, fraction: float) -> int:
@@ -288,7 +432,11 @@ def posterior_mean(
 
 
 def posterior_std(alphas_cumprod: torch.Tensor, alphas_cumprod_prev: torch.Tensor, eta: float) -> torch.Tensor:
-    """sigma_t of Eq. 1, of the alphas' shape."""
+    """sigma_t of Eq. 1, of the alphas' shape.
+
+    For `eta` < 1 this follows the published code, where `eta` multiplies the variance in the mean and the standard
+    deviation here. DDIM's formula has `eta` squared in the mean.
+    """
     return eta * _variance(alphas_cumprod, alphas_cumprod_prev).sqrt()
 
 

@@ -23,7 +23,8 @@ from diffusers.models.embeddings import (
 )
 from diffusers.utils import is_peft_available, logging
 
-from .face_identity import FACEID_RECOGNIZER, recognizer_name
+from .face_identity import DETECTION_THRESHOLD, FACEID_RECOGNIZER, load_face_analyser, recognizer_name
+from .face_parsing import load_face_parser
 
 
 FACEID_REPOSITORY = "h94/IP-Adapter-FaceID"
@@ -36,13 +37,15 @@ IP_ADAPTER_PROCESSORS = (IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0, IPAd
 
 
 class FaceAdapterMixin:
-    """Loading and unloading of the FaceID adapter, for a pipeline with a UNet and diffusers' own loading mixins.
+    """Loading of the FaceID adapter and the face models, for a pipeline with a UNet and diffusers' own loading mixins.
 
     It comes before those among a pipeline's bases, because it refines `load_lora_weights` and `save_pretrained`.
     """
 
     unet: Any
     face_analyser: Any = None
+    face_parser: Any = None
+    _execution_device: Any
     _lora_loadable_modules: list[str]
     load_ip_adapter: Any
     unload_ip_adapter: Any
@@ -124,6 +127,35 @@ class FaceAdapterMixin:
             self.unet.unload_lora()
         else:
             self.unet.delete_adapters(FACE_LORA_NAME)
+
+    def load_face_models(
+        self,
+        face_analyser: str | Path | Any = "buffalo_l",
+        face_parser: str | Path | Any | None = "bisenet",
+        providers: list[str] | None = None,
+        detection_threshold: float = DETECTION_THRESHOLD,
+        detection_size: tuple[int, int] | None = None,
+    ):
+        r"""
+        Load the models that find, recognize and parse faces.
+
+        Args:
+            face_analyser (`str`, `Path` or `insightface.app.FaceAnalysis`, *optional*, defaults to `"buffalo_l"`):
+                An InsightFace pack by name, a folder of its ONNX files, or a prepared object. The published FaceID
+                adapters were trained on the recognizer of `buffalo_l`.
+            face_parser (`str`, `Path`, callable or `None`, *optional*, defaults to `"bisenet"`):
+                facexlib's BiSeNet, a file of its weights, a folder or Hub name of a transformers segmentation model
+                with CelebAMask-HQ labels, an object that works like `FaceParser`, or `None` to go without.
+            providers (`list[str]`, *optional*):
+                ONNX Runtime providers; CUDA where it is installed, else CPU.
+            detection_threshold (`float`, *optional*, defaults to 0.3):
+                Lowest detection score that counts as a face.
+            detection_size (`tuple[int, int]`, *optional*):
+                Width and height that a photo is scaled to for detection; InsightFace's default if not given.
+        """
+        self.face_analyser = load_face_analyser(face_analyser, providers, detection_threshold, detection_size)
+        self.face_parser = None if face_parser is None else load_face_parser(face_parser, self._execution_device)
+        self._warn_of_other_recognizer()
 
     def save_pretrained(self, save_directory: str | Path, **kwargs):
         r"""

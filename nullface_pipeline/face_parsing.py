@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,29 @@ def anonymization_mask(
     mask = np.clip(cv2.GaussianBlur(change.astype(np.float32), (0, 0), sigma), 0.0, 1.0)
     mask[kept] = 0.0
     return mask
+
+
+def face_part_masks(parser: FaceParser, faces: Sequence[np.ndarray], keep: Sequence[str]) -> np.ndarray:
+    """M of Eq. 4 for aligned faces, by a face parser.
+
+    Args:
+        parser: an object that works like `FaceParser`.
+        faces (`Sequence[np.ndarray]`): B of (H, W, 3) uint8 RGB.
+
+    Returns:
+        `np.ndarray`: (B, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: if nothing is left to change in one of them.
+    """
+    masks = [anonymization_mask(parser(face), parser.labels, keep) for face in faces]
+    for number, mask in enumerate(masks):
+        if mask.max() < 0.5:
+            raise ValueError(
+                f"The face parser finds nothing to change in image {number}. Use an aligned face, keep fewer regions, "
+                "or pass `mask_image`."
+            )
+    return np.stack(masks)
 
 
 def _dilate(mask: np.ndarray, pixels: float) -> np.ndarray:

@@ -1,9 +1,13 @@
-"""What diffusers' image processor lets pass and this pipeline must not: pictures that would be misread silently."""
+"""Images and masks of every form that diffusers takes, checked and brought to tensors."""
 
 import numpy as np
 import PIL.Image
 import torch
-from diffusers.image_processor import PipelineImageInput, is_valid_image_imagelist
+from diffusers.image_processor import PipelineImageInput, VaeImageProcessor, is_valid_image_imagelist
+
+
+IMAGE_PROCESSOR = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
+MASK_PROCESSOR = VaeImageProcessor(do_resize=False, do_normalize=False, do_convert_grayscale=True)
 
 
 def count_images(image: PipelineImageInput) -> int:
@@ -44,3 +48,43 @@ def to_uint8(pixels: torch.Tensor) -> list[np.ndarray]:
     """(B, 3, H, W) in [-1, 1] as B arrays of (H, W, 3) uint8 RGB, as the face models take them."""
     scaled = (pixels.float().clamp(-1.0, 1.0) * 127.5 + 127.5).round().to(torch.uint8)
     return list(scaled.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def image_to_tensor(image: PipelineImageInput, multiple: int) -> torch.Tensor:
+    """Bring images of any accepted form to (B, 3, H, W) float32 in [-1, 1].
+
+    Args:
+        multiple (`int`): of which both sides have to be multiples.
+
+    Raises:
+        ValueError: if an image has another number of channels or another size.
+    """
+    pixels = IMAGE_PROCESSOR.preprocess(image).float()
+    height, width = pixels.shape[-2:]
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise ValueError(f"`image` must have three colour channels, got the shape {tuple(pixels.shape)}.")
+    if height % multiple or width % multiple:
+        raise ValueError(
+            f"Image sides must be multiples of {multiple}, got {width} x {height}. Resize or crop the image to "
+            f"{max(1, round(width / multiple)) * multiple} x {max(1, round(height / multiple)) * multiple}, or use "
+            "`pipe.anonymize`, which takes photos of any size."
+        )
+    return pixels
+
+
+def mask_to_tensor(mask_image: PipelineImageInput, shape: tuple[int, int, int, int]) -> torch.Tensor:
+    """Bring one mask, or one for each image, to (B or 1, 1, H, W) float32 in [0, 1].
+
+    Args:
+        shape: (B, 1, H, W), of the images.
+
+    Raises:
+        ValueError: if the mask has another shape.
+    """
+    mask = MASK_PROCESSOR.preprocess(mask_image).float()
+    if tuple(mask.shape) not in (shape, (1, *shape[1:])):
+        raise ValueError(
+            f"`mask_image` must be one grey mask, or one for each image, of the images' size: {shape}, got "
+            f"{tuple(mask.shape)}."
+        )
+    return mask

@@ -14,59 +14,46 @@
 
 """What the NullFace pipelines share: everything but their components, their text and the file of their adapter."""
 
-import math
-import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
-from diffusers.image_processor import PipelineImageInput, VaeImageProcessor
+from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
 from diffusers.utils import BaseOutput, logging
 
 from .ddpm_inversion import (
     DDPMInversion,
+    Denoiser,
+    DenoisingState,
     InversionSettings,
-    denoising_step,
-    extrapolate_clean,
+    denoise,
     first_masked_timestep,
-    guide_noise,
-    predict_clean,
-    sample_trajectory,
-    solve_noise_maps,
-    whole_steps,
+    given_settings,
+    invert,
 )
-from .face_adapter import (
-    FaceAdapterMixin,
-    adapter_scale,
-    check_face_adapter,
-    embedding_size,
-    identity_conditions,
+from .face_adapter import FaceAdapterMixin, adapter_scale, check_face_adapter, embedding_size
+from .face_identity import choose_face, detect_faces, opposite_identity
+from .face_parsing import face_part_masks
+from .image_inputs import IMAGE_PROCESSOR, count_images, image_to_tensor, mask_to_tensor, to_uint8
+from .input_checks import (
+    check_edit_inputs,
+    check_identity_embeds,
+    check_inversion_inputs,
+    check_mask_inputs,
+    check_reused_inversion,
 )
-from .face_identity import DETECTION_THRESHOLD, choose_face, detect_faces, load_face_analyser, opposite_identity
-from .face_parsing import anonymization_mask, load_face_parser
-from .face_regions import check_kept_regions
-from .image_inputs import check_image_values, count_images, to_uint8
 from .photo import anonymize_photo
 from .photo_records import PRESETS, AnonymizedPhoto, PhotoOptions
+from .unet_denoiser import UNetDenoiser, default_inversion_batch_size
 
 
 logger = logging.get_logger(__name__)  # pylint: disable=invalid-name
-
-# Samples in one UNet call of the inversion. On a CPU larger batches gain nothing and cost memory.
-INVERSION_BATCH_SIZE = 16
-INVERSION_BATCH_SIZES = {"cpu": 4}
-MAX_INVERSION_BATCH_SIZE = 64
-
-# What a UNet holds at a time, in values for each latent pixel and each channel of its first block: 37 to 71, as measured
-# on a CPU with Stable Diffusion 1.5's.
-WORKING_VALUES = 71
 
 
 @dataclass
@@ -83,50 +70,13 @@ class NullFacePipelineOutput(BaseOutput):
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
 
 
-def asked_settings(num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale) -> dict[str, Any]:
-    """The settings of an inversion that were asked for, by name; the others are None."""
-    asked = {
-        "num_inference_steps": num_inference_steps,
-        "skip": skip,
-        "timesteps": None if timesteps is None else tuple(timesteps),
-        "solver_order": solver_order,
-        "eta": eta,
-        "ip_adapter_scale": ip_adapter_scale,
-    }
-    return {name: value for name, value in asked.items() if value is not None}
-
-
-def stack_rows(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-    """`count` rows of the first conditions over as many of the second, each of which has one row or `count`."""
-    return {
-        name: torch.cat([rows.expand(count, *rows.shape[1:]) for rows in (first[name], second[name])])
-        for name in first
-    }
-
-
-def inversion_batch_for_memory(free_bytes: int, sample_bytes: int) -> int:
-    """How many samples half of the free memory suffices for; the other half is for what the estimate does not know."""
-    return max(1, min(MAX_INVERSION_BATCH_SIZE, free_bytes // 2 // sample_bytes))
-
-
-def default_inversion_batch_size(unet: Any, device: torch.device, latent_size: Sequence[int]) -> int:
-    """Samples in one UNet call of the inversion: as many as fit on a CUDA device, elsewhere a fixed number."""
-    if device.type != "cuda":
-        return INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)
-    # What PyTorch holds for tensors to come is free as well.
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    free_bytes = torch.cuda.mem_get_info(device)[0] + cached
-    values = WORKING_VALUES * unet.config.block_out_channels[0] * math.prod(latent_size)
-    return inversion_batch_for_memory(free_bytes, values * unet.dtype.itemsize)
-
-
 class NullFaceMixin(FaceAdapterMixin):
     r"""
     The method, for a [`DiffusionPipeline`] with a VAE, a UNet and a scheduler as components.
 
-    A plain mixin: diffusers takes any `DiffusionPipeline` that a custom pipeline's file imports for another pipeline.
-    A class has it before its other bases, calls `_prepare` at the end of its `__init__`, names the published
-    file of its adapter in `face_adapter_name`, and says in `prompt_conditions` what the UNet is told of a text.
+    A plain mixin, because diffusers takes any `DiffusionPipeline` that a custom pipeline's file imports for another
+    pipeline. A class has it before its other bases, calls `_prepare` at the end of its `__init__`, names the published
+    file of its adapter in `face_adapter_name`, and encodes text in `prompt_conditions`.
     """
 
     _callback_tensor_inputs = ["latents", "noise_pred", "identity_embeds"]
@@ -145,8 +95,8 @@ class NullFaceMixin(FaceAdapterMixin):
 
     def _prepare(self):
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
-        self.image_processor = VaeImageProcessor(do_resize=False, do_convert_rgb=True)
-        self.mask_processor = VaeImageProcessor(do_resize=False, do_normalize=False, do_convert_grayscale=True)
+        self.image_processor = IMAGE_PROCESSOR
+        self._own_scheduler = type(self.scheduler)
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any):
@@ -158,7 +108,7 @@ class NullFaceMixin(FaceAdapterMixin):
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""
-        What the UNet is told beside the identity, for [`predict_noise`].
+        The text conditions of the UNet.
 
         Args:
             prompt (`str` or `list[str]`): one text, or N.
@@ -186,144 +136,6 @@ class NullFaceMixin(FaceAdapterMixin):
             return_tensors="pt",
         ).input_ids
 
-    def load_face_models(
-        self,
-        face_analyser: str | Path | Any = "buffalo_l",
-        face_parser: str | Path | Any | None = "bisenet",
-        providers: list[str] | None = None,
-        detection_threshold: float = DETECTION_THRESHOLD,
-        detection_size: tuple[int, int] | None = None,
-    ):
-        r"""
-        Load the models that find, recognize and parse faces.
-
-        Args:
-            face_analyser (`str`, `Path` or `insightface.app.FaceAnalysis`, *optional*, defaults to `"buffalo_l"`):
-                An InsightFace pack by name, a folder of its ONNX files, or a prepared object. The published FaceID
-                adapters were trained on the recognizer of `buffalo_l`.
-            face_parser (`str`, `Path`, callable or `None`, *optional*, defaults to `"bisenet"`):
-                facexlib's BiSeNet, a file of its weights, a folder or Hub name of a transformers segmentation model
-                with CelebAMask-HQ labels, an object that works like `FaceParser`, or `None` to go without.
-            providers (`list[str]`, *optional*):
-                ONNX Runtime providers; CUDA where it is installed, else CPU.
-            detection_threshold (`float`, *optional*, defaults to 0.3):
-                Lowest detection score that counts as a face.
-            detection_size (`tuple[int, int]`, *optional*):
-                Width and height that a photo is scaled to for detection; InsightFace's default if not given.
-        """
-        self.face_analyser = load_face_analyser(face_analyser, providers, detection_threshold, detection_size)
-        self.face_parser = None if face_parser is None else load_face_parser(face_parser, self._execution_device)
-        self._warn_of_other_recognizer()
-
-    def check_inputs(self, image, settings, inversion_batch_size, generator):
-        check_face_adapter(self.unet)
-        prediction_type = self.scheduler.config.get("prediction_type", "epsilon")
-        if prediction_type != "epsilon":
-            raise ValueError(
-                f"The model predicts {prediction_type!r}; this pipeline needs one that predicts the noise ('epsilon')."
-            )
-        self.check_steps(settings.num_inference_steps, settings.skip, settings.timesteps)
-        if not 0.0 < settings.eta <= 1.0:
-            raise ValueError(
-                f"`eta` must be in (0, 1], got {settings.eta}; without noise there are no noise maps to solve for."
-            )
-        if settings.solver_order not in (1, 2):
-            raise ValueError(f"`solver_order` must be 1 or 2, got {settings.solver_order}.")
-        if settings.solver_order == 2 and settings.eta != 1.0:
-            raise ValueError(f"`solver_order`=2 is defined for `eta`=1 only, got {settings.eta}.")
-        if not math.isfinite(settings.ip_adapter_scale):
-            raise ValueError(f"`ip_adapter_scale` must be a finite number, got {settings.ip_adapter_scale}.")
-        if inversion_batch_size is not None and inversion_batch_size < 1:
-            raise ValueError(f"`inversion_batch_size` must be at least 1, got {inversion_batch_size}.")
-        check_image_values(image, "image")
-        self.check_generators(generator, count_images(image))
-
-    def check_steps(self, num_inference_steps, skip, timesteps):
-        last = self.scheduler.config.num_train_timesteps - 1
-        if timesteps is not None:
-            whole = all(isinstance(t, numbers.Integral) and 1 <= t <= last for t in timesteps)
-            if not timesteps or not whole or any(t <= next_t for t, next_t in zip(timesteps, timesteps[1:])):
-                raise ValueError(
-                    f"`timesteps` must be strictly decreasing integers from {last} to 1, got {timesteps}."
-                )
-            return
-        if not isinstance(num_inference_steps, int) or not 1 <= num_inference_steps <= last:
-            raise ValueError(f"`num_inference_steps` must be an integer from 1 to {last}, got {num_inference_steps}.")
-        if not 0.0 <= skip < 1.0:
-            raise ValueError(f"`skip` is a fraction of the steps in [0, 1), got {skip}.")
-        if whole_steps(num_inference_steps, skip) >= num_inference_steps:
-            raise ValueError(
-                f"`skip`={skip} leaves none of {num_inference_steps} steps; lower it or raise `num_inference_steps`."
-            )
-
-    def check_edit_inputs(
-        self,
-        image,
-        identity_embeds,
-        mask_image,
-        keep,
-        guidance_scale,
-        identity_scale,
-        identity_angle,
-        mask_start,
-        inversion,
-        identity_generator,
-        callback_on_step_end_tensor_inputs,
-        prompt,
-    ):
-        for name, value in (("guidance_scale", guidance_scale), ("identity_scale", identity_scale)):
-            if not math.isfinite(value):
-                raise ValueError(f"`{name}` must be a finite number, got {value}.")
-        if not 0.0 <= identity_angle <= 180.0:
-            raise ValueError(f"`identity_angle` must be in [0, 180] degrees, got {identity_angle}.")
-        if not 0.0 <= mask_start <= 1.0:
-            raise ValueError(f"`mask_start` is a fraction of the steps in [0, 1], got {mask_start}.")
-        batch_size = count_images(image)
-        self.check_generators(identity_generator, batch_size)
-        if not isinstance(prompt, (str, list)) or not all(isinstance(text, str) for text in prompt):
-            raise ValueError(f"`prompt` must be a string or a list of strings, got {type(prompt)}.")
-        if isinstance(prompt, list) and len(prompt) != batch_size:
-            raise ValueError(f"{len(prompt)} prompts were given for {batch_size} image(s).")
-        if identity_embeds is None and self.face_analyser is None:
-            raise RuntimeError(
-                "No face models are loaded. Call `pipe.load_face_models()` first, or pass `identity_embeds`."
-            )
-        if identity_embeds is not None:
-            shape = (batch_size, embedding_size(self.unet))
-            if tuple(identity_embeds.shape) != shape:
-                raise ValueError(f"`identity_embeds` must have the shape {shape}, got {tuple(identity_embeds.shape)}.")
-            if not torch.isfinite(identity_embeds).all() or not identity_embeds.any(dim=-1).all():
-                raise ValueError("`identity_embeds` must be finite and not zero; away from nobody, nothing changes.")
-        if mask_image is not None:
-            check_image_values(mask_image, "mask_image")
-        elif keep is not None:
-            check_kept_regions(keep)
-            if self.face_parser is None:
-                raise RuntimeError(
-                    "`keep` needs a face parser. Call `pipe.load_face_models()` first, or pass `mask_image`."
-                )
-        if inversion is not None and inversion.latents.shape[0] != batch_size:
-            raise ValueError(f"`inversion` is of {inversion.latents.shape[0]} image(s), `image` of {batch_size}.")
-        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` has to be in {self._callback_tensor_inputs}, but found "
-                f"{sorted(unknown)}."
-            )
-
-    def check_generators(self, generator, batch_size):
-        if isinstance(generator, list) and len(generator) != batch_size:
-            raise ValueError(f"{len(generator)} generators were given for {batch_size} image(s).")
-
-    def check_inversion_settings(self, inversion, asked):
-        # An inversion brings its own settings along; one that was asked for besides must not be ignored silently.
-        for name, value in asked.items():
-            if value != getattr(inversion, name):
-                raise ValueError(
-                    f"`{name}` is {value}, but `inversion` was made with {getattr(inversion, name)}. Leave it out, or "
-                    "invert again."
-                )
-
     def embed_faces(self, image: PipelineImageInput, face_index: int | None = None) -> torch.Tensor:
         r"""
         Recognize the face in each image.
@@ -350,53 +162,29 @@ class NullFaceMixin(FaceAdapterMixin):
 
     def prepare_image(self, image: PipelineImageInput) -> torch.Tensor:
         r"""Bring images of any accepted form to (B, 3, H, W) float32 in [-1, 1]; raises ValueError on a wrong size."""
-        pixels = self.image_processor.preprocess(image).float()
-        multiple = max(8, self.vae_scale_factor)
-        height, width = pixels.shape[-2:]
-        if pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(f"`image` must have three colour channels, got the shape {tuple(pixels.shape)}.")
-        if height % multiple or width % multiple:
-            raise ValueError(
-                f"Image sides must be multiples of {multiple}, got {width} x {height}. Resize or crop the image to "
-                f"{max(1, round(width / multiple)) * multiple} x {max(1, round(height / multiple)) * multiple}, or use "
-                "`pipe.anonymize`, which takes photos of any size."
-            )
-        return pixels
+        return image_to_tensor(image, max(8, self.vae_scale_factor))
 
     def prepare_mask(
         self, mask_image: PipelineImageInput | None, keep: Sequence[str] | None, pixels: torch.Tensor
     ) -> torch.Tensor | None:
         r"""
-        The mask of what is to change, on the latent grid: (B, 1, h, w) float32 in [0, 1], or `None` for everything.
+        The mask of what changes, on the latent grid: (B, 1, h, w) float32 in [0, 1], or `None` for everything.
 
         Args:
             mask_image: One mask, or one for each image; white is anonymized. Takes precedence over `keep`.
-            keep: Names of regions to leave as they are; the face around them is anonymized.
+            keep: Names of regions to keep; the face around them is anonymized.
             pixels: (B, 3, H, W) in [-1, 1].
         """
         if mask_image is not None:
-            mask = self.mask_processor.preprocess(mask_image).float()
-            shape = (pixels.shape[0], 1, *pixels.shape[-2:])
-            if tuple(mask.shape) not in (shape, (1, *shape[1:])):
-                raise ValueError(
-                    f"`mask_image` must be one grey mask, or one for each image, of the images' size: {shape}, got "
-                    f"{tuple(mask.shape)}."
-                )
+            mask = mask_to_tensor(mask_image, (pixels.shape[0], 1, pixels.shape[-2], pixels.shape[-1]))
         elif keep is not None:
-            masks = [
-                anonymization_mask(self.face_parser(face), self.face_parser.labels, keep) for face in to_uint8(pixels)
-            ]
-            for number, face_mask in enumerate(masks):
-                if face_mask.max() < 0.5:
-                    raise ValueError(
-                        f"The face parser finds nothing to change in image {number}. Use an aligned face, keep fewer "
-                        "regions, or pass `mask_image`."
-                    )
-            mask = torch.from_numpy(np.stack(masks))[:, None]
+            mask = torch.from_numpy(face_part_masks(self.face_parser, to_uint8(pixels), keep))[:, None]
         else:
             return None
-        size = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
-        return F.interpolate(mask, size=size, mode="area").to(self._execution_device)
+        return F.interpolate(mask, size=self._latent_size(pixels), mode="area").to(self._execution_device)
+
+    def _latent_size(self, pixels: torch.Tensor) -> tuple[int, int]:
+        return pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         r"""x_0: the mode of the VAE's posterior, scaled; (B, C, h, w) float32."""
@@ -406,40 +194,6 @@ class NullFaceMixin(FaceAdapterMixin):
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
         r"""Pixels (B, 3, H, W) float32, nominally in [-1, 1]."""
         return self.vae.decode((latents / self.vae.config.scaling_factor).to(self.vae.dtype)).sample.float()
-
-    def predict_noise(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        identity_embeds: torch.Tensor,
-        prompt_embeds: torch.Tensor,
-        **added_conditions: torch.Tensor,
-    ) -> torch.Tensor:
-        r"""
-        One call of the UNet.
-
-        Args:
-            latents (`torch.Tensor`): (N, C, h, w).
-            timesteps (`torch.Tensor`): one timestep, or (N,).
-            identity_embeds (`torch.Tensor`): (N, D), one identity a sample; zeros for none.
-            prompt_embeds (`torch.Tensor`): (1, tokens, channels), or (N, tokens, channels).
-            added_conditions (`torch.Tensor`): the rest of [`prompt_conditions`], (1, channels) or (N, channels) each.
-
-        Returns:
-            `torch.Tensor`: (N, C, h, w) float32.
-        """
-        if identity_embeds.shape[0] != latents.shape[0]:
-            raise ValueError(f"{identity_embeds.shape[0]} identities were given for {latents.shape[0]} samples.")
-        count = latents.shape[0]
-        added_cond_kwargs = {name: rows.expand(count, -1) for name, rows in added_conditions.items()}
-        noise_pred = self.unet(
-            latents.to(self.unet.dtype),
-            timesteps,
-            encoder_hidden_states=prompt_embeds.expand(count, -1, -1),
-            added_cond_kwargs={**added_cond_kwargs, **identity_conditions(self.unet, identity_embeds)},
-            return_dict=False,
-        )[0]
-        return noise_pred.float()
 
     @torch.no_grad()
     def invert(
@@ -453,123 +207,98 @@ class NullFaceMixin(FaceAdapterMixin):
         ip_adapter_scale: float | None = None,
         inversion_batch_size: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        strength: float | None = None,
     ) -> DDPMInversion:
         r"""
-        Find the noise that makes the sampler reproduce the images, once for many edits of them (section 3.2).
+        Invert images once for many edits of them (section 3.2).
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
                 One or more images of one size, as for [`__call__`].
-            num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale, inversion_batch_size, generator:
-                As for [`__call__`].
+            num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale, inversion_batch_size, generator,
+                strength: As for [`__call__`].
 
         Returns:
             [`DDPMInversion`]: a frozen record to pass to [`__call__`] as `inversion`, any number of times.
         """
-        asked = asked_settings(num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale)
-        settings = InversionSettings.from_arguments(asked)
-        self.check_inputs(image, settings, inversion_batch_size, generator)
+        settings = InversionSettings.from_arguments(
+            given_settings(
+                timesteps,
+                strength,
+                num_inference_steps=num_inference_steps,
+                skip=skip,
+                solver_order=solver_order,
+                eta=eta,
+                ip_adapter_scale=ip_adapter_scale,
+            )
+        )
+        self._check_model()
+        check_inversion_inputs(image, settings, self.scheduler.config, inversion_batch_size, generator)
         pixels = self.prepare_image(image)
-        conditions = self.prompt_conditions("", *pixels.shape[-2:])
-        inversion = self._invert_pixels(pixels, conditions, settings, inversion_batch_size, generator)
+        denoiser = UNetDenoiser(self.unet, self.prompt_conditions("", *pixels.shape[-2:]))
+        inversion = self._invert(denoiser, pixels, settings, inversion_batch_size, generator)
         self.maybe_free_model_hooks()
         return inversion
 
-    def _invert_pixels(
+    def _check_model(self) -> None:
+        check_face_adapter(self.unet)
+        if type(self.scheduler) is not self._own_scheduler:
+            logger.warning(
+                f"The sampler of {type(self.scheduler).__name__} is not used: the method has its own. Only the noise "
+                "schedule of a scheduler counts."
+            )
+            self._own_scheduler = type(self.scheduler)
+
+    def _invert(
         self,
+        denoiser: Denoiser,
         pixels: torch.Tensor,
-        conditions: dict[str, torch.Tensor],
         settings: InversionSettings,
         inversion_batch_size: int | None,
         generator: torch.Generator | list[torch.Generator] | None,
     ) -> DDPMInversion:
         device = self._execution_device
-        schedule = settings.kept_steps(self.scheduler.config).to(device)
-        trajectory = sample_trajectory(self.encode_image(pixels), schedule, generator)
-
-        # No prediction depends on another, so steps and images make up one long batch.
-        samples = trajectory[:-1].flatten(0, 1)  # (S, B, C, h, w) -> (S * B, C, h, w)
-        timesteps = schedule.timesteps.repeat_interleave(pixels.shape[0])
-        identity_embeds = torch.zeros(len(samples), embedding_size(self.unet), device=device)
-        batch_size = inversion_batch_size or default_inversion_batch_size(self.unet, device, samples.shape[-2:])
-        batches = list(zip(samples.split(batch_size), timesteps.split(batch_size), identity_embeds.split(batch_size)))
-        predictions = []
+        latents = self.encode_image(pixels)
+        batch_size = inversion_batch_size or default_inversion_batch_size(self.unet, device, latents.shape[-2:])
         with adapter_scale(self.unet, settings.ip_adapter_scale):
-            for latents, t, nobody in self.progress_bar(batches):
-                predictions.append(self.predict_noise(latents, t, nobody, **conditions))
-        noise_preds = torch.cat(predictions).unflatten(0, (len(schedule), -1))  # (S, B, C, h, w)
+            return invert(
+                denoiser,
+                latents,
+                settings.kept_steps(self.scheduler.config).to(device),
+                settings,
+                torch.zeros(1, embedding_size(self.unet), device=device),
+                batch_size,
+                generator,
+                self.progress_bar,
+            )
 
-        return DDPMInversion(
-            latents=trajectory[0],
-            noise_maps=solve_noise_maps(trajectory, noise_preds, schedule, settings.eta, settings.solver_order),
-            noise_pred=noise_preds[0],
-            schedule=schedule,
-            **vars(settings),
-        )
-
-    def denoise(
+    def _denoise(
         self,
+        denoiser: Denoiser,
         inversion: DDPMInversion,
         identity_embeds: torch.Tensor,
-        conditions: dict[str, torch.Tensor],
-        prompted: dict[str, torch.Tensor],
         mask: torch.Tensor | None,
         mask_start: float,
-        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None,
-        callback_on_step_end_tensor_inputs: list[str],
+        callback: Callable[..., dict[str, Any]] | None,
+        tensor_inputs: list[str],
     ) -> torch.Tensor:
-        r"""
-        Walk from the inversion's latents to clean ones, towards the identities (Eq. 1, 3 and 4).
-
-        Args:
-            identity_embeds (`torch.Tensor`): (B, D) float32, as the adapter is to see them.
-            conditions, prompted (`dict[str, torch.Tensor]`): [`prompt_conditions`] of the empty prompt, for the
-                prediction without an identity, and of the prompts, for that with it.
-            mask (`torch.Tensor` or `None`): (B, 1, h, w) in [0, 1], what is to change.
-            mask_start (`float`): fraction of T from which on it is applied.
-
-        Returns:
-            `torch.Tensor`: (B, C, h, w) float32.
-        """
-        schedule, latents, former_clean = inversion.schedule, inversion.latents, None
+        settings = inversion.settings
         first_masked = first_masked_timestep(
-            mask_start, inversion.num_inference_steps, self.scheduler.config.num_train_timesteps
+            mask_start, settings.num_inference_steps, self.scheduler.config.num_train_timesteps
         )
-        masks = [mask if t <= first_masked else None for t in schedule.timesteps.tolist()]
-        extrapolation = schedule.extrapolation()
-        text_of_pair = conditions if prompted is conditions else stack_rows(conditions, prompted, len(latents))
-        self._num_timesteps = len(schedule)
-        with adapter_scale(self.unet, inversion.ip_adapter_scale), self.progress_bar(total=len(schedule)) as progress:
-            for i, t in enumerate(schedule.timesteps):
-                if self.interrupt:
-                    continue
+        self._num_timesteps = len(inversion.schedule)
+        with adapter_scale(self.unet, settings.ip_adapter_scale), self.progress_bar(total=self._num_timesteps) as bar:
 
-                if i == 0:
-                    noise_pred_uncond = inversion.noise_pred
-                    noise_pred_identity = self.predict_noise(latents, t, identity_embeds, **prompted)
-                else:
-                    pair = torch.cat([torch.zeros_like(identity_embeds), identity_embeds])
-                    noise_preds = self.predict_noise(torch.cat([latents] * 2), t, pair, **text_of_pair)
-                    noise_pred_uncond, noise_pred_identity = noise_preds.chunk(2)
-                # The property, because a callback may have changed it.
-                noise_pred = guide_noise(noise_pred_uncond, noise_pred_identity, self.guidance_scale, masks[i])
-                alphas = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
-                clean = target = predict_clean(latents, noise_pred, alphas[0])
-                if inversion.solver_order == 2 and former_clean is not None:
-                    target = extrapolate_clean(clean, former_clean, extrapolation[i])
-                latents = denoising_step(target, noise_pred, inversion.noise_maps[i], *alphas, inversion.eta)
-                former_clean = clean
+            def on_step(state: DenoisingState) -> DenoisingState:
+                bar.update()
+                if callback is None:
+                    return state
+                outputs = callback(self, state.step, state.timestep, {k: getattr(state, k) for k in tensor_inputs})
+                changed = {k: outputs[k] for k in ("latents", "identity_embeds") if k in outputs}
+                # The callback may have changed the properties of the pipeline.
+                return replace(state, guidance_scale=self.guidance_scale, interrupt=self.interrupt, **changed)
 
-                if callback_on_step_end is not None:
-                    tensors = {"latents": latents, "noise_pred": noise_pred, "identity_embeds": identity_embeds}
-                    callback_kwargs = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
-                    callback_outputs = callback_on_step_end(self, i, t, callback_kwargs)
-
-                    latents = callback_outputs.pop("latents", latents)
-                    identity_embeds = callback_outputs.pop("identity_embeds", identity_embeds)
-
-                progress.update()
-        return latents
+            return denoise(denoiser, inversion, identity_embeds, self.guidance_scale, mask, first_masked, on_step)
 
     @property
     def presets(self) -> Mapping[str, Mapping[str, Any]]:
@@ -579,11 +308,6 @@ class NullFaceMixin(FaceAdapterMixin):
     @property
     def guidance_scale(self):
         return self._guidance_scale
-
-    @property
-    def do_classifier_free_guidance(self):
-        r"""Whether the person's opposite is heard at all. Both predictions are made in any case (Eq. 3)."""
-        return self._guidance_scale != 0.0
 
     @property
     def num_timesteps(self):
@@ -620,6 +344,7 @@ class NullFaceMixin(FaceAdapterMixin):
         timesteps: Sequence[int] | None = None,
         solver_order: int | None = None,
         prompt: str | list[str] = "",
+        strength: float | None = None,
     ):
         r"""
         Anonymize aligned faces. For whole photos, see [`anonymize`].
@@ -688,8 +413,12 @@ class NullFaceMixin(FaceAdapterMixin):
                 1, the default, is DDPM. 2 is SDE-DPM-Solver++ 2M, which makes use of the step before; it takes an `eta`
                 of 1.
             prompt (`str` or `list[str]`, *optional*, defaults to `""`):
-                What the new face is to be like, `"an old man with a beard"`; one text, or one for each image. Only the
-                prediction under the identity is told it, so that it acts with `guidance_scale`.
+                Description of the new face, `"an old man with a beard"`; one text, or one for each image. It conditions
+                the identity prediction only, so that it acts with `guidance_scale`.
+            strength (`float`, *optional*):
+                1 - `skip`, as diffusers' image-to-image pipelines call it.
+
+        Examples:
 
         Returns:
             [`NullFacePipelineOutput`] or `tuple`:
@@ -700,56 +429,62 @@ class NullFaceMixin(FaceAdapterMixin):
             RuntimeError: if the FaceID adapter, or a face model that is needed, is not loaded.
         """
         # 1. Check inputs
+        given = given_settings(
+            timesteps,
+            strength,
+            num_inference_steps=num_inference_steps,
+            skip=skip,
+            solver_order=solver_order,
+            eta=eta,
+            ip_adapter_scale=ip_adapter_scale,
+        )
+        settings = InversionSettings.from_arguments(given) if inversion is None else inversion.settings
+        batch_size = count_images(image)
+        self._check_model()
+        check_inversion_inputs(image, settings, self.scheduler.config, inversion_batch_size, generator)
+        check_edit_inputs(
+            batch_size, guidance_scale, identity_scale, identity_angle, mask_start, identity_generator, prompt
+        )
+        check_mask_inputs(mask_image, keep, has_parser=self.face_parser is not None)
         if identity_embeds is not None:
             identity_embeds = torch.as_tensor(identity_embeds)
-        asked = asked_settings(num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale)
-        settings = InversionSettings.from_arguments(asked) if inversion is None else inversion
-        self.check_inputs(image, settings, inversion_batch_size, generator)
-        self.check_edit_inputs(
-            image,
-            identity_embeds,
-            mask_image,
-            keep,
-            guidance_scale,
-            identity_scale,
-            identity_angle,
-            mask_start,
-            inversion,
-            identity_generator,
-            callback_on_step_end_tensor_inputs,
-            prompt,
-        )
-        if inversion is not None:
-            self.check_inversion_settings(inversion, asked)
+            check_identity_embeds(identity_embeds, (batch_size, embedding_size(self.unet)))
+        elif self.face_analyser is None:
+            raise RuntimeError(
+                "No face models are loaded. Call `pipe.load_face_models()` first, or pass `identity_embeds`."
+            )
+        unknown = sorted(set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs))
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` has to be in {self._callback_tensor_inputs}, but found {unknown}."
+            )
         self._guidance_scale = guidance_scale
         self._interrupt = False
-        device = self._execution_device
 
         # 2. Prepare image, identity and mask
         pixels = self.prepare_image(image)
+        if inversion is not None:
+            check_reused_inversion(inversion, given, batch_size, self._latent_size(pixels))
         if identity_embeds is None:
             identity_embeds = self.embed_faces(image, face_index)
         mask = self.prepare_mask(mask_image, keep, pixels)
-        size = (pixels.shape[-2] // self.vae_scale_factor, pixels.shape[-1] // self.vae_scale_factor)
-        if inversion is not None and inversion.latents.shape[-2:] != size:
-            raise ValueError("`inversion` was made from images of another size.")
 
         # 3. Invert
         conditions = self.prompt_conditions("", *pixels.shape[-2:])
-        prompted = self.prompt_conditions(prompt, *pixels.shape[-2:]) if any(prompt) else conditions
         if inversion is None:
-            inversion = self._invert_pixels(pixels, conditions, settings, inversion_batch_size, generator)
-        inversion = inversion.to(device)
+            denoiser = UNetDenoiser(self.unet, conditions)
+            inversion = self._invert(denoiser, pixels, settings, inversion_batch_size, generator)
+        inversion = inversion.to(self._execution_device)
 
         # 4. Denoise under the opposite identity
+        prompt_conditions = self.prompt_conditions(prompt, *pixels.shape[-2:]) if any(prompt) else None
         identity_embeds = opposite_identity(
-            identity_embeds.to(device), identity_scale, identity_angle, identity_generator or generator
+            identity_embeds.to(self._execution_device), identity_scale, identity_angle, identity_generator or generator
         )
-        latents = self.denoise(
+        latents = self._denoise(
+            UNetDenoiser(self.unet, conditions, prompt_conditions, batch_size),
             inversion,
             identity_embeds,
-            conditions,
-            prompted,
             mask,
             mask_start,
             callback_on_step_end,

@@ -38,9 +38,11 @@ from .face_regions import REGIONS  # noqa: F401
 from .face_search import search_faces  # noqa: F401
 from .face_strangers import People  # noqa: F401
 from .image_inputs import to_uint8  # noqa: F401
+from .input_checks import check_inversion_inputs  # noqa: F401
 from .photo import anonymize_photo  # noqa: F401
 from .photo_records import AnonymizedPhoto  # noqa: F401
 from .pipeline_mixin import NullFaceMixin
+from .unet_denoiser import UNetDenoiser  # noqa: F401
 
 
 FACEID_SDXL_WEIGHTS = "ip-adapter-faceid_sdxl.bin"

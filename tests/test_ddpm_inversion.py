@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
@@ -8,11 +10,13 @@ from nullface_pipeline.ddpm_inversion import (
     DDPMInversion,
     InversionSettings,
     NoiseSchedule,
+    denoise,
     denoising_step,
     extrapolate_clean,
     few_step_timesteps,
     first_masked_timestep,
     guide_noise,
+    invert,
     posterior_mean,
     posterior_std,
     predict_clean,
@@ -28,16 +32,28 @@ def make_schedule(steps: int = 20, skip: float = 0.5) -> NoiseSchedule:
     return NoiseSchedule.from_scheduler_config(make_scheduler().config, steps).skip(whole_steps(steps, skip))
 
 
-def walk(schedule, start, noise_preds, noise_maps, eta=1.0, solver_order=1):
-    """All points that the sampler comes to, with given predictions."""
-    latents, former, points = start, None, []
-    for i, (noise_pred, noise_map) in enumerate(zip(noise_preds, noise_maps)):
-        alphas = schedule.alphas_cumprod[i], schedule.alphas_cumprod_prev[i]
-        clean = target = predict_clean(latents, noise_pred, alphas[0])
-        if solver_order == 2 and former is not None:
-            target = extrapolate_clean(clean, former, schedule.extrapolation()[i])
-        latents, former = denoising_step(target, noise_pred, noise_map, *alphas, eta), clean
-        points.append(latents)
+def inversion_of(schedule, start, noise_maps, eta=1.0, solver_order=1) -> DDPMInversion:
+    settings = InversionSettings(eta=eta, solver_order=solver_order)
+    return DDPMInversion(
+        latents=start, noise_maps=noise_maps, noise_pred=torch.zeros_like(start), schedule=schedule, settings=settings
+    )
+
+
+def sampled(schedule, start, noise_preds, noise_maps, eta=1.0, solver_order=1):
+    """All points that `denoise` comes to, with given identity-conditioned predictions and a guidance of 1."""
+    conditional, points = iter(noise_preds), []
+
+    def denoiser(latents, timesteps, identity_embeds):
+        noise_pred = next(conditional)
+        return torch.cat([torch.zeros_like(noise_pred), noise_pred])[-len(latents) :]
+
+    def on_step(state):
+        points.append(state.latents)
+        return state
+
+    inversion = inversion_of(schedule, start, noise_maps, eta, solver_order)
+    latents = denoise(denoiser, inversion, torch.ones(len(start), 1), 1.0, on_step=on_step)
+    assert torch.equal(latents, points[-1])
     return points
 
 
@@ -86,7 +102,7 @@ def test_noise_maps_reproduce_the_trajectory(eta):
     noise_preds = torch.randn(trajectory[:-1].shape, generator=torch.Generator().manual_seed(9))
     noise_maps = solve_noise_maps(trajectory, noise_preds, schedule, eta)
     assert not noise_maps[-1].any(), "the last noise map is set to zero"
-    points = walk(schedule, trajectory[0], noise_preds, noise_maps, eta)
+    points = sampled(schedule, trajectory[0], noise_preds, noise_maps, eta)
     for point, expected in list(zip(points, trajectory[1:]))[:-1]:
         torch.testing.assert_close(point, expected, atol=2e-4, rtol=1e-4)
 
@@ -169,11 +185,11 @@ def test_the_second_order_is_the_schedulers(timesteps):
     count = len(timesteps)
     noise_preds, noise_maps = torch.randn(2, count, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1)).unbind()
     latents = start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2))
-    points = walk(schedule, start, noise_preds, noise_maps, solver_order=2)
+    points = sampled(schedule, start, noise_preds, noise_maps, solver_order=2)
     for i, t in enumerate(scheduler.timesteps):
         latents = scheduler.step(noise_preds[i], t, latents, variance_noise=noise_maps[i]).prev_sample
         assert (points[i] - latents).norm() / latents.norm() < 5e-6
-    assert not torch.allclose(points[1], walk(schedule, start, noise_preds, noise_maps)[1], atol=1e-2)
+    assert not torch.allclose(points[1], sampled(schedule, start, noise_preds, noise_maps)[1], atol=1e-2)
 
 
 @pytest.mark.parametrize("timesteps", [FAST_TIMESTEPS, (291, 194, 98, 1), PREVIEW_TIMESTEPS])
@@ -184,7 +200,7 @@ def test_nothing_is_lost_but_the_last_noise_map(timesteps, solver_order):
     trajectory = sample_trajectory(clean, schedule, torch.Generator().manual_seed(1))
     noise_preds = torch.randn(trajectory[:-1].shape, generator=torch.Generator().manual_seed(2))
     noise_maps = solve_noise_maps(trajectory, noise_preds, schedule, 1.0, solver_order)
-    without = walk(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)
+    without = sampled(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)
 
     # The last map, from the trajectory and not from where the sampler came to.
     alphas = schedule.alphas_cumprod[-1], schedule.alphas_cumprod_prev[-1]
@@ -192,7 +208,7 @@ def test_nothing_is_lost_but_the_last_noise_map(timesteps, solver_order):
     if solver_order == 2:
         target = extrapolate_clean(target, former, schedule.extrapolation()[-1])
     noise_maps[-1] = (clean - posterior_mean(target, noise_preds[-1], *alphas, 1.0)) / posterior_std(*alphas, 1.0)
-    whole = walk(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)
+    whole = sampled(schedule, trajectory[0], noise_preds, noise_maps, solver_order=solver_order)
     for point, expected in zip(whole, trajectory[1:]):
         assert (point - expected).square().mean().sqrt() < 2e-6
     assert (without[-1] - clean).square().mean().sqrt() > 1e-2
@@ -216,7 +232,7 @@ def test_settings_by_name():
     chosen = InversionSettings.from_arguments({"timesteps": (5, 1)})
     assert (chosen.num_inference_steps, chosen.skip) == (None, None)
     for name in ("num_inference_steps", "skip"):
-        with pytest.raises(ValueError, match=f"leave out `{name}`"):
+        with pytest.raises(ValueError, match=name):
             InversionSettings.from_arguments({"timesteps": (5, 1), name: 0.5})
 
 
@@ -226,7 +242,9 @@ def small_inversion():
     latents = torch.randn(2, 4, 6, 6, generator=generator)
     noise_maps = 3.0 * torch.randn(3, 2, 4, 6, 6, generator=generator)
     noise_maps[-1] = 0.0
-    return DDPMInversion(latents=latents, noise_maps=noise_maps, noise_pred=latents, schedule=schedule)
+    return DDPMInversion(
+        latents=latents, noise_maps=noise_maps, noise_pred=latents, schedule=schedule, settings=InversionSettings()
+    )
 
 
 def test_an_inversion_of_some_of_its_images():
@@ -254,3 +272,34 @@ def test_fresh_noise_takes_the_place_of_what_holds_the_photo():
     assert abs(float(torch.corrcoef(torch.stack([new.flatten(), old.flatten()]))[0, 1])) < 0.15
     assert torch.equal(noise_maps, again)
     assert torch.equal(noise_maps[:, 0], other[:, 0]) and not torch.equal(noise_maps[:, 1], other[:, 1])
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_inversion_predicts_every_step_of_every_image_once(batch_size):
+    latents, schedule, calls = torch.randn(2, 4, 6, 6), make_schedule(), []
+
+    def denoiser(noisy, timesteps, identity_embeds):
+        assert not identity_embeds.any()
+        calls.append(len(noisy))
+        return 0.1 * noisy + timesteps.view(-1, 1, 1, 1) / 1000
+
+    inversion = invert(denoiser, latents, schedule, InversionSettings(), torch.zeros(1, 8), batch_size, generators(2))
+    assert sum(calls) == 2 * len(schedule) and max(calls) <= batch_size
+    trajectory = sample_trajectory(latents, schedule, generators(2))
+    noise_preds = 0.1 * trajectory[:-1] + schedule.timesteps.view(-1, 1, 1, 1, 1) / 1000
+    assert torch.equal(inversion.latents, trajectory[0]) and torch.equal(inversion.noise_pred, noise_preds[0])
+    torch.testing.assert_close(inversion.noise_maps, solve_noise_maps(trajectory, noise_preds, schedule, 1.0))
+
+
+def test_a_step_can_change_the_next_one_and_stop():
+    inversion, scales = small_inversion(), []
+
+    def denoiser(latents, timesteps, identity_embeds):
+        return identity_embeds.view(-1, 1, 1, 1).expand_as(latents)
+
+    def on_step(state):
+        scales.append(state.guidance_scale)
+        return replace(state, latents=0.0 * state.latents, guidance_scale=2.0, interrupt=state.step == 1)
+
+    assert not denoise(denoiser, inversion, torch.ones(2, 1), 1.0, on_step=on_step).any()
+    assert scales == [1.0, 2.0], "the third step is not taken"

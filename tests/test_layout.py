@@ -6,31 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from nullface_pipeline.publish import single_file
 from nullface_pipeline.publish.hub import PACKAGE
 
 
-CORE = frozenset(
-    {
-        "colour_profile",
-        "ddpm_inversion",
-        "face_adapter",
-        "face_covers",
-        "face_crops",
-        "face_edit",
-        "face_identity",
-        "face_masks",
-        "face_parsing",
-        "face_regions",
-        "face_search",
-        "face_strangers",
-        "image_inputs",
-        "pipeline_mixin",
-        "photo",
-        "photo_records",
-        "pipeline",
-        "pipeline_sdxl",
-    }
-)
+CORE = frozenset(single_file.CORE) | set(single_file.PIPELINES)
 MODELS = frozenset({"fetch_weights", "model_sets", "tiny_model", "weights"})
 LAYERS = {**dict.fromkeys(CORE, 0), **dict.fromkeys(MODELS, 1), "cli": 3, "__main__": 3}
 JOBS = 2

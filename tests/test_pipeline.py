@@ -319,7 +319,7 @@ def test_an_inversion_serves_many_edits(shared_pipe):
     ).images
     assert torch.equal(direct, results[0])
     with pytest.raises(AttributeError):
-        inversion.skip = 0.1
+        inversion.settings.skip = 0.1
 
 
 def test_an_inversion_of_another_size_is_refused(shared_pipe):
@@ -360,9 +360,9 @@ def test_an_inversions_settings_cannot_be_contradicted(shared_pipe, name):
 
 def test_an_inversion_records_its_timesteps(shared_pipe):
     inversion = shared_pipe.invert(make_images(1), timesteps=[291, 98, 1], solver_order=2, generator=generators(1))
-    assert (inversion.timesteps, inversion.solver_order) == ((291, 98, 1), 2)
+    assert (inversion.settings.timesteps, inversion.settings.solver_order) == ((291, 98, 1), 2)
     assert inversion.schedule.timesteps.tolist() == [291, 98, 1]
-    assert (inversion.num_inference_steps, inversion.skip) == (None, None)
+    assert (inversion.settings.num_inference_steps, inversion.settings.skip) == (None, None)
     call = {"image": make_images(1), "identity_embeds": make_embeds(1), "output_type": "latent"}
     edited = shared_pipe(inversion=inversion, timesteps=[291, 98, 1], **call).images
     direct = shared_pipe(timesteps=[291, 98, 1], solver_order=2, generator=generators(1), **call).images
@@ -589,7 +589,7 @@ BAD_CALLS = {
     "embedding width": ({"identity_embeds": torch.randn(1, 256)}, ValueError, r"\(1, 512\)"),
     "embedding rank": ({"identity_embeds": torch.randn(512)}, ValueError, r"\(1, 512\)"),
     "embedding count": ({"identity_embeds": torch.randn(2, 512)}, ValueError, r"\(1, 512\)"),
-    "embedding of nobody": ({"identity_embeds": torch.zeros(1, 512)}, ValueError, "away from nobody"),
+    "embedding of nobody": ({"identity_embeds": torch.zeros(1, 512)}, ValueError, "identity_embeds"),
     "embedding not finite": ({"identity_embeds": torch.full((1, 512), torch.nan)}, ValueError, "finite"),
     "identity generators": ({"identity_generator": generators(2)}, ValueError, "2 generators"),
     "mask channels": ({"mask_image": torch.ones(1, 4, 32, 32)}, ValueError, "grey mask"),

@@ -10,6 +10,7 @@ from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXL
 from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
 from nullface_pipeline.face_adapter import FACE_LORA_NAME, active_loras, check_face_adapter
 from nullface_pipeline.model_sets import pipeline_class
+from nullface_pipeline.unet_denoiser import UNetDenoiser
 
 from .sequential_reference import SequentialNullFaceXL
 from .test_contract import assert_same_weights, models, ready, relative_difference, run
@@ -202,13 +203,15 @@ def test_full_size_unet_takes_the_published_adapter():
     check_face_adapter(pipe.unet)
     layers = [module for module in unet.modules() if FACE_LORA_NAME in getattr(module, "lora_A", {})]
     assert len(layers) == 4 * 140, "to_q, to_k, to_v and to_out of 140 attention layers"
-    latents = pipe.predict_noise(
+    conditions = {
+        "prompt_embeds": torch.empty(1, 77, 2048, device="meta"),
+        "text_embeds": torch.empty(1, 1280, device="meta"),
+        "time_ids": torch.empty(1, 6, device="meta"),
+    }
+    latents = UNetDenoiser(unet, conditions)(
         torch.empty(2, 4, 128, 128, device="meta"),
         torch.empty(2, dtype=torch.int64, device="meta"),
         torch.empty(2, 512, device="meta"),
-        torch.empty(1, 77, 2048, device="meta"),
-        text_embeds=torch.empty(1, 1280, device="meta"),
-        time_ids=torch.empty(1, 6, device="meta"),
     )
     assert latents.shape == (2, 4, 128, 128)
 

@@ -33,7 +33,7 @@ from nullface_pipeline.face_identity import DetectedFace, FaceLocation, embed_fa
 from nullface_pipeline.face_masks import MASK_MARGIN, mask_picture
 from nullface_pipeline.face_parsing import anonymization_mask, region_mask
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
-from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_SETTINGS
+from nullface_pipeline.tiny_model import TINY_FOLDER
 from training.expression import HeadPose, compare
 from training.judge import Judge
 from training.latent_cache import has_real_colour
@@ -151,7 +151,7 @@ def hidden_photos(pipe: Any, subjects: list[Subject], keep: Sequence[str]) -> li
             make_target(pipe, subject.photo, face, [face], tuple(keep), None, seed)
             for seed, (subject, face) in enumerate(zip(batch, faces), start=start)
         ]
-        results = run_towards_strangers(pipe, targets, TINY_SETTINGS)
+        results = run_towards_strangers(pipe, targets, pipe.presets["standard"])
         photos += [replace(t, result=result).paste(s.photo) for s, t, result in zip(batch, targets, results)]
     return photos
 
@@ -220,7 +220,7 @@ def make_table(pipe: Any, portraits: list[Portrait], examine: Examiner) -> list[
     for name, keep in ways:
         add(f"{name}, by default", hidden_photos(pipe, subjects, keep))
     anonymize = Anonymizer(pipe, subjects)
-    for title, settings in (("straight away", TINY_SETTINGS), ("paper's settings", PAPER_SETTINGS)):
+    for title, settings in (("straight away", pipe.presets["standard"]), ("paper's settings", PAPER_SETTINGS)):
         for name, keep in ways:
             add(f"{name}, {title}", finish(pipe, subjects, anonymize(keep=keep, **settings), keep))
     return rows
@@ -260,7 +260,10 @@ def make_mask_table(pipe: Any, portraits: list[Portrait], examine: Examiner) -> 
     subjects = load_subjects(pipe, portraits)
     anonymize = Anonymizer(pipe, subjects)
     rows = []
-    for name, settings in (("paper's settings", PAPER_SETTINGS), ("nullface-tiny's settings", TINY_SETTINGS)):
+    for name, settings in (
+        ("paper's settings", PAPER_SETTINGS),
+        ("nullface-tiny's settings", pipe.presets["standard"]),
+    ):
         for start in (settings["skip"], 0.8):
             photos = finish(pipe, subjects, anonymize(keep=(), **settings, mask_start=start), ())
             row = {"name": name, "mask_start": start, "count": len(subjects), **examine(subjects, photos)}

@@ -17,9 +17,9 @@ CORE = (
     "ddpm_inversion",
     "face_crops",
     "face_identity",
-    "face_adapter",
     "face_regions",
     "face_parsing",
+    "face_adapter",
     "photo_records",
     "face_covers",
     "face_search",
@@ -27,7 +27,9 @@ CORE = (
     "face_strangers",
     "face_edit",
     "image_inputs",
+    "input_checks",
     "photo",
+    "unet_denoiser",
     "pipeline_mixin",
 )
 PIPELINES = ("pipeline", "pipeline_sdxl")

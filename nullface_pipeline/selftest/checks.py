@@ -36,6 +36,7 @@ from nullface_pipeline.selftest.people import (
     group_photos,
     mirrored,
 )
+from nullface_pipeline.unet_denoiser import UNetDenoiser
 
 
 PSNR = 26.0  # dB, of the autoencoder
@@ -150,9 +151,9 @@ def noise_error(pipe: Any, people: list[Person], identities: torch.Tensor) -> fl
         latents = pipe.encode_image(pixels).expand(len(TIMESTEPS), -1, -1, -1).cpu()
         noise = torch.randn(latents.shape, generator=generator)
         noised = scheduler.add_noise(latents, noise, timesteps).to(pipe.unet.device)
-        conditions = pipe.prompt_conditions("", *pixels.shape[-2:])
+        denoiser = UNetDenoiser(pipe.unet, pipe.prompt_conditions("", *pixels.shape[-2:]))
         rows = identity.to(noised.device).expand(len(TIMESTEPS), -1)
-        predicted = pipe.predict_noise(noised, timesteps.to(noised.device), rows, **conditions)
+        predicted = denoiser(noised, timesteps.to(noised.device), rows)
         errors.append(float((predicted.cpu() - noise).square().mean()))
     return float(np.mean(errors))
 
