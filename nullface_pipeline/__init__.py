@@ -14,6 +14,9 @@ _EXPORTS = {
     "StableDiffusionXLNullFacePipeline": "pipeline_sdxl",
     "NullFacePipelineOutput": "pipeline_mixin",
     "DDPMInversion": "ddpm_inversion",
+    "load_nullface_tiny": "tiny_model",
+    "load_model_set": "model_sets",
+    "find_people": "albums",
     "AnonymizedPhoto": "photo_records",
     "FaceRecord": "photo_records",
     "PhotoOptions": "photo_records",
@@ -26,7 +29,9 @@ _EXPORTS = {
 __all__ = ["__version__", *_EXPORTS]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
+    from .albums import find_people
     from .ddpm_inversion import DDPMInversion
+    from .model_sets import load_model_set
     from .photo_records import (
         AnonymizedPhoto,
         FaceNotHiddenError,
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     from .pipeline import StableDiffusionNullFacePipeline
     from .pipeline_mixin import NullFacePipelineOutput
     from .pipeline_sdxl import StableDiffusionXLNullFacePipeline
+    from .tiny_model import load_nullface_tiny
 
 
 def __getattr__(name: str) -> Any:

@@ -4,10 +4,11 @@ Nothing here needs torch, or NumPy at once, so that what is wrong is answered be
 """
 
 import hashlib
+import inspect
 import math
 import numbers
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType
@@ -218,6 +219,8 @@ class PhotoOptions:
             raise TypeError(f"`options` must be PhotoOptions, got {type(options).__name__}; name each option.")
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(arguments) - set(known))
+        if "strength" in unknown:
+            raise TypeError("`anonymize` does not take `strength`. Pass `skip`, which is 1 - `strength`.")
         if unknown:
             raise TypeError(f"`anonymize` does not take {', '.join(unknown)}; its options are {', '.join(known)}.")
         return replace(options or cls(), **arguments)
@@ -234,6 +237,18 @@ class PhotoOptions:
             if name in given:
                 settings.pop(other, None)
         return settings | given
+
+
+def with_named_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: name the fields of `PhotoOptions` in the signature of a function that takes them as `**arguments`."""
+    signature = inspect.signature(function)
+    named = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    named += [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(PhotoOptions)
+    ]
+    function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
+    return function
 
 
 def check_number(name: str, value: Any) -> Any:

@@ -12,6 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
+from functools import wraps
 from typing import Any
 
 import torch
@@ -72,7 +73,6 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-@replace_example_docstring(EXAMPLE_DOC_STRING)
 class StableDiffusionNullFacePipeline(
     NullFaceMixin, DiffusionPipeline, StableDiffusionMixin, StableDiffusionLoraLoaderMixin, IPAdapterMixin
 ):
@@ -105,8 +105,6 @@ class StableDiffusionNullFacePipeline(
             Any of Stable Diffusion's schedulers: its noise schedule is used, its sampler is not.
         presets (`dict[str, dict]`, *optional*):
             Numbers of each preset of [`anonymize`] for these weights; Stable Diffusion's own by default.
-
-    Examples:
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -125,6 +123,11 @@ class StableDiffusionNullFacePipeline(
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
         self.register_to_config(presets=presets)
         self._prepare()
+
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    @wraps(NullFaceMixin.__call__)
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs)
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""See [`NullFaceMixin.prompt_conditions`]: `prompt_embeds` and nothing else, whatever the size."""

@@ -49,7 +49,7 @@ from .input_checks import (
     check_reused_inversion,
 )
 from .photo import anonymize_photo
-from .photo_records import PRESETS, AnonymizedPhoto, PhotoOptions
+from .photo_records import PRESETS, AnonymizedPhoto, PhotoOptions, with_named_options
 from .unet_denoiser import UNetDenoiser, default_inversion_batch_size
 
 
@@ -505,6 +505,7 @@ class NullFaceMixin(FaceAdapterMixin):
 
         return NullFacePipelineOutput(images=images)
 
+    @with_named_options
     def anonymize(
         self,
         photo: PIL.Image.Image | str | os.PathLike[str],
@@ -515,18 +516,19 @@ class NullFaceMixin(FaceAdapterMixin):
         Anonymize every face that is found in a photo of any size, and check that it worked.
 
         Each face is aligned, anonymized at the resolution of the model and pasted back through the inverse transform
-        with a soft edge. Then it is detected and embedded again; while it still resembles the person it is tried again
-        with stronger settings, and in the end covered. What the detector finds only at a second look,
-        at the finished picture, is covered too.
+        with a soft edge. Then it is detected and embedded again. While it still matches the person it is retried with
+        stronger settings, and in the end covered. A face that the detector finds only in the finished picture is
+        covered too.
 
         Args:
             photo (`PIL.Image.Image`, `str` or `os.PathLike`):
-                The photo, or the path of its file. Its EXIF orientation is applied; of its metadata only the colour profile is carried over.
+                The photo, or the path of its file. Its EXIF orientation is applied. Of its metadata only the colour
+                profile is carried over.
             options ([`PhotoOptions`], *optional*):
-                What is asked, checked already.
+                Options that were checked before.
             arguments:
-                Any of the attributes of [`PhotoOptions`] by name: `keep=("eyes", "mouth")`, `seed=0`. They take
-                precedence over `options`.
+                Attributes of [`PhotoOptions`] by name: `keep=("eyes", "mouth")`, `seed=0`. They take precedence over
+                `options`.
 
         Returns:
             [`AnonymizedPhoto`]: the photo as a new image of the same size, and a record of each face.

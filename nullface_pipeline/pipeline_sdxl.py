@@ -14,6 +14,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -75,7 +76,6 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-@replace_example_docstring(EXAMPLE_DOC_STRING)
 class StableDiffusionXLNullFacePipeline(
     NullFaceMixin, DiffusionPipeline, StableDiffusionMixin, StableDiffusionXLLoraLoaderMixin, IPAdapterMixin
 ):
@@ -117,8 +117,6 @@ class StableDiffusionXLNullFacePipeline(
             the empty prompt, guidance would amplify what the two differ in.
         presets (`dict[str, dict]`, *optional*):
             Numbers of each preset of [`anonymize`] for these weights; Stable Diffusion's own by default.
-
-    Examples:
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -148,6 +146,11 @@ class StableDiffusionXLNullFacePipeline(
         )
         self.register_to_config(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt, presets=presets)
         self._prepare()
+
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    @wraps(NullFaceMixin.__call__)
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs)
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""

@@ -1,5 +1,7 @@
 """The pipeline against the method: equal to a plain sequential computation, at little more than half of its work."""
 
+import dataclasses
+import inspect
 import itertools
 import logging
 
@@ -7,9 +9,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
 from nullface_pipeline.face_regions import REGIONS
+from nullface_pipeline.photo_records import PhotoOptions
 
 from .sequential_reference import SequentialNullFace
 from .tiny_parts import (
@@ -648,3 +652,36 @@ def test_adapter_not_loaded():
 def test_photo_without_face_models(shared_pipe):
     with pytest.raises(RuntimeError, match="load_face_models"):
         shared_pipe.anonymize(PIL.Image.new("RGB", (64, 64)))
+
+
+def test_names_types_and_defaults_for_completion(shared_pipe):
+    call = inspect.signature(shared_pipe.__call__).parameters
+    assert call["guidance_scale"].default == 10.0
+    assert "pipe.anonymize" in shared_pipe.__call__.__doc__ and "Examples:" in shared_pipe.__call__.__doc__
+    anonymize = inspect.signature(shared_pipe.anonymize).parameters
+    assert list(anonymize) == ["photo", "options", *(field.name for field in dataclasses.fields(PhotoOptions))]
+    assert anonymize["preset"].default == "standard" and anonymize["seed"].annotation == int | None
+
+
+def test_strength_is_the_share_of_steps_that_is_taken(shared_pipe):
+    call = {"image": make_images(1), "identity_embeds": make_embeds(1), "num_inference_steps": 10}
+    call["output_type"] = "latent"
+    by_strength = shared_pipe(strength=0.5, generator=generators(1), **call).images
+    assert torch.equal(by_strength, shared_pipe(skip=0.5, generator=generators(1), **call).images)
+    with pytest.raises(ValueError, match="strength"):
+        shared_pipe(strength=0.5, skip=0.5, **call)
+    with pytest.raises(TypeError, match="skip"):
+        PhotoOptions.from_arguments({"strength": 0.5})
+
+
+def test_another_sampler_is_reported_once(caplog):
+    pipe = make_pipeline()
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    logger = logging.getLogger("nullface_pipeline.pipeline_mixin")
+    logger.addHandler(caplog.handler)
+    try:
+        for _ in range(2):
+            pipe.invert(make_images(1), num_inference_steps=5)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.text.count("DDIMScheduler") == 1
