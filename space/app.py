@@ -3,21 +3,30 @@
 Runs from the repository (`make space`) and as a Hugging Face Space.
 """
 
+import asyncio
 import atexit
+import contextlib
 import os
-import shutil
 import signal
 import sys
 import tempfile
-import threading
-import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import limits
+from limits import FORGET_AFTER, PIPELINE
 
 
 # Before Gradio is imported, which reads them. Uploads go to a folder of this process alone.
-UPLOADS = tempfile.mkdtemp(prefix="nullface-space-")
-os.environ["GRADIO_TEMP_DIR"] = UPLOADS
+_exit_stack = contextlib.ExitStack()
+PROCESS_FOLDER = _exit_stack.enter_context(limits.process_folder())
+atexit.register(_exit_stack.close)
+UPLOADS = PROCESS_FOLDER / "uploads"
+UPLOADS.mkdir()
+os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS)
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-atexit.register(shutil.rmtree, UPLOADS, ignore_errors=True)
 
 try:
     # On ZeroGPU, where it has to come before torch.
@@ -25,21 +34,26 @@ try:
 except ImportError:
     spaces = None
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
-
+import diffusers
 import gradio as gr
 import PIL.Image
 import torch
-from open_clip import MAX_SECONDS, OpenClip, anonymize_clip, open_clip
+import transformers
+from open_clip import MAX_SECONDS, OpenClip, anonymize_clip, open_clip, show_clip
 from open_photo import MAX_PIXELS, OpenPhoto, draw_changes, open_photo, open_upload
-from page_parts import brush_value, keep_brush, painted_mask, picture, show_result
+from page_parts import (
+    brush_value,
+    file_name,
+    keep_brush,
+    painted_mask,
+    picture,
+    result_file,
+    show_result,
+)
 from skimage import data
-from uploads import ClipUpload, PhotoUpload
+from starlette.middleware import Middleware
+from uploads import CLIP_SUFFIXES, ClipUpload, PhotoUpload
 
-from nullface_pipeline.cli.console import quiet_libraries
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_regions import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set
@@ -56,14 +70,12 @@ from nullface_pipeline.photo_records import (
 from nullface_pipeline.weights import missing_weights
 
 
-MAX_FILE_SIZE = "30mb"
-
-# A page left open forgets its photo after this many seconds without use.
-FORGET_AFTER = 15 * 60
-
 KNOBS = ("skip", "guidance_scale", "identity_scale", "mask_start")
 
-NOTHING_OPEN = f"No photo is open. Choose one; it is forgotten {FORGET_AFTER // 60} minutes after its last use."
+NOTHING_OPEN = (
+    f"No photo is open. Choose one; it is forgotten {FORGET_AFTER // 60} minutes after its last use, or earlier when "
+    "many people use this page."
+)
 
 FOLDER = Path(__file__).parent
 
@@ -90,7 +102,9 @@ class Model:
 
 def load_model() -> Model:
     """Stable Diffusion 1.5 where its weights are at hand or a GPU could use them, else nullface-tiny."""
-    quiet_libraries()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
     if torch.cuda.is_available() or not missing_weights("sd15"):
         try:
             return Model("sd15", load_model_set("sd15"), "Model: **Stable Diffusion 1.5**, 512 px.")
@@ -277,8 +291,8 @@ def run_clip(opened: OpenClip | None, preset: str, progress: gr.Progress = gr.Pr
         progress((done, total), desc=step, unit="frames")
 
     try:
-        options = PhotoOptions(**MODEL.settings(preset))
-        return "Done. The result is below.", anonymize_clip(MODEL.pipe, opened, options, tell)
+        result = anonymize_clip(MODEL.pipe, opened, PhotoOptions(**MODEL.settings(preset)), PROCESS_FOLDER, tell)
+        return "Done. The result is below.", show_clip(opened, result)
     except PhotoRefusedError as error:
         gr.Warning(str(error), title="No result")
         return f"**{error}**", ""
@@ -292,33 +306,71 @@ if spaces is not None:
     run_clip = spaces.GPU(run_clip, duration=120)
 
 
-def forget_visitor(request: gr.Request) -> None:
-    """Drop everything that is remembered of a visitor who closed the page; Gradio alone would keep it for an hour."""
-    forget(request.session_hash)
+def anonymize_upload(photo: str | None, strength: str, keep: list[str], cover: str) -> str:
+    """Anonymize every face of a photo. Returns the anonymized photo in the same file format."""
+    with api_errors():
+        opened = open_upload(Path(photo or ""), MODEL.pipe.face_analyser)
+        check_kept_regions(keep)
+        knobs = tuple(set_knobs(strength))
+        anonymized = anonymize(opened, face_names(opened), keep, None, strength, cover, knobs)
+        return write_result(file_name(opened), result_file(opened, anonymized))
 
 
-def forget_idle_visitors() -> None:
-    """Drop what is remembered of visitors whose page is still open, but was not used for a while."""
-    before = datetime.now() - timedelta(seconds=FORGET_AFTER)
-    for visitor, last_used in list(page.state_holder.time_last_used.items()):
-        if last_used < before:
-            forget(visitor)
+def anonymize_video_upload(video: str | None, strength: str) -> str:
+    """Anonymize every face of a video of at most 30 seconds. Returns the anonymized video without sound."""
+    with api_errors():
+        opened = open_clip(Path(video or ""))
+        result = anonymize_clip(MODEL.pipe, opened, PhotoOptions(**MODEL.settings(strength)), PROCESS_FOLDER)
+        return write_result(result.name, result.data)
 
 
-def forget(visitor: str | None) -> None:
-    # All of the session, because Gradio remembers what the page shows as well as the state.
-    page.state_holder.session_data.pop(visitor, None)
-    page.state_holder.time_last_used.pop(visitor, None)
+if spaces is not None:
+    anonymize_video_upload = spaces.GPU(anonymize_video_upload, duration=120)
 
 
-def forget_regularly() -> None:
+@contextlib.contextmanager
+def api_errors() -> Iterator[None]:
+    """Send a refusal to the client as its message, and any other error without details."""
+    try:
+        yield
+    except (PhotoFileError, PhotoRefusedError, ValueError) as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise gr.Error("The file could not be processed, so there is no result.", print_exception=False) from error
+
+
+def write_result(name: str, content: bytes) -> str:
+    """Path of a file for the client of the API to fetch. It is deleted a minute later, with the uploads."""
+    path = Path(tempfile.mkdtemp(dir=UPLOADS)) / name
+    path.write_bytes(content)
+    return str(path)
+
+
+async def forget_visitor(request: gr.Request) -> None:
+    """Drop everything that is remembered of a visitor who closed the page."""
+    await limits.forget(page, request.session_hash)
+
+
+@contextlib.asynccontextmanager
+async def housekeeping(_: Any) -> AsyncIterator[None]:
+    """Keep sessions and files within their limits while the server runs."""
+    task = asyncio.create_task(tidy_regularly())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def tidy_regularly() -> None:
     while True:
-        time.sleep(10)
-        forget_idle_visitors()
+        await limits.forget_idle(page)
+        await limits.forget_over_budget(page)
+        limits.delete_old_files(UPLOADS)
+        await asyncio.sleep(1)
 
 
-# Uploads that no event ever reads, of a page closed half-way, go after a minute.
-with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60)) as page:
+with gr.Blocks(title="NullFace", analytics_enabled=False) as page:
     gr.Markdown(
         "# NullFace\n\nEvery face you tick is replaced by another person's. The rest of the photo stays as it is.\n\n"
         + MODEL.notice
@@ -369,7 +421,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
     result = gr.HTML(elem_id="result", js_on_load=None)
     with gr.Accordion(f"A clip of at most {MAX_SECONDS} seconds instead", open=False):
         clip_state = gr.State()
-        clip = ClipUpload(label="Your clip", file_types=[".mp4", ".m4v", ".mov", ".webm"], height=140)
+        clip = ClipUpload(label="Your clip", file_types=sorted(CLIP_SUFFIXES), height=140)
         clip_preset = gr.Radio(
             ["fast", *(name for name in PRESETS if name not in ("fast", "preview"))],
             value="fast",
@@ -383,10 +435,10 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
         "## Your privacy\n\n"
         "* The uploaded file is deleted as soon as it has been read. Results are never stored in a file that stays.\n"
         f"* While this page is open the photo is held in memory: until you close the page, or {FORGET_AFTER // 60} "
-        "minutes after you last used it; so much longer, too, if you close it while the photo is computed. No statistics "
-        "are collected.\n"
-        f"* Limits: {MAX_FILE_SIZE.upper()} and {MAX_PIXELS // 1_000_000} megapixels a photo; one photo is computed "
-        "at a time, the others wait.\n"
+        "minutes after you last used it. When many people use the page, the photos used longest ago are forgotten "
+        "earlier. No statistics are collected.\n"
+        f"* Limits: {limits.MAX_FILE_BYTES // 10**6} MB a file and {MAX_PIXELS // 1_000_000} megapixels a photo. One "
+        "photo or clip is computed at a time, the others wait.\n"
         "* A program can miss a face, and people are also known by clothes, place and company. Look at what you publish."
     )
 
@@ -410,6 +462,8 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
         [*drawn, preset, cover, *knobs],
         [status, result],
         show_progress_on=status,
+        concurrency_id=PIPELINE,
+        concurrency_limit=1,
         api_visibility="private",
     )
     clip.upload(show_clip_upload, clip, [clip_state, clip_status], api_visibility="private")
@@ -418,19 +472,41 @@ with gr.Blocks(title="NullFace", analytics_enabled=False, delete_cache=(30, 60))
         [clip_state, clip_preset],
         [clip_status, clip_result],
         show_progress_on=clip_status,
+        concurrency_id=PIPELINE,
+        concurrency_limit=1,
         api_visibility="private",
+    )
+    # The named endpoints of the API are events of two buttons that nobody sees.
+    gr.Button(visible=False).click(
+        anonymize_upload,
+        [upload, preset, keep, cover],
+        gr.File(visible=False),
+        api_name="anonymize",
+        concurrency_id=PIPELINE,
+        concurrency_limit=1,
+    )
+    gr.Button(visible=False).click(
+        anonymize_video_upload,
+        [clip, clip_preset],
+        gr.File(visible=False),
+        api_name="anonymize_video",
+        concurrency_id=PIPELINE,
+        concurrency_limit=1,
     )
     page.unload(forget_visitor)
 
 
 def launch(**options: Any) -> tuple[Any, str, str]:
     """Start the server with this page's limits; `options` are those of Gradio's `launch`."""
-    page.queue(max_size=20)
-    launched = page.launch(
+    # Without `api_open=False`, a direct request would run the pipeline beside the queue.
+    page.queue(max_size=20, api_open=False)
+    limits.limit_queue(page)
+    return page.launch(
         css_paths=FOLDER / "style.css",
         js=(FOLDER / "page.js").read_text(encoding="utf-8"),
         theme=THEME,
-        max_file_size=MAX_FILE_SIZE,
+        max_file_size=limits.MAX_FILE_BYTES,
+        app_kwargs={"lifespan": housekeeping, "middleware": [Middleware(limits.BodyLimit)]},
         state_session_capacity=100,
         # Gradio would keep photos and results in the browser.
         run_history=False,
@@ -441,8 +517,6 @@ def launch(**options: Any) -> tuple[Any, str, str]:
         prevent_thread_lock=True,
         **options,
     )
-    threading.Thread(target=forget_regularly, daemon=True).start()
-    return launched
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""A visitor's short video: read from its upload into memory, anonymized in a folder that goes at once, and shown."""
+"""A visitor's short video: read from its upload into memory, anonymized from there, and shown."""
 
 import contextlib
 import html
+import os
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from page_parts import data_url
+from uploads import check_clip, delete_upload
 
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.video import (
@@ -22,6 +24,7 @@ from nullface_pipeline.video import (
     read_info,
 )
 from nullface_pipeline.video.reader import open_input
+from nullface_pipeline.video.run import Tell, tell_nobody
 
 
 MAX_SECONDS = 30
@@ -44,24 +47,64 @@ class OpenClip:
     name: str
     data: bytes
 
+    @property
+    def nbytes(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """An anonymized video.
+
+    Attributes:
+        name (`str`): of the file to download.
+        data (`bytes`): the file.
+        report (`VideoReport`): what was done.
+    """
+
+    name: str
+    data: bytes
+    report: VideoReport
+
 
 def open_clip(path: Path) -> OpenClip:
     """Read an uploaded file, and delete it whatever happens.
 
     Raises:
-        VideoError: if it is no video, or too long or too large.
+        VideoError: if it is not a video of a supported type, or too long or too large.
     """
     try:
-        info = read_info(path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise VideoError("The upload is gone. Choose the file again.") from error
+    finally:
+        delete_upload(path)
+    check_clip(path.name, data)
+    with file_in_memory(data) as source:
+        info = read_info(source)
         if info.width * info.height > MAX_CLIP_PIXELS:
             raise VideoError(f"It has {info.width} × {info.height} pixels: make it full HD or smaller first.")
-        if seconds(path) > MAX_SECONDS:
+        if seconds(source) > MAX_SECONDS:
             raise VideoError(f"It is longer than {MAX_SECONDS} seconds: cut it first.")
-        return OpenClip(path.name, path.read_bytes())
-    finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-            path.parent.rmdir()
+    return OpenClip(path.name, data)
+
+
+@contextlib.contextmanager
+def file_in_memory(data: bytes) -> Iterator[Path]:
+    """Path by which this process can read some bytes as a file.
+
+    On Linux they stay in memory, and are gone however the process ends. Elsewhere they are a temporary file meanwhile.
+    """
+    if not hasattr(os, "memfd_create"):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "clip"
+            path.write_bytes(data)
+            yield path
+        return
+    with os.fdopen(os.memfd_create("clip"), "wb") as file:
+        file.write(data)
+        file.flush()
+        yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
 def seconds(path: Path) -> float:
@@ -72,33 +115,37 @@ def seconds(path: Path) -> float:
 
 
 def anonymize_clip(
-    pipe: Any, clip: OpenClip, options: PhotoOptions, tell: Callable[[str, int, int | None], None]
-) -> str:
-    """HTML of the clip before and after, with a download.
+    pipe: Any, clip: OpenClip, options: PhotoOptions, folder: Path, tell: Tell = tell_nobody
+) -> ClipResult:
+    """Anonymize every face of a clip.
+
+    Args:
+        folder (`Path`): for finished pieces of the result; nothing of the original is written.
 
     Raises:
         PhotoRefusedError: if nothing can be shown.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / f"clip{Path(clip.name).suffix}"
-        source.write_bytes(clip.data)
-        output = Path(folder) / f"result{output_suffix(source)}"
-        work = Work(Path(folder) / "work", made_from="", seed=secrets.randbits(62))
+    suffix = output_suffix(Path(clip.name))
+    with tempfile.TemporaryDirectory(dir=folder) as name, file_in_memory(clip.data) as source:
+        output = Path(name) / f"result{suffix}"
+        work = Work(Path(name) / "work", made_from="", seed=secrets.randbits(62))
         linked = link_video(pipe.face_analyser, source, work, tell)
         report = anonymize_video(pipe, linked, output, options, work, tell=tell)
-        return show_clip(clip, output.suffix, output.read_bytes(), report)
+        return ClipResult(f"{Path(clip.name).stem}-anonymized{suffix}", output.read_bytes(), report)
 
 
-def show_clip(clip: OpenClip, suffix: str, result: bytes, report: VideoReport) -> str:
-    """HTML of a clip and its result, one above the other."""
-    name = html.escape(f"{Path(clip.name).stem}-anonymized{suffix}", quote=True)
-    before = data_url(clip.data, MIME_TYPES.get(Path(clip.name).suffix.lower(), "video/mp4"))
-    after = data_url(result, MIME_TYPES[suffix])
+def show_clip(clip: OpenClip, result: ClipResult) -> str:
+    """HTML of a clip and its result, side by side where the page is wide enough."""
+    before = data_url(clip.data, MIME_TYPES[Path(clip.name).suffix.lower()])
+    after = data_url(result.data, MIME_TYPES[Path(result.name).suffix])
     return (
-        f'<h2>Result</h2><video class="clip" controls loop muted src="{after}" aria-label="Anonymized clip"></video>'
-        f'<h3>Before</h3><video class="clip" controls loop muted src="{before}" aria-label="Your clip, before"></video>'
-        f"<p>{describe_clip(report)}</p>"
-        f'<a class="download" download="{name}" href="{after}">Download the clip</a>'
+        '<h2>Result</h2><div class="clips">'
+        f'<figure><video class="clip" controls loop muted src="{before}" aria-label="Your clip, before"></video>'
+        "<figcaption>Original</figcaption></figure>"
+        f'<figure><video class="clip" controls loop muted src="{after}" aria-label="Anonymized clip"></video>'
+        "<figcaption>Result</figcaption></figure></div>"
+        f"<p>{describe_clip(result.report)}</p>"
+        f'<a class="download" download="{html.escape(result.name, quote=True)}" href="{after}">Download the clip</a>'
         "<p>Without sound and metadata, marked as edited by AI. The judge is a program: look at all of it before you "
         "publish it.</p>"
     )

@@ -1,6 +1,5 @@
 """A visitor's photo while it is worked on: read from its upload, searched for faces, and drawn with what will change."""
 
-import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
+from uploads import check_photo_name, delete_upload
 
 from nullface_pipeline.face_crops import edge_feather
 from nullface_pipeline.face_edit import make_target
@@ -42,6 +42,13 @@ class OpenPhoto:
     faces: list[DetectedFace]
     view: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the pixels."""
+        image = self.file.image
+        channels = 3 if self.file.alpha is None else 4
+        return channels * image.width * image.height + self.view.nbytes
+
 
 def open_upload(path: Path, analyser: Any) -> OpenPhoto:
     """Read an uploaded file, and delete it whatever happens.
@@ -51,12 +58,10 @@ def open_upload(path: Path, analyser: Any) -> OpenPhoto:
         NoFaceFoundError: if it shows no face.
     """
     try:
+        check_photo_name(path)
         return open_photo(read_photo(path, MAX_PIXELS), analyser)
     finally:
-        with contextlib.suppress(OSError):
-            path.unlink()
-            # Gradio gives each upload a folder of its own.
-            path.parent.rmdir()
+        delete_upload(path)
 
 
 def open_photo(file: PhotoFile, analyser: Any) -> OpenPhoto:

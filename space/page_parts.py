@@ -88,11 +88,11 @@ def picture(image: PIL.Image.Image, description: str) -> str:
 
 
 def before_after(before: PIL.Image.Image, after: PIL.Image.Image) -> str:
-    """HTML of two pictures of one size, the second on top of the first, and a slider that uncovers the first."""
+    """HTML of two pictures of one size: side by side on a wide page, else one over the other with a slider."""
     return (
         '<div class="compare" style="--at: 0%"><div class="pair">'
-        + picture(after, "Anonymized photo")
-        + picture(before, "Your photo, before")
+        + f'<figure class="after">{picture(after, "Anonymized photo")}<figcaption>Result</figcaption></figure>'
+        + f'<figure class="before">{picture(before, "Your photo, before")}<figcaption>Original</figcaption></figure>'
         + '</div><label>Show before <input type="range" min="0" max="100" value="0" '
         "oninput=\"this.closest('.compare').style.setProperty('--at', this.value + '%')\"></label></div>"
     )
@@ -135,8 +135,7 @@ def show_result(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> 
         PhotoFileError: if the result cannot be written in the photo's format.
     """
     sentences = "".join(f"<li>{html.escape(text)}</li>" for text in describe_faces(photo, result, threshold))
-    stem = "photo" if photo.file.path is None else photo.file.path.stem
-    name = html.escape(f"{stem}-anonymized.{SUFFIXES[photo.file.format]}", quote=True)
+    name = html.escape(file_name(photo), quote=True)
     link = data_url(result_file(photo, result), MIME_TYPES[photo.file.format])
     return (
         "<h2>Result</h2>"
@@ -145,6 +144,12 @@ def show_result(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> 
         + "<p>Full size, without metadata, marked as edited by AI where the format allows. The judge is a program: "
         "look at the photo before you publish it.</p>"
     )
+
+
+def file_name(photo: OpenPhoto) -> str:
+    """Name of the result's file."""
+    stem = "photo" if photo.file.path is None else photo.file.path.stem
+    return f"{stem}-anonymized.{SUFFIXES[photo.file.format]}"
 
 
 def result_file(photo: OpenPhoto, result: AnonymizedPhoto) -> bytes:

@@ -1,9 +1,15 @@
 """The page of the Space, function by function. What a browser makes of it is in test_space_browser.py."""
 
+import asyncio
 import base64
+import contextlib
 import io
+import json
+import os
 import re
+import socket
 import sys
+import threading
 import time
 import tomllib
 import urllib.error
@@ -290,7 +296,7 @@ def test_server_keeps_to_its_limits(app, address):
     )
     with pytest.raises(urllib.error.HTTPError, match="413"):
         urllib.request.urlopen(request)
-    assert not [path for path in Path(app.UPLOADS).rglob("*") if path.is_file()]
+    assert not files_in(app.UPLOADS)
 
 
 def test_closed_page_is_forgotten(app, address):
@@ -299,18 +305,211 @@ def test_closed_page_is_forgotten(app, address):
     with urllib.request.urlopen(f"{address}gradio_api/heartbeat/visitor") as heartbeat:
         heartbeat.read(1)
         assert "visitor" in app.page.state_holder.session_data
-    deadline = time.monotonic() + 20
-    while "visitor" in app.page.state_holder.session_data:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for(lambda: "visitor" not in app.page.state_holder.session_data)
 
 
 def test_idle_page_is_forgotten(app, address):
     for visitor in ("idle", "busy"):
         app.page.state_holder[visitor][app.state._id] = app.EXAMPLE
     app.page.state_holder.time_last_used["idle"] -= timedelta(seconds=app.FORGET_AFTER + 1)
-    app.forget_idle_visitors()
+    asyncio.run(app.limits.forget_idle(app.page))
     assert list(app.page.state_holder.session_data) == ["busy"]
+
+
+def files_in(folder):
+    return [path for path in Path(folder).rglob("*") if path.is_file()]
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+
+
+def join(address, fn_index, data, session):
+    """Status and answer of a request to run a function of the page."""
+    body = json.dumps({"fn_index": fn_index, "data": data, "session_hash": session}).encode()
+    request = urllib.request.Request(f"{address}gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def function_index(app, name):
+    return next(index for index, function in app.page.fns.items() if getattr(function.fn, "__name__", "") == name)
+
+
+@contextlib.contextmanager
+def blocked_pipeline(app, monkeypatch, name="run_clip"):
+    """Jobs of one function wait until the end, and then give this result; yields the function's number."""
+    index, release = function_index(app, name), threading.Event()
+    monkeypatch.setattr(app.page.fns[index], "fn", lambda *_: (release.wait(20), ("Done", "result"))[1])
+    try:
+        yield index, release
+    finally:
+        release.set()
+
+
+def test_jobs_of_one_visitor_are_limited(app, address, monkeypatch):
+    monkeypatch.setattr(app.limits, "MAX_JOBS_PER_SESSION", 2)
+    monkeypatch.setattr(app.limits, "MAX_JOBS_PER_ADDRESS", 3)
+    with blocked_pipeline(app, monkeypatch) as (index, _):
+        answers = [join(address, index, [None, "fast"], session)[0] for session in "aaabcd"]
+    assert answers == [200, 200, 400, 200, 400, 400]
+
+
+def test_photos_and_clips_share_the_pipeline_one_at_a_time(app):
+    functions = list(app.page.fns.values())
+    jobs = [app.page.fns[function_index(app, name)] for name in ("run", "run_clip")]
+    for name in ("anonymize", "anonymize_video"):
+        jobs += [function for function in functions if function.api_name == name]
+    assert len(jobs) == 4
+    assert {(function.concurrency_id, function.concurrency_limit) for function in jobs} == {(app.PIPELINE, 1)}
+
+
+def test_direct_requests_do_not_skip_the_queue(app, address):
+    body = json.dumps({"data": [None, "fast", [], "patch"]}).encode()
+    request = urllib.request.Request(f"{address}gradio_api/run/anonymize", body, {"Content-Type": "application/json"})
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(request)
+
+
+def test_result_that_was_not_collected_goes_with_its_session(app, address, monkeypatch):
+    with blocked_pipeline(app, monkeypatch) as (index, release):
+        assert join(address, index, [None, "fast"], "gone")[0] == 200
+        wait_for(lambda: "gone" in app.page.state_holder.time_last_used)
+        release.set()
+        messages = app.page._queue.pending_messages_per_session["gone"]
+        wait_for(lambda: any(message.msg == "process_completed" for message in messages._queue))
+        wait_for(lambda: not app.limits.pending_events(app.page))
+    assert app.limits.held_bytes(app.page, "gone") >= len("Done") + len("result")
+    app.page.state_holder.time_last_used["gone"] -= timedelta(seconds=app.FORGET_AFTER + 1)
+    wait_for(lambda: messages.empty() and "gone" not in app.page.state_holder.session_data, 5)
+    assert app.limits.held_bytes(app.page, "gone") == 0
+
+
+def test_page_that_is_closed_while_it_is_computed_leaves_nothing(app, address, monkeypatch):
+    with blocked_pipeline(app, monkeypatch) as (index, release):
+        with urllib.request.urlopen(f"{address}gradio_api/heartbeat/left") as heartbeat:
+            heartbeat.read(1)
+            assert join(address, index, [None, "fast"], "left")[0] == 200
+            wait_for(lambda: "left" in app.page.state_holder.session_data)
+        wait_for(lambda: "left" not in app.page.state_holder.session_data)
+        release.set()
+        wait_for(lambda: not app.limits.pending_events(app.page))
+    assert "left" not in app.page.state_holder.session_data
+    assert app.limits.held_bytes(app.page, "left") == 0
+
+
+def test_time_in_the_queue_counts_as_use(app, address, monkeypatch):
+    with blocked_pipeline(app, monkeypatch) as (index, _):
+        join(address, index, [None, "fast"], "waiting")
+        wait_for(lambda: "waiting" in app.page.state_holder.time_last_used)
+        app.page.state_holder.time_last_used["waiting"] -= timedelta(seconds=app.FORGET_AFTER + 1)
+        asyncio.run(app.limits.forget_idle(app.page))
+        assert "waiting" in app.page.state_holder.session_data
+
+
+def test_sessions_over_the_budget_are_forgotten_from_the_oldest(app, monkeypatch):
+    app.page.queue()
+    size = app.EXAMPLE.nbytes
+    assert size == 2 * 512 * 512 * 3
+
+    def held(visitor):
+        return app.limits.held_bytes(app.page, visitor)
+
+    for visitor in ("first", "second", "third"):
+        app.page.state_holder[visitor][app.state._id] = app.EXAMPLE
+    monkeypatch.setattr(app.limits, "MAX_HELD_BYTES", held("second") + held("third"))
+    try:
+        asyncio.run(app.limits.forget_over_budget(app.page))
+        assert held("second") > size and held("third") > size and held("first") == 0
+        assert list(app.page.state_holder.session_data) == ["second", "third"]
+    finally:
+        app.page.state_holder.session_data.clear()
+        app.page.state_holder.time_last_used.clear()
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_url_in_place_of_an_upload_is_refused(app, address, nested):
+    connections = []
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.settimeout(1)
+        file = {"path": f"http://127.0.0.1:{elsewhere.getsockname()[1]}/a.jpg", "meta": {"_type": "gradio.FileData"}}
+        name, data = ("draw_preview", [None, [], [], {"a": [file]}]) if nested else ("show_upload", [file])
+        status, answer = join(address, function_index(app, name), data, "url")
+        with contextlib.suppress(TimeoutError):
+            connections.append(elsewhere.accept()[0])
+    assert status == 400 and "URL" in answer and not connections
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "length", "status"),
+    [
+        ("upload", "multipart/form-data; boundary=x", 32_000_000, 413),
+        ("upload", "multipart/form-data; boundary=x", None, 411),
+        ("queue/join", "application/json", 9_000_000, 413),
+        ("component_server", "multipart/form-data; boundary=x", 9, 415),
+    ],
+)
+def test_requests_are_limited(app, address, path, content_type, length, status):
+    """Also where there are many small files, which Gradio's own limit lets pass."""
+    body = iter([b"--x"]) if length is None else bytes(length)
+    request = urllib.request.Request(f"{address}gradio_api/{path}", body, {"Content-Type": content_type})
+    with pytest.raises(urllib.error.HTTPError, match=str(status)):
+        urllib.request.urlopen(request)
+    assert not files_in(app.UPLOADS)
+
+
+def test_upload_that_breaks_off_is_deleted(app, address, monkeypatch):
+    monkeypatch.setattr(app.limits, "DELETE_AFTER", 1)
+    host, port = address.removeprefix("http://").rstrip("/").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 9999999\r\n"
+            "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
+            'Content-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'.encode()
+            + bytes(300_000)
+        )
+        wait_for(lambda: files_in(app.UPLOADS))
+    wait_for(lambda: not files_in(app.UPLOADS))
+
+
+def test_folders_of_killed_servers_are_deleted(app, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    left = tmp_path / f"{app.limits.FOLDER_PREFIX}left"
+    left.mkdir()
+    (left / "photo.jpg").write_bytes(b"photo")
+    with app.limits.process_folder() as first, app.limits.process_folder() as second:
+        assert not left.exists() and first.exists() and second.exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_api_client_anonymizes_a_photo(app, address, tmp_path):
+    gradio_client = pytest.importorskip("gradio_client")
+    source = tmp_path / "me.png"
+    PIL.Image.fromarray(data.astronaut()).save(source)
+    client = gradio_client.Client(address, verbose=False, download_files=tmp_path)
+    result = client.predict(gradio_client.handle_file(source), keep=["eyes"], api_name="/anonymize")
+    assert Path(result).name == "me-anonymized.png"
+    changed = np.abs(pixels(Path(result).read_bytes()) - data.astronaut()).max(axis=-1)
+    assert changed[90:150, 200:250].mean() > 5 and changed[300:].max() == 0
+    assert not [path for path in files_in(app.UPLOADS) if path.name == "me.png"]
+
+    PIL.Image.new("RGB", (300, 300), "white").save(source)
+    with pytest.raises(gradio_client.exceptions.AppError, match="No face"):
+        client.predict(gradio_client.handle_file(source), api_name="/anonymize")
+
+
+def test_api_client_anonymizes_a_clip(app, address, clip, tmp_path):
+    gradio_client = pytest.importorskip("gradio_client")
+    (tmp_path / "me.mp4").write_bytes(clip)
+    client = gradio_client.Client(address, verbose=False, download_files=tmp_path / "results")
+    result = client.predict(gradio_client.handle_file(tmp_path / "me.mp4"), api_name="/anonymize_video")
+    assert Path(result).name == "me-anonymized.mp4" and b"ftyp" in Path(result).read_bytes()[:16]
 
 
 def test_space_installs_this_package():
@@ -328,6 +527,49 @@ def clip(tmp_path):
     """Two frames, which are covered and so take no time."""
     small = np.ascontiguousarray(data.astronaut()[:240, 100:340])
     return write_clip(tmp_path / "clip.mp4", [small, small], [0, 40], metadata={"title": "At home"}).read_bytes()
+
+
+def test_playlist_in_place_of_a_clip_is_refused(app, upload, clip, tmp_path):
+    """A playlist would have FFmpeg read any other file of the server."""
+    (tmp_path / "secret.mp4").write_bytes(clip)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/secret.mp4\n#EXT-X-ENDLIST\n".encode()
+    for name, content in (("a.m3u8", playlist), ("a.mp4", playlist), ("a.m3u8", clip), ("a.avi", clip)):
+        path = upload(content, name)
+        with pytest.warns(UserWarning):
+            opened, said = app.show_clip_upload(path)
+        assert opened is None and "cannot be used" in said and not Path(path).exists()
+
+
+def test_photo_with_the_suffix_of_another_type_is_refused(app, upload):
+    with pytest.warns(UserWarning):
+        shown = app.show_upload(upload(encoded(PIL.Image.fromarray(data.astronaut())), "a.m3u8"))
+    assert shown[app.state] is None and "not supported" in shown[app.status]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_original_of_a_clip_is_not_on_the_disk_while_it_is_anonymized(app, clip, monkeypatch, tmp_path, in_memory):
+    import open_clip
+
+    work, other = tmp_path / "work", tmp_path / "other"
+    work.mkdir()
+    other.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(other))
+    if not in_memory:
+        monkeypatch.delattr(os, "memfd_create", raising=False)
+    elif not hasattr(os, "memfd_create"):
+        pytest.skip("files in memory are Linux only")
+    on_disk = []
+
+    def link(analyser, source, folder, tell):
+        assert source.read_bytes() == clip
+        on_disk.extend(path for path in [*files_in(work), *files_in(other)] if path.read_bytes() == clip)
+        raise app.PhotoRefusedError("enough")
+
+    monkeypatch.setattr(open_clip, "link_video", link)
+    with pytest.raises(app.PhotoRefusedError, match="enough"):
+        app.anonymize_clip(app.MODEL.pipe, app.OpenClip("a.mp4", clip), None, work)
+    assert bool(on_disk) == (not in_memory)
+    assert not files_in(work) and not files_in(other)
 
 
 def test_clip_is_shown_before_and_after(app, upload, clip):

@@ -23,6 +23,7 @@ import PIL.Image
 import pytest
 from skimage import data
 
+from nullface_pipeline.photo_folder.paths import LOCK_NAME
 from nullface_pipeline.publish.hub import write_repository
 from nullface_pipeline.publish.space import space_files
 
@@ -129,8 +130,8 @@ def is_elsewhere(url, address):
 
 
 def pictures_in(folder):
-    """Files that may hold a picture or a part of one: all but the one that ONNX Runtime writes when it starts."""
-    return [path for path in folder.rglob("*") if path.is_file() and path.name != ".ses"]
+    """Files that may hold a picture or a part of one: all but a lock, and what ONNX Runtime writes when it starts."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in (".ses", LOCK_NAME)]
 
 
 def encoded(image, format, **options):
@@ -170,10 +171,9 @@ def test_upload_keep_the_eyes_compare_and_download(page, server):
     assert re.search(r"replaced\. Not recognised as the same person \(similarity -?0\.\d\d; same person from 0\.39\)",
                      page.locator("#result .faces").inner_text())  # fmt: skip
 
-    slider = page.get_by_role("slider", name="Show before")
-    slider.focus()
-    slider.press("End")
-    assert page.locator(".compare").get_attribute("style") == "--at: 100%;"
+    before, after = (page.locator(f".compare .{name} img").bounding_box() for name in ("before", "after"))
+    assert before["x"] + before["width"] < after["x"] and before["y"] == after["y"], "side by side"
+    assert not page.get_by_role("slider", name="Show before").is_visible()
 
     with page.expect_download() as started:
         page.get_by_role("link", name="Download the photo").click()
@@ -254,6 +254,8 @@ def test_a_clip_is_shown_and_downloaded_and_leaves_no_file(page, server, tmp_pat
     page.get_by_text("clip.mp4 is open").wait_for()
     page.get_by_role("button", name="Anonymize the clip").click()
     page.wait_for_selector("#clip-result video", timeout=120_000)
+    before, after = (page.locator("#clip-result video").nth(number).bounding_box() for number in range(2))
+    assert before["x"] + before["width"] < after["x"] and before["y"] == after["y"], "side by side"
     for number in range(2):
         page.wait_for_function(f"document.querySelectorAll('#clip-result video')[{number}].videoWidth == 240")
     with page.expect_download() as started:
@@ -270,6 +272,12 @@ def test_phone(page):
         page.get_by_role("button", name=name).click()
     anonymize(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    before, after = (page.locator(f".compare .{name} img").bounding_box() for name in ("before", "after"))
+    assert before == after, "one over the other"
+    slider = page.get_by_role("slider", name="Show before")
+    slider.focus()
+    slider.press("End")
+    assert page.locator(".compare").get_attribute("style") == "--at: 100%;"
     # Nothing in it scrolls sideways either.
     assert page.locator("#result .pair img").first.bounding_box()["width"] <= 390
 
