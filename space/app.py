@@ -364,9 +364,13 @@ async def housekeeping(_: Any) -> AsyncIterator[None]:
 
 async def tidy_regularly() -> None:
     while True:
-        await limits.forget_idle(page)
-        await limits.forget_over_budget(page)
-        limits.delete_old_files(UPLOADS)
+        try:
+            await limits.forget_idle(page)
+            await limits.forget_over_budget(page)
+            limits.delete_old_files(UPLOADS)
+        # One failure must not end the loop, on which the visitors' privacy depends.
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
         await asyncio.sleep(1)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -140,8 +141,8 @@ def _address(event: Any) -> str | None:
 async def forget(page: Any, visitor: str | None) -> None:
     """Drop everything that is remembered of a session, with its jobs and its results that were not collected.
 
-    Gradio keeps what the page shows as well as the state, and would keep both for an hour. Runs in the event loop of the
-    server, as the queue does.
+    Gradio keeps what the page shows as well as the state, and would keep both for an hour. Runs in
+    the event loop of the server, as the queue does.
     """
     page.state_holder.session_data.pop(visitor, None)
     page.state_holder.time_last_used.pop(visitor, None)
@@ -210,7 +211,9 @@ def _messages(page: Any) -> dict[str, Any]:
 def delete_old_files(folder: Path) -> None:
     """Delete the files below a folder, and its empty folders, `DELETE_AFTER` seconds after they last changed."""
     limit = time.time() - DELETE_AFTER
-    for path in sorted(folder.rglob("*"), reverse=True):
-        with contextlib.suppress(OSError):
-            if path.stat().st_mtime < limit:
-                path.rmdir() if path.is_dir() else path.unlink()
+    for root, folders, files in os.walk(folder, topdown=False):
+        for name in files + folders:
+            path = Path(root, name)
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < limit:
+                    path.rmdir() if path.is_dir() else path.unlink()

@@ -404,6 +404,20 @@ def test_page_that_is_closed_while_it_is_computed_leaves_nothing(app, address, m
     assert app.limits.held_bytes(app.page, "left") == 0
 
 
+def test_sessions_are_forgotten_after_an_error_too(app, address, monkeypatch):
+    failures = []
+
+    async def fail(page):
+        failures.append(page)
+        raise OSError("disk")
+
+    monkeypatch.setattr(app.limits, "forget_over_budget", fail)
+    wait_for(lambda: failures)
+    app.page.state_holder["idle"][app.state._id] = app.EXAMPLE
+    app.page.state_holder.time_last_used["idle"] -= timedelta(seconds=app.FORGET_AFTER + 1)
+    wait_for(lambda: "idle" not in app.page.state_holder.session_data, 5)
+
+
 def test_time_in_the_queue_counts_as_use(app, address, monkeypatch):
     with blocked_pipeline(app, monkeypatch) as (index, _):
         join(address, index, [None, "fast"], "waiting")
