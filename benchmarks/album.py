@@ -101,12 +101,14 @@ def main() -> None:
     before = described(photos, landmarks, pipe)
     print(json.dumps({"photos": len(photos), "people": len(chosen), "people_found": len(people)}), flush=True)
     for name in arguments.ways:
-        known = people if name == "album" else None
+        known, identity = (people, "consistent") if name == "album" else (None, "random")
         results, shows_face = [], []
         for number, photo in enumerate(photos):
             # In an album the seed is the run's: the noise depends on the person besides.
             seed = 1000 * number if known is None else 0
-            result = pipe.anonymize(PIL.Image.fromarray(photo), seed=seed, people=known, preset=arguments.preset)
+            result = pipe.anonymize(
+                PIL.Image.fromarray(photo), seed=seed, people=known, identity=identity, preset=arguments.preset
+            )
             shows_face.append(all(face.method != "covered" for face in result.faces))
             results.append(np.asarray(result.image))
         after = described(results, landmarks, pipe)

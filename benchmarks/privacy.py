@@ -33,9 +33,10 @@ from rich.progress import track
 from nullface_pipeline.evaluation.attacks import MATCHING, linkability
 from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, Recognizer, load_recognizer
 from nullface_pipeline.evaluation.rates import Gallery, Rate
-from nullface_pipeline.face_edit import FaceTarget, make_target, run_pipeline, run_towards_strangers
 from nullface_pipeline.face_identity import DetectedFace, locate_faces
 from nullface_pipeline.face_masks import face_masks
+from nullface_pipeline.face_target import FaceTarget, make_target
+from nullface_pipeline.identity_choices import IDENTITY_CHOICES
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_records import PRESETS, PhotoOptions
 from training.expression import HeadPose, find_landmarks, landmark_drift
@@ -144,17 +145,14 @@ def hide(pipe: Any, people: list[Person], options: PhotoOptions, seeds: list[int
         make_target(pipe, person.photo, person.face, [person.face], options.keep, None, seed)
         for person, seed in zip(people, seeds)
     ]
-    run = run_towards_strangers if options.is_towards_strangers else run_pipeline
-    results = run(pipe, targets, options.settings(pipe.presets))
+    results = IDENTITY_CHOICES[options.identity].new_faces(pipe, targets, options.settings(pipe.presets))
     return [replace(target, result=result) for target, result in zip(targets, results)]
 
 
 def run(args: argparse.Namespace, pipe: Any, examiner: Examiner) -> None:
     people, end = everybody(examiner, args.data, args.runs), time.monotonic() + 60.0 * args.minutes
     asked = {"guidance_scale": args.guidance, "skip": args.skip, "identity_angle": args.angle}
-    options = PhotoOptions(
-        keep=KEPT if args.kept else (), opposite=args.way == "opposite", preset=args.preset, **asked
-    )
+    options = PhotoOptions(keep=KEPT if args.kept else (), identity=args.way, preset=args.preset, **asked)
     evaluations: list[int] = []
     pipe.unet.register_forward_pre_hook(lambda module, inputs: evaluations.append(len(inputs[0])))
     for batch in batches(chosen(people, args.half)[: args.count]):
@@ -381,7 +379,7 @@ def draw_frontier(ways: dict[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["run", "originals", "swapped", "table"])
-    parser.add_argument("--way", default="stranger", choices=["stranger", "opposite"])
+    parser.add_argument("--way", default="random", choices=["random", "opposite"])
     parser.add_argument("--name", help="of the way in the tables, where its settings are not the default's")
     parser.add_argument("--preset", default="standard", choices=list(PRESETS))
     parser.add_argument("--guidance", type=float)

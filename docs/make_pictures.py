@@ -20,10 +20,10 @@ import torch
 from skimage import data
 
 from nullface_pipeline import StableDiffusionNullFacePipeline
-from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_identity import detect_faces
 from nullface_pipeline.face_masks import mask_picture
 from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.face_target import make_target
 from nullface_pipeline.image_inputs import to_uint8
 from nullface_pipeline.photo_files import PhotoFile
 from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos

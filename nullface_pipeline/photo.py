@@ -16,10 +16,11 @@ import PIL.ImageOps
 
 from .colour_profile import with_rebuilt_profile
 from .face_covers import are_covered, cover_faces
-from .face_edit import FaceTarget, hide_faces, make_target, paste_all
+from .face_edit import hide_faces
 from .face_identity import DetectedFace, FaceLocation, same_person_similarity, similarity
 from .face_masks import read_keep_mask
 from .face_search import is_same_place, overlap, search_faces
+from .face_target import FaceTarget, make_target, paste_all
 from .photo_records import (
     COVERS,
     MAX_SEED,
@@ -115,7 +116,8 @@ def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
     Raises:
         RuntimeError: if the face models are not loaded, or lack a recognizer or a parser that is needed.
         TypeError: if the judge is no recognizer.
-        ValueError: if the threshold is above what suits the recognizer and `accept_recognizable` is not set.
+        ValueError: if the threshold is above what suits the recognizer and `accept_recognizable` is not set, or the
+            people are missing who get a consistent identity.
     """
     if pipe.face_analyser is None:
         raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
@@ -125,6 +127,8 @@ def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
         raise TypeError("`judge` must be an InsightFace `FaceAnalysis` with a recognizer.")
     if options.keep and pipe.face_parser is None:
         raise RuntimeError("`keep` needs a face parser. Call `pipe.load_face_models()` with one.")
+    if options.identity == "consistent" and options.people is None:
+        raise ValueError('`identity="consistent"` needs `people`, the embeddings that `find_people` returns.')
     suits = same_person_similarity(pipe.face_analyser)
     if similarity_threshold(pipe, options) > suits and not options.accept_recognizable:
         raise ValueError(

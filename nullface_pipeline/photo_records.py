@@ -32,6 +32,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "preview": {"skip": 0.7, "guidance_scale": 10.0, "few_steps": 3},
 }
 
+# How a new identity is chosen, see `identity_choices.py`; the first is the default.
+IDENTITIES = ("random", "opposite", "consistent")
+
 # What a face that cannot be replaced is covered by, see `face_covers.py`.
 COVERS = ("patch", "blur", "mosaic")
 
@@ -121,13 +124,13 @@ class PhotoOptions:
         cover (`str`): by what: `"patch"`, one colour, or what looks like a `"blur"` or a `"mosaic"` and tells no more.
         judge (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
             either, by the same threshold.
-        people (`np.ndarray`, *optional*): (P, 512), who is in the photos of an album, as `find_people` tells: each of
-            them gets one new face in all of its photos, straight away from the person, with noise that is drawn for the person:
-            give the same `seed` for all photos, or none.
-        opposite (`bool`): the paper's way, straight away from the person. By default the new face is turned towards a
-            stranger who does not exist, as far as makes it as like the person as strangers are, with fresh noise:
-            against somebody who knows the method, and looks for the person who is least like the result. That takes two
-            to three times the work. `people` and `identity_angle` go straight away in any case.
+        identity (`str`): how the new identity is chosen. `"random"` rotates the embedding towards a random identity until
+            the result is no more similar to the person than a random stranger is, with fresh noise; it takes two to
+            three times the work of `"opposite"`, the paper's way, which negates the embedding and can be found by an
+            attacker who looks for the least similar person. `"consistent"` gives each of `people` one new face in all
+            photos of an album.
+        people (`np.ndarray`, *optional*): (P, 512) float32 embeddings of the people of an album, from `find_people`; for
+            `identity="consistent"`. Use one `seed` for all photos of the album.
         batch_faces (`int`): faces in one batch; 1 to 1024.
         few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
             for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
@@ -154,8 +157,8 @@ class PhotoOptions:
     on_failure: str = "cover"
     cover: str = COVERS[0]
     judge: Any | None = None
+    identity: str = IDENTITIES[0]
     people: "np.ndarray | None" = None
-    opposite: bool = False
     batch_faces: int = 8
     few_steps: int | None = None
     prompt: str | None = None
@@ -181,19 +184,10 @@ class PhotoOptions:
         _check_choice("preset", self.preset, tuple(PRESETS))
         _check_choice("on_failure", self.on_failure, ("cover", "error"))
         _check_choice("cover", self.cover, COVERS)
-        for name in ("accept_recognizable", "opposite"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
-        if self.people is not None:
-            self._set("people", _embeddings(self.people, "people"))
-            if self.identity_angle:
-                raise ValueError(
-                    "`people` get one face each, and `identity_angle` turns it every time: leave one out."
-                )
-        if self.is_towards_strangers:
-            for name in ("identity_scale", "guidance_scale"):
-                if (getattr(self, name) or 0.0) < 0.0:
-                    raise ValueError(f"`{name}` below 0 moves towards the person: set `opposite=True` besides.")
+        _check_choice("identity", self.identity, IDENTITIES)
+        if not isinstance(self.accept_recognizable, bool):
+            raise TypeError(f"`accept_recognizable` must be True or False, got {self.accept_recognizable!r}.")
+        self._check_identity()
         if not isinstance(self.prompt, (str, NoneType)):
             raise TypeError(f"`prompt` must be a text, got {type(self.prompt).__name__}.")
         if self.keep_mask is not None and not isinstance(self.keep_mask, PIL.Image.Image):
@@ -202,15 +196,17 @@ class PhotoOptions:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    @property
-    def is_towards_strangers(self) -> bool:
-        """Whether each face is turned towards a stranger, and not straight away from the person."""
-        return not self.opposite and not self.is_album and self.identity_angle is None
-
-    @property
-    def is_album(self) -> bool:
-        """Whether people get one new face in all of their photos."""
-        return self.people is not None
+    def _check_identity(self) -> None:
+        if self.people is not None:
+            if self.identity != "consistent":
+                raise ValueError('`people` belong to `identity="consistent"`. Set it, or leave `people` out.')
+            self._set("people", _embeddings(self.people, "people"))
+        if self.identity_angle is not None and self.identity != "opposite":
+            raise ValueError('`identity_angle` belongs to `identity="opposite"`. Set it, or leave the angle out.')
+        if self.identity == "random":
+            for name in ("identity_scale", "guidance_scale"):
+                if (getattr(self, name) or 0.0) < 0.0:
+                    raise ValueError(f'`{name}` below 0 moves towards the person. It needs `identity="opposite"`.')
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], options: "PhotoOptions | None" = None) -> "PhotoOptions":

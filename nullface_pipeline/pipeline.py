@@ -35,7 +35,9 @@ from .face_masks import face_masks  # noqa: F401
 from .face_parsing import FaceParser  # noqa: F401
 from .face_regions import REGIONS  # noqa: F401
 from .face_search import search_faces  # noqa: F401
-from .face_strangers import People  # noqa: F401
+from .face_target import FaceTarget  # noqa: F401
+from .identity_choices import IDENTITY_CHOICES  # noqa: F401
+from .identity_prior import IdentityPrior  # noqa: F401
 from .image_inputs import to_uint8  # noqa: F401
 from .input_checks import check_inversion_inputs  # noqa: F401
 from .photo import anonymize_photo  # noqa: F401

@@ -13,9 +13,9 @@ import PIL.ImageFont
 from uploads import check_photo_name, delete_upload
 
 from nullface_pipeline.face_crops import edge_feather
-from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.face_target import make_target
 from nullface_pipeline.photo_files import PhotoFile, read_photo
 from nullface_pipeline.photo_records import NoFaceFoundError
 

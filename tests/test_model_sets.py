@@ -107,7 +107,9 @@ def test_nullface_tiny_uses_its_own_presets(pipe, preset, kept_steps):
     calls: list[int] = []
     hook = pipe.unet.register_forward_pre_hook(lambda module, inputs: calls.append(len(inputs[0])))
     try:
-        pipe.anonymize(PIL.Image.fromarray(data.astronaut()), preset=preset, opposite=True, seed=0, max_attempts=1)
+        pipe.anonymize(
+            PIL.Image.fromarray(data.astronaut()), preset=preset, identity="opposite", seed=0, max_attempts=1
+        )
     finally:
         hook.remove()
     assert sum(calls) == 3 * kept_steps - 1

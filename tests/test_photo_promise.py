@@ -14,9 +14,9 @@ from skimage import data
 
 from nullface_pipeline import FaceNotHiddenError, PhotoOptions, PhotoRefusedError, TooManyFacesError
 from nullface_pipeline.face_covers import are_covered, cover_faces
-from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_identity import load_face_analyser
 from nullface_pipeline.face_search import MAX_FACES, search_faces
+from nullface_pipeline.face_target import make_target
 from nullface_pipeline.photo import (
     FinishedFaces,
     FoundFaces,
@@ -377,6 +377,7 @@ plausible = st.fixed_dictionaries(
         "mask_start": st.floats(0, 1),
         "ip_adapter_scale": st.floats(-10, 10),
         "seed": st.integers(0, 2**63 - 1),
+        "identity": st.sampled_from(["random", "opposite", "consistent"]),
         "people": st.integers(0, 3).map(lambda count: np.eye(512, dtype=np.float32)[:count]),
         "on_failure": st.sampled_from(["cover", "error"]),
         "cover": st.sampled_from(COVERS),

@@ -45,21 +45,34 @@ def test_whole_numbers_are_whole(name):
 
 @pytest.mark.parametrize("option", [{"identity_scale": -1.0}, {"guidance_scale": -5.0}])
 def test_a_face_is_not_moved_towards_the_person_by_accident(option):
-    with pytest.raises(ValueError, match="set `opposite=True`"):
+    with pytest.raises(ValueError, match="identity"):
         PhotoOptions(**option)
-    assert PhotoOptions(**option, opposite=True).settings().items() >= option.items()
+    assert PhotoOptions(**option, identity="opposite").settings().items() >= option.items()
 
 
-@pytest.mark.parametrize("option", [{"opposite": True}, {"identity_angle": 30.0}, {"people": np.ones((1, 512))}])
-def test_whose_identity_is_chosen_is_not_turned_to_a_stranger(option):
-    assert PhotoOptions().is_towards_strangers and not PhotoOptions(**option).is_towards_strangers
-    with pytest.raises(TypeError, match="`opposite` must be True or False"):
-        PhotoOptions(opposite=1)
+PEOPLE = np.ones((1, 512), dtype=np.float32)
 
 
-def test_a_face_that_is_turned_at_random_is_not_the_same_face():
-    with pytest.raises(ValueError, match="`people` get one face each, and `identity_angle`"):
-        PhotoOptions(people=np.ones((1, 512)), identity_angle=30.0)
+@pytest.mark.parametrize("identity", ["random", "consistent"])
+@pytest.mark.parametrize("angle", [0.0, 30.0])
+def test_an_angle_does_not_choose_the_identity(identity, angle):
+    """An angle of 0 must not turn the default into the paper's way."""
+    with pytest.raises(ValueError, match="identity_angle"):
+        PhotoOptions(identity=identity, identity_angle=angle)
+    assert PhotoOptions(identity="opposite", identity_angle=angle).settings()["identity_angle"] == angle
+
+
+@pytest.mark.parametrize("identity", ["random", "opposite"])
+def test_people_belong_to_consistent_identities(identity):
+    with pytest.raises(ValueError, match="people"):
+        PhotoOptions(identity=identity, people=PEOPLE)
+    assert PhotoOptions(identity="consistent", people=PEOPLE).people is not None
+
+
+@pytest.mark.parametrize("identity", ["stranger", "", None, True])
+def test_identities_are_known(identity):
+    with pytest.raises(ValueError, match="identity"):
+        PhotoOptions(identity=identity)
 
 
 @pytest.mark.parametrize("cover", ["black", "", None, 3])

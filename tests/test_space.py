@@ -24,8 +24,8 @@ from packaging.requirements import Requirement
 from skimage import data
 
 from nullface_pipeline import __version__
-from nullface_pipeline.face_edit import make_target
 from nullface_pipeline.face_parsing import region_mask
+from nullface_pipeline.face_target import make_target
 from nullface_pipeline.photo_records import FaceRecord
 
 from .video.clips import write_clip

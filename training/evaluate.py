@@ -28,10 +28,11 @@ from rich.progress import track
 from nullface_pipeline.evaluation.baselines import pixelate
 from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, holds
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
-from nullface_pipeline.face_edit import make_target, run_towards_strangers
 from nullface_pipeline.face_identity import DetectedFace, FaceLocation, embed_face, locate_faces
 from nullface_pipeline.face_masks import MASK_MARGIN, mask_picture
 from nullface_pipeline.face_parsing import anonymization_mask, region_mask
+from nullface_pipeline.face_target import make_target
+from nullface_pipeline.identity_choices import RandomIdentity
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from training.expression import HeadPose, compare
@@ -151,7 +152,7 @@ def hidden_photos(pipe: Any, subjects: list[Subject], keep: Sequence[str]) -> li
             make_target(pipe, subject.photo, face, [face], tuple(keep), None, seed)
             for seed, (subject, face) in enumerate(zip(batch, faces), start=start)
         ]
-        results = run_towards_strangers(pipe, targets, pipe.presets["standard"])
+        results = RandomIdentity().new_faces(pipe, targets, pipe.presets["standard"])
         photos += [replace(t, result=result).paste(s.photo) for s, t, result in zip(batch, targets, results)]
     return photos
 

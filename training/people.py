@@ -14,7 +14,7 @@ import torch
 from rich.progress import track
 
 from nullface_pipeline.face_identity import embed_face, load_face_analyser
-from nullface_pipeline.face_strangers import PEOPLE_FILE, People
+from nullface_pipeline.identity_prior import PRIOR_FILE, IdentityPrior
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from training.portraits import load_portraits
 
@@ -30,11 +30,11 @@ def main() -> None:
     portraits = load_portraits(args.data, "train")
     chosen = [portraits[index] for index in np.linspace(0, len(portraits) - 1, args.count).astype(int)]
     embeddings = [embed_face(analyser, p.image(), p.keypoints()) for p in track(chosen, "embedding")]
-    people = People.of(torch.from_numpy(np.stack(embeddings)), args.axes)
-    path = args.model / "face_models" / PEOPLE_FILE
-    people.save(path)
-    lengths = people.axes.square().sum(dim=1)
-    total = lengths.sum() + people.rest**2 * (people.axes.shape[1] - args.axes)
+    prior = IdentityPrior.fit(torch.from_numpy(np.stack(embeddings)), args.axes)
+    path = args.model / "face_models" / PRIOR_FILE
+    prior.save(path)
+    lengths = prior.axes.square().sum(dim=1)
+    total = lengths.sum() + prior.rest**2 * (prior.axes.shape[1] - args.axes)
     print(
         f"{path}: {path.stat().st_size / 1024:.0f} kB, {100 * lengths.sum() / total:.0f} % of the variance in the axes"
     )

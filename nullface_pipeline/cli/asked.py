@@ -59,13 +59,18 @@ class AskedOfFaces:
             ),
             "similarity_threshold": self.threshold,
             "accept_recognizable": self.accept_recognizable,
-            "opposite": self.opposite,
+            "identity": self.identity,
             "min_face": self.min_face,
             "cover": self.cover.value,
             "batch_faces": self.batch_faces,
             "preset": self.preset.value,
             **self.knobs,
         }
+
+    @property
+    def identity(self) -> str:
+        """One of `IDENTITIES`."""
+        return "consistent" if self.same_face else "opposite" if self.opposite else "random"
 
     @property
     def knobs(self) -> dict[str, Any]:
@@ -94,7 +99,7 @@ class AskedOfFaces:
             "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
             "threshold": self.threshold,
             "judge": self.judge,
-            "opposite": self.opposite,
+            "identity": self.identity,
             "min_face": self.min_face,
             "cover": self.cover,
             "detection_threshold": self.detection_threshold,

@@ -19,7 +19,8 @@ _OPTIONS = {
     "skip_faces": "--skip-face",
     "num_inference_steps": "--steps",
     "on_failure='cover'": "--on-failure cover",
-    "opposite=True": "--opposite",
+    'identity="opposite"': "--opposite",
+    'identity="consistent"': "--same-face",
     **{
         field: "--" + field.replace("_", "-")
         for field in (

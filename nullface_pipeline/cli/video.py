@@ -50,6 +50,11 @@ class AskedOfVideos(AskedOfFaces):
     no_resume: bool
     overwrite: bool
 
+    @property
+    def identity(self) -> str:
+        """Videos know no random identity: a new face must not change from frame to frame."""
+        return "opposite"
+
     @cached_property
     def digest(self) -> str:
         """Of all that decides on a result, but for the seed, see `options_digest`; of the other videos too, if a person

@@ -37,7 +37,7 @@ def photo_anonymizer(pipe: Any, options: PhotoOptions, judge: str | None, seed: 
 
     def anonymize(file: PhotoFile, name: str) -> AnonymizedPhoto:
         # In an album, noise depends on the person and not on the photo.
-        own_seed = seed if options.is_album else photo_seed(seed, name)
+        own_seed = seed if options.identity == "consistent" else photo_seed(seed, name)
         return anonymize_file(pipe, file, replace(options, seed=own_seed))
 
     return anonymize

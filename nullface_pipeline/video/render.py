@@ -14,18 +14,12 @@ import numpy as np
 
 from nullface_pipeline.face_covers import cover_faces, widened
 from nullface_pipeline.face_crops import edge_feather
-from nullface_pipeline.face_edit import (
-    FaceTarget,
-    closest_similarity,
-    hide_faces,
-    make_target,
-    paste_all,
-    run_pipeline,
-    stronger,
-)
+from nullface_pipeline.face_edit import closest_similarity, hide_faces, stronger
 from nullface_pipeline.face_identity import DetectedFace, embed_face, similarity
 from nullface_pipeline.face_masks import face_ellipse
 from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.face_target import FaceTarget, make_target, paste_all
+from nullface_pipeline.identity_choices import IDENTITY_CHOICES
 from nullface_pipeline.photo import (
     FinishedFaces,
     FoundFaces,
@@ -255,7 +249,9 @@ def anonymize_targets(rendering: Rendering, piece: Piece) -> None:
         settings = stronger(rendering.options.settings(rendering.pipe.presets), rendering.strengths[index])
         for start in range(0, len(pending), size):
             batch = pending[start : start + size]
-            results = run_pipeline(rendering.pipe, [piece.targets[number][index] for number in batch], settings)
+            results = IDENTITY_CHOICES[rendering.options.identity].new_faces(
+                rendering.pipe, [piece.targets[number][index] for number in batch], settings
+            )
             for number, result in zip(batch, results):
                 piece.targets[number][index] = replace(piece.targets[number][index], result=result)
         made = {number: piece.targets[number][index] for number in pending}

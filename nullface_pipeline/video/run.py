@@ -142,7 +142,7 @@ def anonymize_video(
     check_pipeline(pipe, options)
     skip_faces = read_references(pipe.face_analyser, options.skip_faces)
     # A track has one identity, which no single frame decides on.
-    options = replace(options, skip_faces=skip_faces, opposite=True)
+    options = replace(options, skip_faces=skip_faces, identity="opposite")
     suffix = output.suffix.lower()
     check_audio(video.path, audio, suffix)
     rendering = plan(pipe, video, options, work, identities, tell)

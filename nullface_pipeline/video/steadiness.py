@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from nullface_pipeline.face_edit import FaceTarget
+from nullface_pipeline.face_target import FaceTarget
 
 
 # So many frames before and after a frame count as much as itself, and less the more the originals still differ where they

@@ -76,7 +76,6 @@ def quick_models():
         patch.setattr(model_sets, "load_detector", lambda name, detection_threshold: pipe.face_analyser)
         patch.setattr(
             model_sets,
-            "preset_settings",
             lambda name, preset, fast: {"num_inference_steps": 3, "skip": 0.4, "guidance_scale": 6.0},
         )
         yield

@@ -45,7 +45,7 @@ def rows_after(tmp_path, **options):
 
 def test_poisoned_rows_are_null_and_the_others_are_other_people(tmp_path, poisoned):
     # The paper's way: how often an angle to a stranger is tried depends on the face.
-    outcome, rows = rows_after(tmp_path, similarity_threshold=1.0, accept_recognizable=True, opposite=True)
+    outcome, rows = rows_after(tmp_path, similarity_threshold=1.0, accept_recognizable=True, identity="opposite")
     assert (outcome.anonymized + outcome.covered, outcome.refused) == (2, 3)
     assert [row["image"] is None for row in rows] == [False, True, True, True, False]
     for row, reason in zip(rows[1:4], ("No face", "damaged or cut off", "no picture")):

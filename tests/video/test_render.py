@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from nullface_pipeline.face_crops import FaceCrop
-from nullface_pipeline.face_edit import FaceTarget
 from nullface_pipeline.face_identity import DetectedFace
+from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.video.render import Done, Rendering, is_only_new, is_upside_down, shown_in_front
 from nullface_pipeline.video.states import track_states
 from nullface_pipeline.video.tracks import Track

@@ -12,8 +12,9 @@ import PIL.Image
 import pytest
 from skimage import data
 
-from nullface_pipeline.face_edit import make_target, run_pipeline
 from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.face_target import make_target
+from nullface_pipeline.identity_choices import OppositeIdentity
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person
 from nullface_pipeline.video.look import look, read_look
@@ -111,8 +112,8 @@ def test_the_frames_of_a_track_are_turned_alike(pipe):
     pixels = astronaut().pixels
     face, *_ = search_faces(pipe.face_analyser, pixels)
     tracks = [make_target(pipe, pixels, face, [face], (), None, seed) for seed in (7, 7, 8)]
-    settings = PhotoOptions(**QUICK, identity_angle=90.0).settings()
-    first, second, other = (result.astype(int) for result in run_pipeline(pipe, tracks, settings))
+    settings = PhotoOptions(**QUICK, identity="opposite", identity_angle=90.0).settings()
+    first, second, other = (result.astype(int) for result in OppositeIdentity().new_faces(pipe, tracks, settings))
     assert np.abs(first - second).max() <= 1 < np.abs(first - other).max()
 
 

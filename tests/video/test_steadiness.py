@@ -6,8 +6,8 @@ import pytest
 from skimage import data
 
 from nullface_pipeline.face_crops import FaceCrop
-from nullface_pipeline.face_edit import FaceTarget
 from nullface_pipeline.face_identity import DetectedFace
+from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.video.steadiness import FLOW_SIZE, NEAR, averaged_result, moved, moved_places, steady_results
 
 

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from nullface_pipeline.face_identity import embed_face
-from nullface_pipeline.face_strangers import (
-    CLOSE,
-    PEOPLE_FILE,
-    PLACES,
+from nullface_pipeline.identity_prior import (
+    PERCENTILE_RANGE,
+    PRIOR_FILE,
+    TOLERANCE,
     AngleSearch,
-    People,
-    load_people,
+    IdentityPrior,
+    load_identity_prior,
     next_angle,
-    towards_strangers,
+    rotate_identity,
 )
 from training.portraits import load_portraits
 
@@ -38,7 +38,7 @@ def embeddings():
 
 
 def test_people_who_do_not_exist_are_as_alike_as_people_who_do(embeddings):
-    drawn = People.of(embeddings, 24).draw(4000, generator(3))
+    drawn = IdentityPrior.fit(embeddings, 24).sample(4000, generator(3))
     assert torch.allclose(drawn.norm(dim=-1), torch.ones(4000), atol=1e-5)
     real, made = (rows[:2000] @ rows[2000:].T for rows in (embeddings, drawn))
     for share in (0.05, 0.5, 0.95):
@@ -46,7 +46,7 @@ def test_people_who_do_not_exist_are_as_alike_as_people_who_do(embeddings):
 
 
 def test_where_nothing_is_known_every_direction_is_as_likely():
-    drawn = People.anybody(SIZE).draw(5000, generator())
+    drawn = IdentityPrior.uniform(SIZE).sample(5000, generator())
     assert drawn.mean(dim=0).norm() < 0.05
     assert abs(float((drawn[:2000] @ drawn[2000:4000].T).std()) - SIZE**-0.5) < 0.005
 
@@ -58,10 +58,10 @@ def test_people_are_read_from_beside_the_recognizer(tmp_path, embeddings):
 
         models = {"recognition": Model()}
 
-    assert len(load_people(Analyser()).axes) == 0
-    people = People.of(embeddings, 24)
-    people.save(tmp_path / PEOPLE_FILE)
-    assert torch.allclose(load_people(Analyser()).axes, people.axes, atol=1e-3)
+    assert len(load_identity_prior(Analyser()).axes) == 0
+    people = IdentityPrior.fit(embeddings, 24)
+    people.save(tmp_path / PRIOR_FILE)
+    assert torch.allclose(load_identity_prior(Analyser()).axes, people.axes, atol=1e-3)
 
 
 @pytest.mark.skipif(not PORTRAITS.exists(), reason="needs the portraits beside the repository")
@@ -69,7 +69,7 @@ def test_nullface_tinys_file_is_of_its_recognizer(pipe):
     """Strangers among people nobody was trained on are as alike as those that are drawn. If not: python -m training.people"""
     portraits = load_portraits(PORTRAITS, "validation")[::6]
     real = torch.from_numpy(np.stack([embed_face(pipe.face_analyser, p.image(), p.keypoints()) for p in portraits]))
-    others = load_people(pipe.face_analyser).draw(1000, generator())
+    others = load_identity_prior(pipe.face_analyser).sample(1000, generator())
     pairs = (real @ real.T)[~torch.eye(len(real), dtype=torch.bool)]
     for share in (0.05, 0.5, 0.95):
         assert abs(float(pairs.quantile(share)) - float((real @ others.T).quantile(share))) < 0.08
@@ -77,35 +77,35 @@ def test_nullface_tinys_file_is_of_its_recognizer(pipe):
 
 def test_from_the_opposite_over_a_stranger_to_the_person(embeddings):
     people, strangers = embeddings[:3], embeddings[3:6]
-    turned = towards_strangers(people, strangers, [0.0, 90.0, 180.0])
+    turned = rotate_identity(people, strangers, [0.0, 90.0, 180.0])
     assert torch.allclose((turned * people).sum(dim=-1), torch.tensor([-1.0, 0.0, 1.0]), atol=1e-5)
     assert torch.allclose(turned.norm(dim=-1), torch.ones(3), atol=1e-5)
     assert float(turned[1] @ strangers[1]) > 0.0
-    alone = towards_strangers(people[1:2], strangers[1:2], [90.0])
+    alone = rotate_identity(people[1:2], strangers[1:2], [90.0])
     assert torch.allclose(alone[0], turned[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
 def test_the_search_ends_where_the_person_is_to_stand(embeddings, place):
     """With a pipeline that shows two thirds of what it is told, and a third of the person."""
-    search = AngleSearch(embeddings[0], People.of(embeddings, 24), generator(4))
-    search.place = place
+    search = AngleSearch(embeddings[0], IdentityPrior.fit(embeddings, 24), generator(4))
+    search.target = place
     while not search.is_done and len(search.tried) < 8:
         angle = search.angle
-        told = towards_strangers(embeddings[:1], search.stranger[None], [angle])[0]
+        told = rotate_identity(embeddings[:1], search.random_identity[None], [angle])[0]
         search.add(angle, F.normalize(2.0 * told + embeddings[0], dim=-1))
     assert search.is_done
-    assert abs(search.tried[search.best][2] - place) <= CLOSE
+    assert abs(search.tried[search.best][2] - place) <= TOLERANCE
 
 
 def test_places_and_strangers_are_secret_and_follow_from_the_seed(embeddings):
-    people = People.of(embeddings, 24)
+    people = IdentityPrior.fit(embeddings, 24)
     first, again, other = (AngleSearch(embeddings[0], people, generator(seed)) for seed in (5, 5, 6))
-    assert torch.equal(first.stranger, again.stranger) and first.place == again.place
-    assert not torch.equal(first.stranger, other.stranger) and first.place != other.place
-    places = [AngleSearch(embeddings[0], people, generator(seed)).place for seed in range(200)]
-    assert PLACES[0] <= min(places) and max(places) <= PLACES[1]
-    assert np.std(places) > 0.25 * (PLACES[1] - PLACES[0])
+    assert torch.equal(first.random_identity, again.random_identity) and first.target == again.target
+    assert not torch.equal(first.random_identity, other.random_identity) and first.target != other.target
+    places = [AngleSearch(embeddings[0], people, generator(seed)).target for seed in range(200)]
+    assert PERCENTILE_RANGE[0] <= min(places) and max(places) <= PERCENTILE_RANGE[1]
+    assert np.std(places) > 0.25 * (PERCENTILE_RANGE[1] - PERCENTILE_RANGE[0])
 
 
 def test_the_next_angle_closes_in():

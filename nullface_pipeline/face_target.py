@@ -1,0 +1,109 @@
+"""One face of a photo: cut out, with the mask of what may change, and pasted back."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .face_crops import FaceCrop, edge_feather
+from .face_identity import DetectedFace, embed_face
+from .face_masks import face_masks, nearest_face, parts_to_change
+
+
+# Share of a face, and of the part with its features, that has to be free to change. With less of it, no result can be
+# another person, whatever a recognizer says of it.
+MIN_CHANGE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class FaceTarget:
+    """One face to hide, and the latest attempt at it.
+
+    Attributes:
+        face (`DetectedFace`): as it was in the photo.
+        crop (`FaceCrop`): from the photo to the model's square.
+        aligned (`np.ndarray`): (size, size, 3) uint8 RGB, the crop of the photo.
+        mask (`np.ndarray`): (size, size) float32 in [0, 1], what may change.
+        wider_mask (`np.ndarray`): the same for faces that are tried again.
+        parts (`tuple[np.ndarray, ...]`): (size, size) bool, the face and its inner part, as far as the photo shows them.
+        seed (`int` or `None`): of its noise.
+        identity (`np.ndarray`): (512,) whom the new face is to be unlike: as the photo shows the person, or as all that is
+            known of the person does. The result is always compared with the photo.
+        attempts (`int`): made so far.
+        result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, of the latest attempt.
+        similarity (`float`): of the latest attempt to the person; infinite before the first.
+    """
+
+    face: DetectedFace
+    crop: FaceCrop
+    aligned: np.ndarray
+    mask: np.ndarray
+    wider_mask: np.ndarray
+    parts: tuple[np.ndarray, ...]
+    seed: int | None
+    identity: np.ndarray
+    attempts: int = 0
+    result: np.ndarray | None = None
+    similarity: float = math.inf
+
+    @property
+    def can_change(self) -> bool:
+        """Whether enough of the face may change for another person to come out."""
+        return all(self.mask[part].sum() >= MIN_CHANGE * part.sum() for part in self.parts)
+
+    def changed(self, pixels: np.ndarray) -> float:
+        """The share of the pixels that differ in (H, W, 3) uint8 `pixels`, in the part of the face with the least."""
+        differs = (self.crop.crop_image(pixels) != self.aligned).any(axis=-1)
+        return min((float(differs[part].mean()) for part in self.parts if part.any()), default=1.0)
+
+    def is_hidden(self, threshold: float) -> bool:
+        """Whether there is an attempt that does not resemble the person; no number is no."""
+        return self.result is not None and self.similarity < threshold
+
+    def embed(self, analyser: Any, result: np.ndarray) -> np.ndarray:
+        """(512,) unit norm: who (size, size, 3) uint8 RGB shows at the face's place, once it is pasted."""
+        weight = self.mask[..., None] * edge_feather(self.crop.size)[..., None]
+        blended = (self.aligned + weight * (result.astype(np.float32) - self.aligned)).round().astype(np.uint8)
+        return embed_face(analyser, blended, self.crop.points_to_crop(self.face.landmarks))
+
+    def paste(self, pixels: np.ndarray) -> np.ndarray:
+        """Put the latest attempt into (H, W, 3) uint8 `pixels`; returns a new array."""
+        if self.result is None:
+            return pixels
+        return self.crop.paste(pixels, self.result, self.mask * edge_feather(self.crop.size))
+
+
+def make_target(
+    pipe: Any,
+    pixels: np.ndarray,
+    face: DetectedFace,
+    faces: list[DetectedFace],
+    keep: Sequence[str],
+    keep_mask: np.ndarray | None,
+    seed: int | None,
+    identity: np.ndarray | None = None,
+) -> FaceTarget:
+    """Cut one of several faces out of (H, W, 3) uint8 `pixels` and decide what of it may change.
+
+    Args:
+        identity (`np.ndarray`, *optional*): as in `FaceTarget`; the face's own embedding by default.
+    """
+    crop = FaceCrop.from_landmarks(face.landmarks, pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    aligned = crop.crop_image(pixels)
+    mine: np.ndarray = nearest_face(crop, face, faces).astype(np.float32)
+    if keep_mask is not None:
+        mine = mine * (1.0 - crop.crop_mask(keep_mask))
+    landmarks = crop.points_to_crop(face.landmarks)
+    mask, wider_mask = face_masks(pipe.face_parser, aligned, landmarks, keep)
+    parts = parts_to_change(crop, landmarks, pixels.shape[:2])
+    identity = face.embedding if identity is None else identity
+    return FaceTarget(face, crop, aligned, mine * mask, mine * wider_mask, parts, seed, identity)
+
+
+def paste_all(pixels: np.ndarray, targets: list[FaceTarget]) -> np.ndarray:
+    """The photo with every attempt in it, large faces last: where two overlap, the larger is usually in front."""
+    for target in sorted(targets, key=lambda target: target.face.area):
+        pixels = target.paste(pixels)
+    return pixels

@@ -1,0 +1,148 @@
+"""The three ways to choose a new identity: one class each, behind one method.
+
+"random" rotates the embedding towards a random identity, "opposite" negates it as the paper does, and "consistent" gives a
+person of an album the same new face in every photo.
+"""
+
+from dataclasses import replace
+from itertools import repeat
+from typing import Any, Protocol
+
+import numpy as np
+import PIL.Image
+import torch
+
+from .ddpm_inversion import DDPMInversion, few_step_timesteps
+from .face_masks import mask_picture
+from .face_target import FaceTarget
+from .identity_prior import AngleSearch, load_identity_prior, rotate_identity
+
+
+# How many angles are tried in one attempt.
+ANGLES = 4
+
+# Share of the noise inside the mask that is drawn anew: the noise maps of an inversion hold the photo.
+FRESH_NOISE = 1.0
+
+INVERSION_SETTINGS = frozenset(
+    {
+        "num_inference_steps",
+        "skip",
+        "timesteps",
+        "solver_order",
+        "eta",
+        "ip_adapter_scale",
+        "inversion_batch_size",
+    }
+)
+
+
+class IdentityChoice(Protocol):
+    """A way to choose new identities."""
+
+    def new_faces(self, pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+        """One attempt at a batch of faces.
+
+        Args:
+            pipe (`StableDiffusionNullFacePipeline`): with adapter and face models.
+            settings: arguments of the pipeline, see `PhotoOptions.settings`.
+
+        Returns:
+            `list[np.ndarray]`: a new face for each target, (size, size, 3) uint8 RGB.
+        """
+
+
+class OppositeIdentity:
+    """The paper's identity: the negated embedding (section 3.3), with the noise maps of the photo."""
+
+    def new_faces(self, pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+        return edit(pipe, targets, generator=noise_generators(targets) or None, **pipeline_settings(settings))
+
+
+class ConsistentIdentity:
+    """The negated embedding with noise drawn for the person, so that nothing else of a photo tells the faces apart."""
+
+    def new_faces(self, pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+        inversion, settings = fresh_inversion(pipe, targets, settings, noise_generators(targets))
+        return edit(pipe, targets, inversion=inversion, **settings)
+
+
+class RandomIdentity:
+    """A random identity, as far from the opposite one as makes the result look like neither of the two."""
+
+    def new_faces(self, pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+        generators = noise_generators(targets)
+        inversion, settings = fresh_inversion(pipe, targets, settings, generators)
+        embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
+        prior = load_identity_prior(pipe.face_analyser)
+        searches = [AngleSearch(*each) for each in zip(embeds, [prior] * len(targets), generators or repeat(None))]
+        random_identities = torch.stack([search.random_identity for search in searches])
+        # The pipeline negates what it is given.
+        settings["identity_scale"] = -settings.get("identity_scale", 1.0)
+        results: list[list[np.ndarray]] = [[] for _ in targets]
+        for _ in range(ANGLES):
+            pending = [index for index, search in enumerate(searches) if not search.is_done]
+            if not pending:
+                break
+            angles = [searches[index].angle for index in pending]
+            identities = rotate_identity(embeds[pending], random_identities[pending], angles)
+            rotated = [replace(targets[index], identity=each.numpy()) for index, each in zip(pending, identities)]
+            edited = edit(pipe, rotated, inversion=inversion.select(pending), **settings)
+            for index, angle, result in zip(pending, angles, edited):
+                searches[index].add(angle, torch.from_numpy(targets[index].embed(pipe.face_analyser, result)))
+                results[index].append(result)
+        return [attempts[search.best] for attempts, search in zip(results, searches)]
+
+
+# By the name of `PhotoOptions.identity`.
+IDENTITY_CHOICES: dict[str, IdentityChoice] = {
+    "random": RandomIdentity(),
+    "opposite": OppositeIdentity(),
+    "consistent": ConsistentIdentity(),
+}
+
+
+def edit(pipe: Any, targets: list[FaceTarget], **arguments: Any) -> list[np.ndarray]:
+    """The pipeline on the faces of some targets, with their identities and masks; (size, size, 3) uint8 RGB each."""
+    images = pipe(
+        [PIL.Image.fromarray(target.aligned) for target in targets],
+        identity_embeds=torch.from_numpy(np.stack([target.identity for target in targets])),
+        mask_image=[mask_picture(target.mask) for target in targets],
+        **arguments,
+    ).images
+    return [np.asarray(image) for image in images]
+
+
+def fresh_inversion(
+    pipe: Any, targets: list[FaceTarget], settings: dict[str, Any], generators: list[torch.Generator]
+) -> tuple[DDPMInversion, dict[str, Any]]:
+    """An inversion with drawn noise inside the masks, which holds nothing of the photos, and the settings of the edit."""
+    settings = pipeline_settings(settings)
+    of_inversion = {name: value for name, value in settings.items() if name in INVERSION_SETTINGS}
+    of_edit = {name: value for name, value in settings.items() if name not in INVERSION_SETTINGS}
+    images = [PIL.Image.fromarray(target.aligned) for target in targets]
+    inversion = pipe.invert(images, generator=generators or None, **of_inversion)
+    masks = [mask_picture(target.mask) for target in targets]
+    latent_mask = pipe.prepare_mask(masks, None, pipe.prepare_image(images)).to(inversion.latents.device)
+    return inversion.with_fresh_noise(FRESH_NOISE, latent_mask, generators or None), of_edit
+
+
+def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
+    """One a face, so that a result does not depend on the other faces; none without seeds."""
+    if all(target.seed is None for target in targets):
+        return []
+    generators = [torch.Generator() for _ in targets]
+    for target, generator in zip(targets, generators):
+        if target.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed((target.seed + 1000 * target.attempts) % 2**63)
+    return generators
+
+
+def pipeline_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same as arguments of the pipeline's `__call__`: few steps are timesteps, which replace `skip`."""
+    if "few_steps" not in settings:
+        return settings
+    others = {name: value for name, value in settings.items() if name not in ("few_steps", "skip")}
+    return {**others, "timesteps": few_step_timesteps(settings["few_steps"], settings["skip"])}

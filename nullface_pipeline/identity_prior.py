@@ -1,0 +1,181 @@
+"""Random identities: the identity prior they are drawn from, and how far to rotate an embedding towards one.
+
+The paper's c_id = -lambda_id * e (section 3.3) is a known direction: an attacker who knows it looks for the person who is
+*least* similar to the result. Here the identity is rotated from -e towards a random one, until the result is as similar to
+the person as a random stranger is. The person can then stand anywhere in a ranking by this recognizer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .photo_records import EMBEDDING_SIZE
+
+
+# Beside a recognizer's own file.
+PRIOR_FILE = "people.npz"
+
+# Target percentile of the person's similarity among strangers' similarities: away from both ends, and in the lower half,
+# because other recognizers see a little more of the person than the one that steers.
+PERCENTILE_RANGE = (0.05, 0.5)
+# How close to its target a result has to come, and how many reference identities the percentile is measured on.
+TOLERANCE = 0.1
+NUM_REFERENCES = 1000
+# Degrees.
+FIRST_ANGLE = 20.0
+STEP = 25.0
+
+
+@dataclass(frozen=True, eq=False)
+class IdentityPrior:
+    """Distribution of a recognizer's embeddings over people: a normal distribution, projected to unit norm.
+
+    Attributes:
+        mean (`torch.Tensor`): (D,) float32.
+        axes (`torch.Tensor`): (K, D) float32, orthogonal, each as long as the standard deviation along it.
+        rest (`float`): standard deviation along every other direction.
+    """
+
+    mean: torch.Tensor
+    axes: torch.Tensor
+    rest: float
+
+    @classmethod
+    def fit(cls, embeddings: torch.Tensor, count: int) -> "IdentityPrior":
+        """Fit to (N, D) embeddings of N people, with `count` axes."""
+        embeddings = embeddings.double()
+        mean = embeddings.mean(dim=0)
+        _, singular, directions = torch.linalg.svd(embeddings - mean, full_matrices=False)
+        deviations = singular / (len(embeddings) - 1) ** 0.5
+        others = embeddings.shape[1] - count
+        rest = (deviations[count:].square().sum() / others).sqrt().item() if others else 0.0
+        return cls(mean.float(), (deviations[:count, None] * directions[:count]).float().contiguous(), rest)
+
+    def save(self, path: Path) -> None:
+        """Write to a file in half precision, for `load_identity_prior`."""
+        np.savez(path, mean=self.mean.half().numpy(), axes=self.axes.half().numpy(), rest=np.float32(self.rest))
+
+    @cached_property
+    def references(self) -> torch.Tensor:
+        """(`NUM_REFERENCES`, D) identities that results are compared with. Always the same; they need not be secret."""
+        return self.sample(NUM_REFERENCES, torch.Generator().manual_seed(0))
+
+    @classmethod
+    def uniform(cls, size: int = EMBEDDING_SIZE) -> "IdentityPrior":
+        """Uniform over all directions, for a recognizer of which nothing is known."""
+        return cls(torch.zeros(size), torch.zeros(0, size), 1.0)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """(`count`, D) float32 synthetic identities of unit norm."""
+        size, axes = self.mean.shape[0], len(self.axes)
+        draw = torch.randn(count, axes + size, generator=generator)
+        others = draw[:, axes:]
+        directions = F.normalize(self.axes, dim=-1)
+        others = others - others @ directions.T @ directions
+        return F.normalize(self.mean + draw[:, :axes] @ self.axes + self.rest * others, dim=-1)
+
+
+def load_identity_prior(analyser: Any) -> IdentityPrior:
+    """The identity prior in the folder of an analyser's recognizer, or a uniform one."""
+    recognizer = getattr(analyser, "models", {}).get("recognition")
+    file = getattr(recognizer, "model_file", None)
+    path = None if file is None else Path(file).parent / PRIOR_FILE
+    if path is None or not path.is_file():
+        return IdentityPrior.uniform()
+    with np.load(path) as arrays:
+        mean, axes = (torch.from_numpy(arrays[name].astype(np.float32)) for name in ("mean", "axes"))
+        return IdentityPrior(mean, axes, float(arrays["rest"]))
+
+
+def rotate_identity(embeds: torch.Tensor, random_identities: torch.Tensor, degrees: Sequence[float]) -> torch.Tensor:
+    """Rotate -e towards a random identity: 0 degrees is the opposite, 90 is independent of the person, 180 is the person.
+
+    Args:
+        embeds (`torch.Tensor`): (B, D), the people; only the direction is used.
+        random_identities (`torch.Tensor`): (B, D); only the component orthogonal to `embeds` is used.
+        degrees: B angles.
+
+    Returns:
+        `torch.Tensor`: (B, D) float32, unit norm.
+    """
+    embeds, random_identities = F.normalize(embeds.float(), dim=-1), random_identities.float()
+    along = (random_identities * embeds).sum(dim=-1, keepdim=True)
+    orthogonal = F.normalize(random_identities - along * embeds, dim=-1)
+    angles = torch.deg2rad(torch.as_tensor(degrees, dtype=torch.float32, device=embeds.device))[:, None]
+    return -angles.cos() * embeds + angles.sin() * orthogonal
+
+
+class AngleSearch:
+    """Search for the angle that brings a result to a random target percentile.
+
+    The percentile is the share of reference identities that are less similar to the result than the person is: what an
+    attacker sees who has the result and this recognizer.
+
+    Args:
+        person (`torch.Tensor`): (D,) unit norm.
+        prior (`IdentityPrior`): of the recognizer.
+        generator (`torch.Generator`, *optional*): secret; draws the random identity and the target.
+
+    Attributes:
+        random_identity (`torch.Tensor`): (D,) unit norm, the identity to rotate towards.
+        target (`float`): target percentile, in [0, 1].
+        tried (`list[tuple[float, float, float]]`): angle in degrees, similarity above the wanted one, percentile.
+    """
+
+    def __init__(self, person: torch.Tensor, prior: IdentityPrior, generator: torch.Generator | None = None) -> None:
+        self.person = person
+        self.random_identity = prior.sample(1, generator)[0]
+        low, high = PERCENTILE_RANGE
+        self.target = low + (high - low) * float(torch.rand(1, generator=generator))
+        self.references = prior.references
+        self.tried: list[tuple[float, float, float]] = []
+
+    def add(self, angle: float, result: torch.Tensor) -> None:
+        """Record the (D,) unit-norm embedding of the result of an angle."""
+        similarity, others = float(self.person @ result), self.references @ result
+        wanted = float(torch.quantile(others, self.target))
+        self.tried.append((angle, similarity - wanted, float((others < similarity).float().mean())))
+
+    @property
+    def best(self) -> int:
+        """Index of the attempt that came closest to the target."""
+        return min(range(len(self.tried)), key=lambda index: abs(self.tried[index][2] - self.target))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether an attempt is within the tolerance."""
+        return bool(self.tried) and abs(self.tried[self.best][2] - self.target) <= TOLERANCE
+
+    @property
+    def angle(self) -> float:
+        """The angle to try next, in degrees."""
+        if not self.tried:
+            return FIRST_ANGLE
+        # Whole degrees, so that rounding differences between machines do not become another picture.
+        return float(round(next_angle([(angle, excess) for angle, excess, _ in self.tried])))
+
+
+def next_angle(tried: Sequence[tuple[float, float]]) -> float:
+    """Next angle of a bracketing search for an excess similarity of zero; larger angles raise the similarity.
+
+    Args:
+        tried: angles in degrees, and by how much the similarity was too high; at least one.
+
+    Returns:
+        `float`: in [0, 180]. Linear interpolation between the two angles that bracket zero, kept away from both; while
+        all are on one side, `STEP` beyond the last of them.
+    """
+    low = max(((angle, excess) for angle, excess in tried if excess <= 0.0), default=None)
+    high = min(((angle, excess) for angle, excess in tried if excess > 0.0), default=None)
+    if low is None:
+        return max(0.0, min(angle for angle, _ in tried) - STEP)
+    if high is None:
+        return min(180.0, max(angle for angle, _ in tried) + STEP)
+    share = low[1] / (low[1] - high[1]) if low[0] < high[0] else 0.5
+    return low[0] + min(max(share, 0.15), 0.85) * (high[0] - low[0])
