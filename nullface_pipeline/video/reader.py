@@ -1,7 +1,7 @@
-"""Reading a video: what it is, and its frames upright, each with its time; or one sentence why not.
+"""Video decoding: properties of a video, and its frames as a player shows them: upright, with square pixels.
 
-Whatever could show a face that nobody sees here refuses the file: frames that a decoder only guesses, a mirrored picture,
-brightness that is not meant for eight bits.
+A file is refused if a player may show something other than the decoded frames: damaged or missing frames, a mirrored
+picture, high dynamic range. FFmpeg reads from an open file and never receives a path or a URL.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -23,6 +23,16 @@ _HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 # FFmpeg's name for a decoder that reports errors instead of painting over them.
 _NO_CONCEALMENT = {"err_detect": "explode"}
 
+# FFmpeg's names of containers that hold all of a video. A playlist would have it open other files. NUT is for segments.
+_CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "nut")
+
+# Containers whose duration is read from the header and not estimated from the last packets, and seconds it may be off.
+_DECLARE_DURATION = ("matroska", "avi", "flv", "asf")
+_DURATION_TOLERANCE = 1.0
+
+# Pixels wider or higher than this many times the other side are refused.
+_MAX_PIXEL_ASPECT = 4
+
 
 class VideoError(PhotoRefusedError):
     """A video of which nothing is written. The message says why, and what to do."""
@@ -30,13 +40,12 @@ class VideoError(PhotoRefusedError):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video is, upright.
+    """Properties of a video, as it is shown.
 
     Attributes:
-        width, height (`int`): in pixels.
+        width, height (`int`): in square pixels, upright.
         time_base (`Fraction`): seconds in one unit of `Frame.pts`.
         rate (`Fraction`): frames a second, on average.
-        pixel_aspect (`Fraction`): width over height of a pixel as it is shown.
         has_audio (`bool`): whether there is sound.
         deep (`bool`): whether it has more than eight bits a channel.
     """
@@ -45,7 +54,6 @@ class VideoInfo:
     height: int
     time_base: Fraction
     rate: Fraction
-    pixel_aspect: Fraction
     has_audio: bool
     deep: bool
 
@@ -55,7 +63,7 @@ class Frame:
     """One frame.
 
     Attributes:
-        pixels (`np.ndarray`): (H, W, 3) uint8 RGB, upright.
+        pixels (`np.ndarray`): (H, W, 3) uint8 RGB, upright, square pixels.
         pts (`int`): when it is shown, in the video's `time_base`.
     """
 
@@ -84,18 +92,15 @@ def read_info(path: Path) -> VideoInfo:
     """
     with open_input(path) as container:
         stream = _video_stream(container)
-        context = stream.codec_context
         first = next(_decoded(container, stream), None)
         if first is None:
             raise VideoError("It shows no frame: the file is empty or damaged.")
-        turned = _quarter_turns(first) % 2 == 1
-        aspect = Fraction(context.sample_aspect_ratio or 1) or Fraction(1)
-        size = (first.height, first.width) if turned else (first.width, first.height)
+        width, height = _shown_size(first, stream)
+        size = (height, width) if _quarter_turns(first) % 2 == 1 else (width, height)
         return VideoInfo(
             *size,
             time_base=Fraction(stream.time_base),
             rate=Fraction(stream.average_rate or stream.guessed_rate or 25),
-            pixel_aspect=1 / aspect if turned else aspect,
             has_audio=bool(container.streams.audio),
             deep=max(component.bits for component in first.format.components) > 8,
         )
@@ -113,7 +118,7 @@ def read_frames(path: Path) -> Iterator[Frame]:
         last: int | None = None
         for number, decoded in enumerate(_decoded(container, stream)):
             _check_frame(decoded, number, last)
-            pixels = np.rot90(_to_rgb(decoded), _quarter_turns(decoded))
+            pixels = np.rot90(_to_rgb(decoded, stream), _quarter_turns(decoded))
             if pixels.shape != (shape := shape or pixels.shape):
                 raise VideoError(f"Its frames change their size at frame {number}: encode it again in one size first.")
             last = decoded.pts
@@ -122,30 +127,80 @@ def read_frames(path: Path) -> Iterator[Frame]:
 
 @contextlib.contextmanager
 def open_input(path: Path) -> Iterator[Any]:
-    """A container of PyAV for reading; what FFmpeg says of it is a `VideoError`."""
+    """Open a video as a PyAV container. Errors of FFmpeg in the block become `VideoError`.
+
+    Raises:
+        VideoError: if the file is missing, incomplete, damaged, or not a container that holds all of its video.
+        OSError: if the disk fails.
+    """
     av = import_av()
+    limits = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "none"}
+    with _open_file(path) as file:
+        if _declared_end(file) > file.seek(0, 2):
+            raise VideoError(_INCOMPLETE)
+        file.seek(0)
+        try:
+            with av.open(file, metadata_errors="ignore", container_options=limits) as container:
+                if container.format.name.split(",")[0] not in _CONTAINERS:
+                    raise VideoError(_UNREADABLE.format(container.format.name))
+                yield container
+        except av.error.FFmpegError as error:
+            raise VideoError(_UNREADABLE.format(error.strerror)) from error
+
+
+_UNREADABLE = (
+    "It is not a readable MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV or Ogg video, or it is damaged ({}): convert it to MP4 "
+    "first."
+)
+
+_INCOMPLETE = (
+    "Its file ends before the video does: copy it again from where it is complete, or convert it to MP4 first."
+)
+
+
+def _open_file(path: Path) -> BinaryIO:
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            yield container
+        return path.open("rb")
     except FileNotFoundError as error:
         raise VideoError("It does not exist.") from error
-    except av.error.FFmpegError as error:
-        # A full disk, say, which is no matter of this file.
-        if isinstance(error, OSError):
-            raise
-        raise VideoError(
-            f"It is no video that can be read, or damaged ({error.strerror}): encode it again first, with a player or editor "
-            "that shows all of it."
-        ) from error
+    except PermissionError as error:
+        raise VideoError("It cannot be opened: check its permissions.") from error
+
+
+def _declared_end(file: BinaryIO) -> int:
+    """Length of the file by the header of AVI, Matroska or WebM; 0 where the header does not say."""
+    head = file.read(4096)
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] == b"\x1aE\xdf\xa3":
+        length, start = _ebml_size(head, 4)
+        segment = start + (length or 0)
+        if head[segment : segment + 4] == b"\x18S\x80g":
+            length, start = _ebml_size(head, segment + 4)
+            return 0 if length is None else start + length
+    return 0
+
+
+def _ebml_size(head: bytes, start: int) -> tuple[int | None, int]:
+    """A length in Matroska, None if it is unknown, and where it ends."""
+    width = 9 - head[start].bit_length() if start < len(head) else 9
+    digits = head[start : start + width]
+    if width > 8 or len(digits) < width:
+        return None, start
+    limit = 1 << (7 * width)
+    length = int.from_bytes(digits, "big") & (limit - 1)
+    return None if length == limit - 1 else length, start + width
 
 
 def _video_stream(container: Any) -> Any:
-    """The stream that is shown: the first that is no cover picture. The others are dropped."""
+    """The stream that is shown: the first that is not a cover picture. The others are dropped."""
     covers = 0x0400 | 0x0800  # attached_pic, timed_thumbnails
     streams = [stream for stream in container.streams.video if not int(stream.disposition) & covers]
     if not streams:
         raise VideoError("It holds no video.")
     stream = streams[0]
+    if stream.codec_context is None:
+        raise VideoError("Its picture has a codec that cannot be decoded: convert it to H.264 first.")
     stream.codec_context.options = _NO_CONCEALMENT
     # In threads of its own for each slice, FFmpeg forgets the errors; with one for each frame it reports them.
     stream.codec_context.thread_type = "FRAME"
@@ -153,10 +208,19 @@ def _video_stream(container: Any) -> Any:
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    for packet in container.demux(stream):
+    end = 0.0
+    # The duration of the container is that of its longest stream.
+    for packet in container.demux():
+        if packet.pts is not None:
+            end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index != stream.index:
+            continue
         if packet.is_corrupt:
             raise VideoError(_UNDECODABLE)
         yield from packet.decode()
+    declared = (container.duration or 0) / 1e6
+    if container.format.name.split(",")[0] in _DECLARE_DURATION and end < declared - _DURATION_TOLERANCE:
+        raise VideoError(_INCOMPLETE)
 
 
 _UNDECODABLE = (
@@ -193,6 +257,17 @@ def _quarter_turns(decoded: Any) -> int:
     return int(decoded.rotation) // 90
 
 
-def _to_rgb(decoded: Any) -> np.ndarray:
-    """(H, W, 3) uint8; ITU-R BT.709 or 601, limited or full range, as the frame says."""
-    return np.asarray(decoded.to_ndarray(format="rgb24"))
+def _shown_size(decoded: Any, stream: Any) -> tuple[int, int]:
+    """Width and height in square pixels, before any rotation; the shorter side of a pixel is stretched."""
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    if not 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
+        raise VideoError(
+            f"Its pixels are shown {float(aspect):g} times as wide as high: encode it with square pixels first."
+        )
+    return round(decoded.width * max(aspect, 1)), round(decoded.height * max(1 / aspect, 1))
+
+
+def _to_rgb(decoded: Any, stream: Any) -> np.ndarray:
+    """(H, W, 3) uint8 with square pixels; ITU-R BT.709 or 601, limited or full range, as the frame says."""
+    width, height = _shown_size(decoded, stream)
+    return np.asarray(decoded.to_ndarray(format="rgb24", width=width, height=height))

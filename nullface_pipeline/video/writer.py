@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nullface_pipeline.photo_files import DIGITAL_SOURCE_TYPE
+from nullface_pipeline.video.audio_headers import rebuilt_header
 from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_av, open_input
 
 
@@ -32,7 +33,7 @@ FORMATS: dict[str, tuple[str, tuple[str, dict[str, str]], str]] = {
 }
 
 # What a container takes of an audio stream that is copied.
-_COPIED_AUDIO = {"webm": ("opus", "vorbis"), "mp4": ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")}
+_COPIED_AUDIO = {"webm": ("opus",), "mp4": ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")}
 _COPIED_AUDIO["mov"] = (*_COPIED_AUDIO["mp4"], "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_f32le")
 
 AUDIO = ("none", "keep", "pitch")
@@ -58,14 +59,14 @@ def write_segment(path: Path, frames: Iterable[Frame], info: VideoInfo, suffix: 
     """
     av = import_av()
     encoder, options = FORMATS[suffix][1]
-    with av.open(str(path), "w", format="nut") as container:
+    with av.open(_url(path), "w", format="nut") as container:
         stream = container.add_stream(encoder, rate=info.rate, options=dict(options))
         stream.width, stream.height = even(info.width), even(info.height)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = stream.time_base = info.time_base
         context.max_b_frames = 0
-        context.sample_aspect_ratio = info.pixel_aspect
+        context.sample_aspect_ratio = 1
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
         for frame in frames:
@@ -74,6 +75,11 @@ def write_segment(path: Path, frames: Iterable[Frame], info: VideoInfo, suffix: 
             encoded.pts, encoded.time_base = frame.pts, info.time_base
             container.mux(stream.encode(encoded))
         container.mux(stream.encode())
+
+
+def _url(path: Path) -> str:
+    """For FFmpeg, which takes a name with a colon for an address."""
+    return f"file:{path}"
 
 
 def even(length: int) -> int:
@@ -102,7 +108,10 @@ def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: s
     av = import_av()
     container_format, _, audio_encoder = FORMATS[suffix]
     fast_start = {"movflags": "+faststart"} if suffix != ".webm" else {}
-    with av.open(str(path), "w", format=container_format, options=fast_start) as output, open_input(original) as input:
+    with (
+        av.open(_url(path), "w", format=container_format, options=fast_start) as output,
+        open_input(original) as input,
+    ):
         output.metadata["comment"] = DIGITAL_SOURCE_TYPE
         with open_input(segments[0]) as first:
             template = first.streams.video[0]
@@ -111,28 +120,58 @@ def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: s
         packets = [_video_packets(segments, stream)]
         source = next(iter(input.streams.audio), None)
         if audio == "keep" and source is not None:
-            _check_copied(source, container_format)
-            packets.append(_copied_audio(input, source, output.add_stream_from_template(source)))
+            header = _check_copied(source, container_format)
+            copied = output.add_stream_from_template(source)
+            copied.codec_context.extradata = header
+            packets.append(_copied_audio(input, source, copied))
         elif audio == "pitch" and source is not None:
+            _check_decoded(source)
             packets.append(_lowered_audio(input, source, output, audio_encoder))
         for packet in heapq.merge(*packets, key=_when):
-            output.mux(packet)
+            _mux(output, packet)
+
+
+def _mux(output: Any, packet: Any) -> None:
+    """Write a packet. A full disk raises OSError, because it is not an error of the video."""
+    av = import_av()
+    try:
+        output.mux(packet)
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror) from error
+        raise
 
 
 def check_audio(path: Path, audio: str, suffix: str) -> None:
     """That the sound of a video can be written as it is asked for; raises as `join_segments`."""
-    if audio == "keep":
-        with open_input(path) as input:
-            for source in input.streams.audio[:1]:
+    if audio == "none":
+        return
+    with open_input(path) as input:
+        for source in input.streams.audio[:1]:
+            if audio == "keep":
                 _check_copied(source, FORMATS[suffix][0])
+            else:
+                _check_decoded(source)
 
 
-def _check_copied(source: Any, container_format: str) -> None:
-    name = source.codec_context.name
-    if name.removesuffix("float") not in _COPIED_AUDIO[container_format]:
+def _check_decoded(source: Any) -> None:
+    if source.codec_context is None:
+        raise VideoError("Its sound has a codec that cannot be decoded: use --audio none.")
+
+
+def _check_copied(source: Any, container_format: str) -> bytes | None:
+    """The header that the sound is to have in the new file; raises `VideoError` if it cannot be copied."""
+    _check_decoded(source)
+    name = source.codec_context.name.removesuffix("float")
+    kind = container_format.upper()
+    if name not in _COPIED_AUDIO[container_format]:
+        raise VideoError(f"Its sound ({name}) cannot be copied into a {kind} file: use --audio pitch or none.")
+    try:
+        return rebuilt_header(name, source.codec_context.extradata)
+    except ValueError as error:
         raise VideoError(
-            f"Its sound ({name}) cannot be copied into a {container_format.upper()} file: use --audio pitch or none."
-        )
+            f"Its sound ({name}) has a header that may hold more than sound and is not copied: use --audio pitch or none."
+        ) from error
 
 
 def _when(packet: Any) -> Fraction:
@@ -150,10 +189,16 @@ def _video_packets(segments: Sequence[Path], stream: Any) -> Iterator[Any]:
 
 
 def _copied_audio(input: Any, source: Any, stream: Any) -> Iterator[Any]:
+    av = import_av()
     for packet in input.demux(source):
         if packet.dts is not None:
-            packet.stream = stream
-            yield packet
+            # Anew, because a packet may carry other data beside the sound, such as a new header.
+            copied = av.Packet(bytes(packet))
+            copied.pts, copied.dts, copied.duration = packet.pts, packet.dts, packet.duration
+            copied.time_base, copied.is_keyframe, copied.stream = packet.time_base, True, stream
+            if packet.has_sidedata("skip_samples"):
+                packet.get_sidedata("skip_samples").to_packet(copied)
+            yield copied
 
 
 def _lowered_audio(input: Any, source: Any, output: Any, encoder: str) -> Iterator[Any]:

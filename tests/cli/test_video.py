@@ -147,5 +147,5 @@ def test_a_video_without_a_face_is_refused_and_the_others_are_done(clip, tmp_pat
     (tmp_path / "text.mp4").write_bytes(b"This is a text.")
     result = command(empty, tmp_path / "text.mp4", clip, "--output", tmp_path / "out")
     assert result.exit_code == 3
-    assert "No face was found in the video" in result.stderr and "no video that can be read" in result.stderr
+    assert "No face was found in the video" in result.stderr and "not a readable MP4" in result.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]

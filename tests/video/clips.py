@@ -158,11 +158,13 @@ def write_clip(
     metadata: dict[str, str] | None = None,
     chapter: str = "",
     rotation: int = 0,
+    aspect: Fraction = Fraction(1),
 ) -> Path:
     """A video file of (H, W, 3) uint8 frames, with a tone for sound if asked for.
 
     Args:
         colour (`tuple[int, int]`): ITU-T H.273's numbers of the transfer function and of the primaries.
+        aspect (`Fraction`): width over height of a pixel as it is shown.
     """
     import av
 
@@ -180,6 +182,7 @@ def write_clip(
         context.time_base = stream.time_base = time_base
         context.color_trc, context.color_primaries = colour
         context.colorspace = 1
+        context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
         tone = container.add_stream("aac", rate=16_000, layout="mono") if sound else None

@@ -1,7 +1,11 @@
 """Reading: every frame upright and on time, and what is refused."""
 
+import errno
+import io
 import struct
 import sys
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,10 +102,85 @@ def test_damaged_frames_refuse_the_file(tmp_path, damage):
 
 def test_what_is_no_video(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"This is a text.")
-    with pytest.raises(VideoError, match="no video that can be read"):
+    with pytest.raises(VideoError, match="not a readable MP4"):
         read_info(tmp_path / "a.mp4")
     with pytest.raises(VideoError, match="does not exist"):
         read_info(tmp_path / "b.mp4")
+
+
+def test_picture_with_an_unknown_codec_is_refused(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", pictures(), PTS)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    with pytest.raises(VideoError, match="codec"):
+        read_info(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("clip.mp4", "ffconcat version 1.0\nfile {other}\n"),
+        ("clip.mp4", "ffconcat version 1.0\nfile clip.mp4\n"),
+        ("clip.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n"),
+    ],
+)
+def test_a_playlist_opens_no_other_file(tmp_path, name, content):
+    other = write_clip(tmp_path / "other.ts", pictures(), PTS)
+    (tmp_path / name).write_text(content.format(other=other))
+    with pytest.raises(VideoError, match="not a readable MP4"):
+        read_info(tmp_path / name)
+
+
+def test_a_relative_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_clip(tmp_path / "12.mp4", pictures(), PTS).rename("12:30.mp4")
+    assert read_info(Path("12:30.mp4")).width == 64
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".webm", ".avi", ".mp4", ".flv"])
+@pytest.mark.parametrize("share", [0.67, 0.95])
+def test_a_file_that_was_cut_off_is_refused(tmp_path, suffix, share):
+    """Ten seconds, because the duration in FLV is not exact."""
+    codec = {".webm": "libvpx-vp9", ".avi": "mpeg4"}.get(suffix, "libx264")
+    noise = np.random.default_rng(0).integers(0, 255, (20, 48, 64, 3), dtype=np.uint8)
+    # AVI has no times but numbers.
+    pts, base = ([500 * n for n in range(20)], MILLISECOND) if suffix != ".avi" else (list(range(20)), Fraction(1, 2))
+    path = write_clip(tmp_path / f"a{suffix}", noise, pts, base, codec=codec)
+    assert len(list(read_frames(path))) == 20
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(VideoError):
+        list(read_frames(path))
+
+
+def test_a_failing_disk_is_not_an_error_of_the_video(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "a.mp4", pictures(), PTS)
+
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() > 100:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(min(size, 64))
+
+    content = path.read_bytes()
+    monkeypatch.setattr(Path, "open", lambda *_: Failing(content))
+    with pytest.raises(OSError, match="Input/output"):
+        read_info(path)
+
+
+@pytest.mark.parametrize("aspect", [Fraction(24, 11), Fraction(1, 2)])
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_frames_have_square_pixels(tmp_path, aspect, rotation):
+    path = write_clip(tmp_path / "a.mp4", pictures(), PTS, rotation=rotation, aspect=aspect)
+    shown = (round(64 * aspect), 48) if aspect > 1 else (64, round(48 / aspect))
+    info, frame = read_info(path), next(read_frames(path))
+    assert (info.width, info.height) == (shown if rotation == 0 else shown[::-1])
+    assert frame.pixels.shape == (info.height, info.width, 3)
+
+
+def test_pixels_of_an_absurd_shape_are_refused(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", pictures(), PTS, aspect=Fraction(8))
+    with pytest.raises(VideoError, match="8 times as wide as high"):
+        read_info(path)
 
 
 def test_missing_package_is_named(monkeypatch, tmp_path):

@@ -1,6 +1,8 @@
 """Writing: pieces joined exactly, the sound as asked for, and nothing else of the original's container."""
 
+import errno
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ av = pytest.importorskip("av")
 PTS = [0, 40, 90, 130, 250, 290, 300, 350, 420, 460]
 SECRETS = {"title": "At the clinic", "location": "+48.2082+016.3738/", "comment": "Room 7"}
 CHAPTER = "Arrival of Ann"
+SECRET = b"\xff\xd8\xff\xe0 a picture of Ann \xff\xd9"
 
 
 def copy(source, target, audio="none", cut=4):
@@ -94,12 +97,76 @@ def test_sound_that_a_container_does_not_take_is_refused(tmp_path):
         check_audio(source, "keep", ".webm")
 
 
-def test_shape_of_pixels_is_kept(tmp_path):
-    info = read_info(write_clip(tmp_path / "in.mp4", pictures(), PTS))
-    wide = type(info)(**{**vars(info), "pixel_aspect": Fraction(4, 3)})
-    write_segment(tmp_path / "a.nut", [Frame(pictures()[0], 0)], wide, ".mp4")
-    join_segments(tmp_path / "a.mp4", [tmp_path / "a.nut"], tmp_path / "in.mp4", "none", ".mp4")
-    assert read_info(tmp_path / "a.mp4").pixel_aspect == Fraction(4, 3)
+def test_result_has_square_pixels(tmp_path):
+    source = write_clip(tmp_path / "in.mp4", pictures(), PTS, aspect=Fraction(3, 2))
+    with av.open(str(copy(source, tmp_path / "out.mp4"))) as container:
+        stream = container.streams.video[0]
+        assert (stream.width, stream.height, stream.sample_aspect_ratio) == (96, 48, 1)
+
+
+def with_sound(path, codec, header=None):
+    """Half a second of silence in a codec, with a header if one is given."""
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=25)
+        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
+        stream = container.add_stream(codec, rate=48_000, layout="stereo", options={"strict": "experimental"})
+        stream.codec_context.open()
+        size = stream.codec_context.frame_size or 1024
+        packets = []
+        for start in range(0, 24_000, size):
+            silence = np.zeros((2, size), np.float32 if stream.format.name.startswith("flt") else np.int16)
+            frame = av.AudioFrame.from_ndarray(
+                silence.astype(np.int16)[:1].repeat(2, 1), format="s16", layout="stereo"
+            )
+            frame.sample_rate, frame.pts, frame.time_base = 48_000, start, Fraction(1, 48_000)
+            converted = av.AudioResampler(format=stream.format.name, layout="stereo", rate=48_000).resample(frame)
+            packets += [packet for one in converted for packet in stream.encode(one)]
+        packets += stream.encode(None)
+        if header is not None:
+            stream.codec_context.extradata = header(stream.codec_context.extradata)
+        for number, pixels in enumerate(pictures(10)):
+            container.mux(picture.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux([*picture.encode(None), *packets])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"),
+    [("aac", ".mp4"), ("libopus", ".webm"), ("libopus", ".mp4"), ("flac", ".mp4"), ("alac", ".mov")],
+)
+def test_nothing_beside_numbers_is_kept_of_a_header(tmp_path, codec, suffix):
+    source = with_sound(tmp_path / f"in{suffix}", codec, lambda header: header + SECRET)
+    plain = with_sound(tmp_path / f"plain{suffix}", codec)
+    result = copy(source, tmp_path / f"out{suffix}", "keep")
+    assert SECRET not in result.read_bytes()
+    assert audio_packets(result) == audio_packets(plain)
+    assert np.array_equal(sound(result)[0], sound(plain)[0])
+
+
+def test_sound_whose_header_cannot_be_rebuilt_is_refused(tmp_path):
+    source = with_sound(tmp_path / "in.webm", "vorbis")
+    with pytest.raises(VideoError, match=r"vorbis.*--audio pitch or none"):
+        check_audio(source, "keep", ".webm")
+    check_audio(source, "pitch", ".webm")
+
+
+def test_sound_of_an_unknown_codec_is_refused(tmp_path):
+    source = with_sound(tmp_path / "in.mov", "alac")
+    source.write_bytes(source.read_bytes().replace(b"alac", b"zzzz"))
+    for audio in ("keep", "pitch"):
+        with pytest.raises(VideoError, match="--audio none"):
+            check_audio(source, audio, ".mp4")
+    check_audio(source, "none", ".mp4")
+
+
+def test_a_full_disk_is_not_an_error_of_the_video(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    source = write_clip(tmp_path / "in.mp4", pictures(), PTS)
+    write_segment(tmp_path / "a.nut", read_frames(source), read_info(source), ".webm")
+    with pytest.raises(OSError) as raised:
+        join_segments(Path("/dev/full"), [tmp_path / "a.nut"], source, "none", ".webm")
+    assert raised.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize(
