@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from nullface_pipeline.cli import options
 from nullface_pipeline.cli.asked import AskedOfFaces
@@ -23,6 +23,9 @@ from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
 if TYPE_CHECKING:
     from nullface_pipeline.photo_folder import PhotoJob, ResultRecord
     from nullface_pipeline.video import LinkedVideo, VideoReport, Work
+
+    # Device, inode, size and time of the last change.
+    FileState = tuple[int, int, int, int]
 
 
 class Audio(StrEnum):
@@ -37,6 +40,21 @@ AudioName = Annotated[
         metavar="NAME", help="none; keep: the sound as it is; pitch: the voice lower.", rich_help_panel=options.FILES
     ),
 ]
+
+
+@dataclass(frozen=True, eq=False)
+class LookedAt:
+    """A video after the first pass.
+
+    Attributes:
+        original (`str`): SHA-256 of its file.
+        state (`tuple`): of its file when that was hashed, see `_file_state`.
+    """
+
+    linked: "LinkedVideo"
+    work: "Work"
+    original: str
+    state: "FileState"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +90,9 @@ class AskedOfVideos(AskedOfFaces):
 
 
 def video(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, and most others.")],
+    videos: Annotated[
+        list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV, Ogg.")
+    ],
     output: Annotated[
         Path,
         typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
@@ -163,7 +183,7 @@ def _anonymize(asked: AskedOfVideos, face_options: PhotoOptions, jobs: "list[Pho
     for outcome in split.refused:
         _refuse(outcome.job, outcome.reason)
     reports = _run(asked, face_options, split.pending, jobs, record) if split.pending else {}
-    console.print(_reports_table(reports, asked.model))
+    _print_reports(reports, asked.model)
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
     if asked.model == "tiny" and reports:
@@ -195,11 +215,11 @@ def _run(
             return reports
         # Who is who is only known once all have been looked at, also those that are done.
         looked = {job: linked for job in jobs if (linked := _look(asked, pipe, job, progress)) is not None}
-        for job, identities in zip(looked, _identities(pipe, [linked for linked, _ in looked.values()])):
+        for job, identities in zip(looked, _identities(pipe, [each.linked for each in looked.values()])):
             if job in pending:
                 _finish(asked, pipe, face_options, job, looked[job], identities, record, reports, progress)
             else:
-                looked[job][1].remove()
+                looked[job].work.remove()
     return reports
 
 
@@ -218,35 +238,52 @@ def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> 
     return face_options
 
 
-def _look(asked: AskedOfVideos, pipe: Any, job: "PhotoJob", progress: Progress) -> "tuple[LinkedVideo, Work] | None":
+def _look(asked: AskedOfVideos, pipe: Any, job: "PhotoJob", progress: Progress) -> LookedAt | None:
     """What one video shows; None if it is refused."""
     from nullface_pipeline.photo_folder import file_digest
     from nullface_pipeline.photo_folder.noise import SEED_BITS
     from nullface_pipeline.video import Work, link_video, work_folder
 
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
-    made_from = f"{file_digest(job.source)} {asked.digest}"
-    work = Work(work_folder(job.output), made_from, seed, fixed=asked.seed is not None)
-    with _refusals(job, work):
-        return link_video(pipe.face_analyser, job.source, work, _teller(progress, job)), work
+    with _refusals(job):
+        state, original = _file_state(job.source), file_digest(job.source) or ""
+        work = Work(work_folder(job.output), f"{original} {asked.digest}", seed, fixed=asked.seed is not None)
+        linked = link_video(pipe.face_analyser, job.source, work, _teller(progress, job))
+        return LookedAt(linked, work, original, state)
     return None
 
 
+def _file_state(path: Path) -> "FileState":
+    """What shows that a file was replaced or written to.
+
+    Raises:
+        VideoError: if it is not there any more.
+    """
+    from nullface_pipeline.video import VideoError
+
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise VideoError("It does not exist.") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @contextlib.contextmanager
-def _refusals(job: "PhotoJob", work: "Work") -> Iterator[None]:
-    """One video that is refused, or that a library chokes on, is no reason to give up the others."""
+def _refusals(job: "PhotoJob") -> Iterator[None]:
+    """Refuse the video if it or a library raises an error, delete its work folder, and go on with the others.
+
+    A failing disk ends the run and leaves the work folder, so that the run can go on later.
+    """
     from nullface_pipeline.photo_folder.steps import in_words
+    from nullface_pipeline.video import remove_work
 
     try:
         yield
-    except PhotoRefusedError as error:
-        work.remove()
-        _refuse(job, str(error))
-    # A full disk, say, is no matter of one video.
     except OSError:
         raise
     except Exception as error:
-        _refuse(job, in_words(error))
+        remove_work(job.output)
+        _refuse(job, str(error) if isinstance(error, PhotoRefusedError) else in_words(error))
 
 
 def _identities(pipe: Any, linked: "list[LinkedVideo]") -> list[list[Any]]:
@@ -261,7 +298,7 @@ def _finish(
     pipe: Any,
     face_options: PhotoOptions,
     job: "PhotoJob",
-    looked: "tuple[LinkedVideo, Work]",
+    looked: LookedAt,
     identities: list[Any] | None,
     record: "ResultRecord",
     reports: "dict[PhotoJob, VideoReport]",
@@ -269,20 +306,19 @@ def _finish(
 ) -> None:
     """Render one video, and write down what the result is before it appears."""
     from nullface_pipeline.photo_folder import MadeFrom, file_digest
-    from nullface_pipeline.video import anonymize_video
-
-    linked, work = looked
+    from nullface_pipeline.video import VideoError, anonymize_video
 
     def note(finished: Path) -> None:
-        original = file_digest(job.source) or ""
-        record.add(MadeFrom(original, asked.digest, file_digest(finished) or ""))
+        if _file_state(job.source) != looked.state:
+            raise VideoError("Its file has changed during the run: run the command again.")
+        record.add(MadeFrom(looked.original, asked.digest, file_digest(finished) or ""))
 
     tell = _teller(progress, job)
-    with _refusals(job, work):
+    with _refusals(job):
         reports[job] = anonymize_video(
-            pipe, linked, job.output, face_options, work, asked.audio.value, identities, note, tell
+            pipe, looked.linked, job.output, face_options, looked.work, asked.audio.value, identities, note, tell
         )
-        work.remove()
+        looked.work.remove()
 
 
 def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | None], None]:
@@ -299,15 +335,23 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
-def _reports_table(reports: "dict[PhotoJob, VideoReport]", model: str) -> Table:
-    title = "with nullface-tiny, a demonstration" if model == "tiny" else None
-    table = Table(
-        Column("video", overflow="fold"),
-        *("frames", "tracks", "faces replaced", "in short gaps", "spared", "places covered", "frames with a cover"),
-        title=title,
-    )
+def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
+    """One table a video, one row a figure."""
+    made_with = " (nullface-tiny, a demonstration)" if model == "tiny" else ""
     for job, report in reports.items():
-        numbers = (report.frames, report.tracks, report.anonymized, report.gaps, report.spared, report.covered)
         share = f"{report.patched_frames} ({100 * report.patched_frames / max(report.frames, 1):.0f} %)"
-        table.add_row(show(job.output), *map(str, numbers), share)
-    return table
+        rows = {
+            "frames": report.frames,
+            "tracks": report.tracks,
+            "faces replaced": report.anonymized,
+            "faces replaced in short gaps": report.gaps,
+            "faces kept": report.spared,
+            "places covered": report.covered,
+            "frames with a cover": share,
+        }
+        table = Table(box=None, show_header=False, padding=(0, 2))
+        for name, value in rows.items():
+            table.add_row(name, str(value))
+        # A path is not broken over lines, however long it is.
+        console.print(f"{show(job.output)}{made_with}", soft_wrap=True)
+        console.print(table)

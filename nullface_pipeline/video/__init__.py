@@ -13,5 +13,5 @@ from nullface_pipeline.video.run import (
     link_video,
     one_face_a_person,
 )
-from nullface_pipeline.video.work import Work, work_folder
+from nullface_pipeline.video.work import Work, remove_work, work_folder
 from nullface_pipeline.video.writer import AUDIO, FORMATS, output_suffix

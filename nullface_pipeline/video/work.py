@@ -19,6 +19,11 @@ def work_folder(output: Path) -> Path:
     return output.with_name(f".nullface-{sha256(output.name.encode()).hexdigest()[:16]}.work")
 
 
+def remove_work(output: Path) -> None:
+    """Delete the work folder of a result, if there is one."""
+    shutil.rmtree(work_folder(output), ignore_errors=True)
+
+
 class Work:
     """The work on one video.
 

@@ -1,5 +1,6 @@
 """`nullface video`: wrong usage, refusals, and what is done before."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -9,8 +10,11 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
+from nullface_pipeline.cli.console import console
+from nullface_pipeline.cli.video import _print_reports
+from nullface_pipeline.photo_folder import PhotoJob
 from nullface_pipeline.tiny_model import TINY_FOLDER
-from nullface_pipeline.video import anonymize_video
+from nullface_pipeline.video import VideoReport, anonymize_video
 
 from ..video.clips import background, read_back, write_clip
 
@@ -142,10 +146,47 @@ def test_what_no_run_has_made_stays(clip, tmp_path):
     assert (tmp_path / "out/clip.mp4").read_bytes() == b"precious"
 
 
+def test_a_video_that_changes_during_the_run_is_refused(clip, tmp_path, monkeypatch):
+    def before_writing(path):
+        clip.unlink()
+        shutil.copy(other, clip)
+        note(path)
+
+    other = write_clip(tmp_path / "other.mp4", [background(120, 160)] * 2, [0, 40])
+    note = None
+
+    def spy(pipe, linked, output, options, work, audio, identities, noted, tell):
+        nonlocal note
+        note = noted
+        return anonymize_video(pipe, linked, output, options, work, audio, identities, before_writing, tell)
+
+    monkeypatch.setattr("nullface_pipeline.video.anonymize_video", spy)
+    result = command(clip, "--output", tmp_path / "out")
+    assert result.exit_code == 3 and "has changed" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_fits_into_80_columns(clip, tmp_path, capsys, monkeypatch):
+    report = VideoReport(9000, 12, 100_000, 2000, 3000, 4000, 5, 6, 7000, 8)
+    monkeypatch.setattr(console, "width", 80)
+    long = tmp_path / f"{'a long name ' * 10}.mp4"
+    with console.capture() as captured:
+        _print_reports({PhotoJob(clip, long): report}, "tiny")
+    lines = captured.get().splitlines()
+    assert any(str(long) in line for line in lines)
+    assert any("faces replaced " in line and "100000" in line for line in lines)
+    assert max(len(line) for line in lines if str(long) not in line) <= 80
+
+
 def test_a_video_without_a_face_is_refused_and_the_others_are_done(clip, tmp_path):
     empty = write_clip(tmp_path / "empty.mp4", [background(120, 160)] * 2, [0, 40])
     (tmp_path / "text.mp4").write_bytes(b"This is a text.")
-    result = command(empty, tmp_path / "text.mp4", clip, "--output", tmp_path / "out")
+    (tmp_path / "codec.mp4").write_bytes(clip.read_bytes().replace(b"avc1", b"zzzz"))
+    whole = write_clip(tmp_path / "damaged.mkv", [background(120, 160)] * 2, [0, 40])
+    # For a header that ends early FFmpeg has an error of the system.
+    whole.write_bytes(whole.read_bytes()[:300])
+    named = [empty, tmp_path / "text.mp4", tmp_path / "codec.mp4", whole, clip]
+    result = command(*named, "--output", tmp_path / "out")
     assert result.exit_code == 3
     assert "No face was found in the video" in result.stderr and "not a readable MP4" in result.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
