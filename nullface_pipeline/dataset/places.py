@@ -1,6 +1,8 @@
 """Folders on a disk or in an object store, by path or URL: what is written there appears whole or not at all."""
 
 import contextlib
+import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nullface_pipeline.photo_files import whole_file, write_whole
+from nullface_pipeline.photo_folder.records import file_digest
 from nullface_pipeline.photo_folder.steps import file_bytes
 
 
@@ -16,9 +19,23 @@ class ShardError(Exception):
     """A shard that cannot be read or written now. Nothing of it counts as done; the next run tries it again."""
 
 
+def check_name(name: str, where: str) -> None:
+    """Check that a file name stays below the folder it is joined to.
+
+    Raises:
+        ShardError: if the name is absolute, or has an empty part, `.` or `..`.
+    """
+    windows = os.name == "nt" and any(letter in name for letter in "\\:")
+    if windows or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ShardError(f"{where} has a file named {name!a}, which could be written to another folder: rename it.")
+
+
 @dataclass(frozen=True)
 class Place:
-    """A folder by its path, or by a URL that fsspec knows: `s3://`, `gs://`, `hf://`. Names in it are relative, with /."""
+    """A folder by its path, or by a URL that fsspec knows: `s3://`, `gs://`, `hf://`. Names in it are relative, with /.
+
+    Every method that takes a name raises `ShardError` for one that leads out of the folder.
+    """
 
     root: str
 
@@ -42,15 +59,28 @@ class Place:
         system, path = self._opened
         return Path(path) if isinstance(system, LocalFileSystem) else None
 
-    def path(self, name: str) -> str:
-        """A name as the file system knows it."""
-        return f"{self._opened[1].rstrip('/')}/{name}" if name else self._opened[1]
+    def path(self, name: str = "") -> str:
+        """A name, or the folder itself, as the file system knows it."""
+        root = self._opened[1]
+        if not name:
+            return str(root)
+        check_name(name, self.root)
+        return f"{root.rstrip('/')}/{name}".removeprefix("" if root else "/")
 
     def names(self) -> list[str]:
-        """All files below, sorted; none if there is no such folder."""
+        """All files below, sorted; none if there is no such folder.
+
+        Raises:
+            ShardError: if a name is absolute, or has an empty part, `.` or `..`.
+        """
         system, root = self._opened
         system.invalidate_cache()
-        return sorted(found[len(root.rstrip("/")) + 1 :] for found in system.find(root) if found != root)
+        above = f"{root.rstrip('/')}/" if root else ""
+        # Some stores list a folder as an object whose key ends with a slash.
+        found = [path.removeprefix(above) for path in system.find(root) if path != root and not path.endswith("/")]
+        for name in found:
+            check_name(name, self.root)
+        return sorted(found)
 
     def exists(self, name: str = "") -> bool:
         return bool(self._opened[0].exists(self.path(name)))
@@ -70,6 +100,7 @@ class Place:
             OSError, PhotoFileError: if it is none, or cannot be read.
             ShardError: if the store does not answer.
         """
+        check_name(name, self.root)
         if self.folder is not None:
             return file_bytes(self.folder / name)
         try:
@@ -80,22 +111,39 @@ class Place:
         except Exception as error:
             raise ShardError(f"{name} cannot be read from {self.root} ({type(error).__name__}: {error}).") from error
 
+    def sha256(self, name: str) -> str | None:
+        """SHA-256 of a file in hexadecimal; None if it is missing or cannot be read."""
+        check_name(name, self.root)
+        if self.folder is not None:
+            return file_digest(self.folder / name)
+        try:
+            with self.open(name) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return None
+
+    def remove(self, name: str) -> None:
+        """Delete a file if it exists."""
+        with contextlib.suppress(FileNotFoundError):
+            if (path := self._writable(name)) is None:
+                self._opened[0].rm_file(self.path(name))
+            else:
+                path.unlink()
+
     def write(self, name: str, data: bytes) -> None:
         """One whole file, over an older one."""
-        if self.folder is None:
+        if (path := self._writable(name)) is None:
             self._opened[0].pipe_file(self.path(name), data)
             return
-        path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, data)
 
     @contextlib.contextmanager
     def written(self, name: str) -> Iterator[BinaryIO]:
         """A file to write to piece by piece, which gets its name at the end, or is dropped after an error."""
-        if self.folder is not None:
-            path = self.folder / name
+        if (path := self._writable(name)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as temporary, temporary.open("xb") as file:
+            with whole_file(path) as temporary, temporary.open("xb+") as file:
                 yield file
             return
         # Results only: what is read from a store never lies on a disk.
@@ -103,3 +151,13 @@ class Place:
             yield file  # type: ignore[misc]
             file.flush()
             self._opened[0].put_file(file.name, self.path(name))
+
+    def _writable(self, name: str) -> Path | None:
+        """The local path of a file to write; None in an object store."""
+        check_name(name, self.root)
+        if self.folder is None:
+            return None
+        path = self.folder / name
+        if not path.parent.resolve().is_relative_to(self.folder.resolve()):
+            raise ShardError(f"{path} is behind a link that leads out of {self.root}: remove the link.")
+        return path

@@ -1,11 +1,13 @@
 """An object store by URL, here fsspec's own in memory."""
 
 import uuid
+import zipfile
 
 import fsspec
 import pytest
 
 from nullface_pipeline.dataset import Place, begin, find_shards, summarize
+from nullface_pipeline.dataset.places import ShardError
 
 from .samples import colour, make_job, make_parquet, make_photos, paint, painted, results
 
@@ -14,7 +16,8 @@ from .samples import colour, make_job, make_parquet, make_photos, paint, painted
 def store():
     name = f"memory://{uuid.uuid4().hex}"
     yield name
-    fsspec.filesystem("memory").rm(name, recursive=True)
+    if fsspec.filesystem("memory").exists(name):
+        fsspec.filesystem("memory").rm(name, recursive=True)
 
 
 def upload(folder, url):
@@ -70,3 +73,55 @@ def test_what_is_not_finished_does_not_appear(tmp_path, store):
         with place.written("a/b.tar") as file:
             file.write(b"whole")
         assert place.names() == ["a/b.tar"] and place.read("a/b.tar") == b"whole"
+
+
+@pytest.mark.parametrize("key", ["photos//etc/a.jpg", "photos/../../y.jpg", "photos/./a.jpg"])
+def test_keys_that_leave_the_folder_are_refused_when_listed(key):
+    place = Place("s3://bucket/photos")
+    place.__dict__["_opened"] = (Listing([f"bucket/{key}"]), "bucket/photos")
+    with pytest.raises(ShardError, match="s3://bucket/photos"):
+        place.names()
+
+
+class Listing:
+    """A store that lists some keys."""
+
+    def __init__(self, keys):
+        self._keys = keys
+
+    def invalidate_cache(self):
+        pass
+
+    def find(self, root):
+        return self._keys
+
+
+@pytest.mark.parametrize("name", ["/absolute/a.jpg", "../y.jpg", "a/../../y.jpg", "a//b.jpg", "a/./b.jpg", "", "a\0b"])
+def test_nothing_is_read_or_written_under_a_name_that_leaves_the_folder(tmp_path, store, name):
+    for place in (Place(str(tmp_path / "out")), Place(f"{store}/out")):
+        with pytest.raises(ShardError):
+            place.write(name, b"")
+        with pytest.raises(ShardError), place.written(name) as file:
+            file.write(b"")
+        with pytest.raises(ShardError):
+            place.read(name)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_nothing_is_written_through_a_link_that_leaves_the_folder(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere")
+    place = Place(str(tmp_path / "out"))
+    for write in (lambda: place.write("link/a.jpg", b""), lambda: place.written("link/a.tar").__enter__()):
+        with pytest.raises(ShardError, match="link"):
+            write()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_names_in_a_zip_are_whole(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("first/photo.jpg", b"1")
+        file.writestr("other.jpg", b"2")
+    place = Place(f"zip://::{tmp_path / 'a.zip'}")
+    assert place.names() == ["first/photo.jpg", "other.jpg"] and place.read("first/photo.jpg") == b"1"
