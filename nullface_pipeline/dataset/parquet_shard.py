@@ -1,5 +1,8 @@
-"""A Parquet file with a column of images, as `datasets` writes it or with bare bytes: the images are changed, named columns
-are copied, a column `refused` says why an image is null, and all else is dropped."""
+"""A Parquet file with a column of images, as `datasets` writes it or with bare bytes.
+
+The images are anonymized, named columns of small values are copied, and a column `refused` says why an image is null.
+All else is dropped. The schema is built anew from names and types, because metadata can hold pictures.
+"""
 
 import contextlib
 import json
@@ -11,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nullface_pipeline.dataset.job import DatasetJob
+from nullface_pipeline.dataset.kept import value_problem
 from nullface_pipeline.dataset.places import ShardError
 from nullface_pipeline.dataset.rows import Row
 from nullface_pipeline.photo_files import PhotoFileError
@@ -27,7 +31,8 @@ class ParquetRows:
 
     def __init__(self, job: DatasetJob, name: str, source: BinaryIO, target: BinaryIO) -> None:
         self._job, self._name = job, name
-        self._source = pq.ParquetFile(source)
+        with _reading():
+            self._source = pq.ParquetFile(source)
         self._schema = result_schema(self._source.schema_arrow, job)
         self.writer = pq.ParquetWriter(target, self._schema)
         # Batches that are read and not yet written, and the results for the first of them.
@@ -39,7 +44,8 @@ class ParquetRows:
     def __iter__(self) -> Iterator[Row]:
         job, number, seen = self._job, 0, set()
         read = dict.fromkeys([job.image_column, *job.columns, *([job.id_column] if job.id_column else [])])
-        for batch in self._source.iter_batches(BATCH, columns=list(read)):
+        for batch in self._read(list(read)):
+            self._check_kept(batch, number)
             self._batches.append(batch)
             for index, image in enumerate(batch.column(job.image_column)):
                 row_id = f"{self._name}#{number}"
@@ -50,6 +56,19 @@ class ParquetRows:
                     seen.add(row_id)
                 number += 1
                 yield Row(row_id, lambda image=image: _bytes(image.as_py()))  # type: ignore[misc]
+
+    def _read(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with _reading():
+            yield from self._source.iter_batches(BATCH, columns=columns)
+
+    def _check_kept(self, batch: pa.RecordBatch, first: int) -> None:
+        for name in self._job.columns:
+            kind = self._schema.field(name).type
+            if not (_is_text(kind) or pa.types.is_nested(kind)):
+                continue
+            for number, value in enumerate(batch.column(name).to_pylist(), start=first):
+                if problem := value_problem(value):
+                    raise _not_kept(name, f"in row {number} {problem}")
 
     def add(self, row: Row, data: bytes | None, reason: str) -> None:
         self._images.append(data)
@@ -63,7 +82,9 @@ class ParquetRows:
         if pa.types.is_struct(field.type):
             images = [None if image is None else {"bytes": image} for image in images]  # type: ignore[misc]
         made = {self._job.image_column: pa.array(images, field.type), REFUSED: pa.array(self._reasons, pa.string())}
-        columns = [made[name] if name in made else batch.column(name) for name in self._schema.names]
+        columns = [
+            made[each.name] if each.name in made else batch.column(each.name).cast(each.type) for each in self._schema
+        ]
         self.writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._written += batch.num_rows
         self._images, self._reasons = [], []
@@ -90,15 +111,29 @@ def _bytes(image: Any) -> bytes:
     return bytes(data)
 
 
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        # pyarrow raises OSError for damage too, then without a number.
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise ShardError("It is not a complete Parquet file: copy it again from where it came.") from error
+
+
 def result_schema(source: pa.Schema, job: DatasetJob) -> pa.Schema:
-    """The columns of the result, in the order of the source.
+    """The columns of the result, in the order of the source, built anew from names and types.
 
     Raises:
-        ShardError: if a column is missing, the images are none, or a column that was named could hold pictures.
+        ShardError: if a column is missing or repeated, the images are not bytes, or a column in `job.columns` could
+            hold pictures.
     """
     for name in (job.image_column, *job.columns, *([job.id_column] if job.id_column else [])):
         if name not in source.names:
             raise ShardError(f"There is no column {name!r}: it has {', '.join(source.names)}.")
+        if source.names.count(name) > 1:
+            raise ShardError(f"There are two columns named {name!r}: rename one of them.")
     image = source.field(job.image_column)
     if not (_is_binary(image.type) or _is_image_struct(image.type)):
         raise ShardError(f"The column {image.name!r} holds {image.type}, not bytes of pictures: name --image-column.")
@@ -107,23 +142,88 @@ def result_schema(source: pa.Schema, job: DatasetJob) -> pa.Schema:
     fields = []
     for field in source:
         if field.name == image.name:
-            fields.append(pa.field(field.name, field.type))
+            fields.append(pa.field(field.name, _image_type(field.type)))
         elif field.name in job.columns:
-            if _holds_binary(field.type):
-                raise ShardError(f"The column {field.name!r} could hold pictures, which nobody has anonymized.")
-            fields.append(field)
+            fields.append(pa.field(field.name, _kept_type(field.name, field.type)))
     fields.append(pa.field(REFUSED, pa.string()))
-    return pa.schema(fields, metadata=_features((source.metadata or {}).get(b"huggingface"), fields))
+    return pa.schema(fields, metadata=_features((source.metadata or {}).get(b"huggingface"), image.name, job.columns))
 
 
-def _features(metadata: bytes | None, fields: list[pa.Field]) -> dict[bytes, bytes] | None:
-    """What `datasets` has to know of the columns that are left."""
-    if metadata is None:
+def _image_type(kind: pa.DataType) -> pa.DataType:
+    if not pa.types.is_struct(kind):
+        return kind
+    types = {"bytes": kind.field("bytes").type, "path": pa.string()}
+    return pa.struct([pa.field(field.name, types[field.name]) for field in kind])
+
+
+def _kept_type(column: str, kind: pa.DataType) -> pa.DataType:
+    """A type without metadata; dictionaries become their values, because they may hold some that no row has."""
+
+    def rebuilt(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_dictionary(kind):
+            return rebuilt(kind.value_type)
+        if pa.types.is_struct(kind):
+            return pa.struct([pa.field(_checked_name(column, field.name), rebuilt(field.type)) for field in kind])
+        if pa.types.is_map(kind):
+            return pa.map_(rebuilt(kind.key_type), rebuilt(kind.item_type))
+        if pa.types.is_fixed_size_list(kind):
+            return pa.list_(rebuilt(kind.value_type), kind.list_size)
+        if pa.types.is_list(kind):
+            return pa.list_(rebuilt(kind.value_type))
+        if pa.types.is_large_list(kind):
+            return pa.large_list(rebuilt(kind.value_type))
+        if pa.types.is_timestamp(kind) and kind.tz:
+            _checked_name(column, kind.tz)
+        if _is_scalar(kind):
+            return kind
+        raise _not_kept(column, f"values of type {kind} can hold pictures")
+
+    return rebuilt(kind)
+
+
+def _is_scalar(kind: pa.DataType) -> bool:
+    return pa.types.is_primitive(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or _is_text(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _checked_name(column: str, name: str) -> str:
+    if problem := value_problem(name):
+        raise _not_kept(column, f"in one of its names {problem}")
+    return name
+
+
+def _not_kept(column: str, problem: str) -> ShardError:
+    return ShardError(
+        f"The column {column!r} cannot be kept, because {problem}. Only numbers and short texts can: leave it out of "
+        "--columns."
+    )
+
+
+def _features(metadata: bytes | None, image: str, columns: tuple[str, ...]) -> dict[bytes, bytes] | None:
+    """What `datasets` cannot tell from the types: which column is the images', and the names of classes."""
+    try:
+        features = json.loads(metadata or b"")["info"]["features"]
+        kept = {
+            name: {
+                "names": [_checked_name(name, str(each)) for each in features[name]["names"]],
+                "_type": "ClassLabel",
+            }
+            for name in columns
+            if _is(features.get(name), "ClassLabel")
+        }
+        if _is(features.get(image), "Image"):
+            kept[image] = {"_type": "Image"}
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         return None
-    features = json.loads(metadata)["info"]["features"]
-    kept = {field.name: features[field.name] for field in fields if field.name != REFUSED}
     kept[REFUSED] = {"dtype": "string", "_type": "Value"}
     return {b"huggingface": json.dumps({"info": {"features": kept}}).encode()}
+
+
+def _is(feature: Any, kind: str) -> bool:
+    return isinstance(feature, dict) and feature.get("_type") == kind
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -133,9 +233,4 @@ def _is_binary(kind: pa.DataType) -> bool:
 def _is_image_struct(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind) or "bytes" not in kind.names or not set(kind.names) <= {"bytes", "path"}:
         return False
-    return _is_binary(kind.field("bytes").type)
-
-
-def _holds_binary(kind: pa.DataType) -> bool:
-    nested = [kind.field(index).type for index in range(kind.num_fields)]
-    return "binary" in str(kind) or any(map(_holds_binary, nested))
+    return len(set(kind.names)) == len(kind.names) and _is_binary(kind.field("bytes").type)

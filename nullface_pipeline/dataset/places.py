@@ -30,6 +30,14 @@ def check_name(name: str, where: str) -> None:
         raise ShardError(f"{where} has a file named {name!a}, which could be written to another folder: rename it.")
 
 
+def file_sha256(file: BinaryIO) -> str:
+    """SHA-256 of all of an open file in hexadecimal; the file is at its beginning afterwards."""
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
+    file.seek(0)
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class Place:
     """A folder by its path, or by a URL that fsspec knows: `s3://`, `gs://`, `hf://`. Names in it are relative, with /.
@@ -85,10 +93,6 @@ class Place:
     def exists(self, name: str = "") -> bool:
         return bool(self._opened[0].exists(self.path(name)))
 
-    def size(self, name: str) -> int:
-        """In bytes."""
-        return int(self._opened[0].size(self.path(name)))
-
     def open(self, name: str) -> BinaryIO:
         """For reading, at any position."""
         return self._opened[0].open(self.path(name), "rb")
@@ -118,7 +122,7 @@ class Place:
             return file_digest(self.folder / name)
         try:
             with self.open(name) as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+                return file_sha256(file)
         except FileNotFoundError:
             return None
 

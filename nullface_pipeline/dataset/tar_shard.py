@@ -1,46 +1,89 @@
-"""A tar as WebDataset reads it: members with a photo's suffix are changed, members of named suffixes are copied, and all
-else is dropped. In the place of a refused photo stands `NAME.refused`, a text that says why."""
+"""A tar as WebDataset reads it: photos are anonymized, short texts of named suffixes are copied, the rest is dropped.
+
+In the place of a refused photo stands `NAME.refused`, a text that says why.
+"""
 
 import contextlib
 import io
+import posixpath
 import tarfile
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.places import ShardError
+from nullface_pipeline.dataset.kept import MAX_KEPT_BYTES, data_problem
+from nullface_pipeline.dataset.places import ShardError, check_name
 from nullface_pipeline.dataset.rows import Row
+from nullface_pipeline.photo_files import PhotoFileError
 from nullface_pipeline.photo_folder.jobs import is_photo_name
+
+
+REFUSED = ".refused"
+
+# Twice an uncompressed photo with as many pixels as are read.
+MAX_PHOTO_BYTES = 2**30
+
+_DAMAGED = "The tar file is cut off or damaged: copy it again from where it came."
 
 
 class TarRows:
     """`ShardRows` of one tar file."""
 
     def __init__(self, source: tarfile.TarFile, target: tarfile.TarFile, columns: tuple[str, ...]) -> None:
+        if any(f".{column}".endswith(REFUSED) for column in columns):
+            raise ShardError(f"--columns cannot name {REFUSED!r}: it marks refused photos in the result.")
         self._source, self._target, self._columns = source, target, columns
         # Members that are read and not yet written; without data where the photo's result is to come.
         self._members: deque[tuple[str, bytes | None]] = deque()
         self._unwritten = 0
 
     def __iter__(self) -> Iterator[Row]:
+        seen = set()
         for member in self._source:
-            if not member.isfile():
-                continue
             name, is_photo = member.name, is_photo_name(member.name)
+            if member.isdir():
+                continue
+            check_name(name.removeprefix("./"), "The tar")
             if not is_photo and suffix(name) not in self._columns:
                 continue
-            data = self._source.extractfile(member).read()  # type: ignore[union-attr]
-            self._members.append((name, None if is_photo else data))
+            if (path := posixpath.normpath(name)) in seen:
+                raise ShardError(f"The tar has two members named {path!a}: rename one of them.")
+            seen.add(path)
             if is_photo:
+                data, problem = self._read(member, MAX_PHOTO_BYTES)
+                self._members.append((name, None))
                 self._unwritten += 1
-                yield Row(name, lambda data=data: data)  # type: ignore[misc]
+                yield Row(name, partial(_loaded, data, problem))
+            else:
+                self._members.append((name, self._kept(member)))
+
+    def _read(self, member: tarfile.TarInfo, limit: int) -> tuple[bytes, str | None]:
+        """The bytes of a member, or why it is not read."""
+        if not member.isfile():
+            return b"", "it is a link or a device in the tar, not a file"
+        if member.issparse():
+            return b"", "it is a sparse file in the tar"
+        if member.size > limit:
+            return b"", f"it has {member.size:,} bytes, more than {limit:,}"
+        return self._source.extractfile(member).read(), None  # type: ignore[union-attr]
+
+    def _kept(self, member: tarfile.TarInfo) -> bytes:
+        data, problem = self._read(member, MAX_KEPT_BYTES)
+        problem = problem or data_problem(data)
+        if problem:
+            raise ShardError(
+                f"The member {member.name!a} cannot be kept, because {problem}. Only short texts without pictures "
+                f"can: leave {suffix(member.name)!a} out of --columns."
+            )
+        return data
 
     def add(self, row: Row, data: bytes | None, reason: str) -> None:
         self._copy_members()
         self._members.popleft()
-        self._put(*((f"{row.id}.refused", reason.encode()) if data is None else (row.id, data)))
+        self._put(*((row.id + REFUSED, reason.encode()) if data is None else (row.id, data)))
         self._unwritten -= 1
 
     def finish(self) -> None:
@@ -64,8 +107,16 @@ class TarRows:
 
 
 @contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    try:
+        yield
+    except tarfile.TarError as error:
+        raise ShardError(_DAMAGED) from error
+
+
+@contextlib.contextmanager
 def open_tar(job: DatasetJob, name: str) -> Iterator[TarRows]:
-    with job.source.open(name) as source, job.target.written(name) as target:
+    with _reading(), job.source.open(name) as source, job.target.written(name) as target:
         with tarfile.open(fileobj=source, mode="r:") as read, tarfile.open(fileobj=target, mode="w:") as written:
             rows = TarRows(read, written, job.columns)
             yield rows
@@ -73,10 +124,16 @@ def open_tar(job: DatasetJob, name: str) -> Iterator[TarRows]:
             _check_whole(read, source)
 
 
+def _loaded(data: bytes, problem: str | None) -> bytes:
+    if problem:
+        raise PhotoFileError(f"It was not read, because {problem}: pack the photo itself into the tar.")
+    return data
+
+
 def _check_whole(read: tarfile.TarFile, source: BinaryIO) -> None:
     """`tarfile` takes the place where a file was cut off for its end, which is marked by blocks of zeros."""
     if source.seek(0, io.SEEK_END) - read.offset < tarfile.BLOCKSIZE:
-        raise ShardError("The tar file is cut off: copy it again from where it came.")
+        raise ShardError(_DAMAGED)
 
 
 def suffix(name: str) -> str:

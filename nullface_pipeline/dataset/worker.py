@@ -77,7 +77,7 @@ class ShardWorker:
         except Exception as error:
             if is_broken_device(error):
                 raise
-            return ShardOutcome(shard.name, failed=str(error) if isinstance(error, ShardError) else in_words(error))
+            return ShardOutcome(shard.name, failed=_problem(error))
 
     def _do(self, shard: Shard) -> list[PhotoLine]:
         started = time.perf_counter()
@@ -121,3 +121,14 @@ class ShardWorker:
 def _outcome(shard: Shard, lines: list[PhotoLine]) -> ShardOutcome:
     counts = Counter(line.status for line in lines)
     return ShardOutcome(shard.name, len(lines), counts["anonymized"], counts["covered"], counts["refused"])
+
+
+def _problem(error: Exception) -> str:
+    """Why a shard could not be done, in one sentence."""
+    if isinstance(error, ShardError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            f"It cannot be read or written ({error.strerror}): check the free space of the disk and the permissions."
+        )
+    return in_words(error)

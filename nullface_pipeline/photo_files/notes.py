@@ -36,10 +36,11 @@ def _prose(words: Any, limit: int) -> str | None:
     words = " ".join(words.strip(" \0").split())
     if not words or len(words) > limit or not words.isprintable():
         return None
-    return None if any(_looks_encoded(word) for word in words.split()) else words
+    return None if any(looks_encoded(word) for word in words.split()) else words
 
 
-def _looks_encoded(word: str) -> bool:
+def looks_encoded(word: str) -> bool:
+    """Whether a word is one that no language has, such as a piece of base64."""
     mixed = all(any(kind(letter) for letter in word) for kind in (str.isupper, str.islower, str.isdigit))
     return len(word) > MAX_WORD or (len(word) > 16 and mixed)
 

@@ -1,7 +1,12 @@
 """Parquet files: named columns untouched, refused rows null, everything else gone; and `datasets` reads the result."""
 
+import base64
+import datetime
+import errno
 import io
+import json
 
+import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,7 +86,7 @@ def test_bare_bytes_stay_bare_bytes(tmp_path, monkeypatch):
     [
         ({"image_column": "photo"}, "no column 'photo'"),
         ({"image_column": "label"}, "not bytes of pictures"),
-        ({"columns": ("thumbnail",)}, "could hold pictures"),
+        ({"columns": ("thumbnail",)}, "can hold pictures"),
         ({"columns": ("image",)}, "anyway"),
         ({"id_column": "label"}, "repeats '0'"),
     ],
@@ -96,3 +101,126 @@ def test_a_file_that_cannot_be_done_leaves_nothing(tmp_path, monkeypatch, settin
     assert message in outcomes[1].failed and outcomes[0].failed
     assert not results(tmp_path / "out")
     assert set(results(tmp_path / "out-reports")) == {"run.json"}
+
+
+SECRET = base64.b64encode(picture(1, "JPEG")).decode()
+
+
+def write(tmp_path, columns, schema=None):
+    (tmp_path / "in").mkdir()
+    images = pa.array([{"bytes": picture(1), "path": None}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    table = pa.table({"image": images, **columns})
+    pq.write_table(table if schema is None else table.cast(schema), tmp_path / "in" / "a.parquet")
+    return tmp_path / "in"
+
+
+def test_metadata_of_fields_and_unknown_features_stay_behind(tmp_path, monkeypatch):
+    hidden = {"note": SECRET}
+    child = [pa.field("bytes", pa.binary(), metadata=hidden), pa.field("path", pa.string(), metadata=hidden)]
+    item = pa.field("item", pa.struct([pa.field("x", pa.int8(), metadata=hidden)]), metadata=hidden)
+    features = {
+        "image": {"_type": "Image", "note": SECRET},
+        "label": {"_type": "ClassLabel", "names": ["cat", "dog"], "note": SECRET},
+        "boxes": {"_type": "List", "feature": {"x": {"dtype": "int8", "_type": "Value"}, SECRET: {"_type": SECRET}}},
+    }
+    schema = pa.schema(
+        [
+            pa.field("image", pa.struct(child), metadata=hidden),
+            pa.field("label", pa.int64(), metadata=hidden),
+            pa.field("boxes", pa.list_(item), metadata=hidden),
+        ],
+        metadata={"huggingface": json.dumps({"info": {"features": features, "note": SECRET}}), **hidden},
+    )
+    source = write(tmp_path, {"label": [1], "boxes": pa.array([[{"x": 1}]])}, schema)
+    assert SECRET.encode() in (source / "a.parquet").read_bytes()
+    for columns in ((), ("label", "boxes")):
+        out = tmp_path / f"out{len(columns)}"
+        (outcome,) = paint(make_job(source, out, columns=columns), monkeypatch)
+        assert not outcome.failed and SECRET.encode() not in (out / "a.parquet").read_bytes()
+        # pyarrow writes the whole schema a second time, in base64.
+        again = base64.b64decode(pq.ParquetFile(out / "a.parquet").metadata.metadata[b"ARROW:schema"])
+        assert SECRET.encode() not in again
+    metadata = json.loads(pq.read_schema(out / "a.parquet").metadata[b"huggingface"])
+    assert metadata["info"]["features"] == {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": ["cat", "dog"]},
+        "refused": {"dtype": "string", "_type": "Value"},
+    }
+
+
+def test_values_of_a_dictionary_that_no_row_has_stay_behind(tmp_path, monkeypatch):
+    source = write(tmp_path, {"d": pa.DictionaryArray.from_arrays(pa.array([0]), pa.array(["cat", SECRET]))})
+    paint(make_job(source, tmp_path / "out", columns=("d",)), monkeypatch)
+    data = (tmp_path / "out" / "a.parquet").read_bytes()
+    assert pq.read_table(io.BytesIO(data))["d"].to_pylist() == ["cat"] and SECRET.encode() not in data
+
+
+PIXELS = np.asarray(PIL.Image.open(io.BytesIO(picture(1))))
+JPEG = np.frombuffer(picture(1, "JPEG"), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([PIXELS.tolist()], pa.list_(pa.list_(pa.list_(pa.uint8())))),
+        pa.array([JPEG.tolist()], pa.list_(pa.uint8())),
+        pa.array([JPEG.tolist()], pa.large_list(pa.int64())),
+        pa.FixedSizeListArray.from_arrays(pa.array(JPEG), len(JPEG)),
+        pa.FixedShapeTensorArray.from_numpy_ndarray(PIXELS[None].copy()),
+        pa.array([picture(1)], pa.binary_view()),
+        pa.array([picture(1)], pa.binary(len(picture(1)))),
+        pa.array([[{"a": picture(1)}]]),
+        pa.array([[(number, int(value)) for number, value in enumerate(JPEG)]], pa.map_(pa.int32(), pa.uint8())),
+        pa.array([{"thumbnail": SECRET}]),
+        pa.array([json.dumps({"thumbnail": SECRET})]),
+        pa.array([SECRET]).dictionary_encode(),
+        pa.array([[SECRET[start : start + 17] for start in range(0, len(SECRET), 17)]]),
+    ],
+    ids=lambda values: str(values.type)[:40],
+)
+def test_columns_that_could_hold_a_picture(tmp_path, monkeypatch, values):
+    source = write(tmp_path, {"kept": values})
+    (outcome,) = paint(make_job(source, tmp_path / "out", columns=("kept",)), monkeypatch)
+    assert "'kept'" in outcome.failed and "--columns" in outcome.failed and not results(tmp_path / "out")
+
+
+def test_small_values_are_kept_whatever_their_names(tmp_path, monkeypatch):
+    day = datetime.date(2020, 1, 2)
+    columns = {
+        "person": pa.array([{"binary_gender": 1, "name": "A girl, seven years old"}]),
+        "box": pa.array([[1.0, 2.0, 3.0, 4.0]], pa.list_(pa.float32(), 4)),
+        "day": pa.array([day]),
+        "time": pa.array([1], pa.timestamp("ns")),
+        "nothing": pa.array([None], pa.string()),
+    }
+    (outcome,) = paint(make_job(write(tmp_path, columns), tmp_path / "out", columns=tuple(columns)), monkeypatch)
+    assert not outcome.failed
+    table = pq.read_table(tmp_path / "out" / "a.parquet")
+    for name, values in columns.items():
+        assert table[name].combine_chunks().equals(values), name
+
+
+def test_repeated_columns(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    table = pa.Table.from_arrays([pa.array([picture(1)])] * 2, names=["image", "image"])
+    pq.write_table(table, tmp_path / "in" / "a.parquet")
+    (outcome,) = paint(make_job(tmp_path / "in", tmp_path / "out"), monkeypatch)
+    assert "two columns" in outcome.failed
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"no parquet"])
+def test_a_file_that_is_not_parquet(tmp_path, monkeypatch, data):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.parquet").write_bytes(data)
+    (outcome,) = paint(make_job(tmp_path / "in", tmp_path / "out"), monkeypatch)
+    assert "not a complete Parquet file" in outcome.failed and not results(tmp_path / "out")
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    def full(self, *arguments):
+        raise OSError(errno.EFBIG, "File too large")
+
+    source = write(tmp_path, {"label": [1]})
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", full)
+    (outcome,) = paint(make_job(source, tmp_path / "out"), monkeypatch)
+    assert "Errno" not in outcome.failed and "disk" in outcome.failed

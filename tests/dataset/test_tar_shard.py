@@ -1,10 +1,18 @@
 """WebDataset tars: the photos anonymized, named members copied, refused ones marked, everything else gone."""
 
+import base64
+import io
+import json
+import subprocess
 import tarfile
 
+import numpy as np
+import PIL.Image
 import pytest
 
-from .samples import colour, make_job, make_tars, paint, painted, results
+from nullface_pipeline.dataset import tar_shard
+
+from .samples import colour, make_job, make_tars, no_face, paint, painted, picture, results
 
 
 def members(path):
@@ -52,3 +60,138 @@ def test_a_tar_that_is_cut_off_fails(tmp_path, monkeypatch, size):
     path.write_bytes(path.read_bytes()[:size])
     (outcome,) = paint(make_job(tmp_path / "in", tmp_path / "out"), monkeypatch)
     assert outcome.failed and not results(tmp_path / "out"), outcome
+
+
+def make_tar(path, *members):
+    """A tar of (name, data, fields of the TarInfo)."""
+    path.parent.mkdir(exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data, fields in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            for field, value in fields.items():
+                setattr(member, field, value)
+            tar.addfile(member, io.BytesIO(data))
+    return path.parent
+
+
+def failed(tmp_path, monkeypatch, *members, **settings):
+    """Why a tar could not be done; nothing of it is in the output."""
+    source = make_tar(tmp_path / "in" / "a.tar", *members)
+    (outcome,) = paint(make_job(source, tmp_path / "out", **settings), monkeypatch)
+    assert not results(tmp_path / "out")
+    return outcome.failed
+
+
+@pytest.mark.parametrize("name", ["../../etc/x.jpg", "/etc/x.jpg", "a/../x.jpg", "../x.txt"])
+def test_member_names_that_lead_elsewhere(tmp_path, monkeypatch, name):
+    assert name in failed(tmp_path, monkeypatch, (name, picture(1, "JPEG"), {}))
+
+
+def test_a_member_name_may_begin_with_the_folder_itself(tmp_path, monkeypatch):
+    source = make_tar(tmp_path / "in" / "a.tar", ("./a.png", picture(1), {}))
+    (outcome,) = paint(make_job(source, tmp_path / "out"), monkeypatch)
+    assert outcome.anonymized == 1 and set(members(tmp_path / "out" / "a.tar")[0]) == {"./a.png"}
+
+
+def test_repeated_names(tmp_path, monkeypatch):
+    twice = (("a.png", picture(1), {}), ("./a.png", picture(2), {}))
+    assert "a.png" in failed(tmp_path, monkeypatch, *twice)
+    assert "a.json" in failed(tmp_path, monkeypatch, *[("a.json", b"{}", {})] * 2, columns=("json",))
+
+
+def sparse(path):
+    """A tar that a hole makes far larger than itself."""
+    with path.with_suffix(".png").open("wb") as file:
+        file.write(picture(1))
+        file.truncate(2**20)
+    command = ["tar", "--format=gnu", "-S", "-C", path.parent, "-cf", path, "a.png"]
+    subprocess.run(command, check=True)
+    path.with_suffix(".png").unlink()
+    assert path.stat().st_size < 20_000
+
+
+def test_links_sparse_and_huge_photos_are_refused_by_name(tmp_path, monkeypatch):
+    source = make_tar(
+        tmp_path / "in" / "b.tar",
+        ("a.png", picture(1), {}),
+        ("hard.png", b"", {"type": tarfile.LNKTYPE, "linkname": "a.png"}),
+        ("soft.png", b"", {"type": tarfile.SYMTYPE, "linkname": "a.png"}),
+        ("pipe.png", b"", {"type": tarfile.FIFOTYPE}),
+        ("large.png", picture(2) + bytes(5000), {}),
+        ("folder.png", b"", {"type": tarfile.DIRTYPE}),
+    )
+    sparse(source / "a.tar")
+    monkeypatch.setattr(tar_shard, "MAX_PHOTO_BYTES", 4000)
+    holes, others = paint(make_job(source, tmp_path / "out"), monkeypatch)
+    assert (holes.photos, holes.refused, others.photos, others.refused) == (1, 1, 5, 4)
+    assert set(members(tmp_path / "out" / "a.tar")[0]) == {"a.png.refused"}
+    kept = {"a.png", *(f"{name}.png.refused" for name in ("hard", "soft", "pipe", "large"))}
+    assert set(members(tmp_path / "out" / "b.tar")[0]) == kept
+
+
+@pytest.mark.parametrize(
+    ("data", "fields"), [(b"", {"type": tarfile.SYMTYPE, "linkname": "a.png"}), (b'"a"' + b" " * 100_000, {})]
+)
+def test_links_and_huge_members_are_not_kept(tmp_path, monkeypatch, data, fields):
+    assert "a.json" in failed(tmp_path, monkeypatch, ("a.json", data, fields), columns=("json",))
+
+
+def gif(number):
+    file = io.BytesIO()
+    PIL.Image.open(io.BytesIO(picture(number))).save(file, "GIF")
+    return file.getvalue()
+
+
+def npy(number):
+    file = io.BytesIO()
+    np.save(file, np.asarray(PIL.Image.open(io.BytesIO(picture(number)))))
+    return file.getvalue()
+
+
+ENCODED = base64.b64encode(picture(1, "JPEG")).decode()
+
+
+@pytest.mark.parametrize(
+    ("kept", "data"),
+    [
+        ("gif", gif(1)),
+        ("npy", npy(1)),
+        ("orig", picture(1)),
+        ("txt", ENCODED.encode()),
+        ("txt", picture(1).hex().encode()),
+        ("txt", base64.b85encode(picture(1, "JPEG"))),
+        ("txt", b"a word " * 1000),
+        ("json", json.dumps({"label": 1, "thumb": ENCODED}).encode()),
+        ("json", f'{{"thumb": "{ENCODED}", "thumb": 1}}'.encode()),
+        ("json", json.dumps({ENCODED: 1}).encode()),
+        ("json", json.dumps([ENCODED[start : start + 30] for start in range(0, 600, 30)]).encode()),
+        ("json", json.dumps({"pixels": [[0] * 9] * 9}).encode()),
+        ("json", json.dumps({"number": int.from_bytes(picture(1)[:200])}).encode()),
+        ("json", b"[" * 5000),
+    ],
+)
+def test_kept_members_that_could_hold_a_picture(tmp_path, monkeypatch, kept, data):
+    assert f"a.{kept}" in failed(
+        tmp_path, monkeypatch, ("a.png", picture(1), {}), (f"a.{kept}", data, {}), columns=(kept,)
+    )
+
+
+def test_kept_members_of_plain_text(tmp_path, monkeypatch):
+    texts = {
+        "a.txt": "Zwei Kinder, Düsseldorf 1998\n\u4e00\u4e2a\u7ae5\u5b50".encode(),
+        "a.cls": b"7\n",
+        "a.url": b"https://example.org/photos/2014/COCO_train2014_000000123456.jpg?size=large",
+        "a.json": json.dumps(
+            {"id": "4fd0b1c8-0f3c-4d0e-9a51-6c1f7c4b5e11", "box": [1.5, 2, 3, 4], "n": None}
+        ).encode(),
+    }
+    source = make_tar(tmp_path / "in" / "a.tar", *[(name, data, {}) for name, data in texts.items()])
+    (outcome,) = paint(make_job(source, tmp_path / "out", columns=("txt", "cls", "url", "json")), monkeypatch)
+    assert not outcome.failed and members(tmp_path / "out" / "a.tar")[0] == texts
+
+
+@pytest.mark.parametrize("column", ["refused", "png.refused"])
+def test_the_suffix_of_refused_photos_is_reserved(tmp_path, monkeypatch, column):
+    photo = ("a.png", no_face(1), {})
+    assert "refused" in failed(tmp_path, monkeypatch, ("a.png.refused", b"no", {}), photo, columns=(column,))
