@@ -28,7 +28,7 @@ from nullface_pipeline.cli.console import (
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.dataset import DatasetJob, RunSummary, Shard, ShardOutcome
+    from nullface_pipeline.dataset import DatasetJob, Place, RunSummary, Shard, ShardOutcome
 
 
 INSTALL = 'Data sets need more packages: `pip install "nullface-pipeline[dataset]"`, for a cluster `[dataset,ray]`.'
@@ -66,11 +66,11 @@ class AskedDataset(AskedOfPhotos):
     columns: str
     shard_size: int
 
-    def job(self) -> "DatasetJob":
-        """What the workers are to do; the secret seed is drawn or read for it.
+    def check(self) -> None:
+        """Check what can be checked without loading a model.
 
         Raises:
-            OSError, TypeError, ValueError: if something does not go together.
+            TypeError, ValueError: if options do not go together, or the source does not exist.
         """
         if self.on_failure is options.OnFailure.error:
             raise ValueError("A data set goes on after a face that cannot be hidden: --on-failure cover or skip-file.")
@@ -83,15 +83,21 @@ class AskedDataset(AskedOfPhotos):
         # What a URL leads to is only known once its store has been asked.
         if "://" not in self.source and not Path(self.source).exists():
             raise ValueError(f"{self.source} does not exist.")
-        photo_options = self.photo_options
-        # Only now, because it takes seconds.
-        from nullface_pipeline.dataset import DatasetJob, Place, read_or_draw_seed, seed_path
+        # Checks the options of photos.
+        _ = self.photo_options
 
-        target = Place(self.output)
+    def job(self, source: "Place", target: "Place") -> "DatasetJob":
+        """What the workers do; draws or reads the secret seed.
+
+        Raises:
+            OSError, ValueError: if the seed cannot be read or written.
+        """
+        from nullface_pipeline.dataset import DatasetJob, read_or_draw_seed, seed_path
+
         return DatasetJob(
-            source=Place(self.source),
+            source=source,
             target=target,
-            options=photo_options,
+            options=self.photo_options,
             seed=read_or_draw_seed(self.seed_file or seed_path(target)),
             options_sha256=self._digest_with_columns,
             model=self.model,
@@ -180,14 +186,16 @@ def run(
 @contextlib.contextmanager
 def _beginning(asked: AskedDataset) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     """The job, and the shards left to do; no other run writes to the target until the end."""
-    job = asked.job()
-    from nullface_pipeline.dataset import begin, find_shards
+    asked.check()
+    from nullface_pipeline.dataset import Place, begin, claim_target, find_shards
     from nullface_pipeline.photo_folder import hold_folder
 
-    shards = find_shards(job)
+    source, target = Place(asked.source), Place(asked.output)
+    shards = find_shards(source, target, asked.shard_size)
+    job = asked.job(source, target)
     # The processes of `accelerate launch` are one run, and each needs the whole list.
     if asked.engine is options.Engine.accelerate:
-        begin(job, shards)
+        claim_target(job, shards)
         yield job, shards
         return
     reports = job.reports.folder
@@ -223,7 +231,8 @@ def _go_through(asked: AskedDataset, job: "DatasetJob", shards: "list[Shard]") -
     for outcome in found:
         outcomes.append(outcome)
         _tell(outcome)
-    if asked.model == "tiny" and outcomes:
+    # Once a run, of which `accelerate launch` starts several processes.
+    if asked.model == "tiny" and outcomes and not asked.quiet and os.environ.get("RANK", "0") == "0":
         notice(TINY_RESULT)
     return outcomes
 
@@ -244,7 +253,11 @@ def _exit_code(outcomes: "list[ShardOutcome]") -> int:
 
 @dataset.command()
 def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --output of a run.")]) -> None:
-    """Add up the reports on a data set: photos, faces, refusals, time."""
+    """Add up the reports on a data set: photos, faces, refusals, time.
+
+    Exit code: 3 if results in OUTPUT are missing or are not what the run made,
+    1 for wrong usage, else 0.
+    """
     try:
         from nullface_pipeline.dataset import Place, summarize
 
@@ -258,6 +271,13 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
         console.print(show(f"{count} refused: {reason}"), soft_wrap=True)
     if "tiny" in summary.models:
         notice(TINY_RESULT)
+    if summary.changed:
+        error_console.print(
+            f"[red]changed[/red] {len(summary.changed)} result(s) are missing or are not what the run made, such as "
+            f"{show(summary.changed[0])}. Give the command of the run again.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(3)
 
 
 def _summary_table(summary: "RunSummary") -> Table:

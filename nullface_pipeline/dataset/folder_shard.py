@@ -1,11 +1,13 @@
 """Photos of a folder: each result is a file under the photo's own path. A refused photo has none."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.rows import Row
+from nullface_pipeline.dataset.rows import Row, ShardHashes
+from nullface_pipeline.photo_folder.records import digest
 
 
 class FolderRows:
@@ -13,14 +15,34 @@ class FolderRows:
 
     def __init__(self, job: DatasetJob, names: tuple[str, ...]) -> None:
         self._job, self._names = job, names
+        # SHA-256 by name: of the bytes that were read, and of those that were written.
+        self._read: dict[str, str | None] = dict.fromkeys(names)
+        self._made: dict[str, str | None] = dict.fromkeys(names)
 
     def __iter__(self) -> Iterator[Row]:
         for name in self._names:
-            yield Row(name, partial(self._job.source.read, name))
+            yield Row(name, partial(self._load, name))
+
+    def _load(self, name: str) -> bytes:
+        data = self._job.source.read(name)
+        self._read[name] = digest(data)
+        return data
 
     def add(self, row: Row, data: bytes | None, reason: str) -> None:
-        if data is not None:
+        if data is None:
+            self._job.target.remove(row.id)
+        else:
             self._job.target.write(row.id, data)
+            self._made[row.id] = digest(data)
+
+    @property
+    def hashes(self) -> ShardHashes:
+        return ShardHashes(photos_sha256(self._read), photos_sha256(self._made))
+
+
+def photos_sha256(photos: Mapping[str, str | None]) -> str:
+    """One SHA-256 of several photos, by their names and those of their bytes."""
+    return digest(json.dumps(sorted(photos.items())).encode())
 
 
 @contextlib.contextmanager

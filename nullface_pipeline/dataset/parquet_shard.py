@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from nullface_pipeline.dataset.job import DatasetJob
 from nullface_pipeline.dataset.kept import value_problem
-from nullface_pipeline.dataset.places import ShardError
-from nullface_pipeline.dataset.rows import Row
+from nullface_pipeline.dataset.places import ShardError, file_sha256
+from nullface_pipeline.dataset.rows import Row, ShardHashes
 from nullface_pipeline.photo_files import PhotoFileError
 
 
@@ -28,6 +28,8 @@ REFUSED = "refused"
 
 class ParquetRows:
     """`ShardRows` of one Parquet file."""
+
+    hashes: ShardHashes
 
     def __init__(self, job: DatasetJob, name: str, source: BinaryIO, target: BinaryIO) -> None:
         self._job, self._name = job, name
@@ -98,10 +100,12 @@ class ParquetRows:
 @contextlib.contextmanager
 def open_parquet(job: DatasetJob, name: str) -> Iterator[ParquetRows]:
     with job.source.open(name) as source, job.target.written(name) as target:
+        before = file_sha256(source)
         rows = ParquetRows(job, name, source, target)
         with rows.writer:
             yield rows
             rows.check()
+        rows.hashes = ShardHashes(before, file_sha256(target))
 
 
 def _bytes(image: Any) -> bytes:

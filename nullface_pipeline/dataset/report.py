@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from nullface_pipeline.dataset.job import DatasetJob, reports_place
 from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.rows import ShardHashes
 from nullface_pipeline.photo_folder.records import MadeFrom
 from nullface_pipeline.photo_records import FaceRecord
 
@@ -72,18 +73,34 @@ class PhotoLine:
         }
 
 
-def write_report(job: DatasetJob, name: str, lines: list[PhotoLine], seconds: float, device: str) -> None:
+def write_report(
+    job: DatasetJob, name: str, lines: list[PhotoLine], hashes: ShardHashes, seconds: float, device: str
+) -> None:
     """Write down a shard as done.
 
     Args:
+        hashes (`ShardHashes`): of its source and result; the shard counts as done as long as both match.
         seconds (`float`): that the shard took, reading and writing included.
         device (`str`): the GPU's name, or "cpu".
     """
-    shard = {"seconds": seconds, "device": device, "model": job.model}
+    shard = {"seconds": seconds, "device": device, "model": job.model, "sha256": asdict(hashes)}
     table = pa.Table.from_pylist([line.as_row() for line in lines], SCHEMA)
     file = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(shard).encode()}), file)
     job.reports.write(name, file.getvalue())
+
+
+def read_hashes(reports: Place, name: str) -> ShardHashes | None:
+    """The hashes in the report on a shard; None if there is no report, or one that is damaged or older."""
+    try:
+        with reports.open(name) as file:
+            return ShardHashes(**_about_shard(pq.read_schema(file))["sha256"])
+    except (pa.ArrowException, KeyError, OSError, TypeError, ValueError):
+        return None
+
+
+def _about_shard(schema: pa.Schema) -> dict[str, Any]:
+    return dict(json.loads(schema.metadata[METADATA]))
 
 
 def read_lines(reports: Place, name: str) -> list[PhotoLine]:
@@ -98,7 +115,9 @@ class RunSummary:
     """All reports of a data set added up.
 
     Attributes:
-        photos, faces (`Counter`): by status, and by method.
+        photos, faces (`Counter`): by status, and by method. Photos whose result is not what the run made have the
+            status "changed", and their faces are not counted.
+        changed (`list[str]`): such results, by name.
         reasons (`Counter`): why photos were refused.
         seconds (`Counter`): that workers took for shards, by device.
         unet_evaluations (`int`): in all.
@@ -112,14 +131,21 @@ class RunSummary:
     seconds: Counter[str] = field(default_factory=Counter)
     unet_evaluations: int = 0
     models: set[str] = field(default_factory=set)
+    changed: list[str] = field(default_factory=list)
 
-    def add(self, table: pa.Table) -> None:
+    def add(self, name: str, table: pa.Table, target: Place) -> None:
         """The report on one more shard."""
-        shard = json.loads(table.schema.metadata[METADATA])
+        shard = _about_shard(table.schema)
         self.shards += 1
         self.models.add(shard["model"])
         self.seconds[shard["device"]] += shard["seconds"]
-        for row in table.to_pylist():
+        rows = table.to_pylist()
+        changed = _changed_results(name, shard, rows, target)
+        self.changed += changed
+        for row in rows:
+            if name in changed or row["id"] in changed:
+                self.photos["changed"] += 1
+                continue
             self.photos[row["status"]] += 1
             self.faces.update(face["method"] for face in row["faces"])
             self.unet_evaluations += row["unet_evaluations"]
@@ -128,10 +154,10 @@ class RunSummary:
 
 
 def summarize(target: Place) -> RunSummary:
-    """Add up the reports on a target.
+    """Add up the reports on a target, and compare its files with them.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are no reports.
     """
     from nullface_pipeline.dataset.shards import REPORT_SUFFIX
 
@@ -142,5 +168,13 @@ def summarize(target: Place) -> RunSummary:
     summary = RunSummary()
     for name in names:
         with reports.open(name) as file:
-            summary.add(pq.read_table(file))
+            summary.add(name.removesuffix(REPORT_SUFFIX), pq.read_table(file), target)
     return summary
+
+
+def _changed_results(name: str, shard: dict[str, Any], rows: list[dict[str, Any]], target: Place) -> list[str]:
+    """The shard, or those of its photos, whose files are not what the report says."""
+    if not name.endswith((".parquet", ".tar")):
+        return [row["id"] for row in rows if target.sha256(row["id"]) != row["result_sha256"]]
+    recorded = shard.get("sha256", {}).get("result")
+    return [] if recorded is not None and target.sha256(name) == recorded else [name]

@@ -18,8 +18,22 @@ class Row:
     load: Callable[[], bytes]
 
 
+@dataclass(frozen=True)
+class ShardHashes:
+    """SHA-256 in hexadecimal of what a shard was read from and of its result; None if there is no such file."""
+
+    source: str | None
+    result: str | None
+
+
 class ShardRows(Protocol):
-    """A shard that is read from one end while it is written at the other; each from one thread."""
+    """A shard that is read from one end while it is written at the other; each from one thread.
+
+    Attributes:
+        hashes (`ShardHashes`): set once the shard is complete.
+    """
+
+    hashes: ShardHashes
 
     def __iter__(self) -> Iterator[Row]:
         """The photos, in order."""

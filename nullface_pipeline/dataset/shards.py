@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nullface_pipeline.dataset.job import DatasetJob
+from nullface_pipeline.dataset.folder_shard import open_photos, photos_sha256
+from nullface_pipeline.dataset.job import DatasetJob, reports_place
 from nullface_pipeline.dataset.places import Place
-from nullface_pipeline.dataset.rows import ShardRows
+from nullface_pipeline.dataset.report import read_hashes
+from nullface_pipeline.dataset.rows import ShardHashes, ShardRows
 from nullface_pipeline.photo_folder import search_photos
 from nullface_pipeline.photo_folder.jobs import is_photo_name
 
@@ -33,7 +35,7 @@ class Shard:
 
     @property
     def report(self) -> str:
-        """The name of its report, whose being there says that the shard is done."""
+        """The name of its report, which is written last."""
         return self.name + REPORT_SUFFIX
 
     def as_row(self) -> dict[str, Any]:
@@ -45,14 +47,17 @@ class Shard:
         return cls(str(row["name"]), tuple(map(str, row["photos"])))
 
 
-def find_shards(job: DatasetJob) -> list[Shard]:
+def find_shards(source: Place, target: Place, shard_size: int = 256) -> list[Shard]:
     """The shards of the source, in order of their names: Parquet files, or tars, or photos.
 
+    Args:
+        shard_size (`int`): photos of a folder in one shard.
+
     Raises:
+        ShardError: if a name in the source leads out of it.
         ValueError: if there are none or of several kinds, or if source and target are not apart.
     """
-    _check_apart(job)
-    source = job.source
+    _check_apart(source, target)
     names = source.names()
     kinds = {
         "Parquet files": [name for name in names if name.endswith(".parquet")],
@@ -66,17 +71,17 @@ def find_shards(job: DatasetJob) -> list[Shard]:
         raise ValueError(f"{source.root} holds {' and '.join(found)}: name a folder that holds one kind.")
     if found != ["photos"]:
         return [Shard(name) for name in kinds[found[0]]]
-    return _photo_shards(_photo_names(job), job.shard_size)
+    return _photo_shards(_photo_names(source, target), shard_size)
 
 
-def _photo_names(job: DatasetJob) -> list[str]:
+def _photo_names(source: Place, target: Place) -> list[str]:
     """As `nullface anonymize` finds them, where the source is a folder of this machine."""
-    source, target = job.source.folder, job.target.folder
-    if source is None:
-        return [name for name in job.source.names() if is_photo_name(name)]
+    folder = source.folder
+    if folder is None:
+        return [name for name in source.names() if is_photo_name(name)]
     # For a store any folder beside the source does: its name is only left off the results' again.
-    beside = source.with_name(f"{source.name}-anonymized")
-    return sorted(photo.name for photo in search_photos([source], target or beside).jobs)
+    beside = folder.with_name(f"{folder.name}-anonymized")
+    return sorted(photo.name for photo in search_photos([folder], target.folder or beside).jobs)
 
 
 def _photo_shards(names: list[str], size: int) -> list[Shard]:
@@ -94,15 +99,14 @@ def _names_digest(names: tuple[str, ...]) -> str:
     return hashlib.blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
 
 
-def _check_apart(job: DatasetJob) -> None:
-    source, target = job.source, job.target
+def _check_apart(source: Place, target: Place) -> None:
     if not source.exists():
         raise ValueError(f"{source.root} does not exist.")
     if source.folder is not None and not source.folder.is_dir():
         raise ValueError(f"{source.root} is no folder: name the folder that the shards lie in.")
     if target.folder is None and "/" not in target.path(""):
         raise ValueError(f"{target.root} is a whole bucket, beside which no reports can lie: name a folder in it.")
-    roots = [_real(place) for place in (source, target, job.reports)]
+    roots = [_real(place) for place in (source, target, reports_place(target))]
     for other in roots[1:]:
         if other == roots[0] or other.startswith(roots[0] + "/") or roots[0].startswith(other + "/"):
             raise ValueError(f"{source.root} and {target.root} lie in one another: name another --output.")
@@ -114,7 +118,29 @@ def _real(place: Place) -> str:
 
 
 def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
-    """The shards that are left to do, of a target that was begun with the same options, or that is begun now.
+    """Claim the target, and return the shards that are left to do. Reads finished shards, to compare their hashes.
+
+    Raises:
+        ValueError: as `claim_target`.
+    """
+    claim_target(job, shards)
+    return [shard for shard in shards if not is_done(job, shard)]
+
+
+def is_done(job: DatasetJob, shard: Shard) -> bool:
+    """Whether the report on a shard has the hashes that its source and result have now."""
+    recorded = read_hashes(job.reports, shard.report)
+    return recorded is not None and recorded == ShardHashes(_sha256(job.source, shard), _sha256(job.target, shard))
+
+
+def _sha256(place: Place, shard: Shard) -> str | None:
+    if shard.photos:
+        return photos_sha256({name: place.sha256(name) for name in shard.photos})
+    return place.sha256(shard.name)
+
+
+def claim_target(job: DatasetJob, shards: list[Shard]) -> None:
+    """Begin a target, or check that it was begun with the same options.
 
     Raises:
         ValueError: if the target holds files that no run has made, was begun with other options, or from another
@@ -133,7 +159,6 @@ def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
             f"{job.reports.root} holds reports of shards that {job.source.root} does not have, such as "
             f"{min(unknown)}: the source has changed. Name another --output."
         )
-    return [shard for shard in shards if shard.report not in done]
 
 
 def _begun_with(job: DatasetJob) -> str | None:
@@ -151,7 +176,6 @@ def _check_new(job: DatasetJob, made: list[str], options: str | None) -> None:
 
 def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRows]:
     """A shard for reading and writing; without an error its target appears at the end."""
-    from nullface_pipeline.dataset.folder_shard import open_photos
     from nullface_pipeline.dataset.parquet_shard import open_parquet
     from nullface_pipeline.dataset.tar_shard import open_tar
 

@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from nullface_pipeline.dataset.job import DatasetJob
 from nullface_pipeline.dataset.kept import MAX_KEPT_BYTES, data_problem
-from nullface_pipeline.dataset.places import ShardError, check_name
-from nullface_pipeline.dataset.rows import Row
+from nullface_pipeline.dataset.places import ShardError, check_name, file_sha256
+from nullface_pipeline.dataset.rows import Row, ShardHashes
 from nullface_pipeline.photo_files import PhotoFileError
 from nullface_pipeline.photo_folder.jobs import is_photo_name
 
@@ -31,6 +31,8 @@ _DAMAGED = "The tar file is cut off or damaged: copy it again from where it came
 
 class TarRows:
     """`ShardRows` of one tar file."""
+
+    hashes: ShardHashes
 
     def __init__(self, source: tarfile.TarFile, target: tarfile.TarFile, columns: tuple[str, ...]) -> None:
         if any(f".{column}".endswith(REFUSED) for column in columns):
@@ -117,11 +119,13 @@ def _reading() -> Iterator[None]:
 @contextlib.contextmanager
 def open_tar(job: DatasetJob, name: str) -> Iterator[TarRows]:
     with _reading(), job.source.open(name) as source, job.target.written(name) as target:
+        before = file_sha256(source)
         with tarfile.open(fileobj=source, mode="r:") as read, tarfile.open(fileobj=target, mode="w:") as written:
             rows = TarRows(read, written, job.columns)
             yield rows
             rows.finish()
             _check_whole(read, source)
+        rows.hashes = ShardHashes(before, file_sha256(target))
 
 
 def _loaded(data: bytes, problem: str | None) -> bytes:

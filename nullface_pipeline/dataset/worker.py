@@ -9,7 +9,7 @@ from nullface_pipeline.dataset.job import DatasetJob
 from nullface_pipeline.dataset.places import ShardError
 from nullface_pipeline.dataset.report import PhotoLine, read_lines, write_report
 from nullface_pipeline.dataset.rows import Row, ShardRows
-from nullface_pipeline.dataset.shards import Shard, open_shard
+from nullface_pipeline.dataset.shards import Shard, is_done, open_shard
 from nullface_pipeline.photo_files import PhotoFileError
 from nullface_pipeline.photo_folder import photo_anonymizer
 from nullface_pipeline.photo_folder.steps import (
@@ -71,7 +71,7 @@ class ShardWorker:
     def run(self, shard: Shard) -> ShardOutcome:
         """Do a shard, unless it is done. One that cannot be read or written says so and leaves nothing behind."""
         try:
-            if self._job.reports.exists(shard.report):
+            if is_done(self._job, shard):
                 return _outcome(shard, read_lines(self._job.reports, shard.report))
             return _outcome(shard, self._do(shard))
         except Exception as error:
@@ -81,6 +81,7 @@ class ShardWorker:
 
     def _do(self, shard: Shard) -> list[PhotoLine]:
         started = time.perf_counter()
+        self._remove_earlier(shard)
         with open_shard(self._job, shard) as rows:
             lines = list(
                 overlapped(
@@ -91,8 +92,15 @@ class ShardWorker:
                 )
             )
         seconds = time.perf_counter() - started
-        write_report(self._job, shard.report, lines, seconds, self._device)
+        write_report(self._job, shard.report, lines, rows.hashes, seconds, self._device)
         return lines
+
+    def _remove_earlier(self, shard: Shard) -> None:
+        """Remove results that do not match their report, so that they do not stay if the shard fails now."""
+        if self._job.reports.exists(shard.report):
+            for name in shard.photos or (shard.name,):
+                self._job.target.remove(name)
+            self._job.reports.remove(shard.report)
 
     def _hide(self, row: Row, read: ReadPhoto | PhotoFileError) -> tuple[HiddenPhoto, float, int]:
         """The result, seconds, and sample evaluations of the UNet."""

@@ -1,6 +1,10 @@
 """`nullface dataset`: usage, exit codes, and what it says."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import PIL.Image
 import pytest
@@ -48,6 +52,39 @@ def test_with_a_model(tmp_path):
     result = invoke_as_main("dataset", tmp_path / "in", "-o", tmp_path / "out", "--preset", "preview")
     assert result.exit_code in (0, 2) and "do not publish" in result.output
     assert set(results(tmp_path / "out")) == {"a.png"}
+
+
+def test_a_report_compares_the_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_engines, "ShardWorker", Painter)
+    photos, out = make_photos(tmp_path / "in", 3), tmp_path / "out"
+    run = ("dataset", photos, "-o", out)
+    assert invoke_as_main(*run).exit_code == 0
+    shutil.copy(photos / "1" / "0001.png", out / "1" / "0001.png")
+    report = invoke_as_main("dataset", "report", out)
+    assert report.exit_code == 3 and "1/0001.png" in report.output and "photos changed" in report.output
+    again = invoke_as_main(*run)
+    assert again.exit_code == 0 and "1 shard(s) to do" in again.output
+    assert invoke_as_main("dataset", "report", out).exit_code == 0
+
+
+@pytest.mark.parametrize(("quiet", "rank", "times"), [(False, "0", 1), (True, "0", 0), (False, "1", 0)])
+def test_the_notice_about_the_model_appears_once(tmp_path, monkeypatch, quiet, rank, times):
+    monkeypatch.setattr(dataset_engines, "ShardWorker", Painter)
+    monkeypatch.setenv("RANK", rank)
+    photos = make_photos(tmp_path / "in", 3)
+    result = invoke_as_main("dataset", photos, "-o", tmp_path / "out", "--shard-size", "1", *["--quiet"] * quiet)
+    assert result.exit_code == 0 and result.output.count("do not publish") == times
+
+
+def test_an_empty_source_is_an_error_before_anything_is_loaded(tmp_path):
+    (tmp_path / "in").mkdir()
+    script = "import sys; from nullface_pipeline.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    command = [sys.executable, "-c", script, "dataset", tmp_path / "in", "-o", tmp_path / "out"]
+    run = subprocess.run(
+        command, env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}, capture_output=True, text=True
+    )
+    assert run.returncode == 1 and "no Parquet files" in run.stderr and run.stdout.strip() == "False"
+    assert not (tmp_path / "state").exists(), "no seed is drawn"
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,10 @@ def make_tars(folder, count, size):
     return folder
 
 
+def shards_of(job):
+    return find_shards(job.source, job.target, job.shard_size)
+
+
 def make_job(source, target, **settings):
     values = {"options": PhotoOptions(), "seed": SEED, "options_sha256": "0" * 64, **settings}
     return DatasetJob(source=Place(str(source)), target=Place(str(target)), **values)
@@ -133,7 +137,7 @@ def make_job(source, target, **settings):
 def paint(job, monkeypatch, worker=Painter):
     """What a run says of its shards."""
     monkeypatch.setattr(dataset_engines, "ShardWorker", worker)
-    return list(run_local(job, begin(job, find_shards(job))))
+    return list(run_local(job, begin(job, shards_of(job))))
 
 
 def results(folder):

@@ -6,10 +6,10 @@ import zipfile
 import fsspec
 import pytest
 
-from nullface_pipeline.dataset import Place, begin, find_shards, summarize
+from nullface_pipeline.dataset import Place, begin, summarize
 from nullface_pipeline.dataset.places import ShardError
 
-from .samples import colour, make_job, make_parquet, make_photos, paint, painted, results
+from .samples import colour, make_job, make_parquet, make_photos, paint, painted, results, shards_of
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_data_set_in_a_store(tmp_path, monkeypatch, store, kind):
     paint(job, monkeypatch)
     paint(make_job(local, tmp_path / "out", shard_size=3), monkeypatch)
     assert {name: job.target.read(name) for name in job.target.names()} == results(tmp_path / "out")
-    assert begin(job, find_shards(job)) == [] and summarize(job.target).shards == 2
+    assert begin(job, shards_of(job)) == [] and summarize(job.target).shards == 2
     if kind == "photos":
         assert painted(job.target.read("0/0000.png")) == colour("0/0000.png")
 
@@ -44,7 +44,7 @@ def test_the_output_is_a_folder_in_a_bucket(tmp_path):
     # As s3fs, which need not be installed, has it.
     job.target.__dict__["_opened"] = (fsspec.filesystem("memory"), "bucket")
     with pytest.raises(ValueError, match="s3://bucket/ is a whole bucket"):
-        find_shards(job)
+        shards_of(job)
 
 
 def test_from_a_disk_to_a_store(tmp_path, monkeypatch, store):

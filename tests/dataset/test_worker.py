@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from skimage import data
 
-from nullface_pipeline.dataset import ShardWorker, begin, find_shards, run_local
+from nullface_pipeline.dataset import ShardWorker, begin, run_local
 from nullface_pipeline.photo_records import PhotoOptions
 
-from .samples import make_job
+from .samples import make_job, shards_of
 
 
 QUICK = {"preset": "preview", "max_attempts": 1}
@@ -38,7 +38,7 @@ def rows_after(tmp_path, **options):
     job = make_job(
         tmp_path / "in", tmp_path / "out", id_column="id", columns=("id",), options=PhotoOptions(**QUICK, **options)
     )
-    (outcome,) = run_local(job, begin(job, find_shards(job)))
+    (outcome,) = run_local(job, begin(job, shards_of(job)))
     assert outcome.photos == 5 and not outcome.failed
     return outcome, pq.read_table(tmp_path / "out" / "x.parquet").to_pylist()
 
