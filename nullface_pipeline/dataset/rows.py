@@ -27,13 +27,11 @@ class ShardHashes:
 
 
 class ShardRows(Protocol):
-    """A shard that is read from one end while it is written at the other; each from one thread.
+    """A shard that is read from one end while it is written at the other; each from one thread."""
 
-    Attributes:
-        hashes (`ShardHashes`): set once the shard is complete.
-    """
-
-    hashes: ShardHashes
+    @property
+    def hashes(self) -> ShardHashes:
+        """Of source and result, once the shard is complete."""
 
     def __iter__(self) -> Iterator[Row]:
         """The photos, in order."""
