@@ -154,6 +154,7 @@ def anonymize_video(
         join_segments(temporary, pieces, video.path, audio, suffix)
         before_writing(temporary)
     totals = sum((Counter(work.counts(start)) for start, _ in spans), start=Counter())
+    totals["found"] = count_found(work)
     return VideoReport(len(video.times), len(video.tracks), **{name: totals[name] for name in COUNTED})
 
 
@@ -236,7 +237,7 @@ def render_pieces(
     work: Work,
     tell: Tell,
 ) -> None:
-    """Make the pieces that are not finished. Those before, into which something found now reaches, are reopened."""
+    """Render the unfinished segments, and reopen finished ones that the cover of a newly found face reaches."""
     for start, end, window in windows(read_frames(path), unfinished):
         known = len(rendering.tracks)
         piece = Piece(start, end, window)
@@ -245,17 +246,22 @@ def render_pieces(
         for states in rendering.tracks[known:]:
             # Reopened before the reason is written down: a run that is killed in between finds the face again.
             for other, after in spans:
-                if other < start and after > states.first:
+                if other != start and other < states.end and after > states.first:
                     work.reopen(other)
             work.add_line("found.jsonl", [int(states.track.frames[0]), *states.track.boxes[0].tolist()])
         temporary.replace(work.piece(start))
-        work.note(start, count(rendering, piece, len(rendering.tracks) - known))
+        work.note(start, count(rendering, piece))
         tell("anonymizing", end, spans[-1][1])
 
 
-def count(rendering: Rendering, piece: Piece, found: int) -> dict[str, int]:
+def count_found(work: Work) -> int:
+    """Number of faces that only the finished picture showed, also those of segments made again."""
+    return sum(1 for _ in work.lines("found.jsonl"))
+
+
+def count(rendering: Rendering, piece: Piece) -> dict[str, int]:
     """What was done in a piece, see `VideoReport`."""
-    counts = Counter(failed=len({place for place in piece.failed if piece.start <= place[0] < piece.end}), found=found)
+    counts = Counter(failed=len({place for place in piece.failed if piece.start <= place[0] < piece.end}))
     before: dict[int, bool] = {}
     for number in range(piece.start, piece.end):
         done = decide(rendering, piece, number)

@@ -16,10 +16,10 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import make_target
 from nullface_pipeline.identity_choices import OppositeIdentity
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
-from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person
+from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person, run
 from nullface_pipeline.video.look import look, read_look
 from nullface_pipeline.video.render import Rendering, spared_tracks
-from nullface_pipeline.video.run import piece_spans
+from nullface_pipeline.video.run import count_found, piece_spans, render_pieces
 from nullface_pipeline.video.states import BEYOND, track_states
 
 from .clips import astronaut, background, make_clip, read_back, sway, write_clip
@@ -254,3 +254,25 @@ def test_what_is_found_late_reopens_what_it_reaches(tmp_path):
     assert [line[0] for line in work.lines("found.jsonl")] == [5, 8]
     work.reopen(0)
     assert work.counts(0) is None
+
+
+def test_a_face_found_late_reopens_the_segments_before_and_after(tmp_path, monkeypatch):
+    work, spans = Work(tmp_path / "work", "test", seed=7), [(0, 8), (8, 16), (16, 24), (24, 32)]
+    for start in (0, 16, 24):
+        work.note(start, {})
+    rendering = Rendering(None, PhotoOptions(), 7, None, np.arange(32) * 0.08, [(0, 32)], [], [], [], [])
+
+    def finds_a_face(rendering, path, suffix, piece):
+        path.touch()
+        rendering.cover_found(14, np.array([0.0, 0.0, 9.0, 9.0]))
+
+    monkeypatch.setattr(run, "read_frames", lambda path: iter([]))
+    monkeypatch.setattr(run, "render_piece", finds_a_face)
+    monkeypatch.setattr(run, "count", lambda *_: {})
+    reach = rendering.times[14] + np.array([-BEYOND, BEYOND])
+    render_pieces(rendering, tmp_path, ".mp4", [(8, 16)], spans, work, lambda *_: None)
+    for start, end in spans:
+        reached = start != 8 and rendering.times[start] <= reach[1] and rendering.times[end - 1] >= reach[0]
+        assert (work.counts(start) is None) == reached, start
+    work.reopen(8)
+    assert count_found(work) == 1
