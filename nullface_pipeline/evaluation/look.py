@@ -64,7 +64,7 @@ class Look:
             mask = face_mask(face, original.pixels.shape[:2])
             return np.array(measure(original.pixels, result.pixels, mask))
 
-        made_from = ("pair", measure.name, __version__, original.digest, result.digest, key_of(face.box))
+        made_from = ("pair", measure.fingerprint, __version__, original.digest, result.digest, key_of(face.box))
         return float(self.cache.remember(made_from, make))
 
 

@@ -39,6 +39,8 @@ class PairMeasure(Protocol):
     """Compares a photo and its anonymized version where nothing should have changed: LPIPS, SSIM outside the mask."""
 
     name: str
+    # Key of the cached results; depends on the weights and on the preprocessing.
+    fingerprint: str
 
     def __call__(self, original: np.ndarray, anonymized: np.ndarray, mask: np.ndarray) -> float:
         """Two (H, W, 3) uint8 RGB images and an (H, W) float32 mask in [0, 1], 1 where the face is, to one number."""

@@ -5,6 +5,7 @@ weights with nobody: FILE is what the reader of the licence has fetched.
 """
 
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,21 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.judges import MissingModelError, file_hash
 
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET = "alexnet-owt-7be5be79.pth"
-# As many as torchmetrics' default, or all where there are fewer.
+# Largest subset of KID, torchmetrics' default. Subsets hold at most half of a set: equal ones would have no spread.
 KID_SUBSET = 1000
+SMALLEST_SET = 4
 
 
 class SSIM:
     """Structural similarity outside the mask; 1 is the same."""
 
     name = "SSIM outside the face"
+    fingerprint = f"{name} 1"
 
     def __call__(self, original: np.ndarray, anonymized: np.ndarray, mask: np.ndarray) -> float:
         """See `measures.PairMeasure`. NaN where the mask covers everything."""
@@ -49,7 +52,10 @@ class LPIPS:
 
     def __init__(self, path: Path | str | None = None) -> None:
         require("lpips", "lpips")
-        backbone = torch.load(weights_file(path, ALEXNET, "lpips"), map_location="cpu", weights_only=True)
+        weights = weights_file(path, ALEXNET, "lpips")
+        # The package holds the weights of the layers on top.
+        self.fingerprint = f"{self.name} 1 {version('lpips')} {file_hash(weights)}"
+        backbone = torch.load(weights, map_location="cpu", weights_only=True)
         import lpips
 
         self.network = lpips.LPIPS(net="alex", spatial=True, pnet_rand=True, verbose=False).requires_grad_(False)
@@ -93,7 +99,7 @@ class FIDAndKID:
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
     def __call__(self, originals: Iterable[np.ndarray], anonymized: Iterable[np.ndarray]) -> dict[str, float]:
-        """See `measures.SetMeasure`: "FID", "KID" and "KID spread"; empty for less than two pictures."""
+        """See `measures.SetMeasure`: "FID", "KID" and "KID spread"; empty for fewer than four pictures."""
         features = [inception_features(self.network, images) for images in (originals, anonymized)]
         return distances(*features)
 
@@ -147,13 +153,13 @@ def distances(originals: torch.Tensor, anonymized: torch.Tensor) -> dict[str, fl
     from torchmetrics.image.kid import KernelInceptionDistance
 
     smallest = min(len(originals), len(anonymized))
-    if smallest < 2:
+    if smallest < SMALLEST_SET:
         return {}
     # Both are told features in place of pictures, so that each picture is looked at once.
     features = torch.nn.Identity()
     features.num_features = torch.tensor(originals.shape[1])
     fid = FrechetInceptionDistance(features).set_dtype(torch.float64)
-    kid = KernelInceptionDistance(features, subset_size=min(KID_SUBSET, smallest))
+    kid = KernelInceptionDistance(features, subset_size=min(KID_SUBSET, smallest // 2))
     for metric in (fid, kid):
         metric.update(originals, real=True)
         metric.update(anonymized, real=False)

@@ -56,6 +56,14 @@ def test_lpips_uses_the_backbone_it_is_given(alexnet, tmp_path):
     assert results[0] != pytest.approx(results[1], rel=1e-3)
 
 
+def test_the_fingerprint_of_lpips_depends_on_its_weights(alexnet, tmp_path):
+    pytest.importorskip("lpips")
+    backbone = torch.load(alexnet)
+    backbone["features.0.weight"] *= 3.0
+    torch.save(backbone, tmp_path / "other.pth")
+    assert LPIPS(alexnet).fingerprint == LPIPS(alexnet).fingerprint != LPIPS(tmp_path / "other.pth").fingerprint
+
+
 @pytest.mark.parametrize("measure", [LPIPS, FIDAndKID])
 def test_without_weights_a_measure_says_what_it_needs(measure, empty_cache):
     pytest.importorskip("lpips")
@@ -104,8 +112,13 @@ class TestDistances:
         assert found["FID"] == pytest.approx(32.0, rel=0.06)
         assert found["KID"] > 0.0
 
-    def test_one_picture_is_no_set(self):
-        assert distances(self.features(0, 1), self.features(1)) == {}
+    def test_kid_of_a_small_set_has_a_spread(self):
+        found = distances(self.features(0, 200), self.features(1, 200, shift=0.5))
+        assert 1e-6 < found["KID spread"] < found["KID"]
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_a_few_pictures_are_not_a_set(self, count):
+        assert distances(self.features(0, count), self.features(1)) == {}
 
 
 @pytest.mark.slow
@@ -119,6 +132,6 @@ def test_inception_features_of_pictures(tmp_path):
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
         network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], "random")
     torch.save(network.state_dict(), tmp_path / "inception.pth")
-    pictures = [np.roll(PHOTO, shift, axis=1) for shift in range(0, 60, 20)]
+    pictures = [np.roll(PHOTO, shift, axis=1) for shift in range(0, 80, 20)]
     found = FIDAndKID(tmp_path / "inception.pth")(pictures, pictures)
     assert found["FID"] == pytest.approx(0.0, abs=1e-4)

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -158,3 +159,9 @@ def test_without_matplotlib_it_says_what_it_needs(evaluation, tmp_path, monkeypa
     with pytest.raises(MissingModelError):
         write_html(evaluation, tmp_path)
     assert not (tmp_path / "index.html").exists()
+
+
+def test_dollars_in_the_name_of_a_method_are_shown_as_they_are(evaluation):
+    method = replace(evaluation.methods[0], name=r"$\nothing_$")
+    figure = plots.cmc_plot(replace(evaluation, methods=[method]))
+    assert r"$\nothing_$" in figure

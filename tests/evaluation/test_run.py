@@ -182,7 +182,7 @@ class Brightness:
 
 
 class ChangeOutside:
-    name = "change outside"
+    name = fingerprint = "change outside"
 
     def __call__(self, original, anonymized, mask):
         assert mask.shape == original.shape[:2] and 0 < mask.mean() < 0.5
@@ -236,3 +236,25 @@ def test_results_are_run_backwards(tmp_path, monkeypatch, pipe):
     assert box.recovered == [], "nobody undoes a black box"
     assert [each.towards for each in ours.recovered] == ["negated", "positive"]
     assert all(each.rank1["tiny"].count == 2 for each in ours.recovered)
+
+
+class Constant:
+    """A measure of pairs whose weights are one number."""
+
+    name = "constant"
+
+    def __init__(self, value):
+        self.value, self.fingerprint = value, f"constant {value}"
+
+    def __call__(self, original, anonymized, mask):
+        return self.value
+
+
+def test_a_pair_is_measured_again_with_other_weights(originals, look, tmp_path):
+    folder = write(tmp_path / "negatives", [negative(person(number)) for number in range(PEOPLE)])
+    values = []
+    for value in (1.0, 2.0):
+        methods = [Method("negatives", folder)]
+        result = evaluate(originals, methods, [Patterns()], look, Measures(pairs=[Constant(value)]))
+        values.append(result.methods[0].distances["constant"].tolist())
+    assert values == [[1.0] * PEOPLE, [2.0] * PEOPLE]
