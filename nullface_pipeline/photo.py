@@ -5,6 +5,7 @@ nothing is found is an error, and so is one whose result does not account for ev
 """
 
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +39,9 @@ Face = TypeVar("Face", bound=FaceLocation)
 # How much more than what is taken for the same person a face must resemble a reference photo to be spared. To hide
 # somebody who agreed to be seen costs little, the contrary costs a person's privacy.
 CONSENT_MARGIN = 0.2
+
+# Seed of albums that have none. Without it, noise would follow from the person's embedding alone.
+_PROCESS_SEED = secrets.randbelow(MAX_SEED)
 
 # Share of the pixels of a hidden face that must differ from before: of its box, which shows some hair and background
 # too, of its ellipse and of the inner part with its features.
@@ -269,12 +273,13 @@ def noise_seed(seed: int | None, number: int, person: np.ndarray | None) -> int 
     """Of a face's noise: by its number in the photo, or, of a person of an album, by who it is.
 
     Args:
-        seed (`int` or `None`): of `PhotoOptions`.
+        seed (`int` or `None`): of `PhotoOptions`. For a person of an album, None stands for the secret seed of this
+            process, which all photos of the album share.
         person (`np.ndarray` or `None`): (512,) float32, a row of `people`.
     """
     if person is None:
         return None if seed is None else (seed + number) % MAX_SEED
-    return keyed_number(seed, person.tobytes()) % MAX_SEED
+    return keyed_number(_PROCESS_SEED if seed is None else seed, person.tobytes()) % MAX_SEED
 
 
 def known_identities(

@@ -131,6 +131,7 @@ class PhotoOptions:
             photos of an album.
         people (`np.ndarray`, *optional*): (P, 512) float32 embeddings of the people of an album, from `find_people`; for
             `identity="consistent"`. Use one `seed` for all photos of the album.
+            Without one, all photos of one process share a random secret seed.
         batch_faces (`int`): faces in one batch; 1 to 1024.
         few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
             for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
@@ -278,14 +279,13 @@ def _region_names(keep: Any) -> tuple[str, ...]:
     return names
 
 
-def keyed_number(seed: int | None, what: bytes) -> int:
-    """64 bits that depend on `what`, and that nobody can tell without the seed: keyed BLAKE2b.
+def keyed_number(seed: int, what: bytes) -> int:
+    """64 bits that depend on `what` and that cannot be predicted without the seed: keyed BLAKE2b.
 
     Args:
-        seed (`int` or `None`): 0 to 2**63 - 1; None for a number that everybody can tell.
+        seed (`int`): 0 to 2**63 - 1.
     """
-    key = b"" if seed is None else seed.to_bytes(8, "big")
-    return int.from_bytes(hashlib.blake2b(what, digest_size=8, key=key).digest(), "big")
+    return int.from_bytes(hashlib.blake2b(what, digest_size=8, key=seed.to_bytes(8, "big")).digest(), "big")
 
 
 def _embeddings(people: Any, name: str) -> "np.ndarray":

@@ -1,5 +1,6 @@
 """Whole photos with nullface-tiny, in few steps: what happens to each face, not how good it looks."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -316,8 +317,16 @@ def test_without_a_seed_a_person_of_an_album_has_the_same_noise_each_time(pipe, 
 def test_the_noise_of_a_person_depends_on_who_it_is_and_not_on_the_place_in_the_photo():
     ann, bob = np.eye(2, 512, dtype=np.float32)
     assert noise_seed(7, 0, ann) == noise_seed(7, 3, ann) != noise_seed(7, 0, bob)
-    assert noise_seed(8, 0, ann) != noise_seed(7, 0, ann) != noise_seed(None, 0, ann)
+    assert noise_seed(8, 0, ann) != noise_seed(7, 0, ann)
+    assert noise_seed(7, 0, np.zeros(512, dtype=np.float32)) == 203167478308004636, "as in earlier versions"
     assert noise_seed(MAX_SEED - 1, 3, None) == 2 and noise_seed(None, 3, None) is None
+
+
+def test_noise_of_an_album_without_a_seed_does_not_follow_from_the_embedding():
+    person = np.eye(512, dtype=np.float32)[0]
+    unkeyed = int.from_bytes(hashlib.blake2b(person.tobytes(), digest_size=8).digest(), "big") % MAX_SEED
+    zero_key = noise_seed(0, 0, person)
+    assert noise_seed(None, 0, person) == noise_seed(None, 3, person) not in (unkeyed, zero_key)
 
 
 def test_faces_with_and_without_a_seed_have_noise_of_their_own():
