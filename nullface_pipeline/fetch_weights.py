@@ -10,7 +10,15 @@ from httpx2 import HTTPError
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.file_download import http_get
 
-from nullface_pipeline.weights import HubWeights, ReleaseWeights, Weights, missing_weights, readable_size
+from nullface_pipeline.weights import (
+    BUFFALO_L,
+    PACKS,
+    HubWeights,
+    ReleaseWeights,
+    Weights,
+    missing_weights,
+    readable_size,
+)
 
 
 def fetch_missing(name: str) -> None:
@@ -22,7 +30,7 @@ def fetch_missing(name: str) -> None:
     for weights in missing_weights(name):
         try:
             fetch_weights(weights)
-        except (HTTPError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             missing = missing_weights(name)
             size = readable_size(sum(part.size for part in missing))
             raise OSError(
@@ -32,35 +40,71 @@ def fetch_missing(name: str) -> None:
 
 
 def fetch_weights(weights: Weights) -> None:
-    """Fetch weights, or what is missing of them, and compare all of them with the published hashes.
+    """Fetch weights, or what is missing of them, and compare them with the hashes of `weights`.
 
     Raises:
-        OSError: if something cannot be fetched or written, or a hash is another; that file is deleted.
-        HTTPError: (of httpx2) if a server refuses or cannot be reached.
+        OSError: if something cannot be fetched or written, or a hash is another. That file is deleted, unless it is in
+            the folder of an unpacked archive.
     """
-    if isinstance(weights, HubWeights):
-        _fetch_from_hub(weights)
-    else:
-        _fetch_release(weights)
+    try:
+        if isinstance(weights, HubWeights):
+            _fetch_from_hub(weights)
+        else:
+            _fetch_release(weights)
+    except HTTPError as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+def fetch_pack(name: str) -> None:
+    """Fetch an InsightFace pack, so that InsightFace itself does not download it without comparing a hash.
+
+    Args:
+        name (`str`): one of `PACKS`. A folder, or a pack that is on this machine, is left as it is.
+
+    Raises:
+        OSError: if the pack cannot be fetched, or no hash of it is known.
+    """
+    if Path(name).is_dir() or (BUFFALO_L.place.parent / name).is_dir():
+        return
+    if name not in PACKS:
+        raise OSError(
+            f"The face models {name!r} could not be loaded: no hash of that pack is known, so it is not fetched. Name one "
+            f"of {', '.join(PACKS)}, or a folder."
+        )
+    fetch_weights(PACKS[name])
+
+
+def unverified_files(weights: Weights) -> list[str]:
+    """Files on this machine for which `weights` holds no hash, by name."""
+    folder = weights.path
+    if folder is None or folder.is_file():
+        return []
+    known = weights.files if isinstance(weights, HubWeights) else weights.unpacked
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [name for name in names if name not in known]
 
 
 def _fetch_from_hub(weights: HubWeights) -> None:
     """By the Hub's own client, which fetches whole files again that are not complete."""
-    snapshot_download(weights.source, allow_patterns=[*weights.files, *weights.small_files])
-    verified = HfApi().verify_repo_checksums(weights.source)
-    for mismatch in verified.mismatches:
-        file = verified.verified_path / mismatch["path"]
-        file.resolve().unlink(missing_ok=True)
-        file.unlink(missing_ok=True)
-    if verified.mismatches:
-        raise OSError(_changed(verified.mismatches[0]["path"]))
+    patterns = [*weights.files, *weights.small_files]
+    folder = Path(snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns))
     if weights.path is None:
         raise OSError(f"{weights.source} does not hold all of {', '.join(weights.files)}.")
+    changed = [name for name, expected in weights.files.items() if _sha256(folder / name) != expected]
+    # The other files can only be compared with what the Hub says of them.
+    verified = HfApi().verify_repo_checksums(weights.source, revision=weights.revision)
+    changed += [mismatch["path"] for mismatch in verified.mismatches]
+    for name in changed:
+        (folder / name).resolve().unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
+    if changed:
+        raise OSError(_changed(changed[0]))
 
 
 def _fetch_release(weights: ReleaseWeights) -> None:
     if weights.path is not None and weights.place.is_dir():
-        return  # of an unpacked archive there is nothing to compare with
+        _compare_unpacked(weights)
+        return
     if weights.path is not None:
         _compare(weights.place, weights)
         return
@@ -80,11 +124,23 @@ def _fetch_release(weights: ReleaseWeights) -> None:
 
 
 def _compare(file: Path, weights: ReleaseWeights) -> None:
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if digest != weights.sha256:
+    if _sha256(file) != weights.sha256:
         file.unlink()
         raise OSError(_changed(weights.source))
+
+
+def _compare_unpacked(weights: ReleaseWeights) -> None:
+    """InsightFace loads any ONNX file of the folder, so one that is not of the archive counts as changed."""
+    for file in sorted(weights.place.glob("*.onnx")) if weights.unpacked else ():
+        if _sha256(file) != weights.unpacked.get(file.name):
+            raise OSError(
+                f"{file} is not what was published: its hash is another. Delete the folder {weights.place}; fetch it again."
+            )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _changed(name: str) -> str:
@@ -96,7 +152,10 @@ def _unpack(archive: Path, folder: Path) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with zipfile.ZipFile(archive) as opened:
-            opened.extractall(temporary)
+            for member in opened.namelist():
+                # Some packs hold a folder; InsightFace looks for models beside each other.
+                if member.endswith(".onnx"):
+                    (temporary / Path(member).name).write_bytes(opened.read(member))
         if folder.is_dir():
             folder.rmdir()  # left empty by an unpacking that failed
         temporary.replace(folder)

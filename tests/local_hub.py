@@ -36,13 +36,13 @@ def run_clean(code: str, home: Path, **environment: str) -> str:
     return run.stdout
 
 
-def fill_cache(home: Path, kind: str, repository: str, folder: Path) -> None:
+def fill_cache(home: Path, kind: str, repository: str, folder: Path, commit: str = COMMIT) -> None:
     """Lay a repository out as the Hub's client would after it had downloaded it; `kind` is "models" or "datasets"."""
     cached = home / "hf" / "hub" / f"{kind}--{repository.replace('/', '--')}"
     for part in ("refs", "snapshots"):
         (cached / part).mkdir(parents=True)
-    (cached / "refs" / "main").write_text(COMMIT)
-    (cached / "snapshots" / COMMIT).symlink_to(folder, target_is_directory=True)
+    (cached / "refs" / "main").write_text(commit)
+    (cached / "snapshots" / commit).symlink_to(folder, target_is_directory=True)
 
 
 class LocalHub(ThreadingHTTPServer):

@@ -1,6 +1,7 @@
 """Weights come from a Hub on this machine: whole, compared, from where an earlier fetch stopped, and not at all."""
 
 import hashlib
+import io
 import json
 import shutil
 import zipfile
@@ -11,12 +12,12 @@ import pytest
 from nullface_pipeline import weights
 from nullface_pipeline.face_identity import FACEID_RECOGNIZER, recognizer_name
 from nullface_pipeline.face_parsing import bisenet_path
-from nullface_pipeline.fetch_weights import fetch_missing, fetch_weights
+from nullface_pipeline.fetch_weights import fetch_missing, fetch_pack, fetch_weights, unverified_files
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.pipeline import FACEID_WEIGHTS
 from nullface_pipeline.publish.hub import PACKAGE
 
-from .local_hub import LocalHub
+from .local_hub import COMMIT, LocalHub
 from .test_model_card import bisenet, faceid  # noqa: F401
 
 
@@ -55,6 +56,13 @@ def hub(published, tmp_path, monkeypatch):
 URL = "/{repo_id}/resolve/{revision}/{filename}"
 
 
+def of_this_hub(published, on_the_hub):
+    """Weights of the Hub with the commit and the hashes of the Hub on this machine."""
+    folder = published[on_the_hub.source]
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in on_the_hub.files}
+    return replace(on_the_hub, revision=COMMIT, files=files)
+
+
 def released(hub, published, place, name="buffalo_l.zip"):
     """Weights of a release on this machine."""
     content = (published["releases/all"] / name).read_bytes()
@@ -64,26 +72,72 @@ def released(hub, published, place, name="buffalo_l.zip"):
         size=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
         place=place,
+        unpacked=unpacked_hashes(content) if name.endswith(".zip") else {},
     )
 
 
-def test_from_the_hub_without_the_safety_checker(hub):
-    fetch_weights(weights.SD15)
-    folder = weights.SD15.path
+def unpacked_hashes(archive):
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        return {name: hashlib.sha256(opened.read(name)).hexdigest() for name in opened.namelist()}
+
+
+def test_from_the_hub_without_the_safety_checker(hub, published):
+    sd15 = of_this_hub(published, weights.SD15)
+    fetch_weights(sd15)
+    folder = sd15.path
     assert folder is not None and (folder / "unet" / "diffusion_pytorch_model.safetensors").is_file()
     assert (folder / "tokenizer" / "tokenizer.json").is_file() and not (folder / "safety_checker").exists()
 
 
-def test_a_changed_file_is_deleted_and_fetched_again(hub):
-    fetch_weights(weights.FACEID_SD15)
-    file = weights.FACEID_SD15.path
-    content = file.read_bytes()
-    file.write_bytes(content[:-1] + b"?")
+def test_a_changed_file_is_deleted_and_fetched_again(hub, published):
+    adapter = of_this_hub(published, weights.FACEID_SD15)
+    fetch_weights(adapter)
+    content = adapter.path.read_bytes()
+    adapter.path.write_bytes(content[:-1] + b"?")
     with pytest.raises(OSError, match="its hash is another"):
-        fetch_weights(weights.FACEID_SD15)
-    assert weights.FACEID_SD15.path is None
-    fetch_weights(weights.FACEID_SD15)
-    assert weights.FACEID_SD15.path.read_bytes() == content
+        fetch_weights(adapter)
+    assert adapter.path is None
+    fetch_weights(adapter)
+    assert adapter.path.read_bytes() == content
+
+
+def test_the_hub_cannot_vouch_for_its_own_weights(hub, published):
+    """A file and its hash come from one server, so only the hash in this package says what it is."""
+    adapter = replace(weights.FACEID_SD15, revision=COMMIT)
+    with pytest.raises(OSError, match="its hash is another"):
+        fetch_weights(adapter)
+    assert adapter.path is None
+
+
+def test_files_without_a_hash_in_this_package_are_named(hub, published):
+    sd15 = of_this_hub(published, weights.SD15)
+    fetch_weights(sd15)
+    unverified = unverified_files(sd15)
+    assert "model_index.json" in unverified and not set(unverified) & set(sd15.files)
+
+
+@pytest.mark.parametrize("name", ["det_10g.onnx", "another.onnx"])
+def test_a_changed_or_foreign_file_of_an_unpacked_archive_is_refused(hub, published, tmp_path, name):
+    pack = released(hub, published, tmp_path / "buffalo_l")
+    fetch_weights(pack)
+    fetch_weights(pack)
+    (pack.place / name).write_bytes(b"somebody's")
+    with pytest.raises(OSError, match=name):
+        fetch_weights(pack)
+
+
+def test_a_pack_of_which_no_hash_is_known_is_not_fetched(hub, published, tmp_path, monkeypatch):
+    monkeypatch.setattr("nullface_pipeline.fetch_weights.BUFFALO_L", replace(weights.BUFFALO_L, place=tmp_path / "l"))
+    pack = released(hub, published, tmp_path / "buffalo_s")
+    monkeypatch.setitem(weights.PACKS, "buffalo_s", replace(pack, sha256="0" * 64))
+    for name in ("raccoon_l", "buffalo_s"):
+        with pytest.raises(OSError):
+            fetch_pack(name)
+    assert not list(tmp_path.glob("*/*.onnx"))
+    monkeypatch.setitem(weights.PACKS, "buffalo_s", pack)
+    fetch_pack("buffalo_s")
+    assert pack.path is not None
+    fetch_pack(str(pack.place))
 
 
 @pytest.mark.parametrize("failed", ["before", "while fetching", "while unpacking", "as another file"])
@@ -132,7 +186,11 @@ def test_what_was_fetched_is_loaded_without_a_network(hub, published, tmp_path, 
     pack = released(hub, published, tmp_path / "home" / ".insightface" / "models" / "buffalo_l")
     bisenet_path().parent.mkdir(parents=True)
     bisenet_path().symlink_to(bisenet)
-    monkeypatch.setitem(weights.WEIGHT_SETS, "sd15", (weights.SD15, weights.FACEID_SD15, pack))
+    monkeypatch.setitem(
+        weights.WEIGHT_SETS,
+        "sd15",
+        (*(of_this_hub(published, each) for each in (weights.SD15, weights.FACEID_SD15)), pack),
+    )
     fetch_missing("sd15")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     pipe = load_model_set("sd15", device="cpu")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nullface_pipeline.cli.console import console, fail, words
+from nullface_pipeline.cli.console import console, fail, show, words
 from nullface_pipeline.cli.options import FLAG
 
 
@@ -32,12 +32,10 @@ def fetch(
     """Fetch the weights of the real models, after asking.
 
     Shows their sizes and licences, asks, fetches what is not here, and
-    compares the files with their published hashes. What is interrupted
+    compares the files with the hashes in this package. What is interrupted
     goes on when the command is given again.
     """
-    from httpx2 import HTTPError
-
-    from nullface_pipeline.fetch_weights import fetch_weights
+    from nullface_pipeline.fetch_weights import fetch_weights, unverified_files
     from nullface_pipeline.weights import WEIGHT_SETS, missing_weights, readable_size
 
     missing = missing_weights(name)
@@ -48,10 +46,12 @@ def fetch(
     for weights in WEIGHT_SETS[name]:
         try:
             fetch_weights(weights)
-        except (HTTPError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             reason = " ".join(words(error).split())
             fail(f"{weights.name} could not be fetched. {reason} Give the same command again to go on.")
         console.print(f"{weights.name}: complete.")
+        if unverified := unverified_files(weights):
+            console.print(f"  No hash in this package for: {show(', '.join(unverified))}", soft_wrap=True)
 
 
 def show_licences(missing: "list[Weights]") -> None:

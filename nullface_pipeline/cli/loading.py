@@ -2,10 +2,11 @@
 
 import secrets
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nullface_pipeline.cli.asked import Asked, AskedOfFaces
-from nullface_pipeline.cli.console import TINY_NOTICE, as_options, console, fail, quiet_libraries, words
+from nullface_pipeline.cli.console import TINY_NOTICE, as_options, console, fail, notice, quiet_libraries, words
 
 
 if TYPE_CHECKING:
@@ -17,10 +18,13 @@ def load_model(asked: AskedOfFaces) -> Any:
     import torch
 
     from nullface_pipeline.model_sets import load_model_set
+    from nullface_pipeline.weights import MODELS
 
     quiet_libraries()
     if asked.model == "tiny":
         console.print(TINY_NOTICE, soft_wrap=True)
+    elif asked.model not in MODELS and not Path(asked.model).exists():
+        notice(f"{asked.model} comes from the Hub as it is now: no commit and no hash of it is pinned.")
     dtype = None if asked.dtype is None else getattr(torch, asked.dtype)
     try:
         return load_model_set(asked.model, asked.device, dtype, asked.detection_threshold)
@@ -43,5 +47,5 @@ def face_hider(pipe: Any, asked: Asked, people: Any | None = None) -> "Anonymize
     try:
         options = replace(asked.photo_options, people=people)
         return photo_anonymizer(pipe, options, asked.judge, seed)
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))

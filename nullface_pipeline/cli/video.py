@@ -226,14 +226,18 @@ def _run(
 def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> PhotoOptions:
     """The options with all that depends on the model, or one line and exit code 1."""
     from nullface_pipeline.face_identity import load_face_analyser
+    from nullface_pipeline.fetch_weights import fetch_pack
     from nullface_pipeline.photo import check_pipeline, read_references
 
     try:
-        judge = None if asked.judge is None else load_face_analyser(asked.judge)
+        judge = None
+        if asked.judge is not None:
+            fetch_pack(asked.judge)
+            judge = load_face_analyser(asked.judge)
         people = read_references(pipe.face_analyser, face_options.skip_faces)
         face_options = replace(face_options, judge=judge, skip_faces=people)
         check_pipeline(pipe, face_options)
-    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))
     return face_options
 

@@ -231,7 +231,7 @@ def load_analyser(name: str) -> Any:
     """InsightFace's `FaceAnalysis` of "tiny" or "buffalo_l"; raises MissingModelError."""
     try:
         return load_detector(name)
-    except (ImportError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError) as error:
         raise MissingModelError(f"needs InsightFace's pack {name}, which could not be loaded or fetched") from error
 
 

@@ -23,16 +23,9 @@ def panels(count: int) -> Iterator[tuple[Any, list[Any], list[str]]]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    settings = {
-        # Letters stay letters, so that plots are small and can be searched.
-        "svg.fonttype": "none",
-        # The same data make the same bytes.
-        "svg.hashsalt": "nullface",
-        # A "$" in a method's name is not TeX.
-        "text.parse_math": False,
-        "font.size": 9,
-    }
-    with rc_context(settings):
+    # Letters stay letters, so that plots are small and can be searched; the same data make the same bytes; a "$" in a
+    # method's name is not TeX.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "nullface", "text.parse_math": False, "font.size": 9}):
         figure = Figure(figsize=(PANEL[0] * count, PANEL[1]), layout="constrained")
         made: list[str] = []
         yield figure, list(np.atleast_1d(figure.subplots(1, count))), made

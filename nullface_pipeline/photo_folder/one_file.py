@@ -24,13 +24,15 @@ def photo_anonymizer(pipe: Any, options: PhotoOptions, judge: str | None, seed: 
         seed (`int`): the run's, see `photo_seed`.
 
     Raises:
-        ImportError, RuntimeError, TypeError, ValueError: if the judge cannot be loaded, or the pipeline does not do for
+        ImportError, OSError, RuntimeError, TypeError, ValueError: if the judge cannot be loaded, or the pipeline does not do for
             the options, or a reference photo of `skip_faces` does not show one face.
     """
     from nullface_pipeline.face_identity import load_face_analyser
+    from nullface_pipeline.fetch_weights import fetch_pack
     from nullface_pipeline.photo import check_pipeline, read_references
 
     if judge is not None:
+        fetch_pack(judge)
         options = replace(options, judge=load_face_analyser(judge))
     check_pipeline(pipe, options)
     options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))

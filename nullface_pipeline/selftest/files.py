@@ -1,7 +1,7 @@
 """Whether files of weights are what their publisher published, as far as that is known without a network.
 
-nullface-tiny has a list of its own. In the Hub's cache a file is named after the hash that the Hub gave for it: SHA-256 of
-large files, git's of small ones. facexlib's parser has a hash in this package. InsightFace publishes none for its packs.
+nullface-tiny has a list of its own. Weights are compared with the hashes in this package. Other files in the Hub's cache
+are named after the hash that the Hub gave for them: SHA-256 of large files, git's of small ones.
 """
 
 import hashlib
@@ -12,11 +12,10 @@ from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.sha import git_hash
 
-from nullface_pipeline.face_adapter import FACEID_REPOSITORY
 from nullface_pipeline.face_parsing import BISENET_SHA256, bisenet_path
 from nullface_pipeline.selftest.findings import Finding, part_of_file
 from nullface_pipeline.tiny_model import TINY_FOLDER
-from nullface_pipeline.weights import MODELS
+from nullface_pipeline.weights import BUFFALO_L, WEIGHT_SETS, HubWeights
 
 
 HASH_LIST = "SHA256SUMS"
@@ -31,8 +30,6 @@ def check_files(name: str) -> Iterator[Finding]:
         yield Finding(part_of_file(path.as_posix()), path.name, f"{what}: {path}", False)
     if hashes:
         yield Finding("files", "hashes as published", f"{len(hashes) - len(wrong)} of {len(hashes)}", not wrong)
-    if name != "tiny":
-        yield Finding("files", "hashes of the unpacked face models", "none published, not checked", True)
 
 
 def tiny_hashes() -> Iterator[tuple[Path, str]]:
@@ -44,14 +41,19 @@ def tiny_hashes() -> Iterator[tuple[Path, str]]:
 
 def published_hashes(name: str) -> Iterator[tuple[Path, str]]:
     """Path and hash of each file that is in the caches: of the Hub, and of torch for the parser."""
-    for repository in (MODELS[name], FACEID_REPOSITORY):
-        folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    for weights in WEIGHT_SETS[name]:
+        if not isinstance(weights, HubWeights):
+            continue
+        folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=weights.source, repo_type="model")
         for path in sorted(folder.glob("snapshots/*/**/*")):
-            # Where the system has no links the hash is not kept.
-            if path.is_symlink():
-                yield path, path.resolve().name
+            committed = weights.files.get("/".join(path.relative_to(folder).parts[2:]))
+            # Where the system has no links the Hub's hash is not kept.
+            if committed or path.is_symlink():
+                yield path, committed or path.resolve().name
     if bisenet_path().is_file():
         yield bisenet_path(), BISENET_SHA256
+    for path in sorted(BUFFALO_L.place.glob("*.onnx")):
+        yield path, BUFFALO_L.unpacked.get(path.name, "")
 
 
 def has_hash(path: Path, expected: str) -> bool:

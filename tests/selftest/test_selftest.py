@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from nullface_pipeline.selftest.findings import Finding, at_least, at_most, part
 from nullface_pipeline.selftest.people import find_people
 from nullface_pipeline.selftest.run import Selftest
 from nullface_pipeline.tiny_model import TINY_FOLDER
+from nullface_pipeline.weights import BUFFALO_L
 
 
 LIST_IT_AGAIN = (
@@ -138,6 +140,7 @@ class TestHubCache:
     def cache(self, tmp_path, monkeypatch) -> Path:
         monkeypatch.setattr(files, "HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr(files, "bisenet_path", lambda: tmp_path / "not_there.pth")
+        monkeypatch.setattr(files, "BUFFALO_L", replace(BUFFALO_L, place=tmp_path / "buffalo_l"))
         return tmp_path
 
     def store(self, cache: Path, name: str, data: bytes, blob: str) -> Path:
@@ -152,7 +155,7 @@ class TestHubCache:
     def test_whole_files_pass_and_a_truncated_one_is_named(self, cache):
         data = bytes(range(256)) * 40
         small = b'{"a": 1}\n'
-        self.store(cache, "ip-adapter-faceid_sd15.bin", data, hashlib.sha256(data).hexdigest())
+        self.store(cache, "ip-adapter-faceid_other.bin", data, hashlib.sha256(data).hexdigest())
         git = hashlib.sha1(b"blob %d\0" % len(small) + small).hexdigest()
         self.store(cache, "config.json", small, git)
         assert all(finding.right for finding in files.check_files("sd15"))
@@ -161,8 +164,20 @@ class TestHubCache:
         assert [finding.part for finding in wrong] == ["adapter", "files"]
         assert "ip-adapter-faceid_sdxl.bin" in wrong[0].value
 
+    def test_the_hash_in_this_package_counts_more_than_the_hubs(self, cache):
+        data = b"another adapter"
+        self.store(cache, "ip-adapter-faceid_sd15.bin", data, hashlib.sha256(data).hexdigest())
+        wrong = [finding for finding in files.check_files("sd15") if not finding.right]
+        assert "ip-adapter-faceid_sd15.bin" in wrong[0].value
+
+    def test_another_file_among_the_unpacked_face_models_is_named(self, cache):
+        (cache / "buffalo_l").mkdir()
+        (cache / "buffalo_l" / "another.onnx").write_bytes(b"detector")
+        wrong = [finding for finding in files.check_files("sd15") if not finding.right]
+        assert "another.onnx" in wrong[0].value
+
     def test_an_empty_cache_is_no_proof(self):
-        assert [finding.value for finding in files.check_files("sd15")] == ["none published, not checked"]
+        assert list(files.check_files("sd15")) == []
 
 
 def test_parts_of_files():
