@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 
 from .face_crops import FaceCrop, edge_feather
-from .face_identity import DetectedFace, embed_face
+from .face_identity import DetectedFace, FaceLocation, embed_face
 from .face_masks import face_masks, nearest_face, parts_to_change
 
 
 # Share of a face, and of the part with its features, that has to be free to change. With less of it, no result can be
 # another person, whatever a recognizer says of it.
 MIN_CHANGE = 0.2
+
+# Share of a place that a new face has to fill for nothing of the old one to be left there.
+FILLED = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,3 +111,29 @@ def paste_all(pixels: np.ndarray, targets: list[FaceTarget]) -> np.ndarray:
     for target in sorted(targets, key=lambda target: target.face.area):
         pixels = target.paste(pixels)
     return pixels
+
+
+def is_part_of_new_face(face: FaceLocation, hidden: Sequence[FaceTarget]) -> bool:
+    """Whether a detection lies inside a new face and upside down to it, as a mouth and a nose taken for a face do.
+
+    The recognizer cannot tell: it is trained on upright faces.
+    """
+    return any(
+        is_filled(target, face.box) and is_upside_down(face.landmarks, target.face.landmarks) for target in hidden
+    )
+
+
+def is_filled(target: FaceTarget, box: np.ndarray) -> bool:
+    """Whether a new face replaces what is in a box (x0, y0, x1, y1) of the frame."""
+    x0, y0, x1, y1 = box
+    corners = target.crop.points_to_crop(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]))
+    if corners.min() < 0 or corners.max() > target.crop.size - 1:
+        return False
+    inside = cv2.fillConvexPoly(np.zeros(target.mask.shape, np.uint8), corners.round().astype(np.int32), 1) > 0
+    return bool((target.mask[inside] > 0.5).mean() >= FILLED)
+
+
+def is_upside_down(landmarks: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the ways from mouth to eyes of two faces, (5, 2) landmarks each, lead apart by more than 90 degrees."""
+    up, other = (points[:2].mean(axis=0) - points[3:].mean(axis=0) for points in (landmarks, others))
+    return bool(up @ other < 0)

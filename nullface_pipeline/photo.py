@@ -21,7 +21,7 @@ from .face_edit import hide_faces
 from .face_identity import DetectedFace, FaceLocation, same_person_similarity, similarity
 from .face_masks import read_keep_mask
 from .face_search import is_same_place, overlap, search_faces
-from .face_target import FaceTarget, make_target, paste_all
+from .face_target import FaceTarget, is_part_of_new_face, make_target, paste_all
 from .photo_records import (
     COVERS,
     MAX_SEED,
@@ -330,7 +330,8 @@ def finish_faces(
     # A second look, at the finished picture: what the detector missed at first must not get through either.
     if failed or not targets:
         seen = search_faces(pipe.face_analyser, pixels)
-    covered = [*found.cover, *unmatched_faces(seen, found.all)]
+    new = [face for face in unmatched_faces(seen, found.all) if not is_part_of_new_face(face, hidden)]
+    covered = [*found.cover, *new]
     finished = FinishedFaces(pixels, tuple(hidden), tuple(failed), tuple(covered), options.cover)
     return replace(finished, pixels=cover_faces(pixels, [face.box for face in finished.covers], options.cover))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -19,14 +20,17 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.identity_choices import ANGLES, noise_generators
 from nullface_pipeline.photo import (
+    find_faces,
     find_spared_faces,
+    finish_faces,
     is_same_face,
     known_identities,
+    make_targets,
     noise_seed,
     read_pixels,
     unmatched_faces,
 )
-from nullface_pipeline.photo_records import MAX_SEED
+from nullface_pipeline.photo_records import MAX_SEED, PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .photo_files.samples import adobe_rgb
@@ -551,3 +555,18 @@ def test_too_many_pixels_are_a_value_error(tmp_path, monkeypatch):
     monkeypatch.setattr(PIL.Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError):
         read_pixels(tmp_path / "photo.png")
+
+
+@pytest.mark.parametrize(("turned", "covered"), [(True, 0), (False, 1)])
+def test_a_mouth_of_a_new_face_taken_for_a_face_upside_down_is_not_covered(pipe, astronaut, turned, covered):
+    """Upright, it is a face that the finished picture shows."""
+    pixels, options = np.asarray(astronaut), PhotoOptions(**PASSES)
+    found = find_faces(pipe, pixels, options)
+    (target,) = make_targets(pipe, found, options, None)
+    target = replace(target, result=255 - target.aligned, similarity=-1.0, attempts=1, mask=np.ones_like(target.mask))
+    centre = target.face.landmarks[3:].mean(axis=0)
+    points = centre + 0.15 * (target.face.landmarks - centre) * (-1.0 if turned else 1.0)
+    box = np.concatenate([centre - 12, centre + 12]).astype(np.float32)
+    mouth = DetectedFace(box, points.astype(np.float32), 0.5, target.face.embedding)
+    finished = finish_faces(pipe, found, [target], [target.face, mouth], options)
+    assert len(finished.covered) == covered

@@ -359,3 +359,10 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
         # A path is not broken over lines, however long it is.
         console.print(f"{show(job.output)}{made_with}", soft_wrap=True)
         console.print(table)
+        for track in report.covered_tracks:
+            box = ",".join(f"{corner:.0f}" for corner in track.box)
+            console.print(
+                f"  covered from {track.start:.1f} to {track.end:.1f} s, first at {box} (score {track.score:.2f}): "
+                f"{show(as_options(track.reason))}",
+                soft_wrap=True,
+            )

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from nullface_pipeline.face_covers import cover_faces, widened
@@ -18,7 +17,7 @@ from nullface_pipeline.face_edit import closest_similarity, hide_faces, stronger
 from nullface_pipeline.face_identity import DetectedFace, embed_face, similarity
 from nullface_pipeline.face_masks import face_ellipse
 from nullface_pipeline.face_search import search_faces
-from nullface_pipeline.face_target import FaceTarget, make_target, paste_all
+from nullface_pipeline.face_target import FaceTarget, is_filled, is_part_of_new_face, make_target, paste_all
 from nullface_pipeline.identity_choices import IDENTITY_CHOICES
 from nullface_pipeline.photo import (
     FinishedFaces,
@@ -49,9 +48,6 @@ AROUND_FAILURE = 3
 # the result must be less similar by so much.
 PROBES, PROBES_APART = 8, 8
 PROBE_MARGIN = 0.05
-
-# Share of a place that a new face has to fill for nothing of the old one to be left there.
-FILLED = 0.9
 
 # How much of a pixel is a new face's where no patch is needed.
 REPLACED = 0.95
@@ -323,13 +319,17 @@ def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
 
 
 def shown_in_front(rendering: Rendering, done: Done, number: int, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the new faces that no patch need lie over. A face that was found is in front of one that was not."""
+    """(H, W) bool: the new faces that no patch need lie over.
+
+    A face that was found is in front of one that was not. A doubtful track is covered at its own place only, never over
+    a new face: only synthetic pixels are shown there, and the finished piece is searched once more.
+    """
     found = [
         box
         for index, (box, _) in done.covered.items()
         if index >= len(rendering.hosts)
-        or rendering.tracks[index].has_face(number)
-        or is_found(rendering, index, number)
+        or not rendering.tracks[index].track.is_doubtful
+        and (rendering.tracks[index].has_face(number) or is_found(rendering, index, number))
     ]
     shown = np.zeros(size, dtype=bool)
     for index, target in done.hidden.items():
@@ -352,16 +352,6 @@ def is_near(box: np.ndarray, patch: np.ndarray) -> bool:
     reach = (2**0.5 + LARGEST) / 2.0 * (patch[2:] - patch[:2])
     centre = (patch[:2] + patch[2:]) / 2.0
     return bool(np.all(box[:2] < centre + reach) and np.all(box[2:] > centre - reach))
-
-
-def is_filled(target: FaceTarget, box: np.ndarray) -> bool:
-    """Whether a new face replaces what is in a box (x0, y0, x1, y1) of the frame."""
-    x0, y0, x1, y1 = box
-    corners = target.crop.points_to_crop(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]))
-    if corners.min() < 0 or corners.max() > target.crop.size - 1:
-        return False
-    inside = cv2.fillConvexPoly(np.zeros(target.mask.shape, np.uint8), corners.round().astype(np.int32), 1) > 0
-    return bool((target.mask[inside] > 0.5).mean() >= FILLED)
 
 
 def is_near_failure(piece: Piece, number: int, index: int) -> bool:
@@ -407,10 +397,8 @@ def is_only_new(
     after: np.ndarray,
     seen: list[DetectedFace],
 ) -> bool:
-    """Whether a face that nobody knew of is nothing but a part of a new one: a mouth taken for a face or a head with its
-    hair that resembles nobody, or something upside down to it."""
-    # Of a mouth and a nose that are taken for a face upside down, the recognizer says nothing.
-    if any(is_filled(t, face.box) and is_upside_down(face.landmarks, t.face.landmarks) for t in hidden):
+    """Whether a face that was not known before is only a part of a new one, or a head around it that matches nobody."""
+    if is_part_of_new_face(face, hidden):
         return True
     features = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
     unknown = replace(face, embedding=NOBODY)
@@ -418,12 +406,6 @@ def is_only_new(
         any(is_filled(target, features) for target in hidden)
         and likeness(rendering, unknown, before, after, seen) < rendering.threshold
     )
-
-
-def is_upside_down(landmarks: np.ndarray, others: np.ndarray) -> bool:
-    """Whether the ways from mouth to eyes of two faces, (5, 2) landmarks each, lead apart by more than 90 degrees."""
-    up, other = (points[:2].mean(axis=0) - points[3:].mean(axis=0) for points in (landmarks, others))
-    return bool(up @ other < 0)
 
 
 def likeness(

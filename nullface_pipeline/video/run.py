@@ -1,7 +1,7 @@
 """One video from its file to its result: look, link, render, join. Each step goes on where a stopped run left it."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from nullface_pipeline.video.render import (
     windows,
 )
 from nullface_pipeline.video.shots import find_shots
-from nullface_pipeline.video.states import State, TrackStates, track_states
+from nullface_pipeline.video.states import SHORTEST, State, TrackStates, track_states
 from nullface_pipeline.video.tracks import Track, find_hiders, find_hosts, link_faces
 from nullface_pipeline.video.work import Work
 from nullface_pipeline.video.writer import check_audio, join_segments
@@ -62,6 +62,24 @@ class LinkedVideo:
 
 
 @dataclass(frozen=True)
+class CoveredTrack:
+    """A track that is covered wherever it is.
+
+    Attributes:
+        start, end (`float`): seconds of the first and the last frame with its cover.
+        box (`tuple[float, ...]`): x0, y0, x1, y1 in pixels, where it was found first.
+        score (`float`): its highest detection score.
+        reason (`str`): why it is covered, and what to try.
+    """
+
+    start: float
+    end: float
+    box: tuple[float, ...]
+    score: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class VideoReport:
     """What was done. Faces count once in every frame that has them.
 
@@ -76,6 +94,7 @@ class VideoReport:
         found (`int`): faces that only the finished picture showed; they are covered.
         patched_frames (`int`): frames with a patch.
         switches (`int`): how often a track changes between a new face and a patch.
+        covered_tracks (`tuple[CoveredTrack, ...]`): tracks without a new face in any frame, parts of others left out.
     """
 
     frames: int
@@ -88,6 +107,7 @@ class VideoReport:
     found: int
     patched_frames: int
     switches: int
+    covered_tracks: tuple[CoveredTrack, ...] = ()
 
 
 def link_video(analyser: Any, path: Path, work: Work, tell: Tell = tell_nobody) -> LinkedVideo:
@@ -155,7 +175,35 @@ def anonymize_video(
         before_writing(temporary)
     totals = sum((Counter(work.counts(start)) for start, _ in spans), start=Counter())
     totals["found"] = count_found(work)
-    return VideoReport(len(video.times), len(video.tracks), **{name: totals[name] for name in COUNTED})
+    counted = {name: totals[name] for name in COUNTED}
+    return VideoReport(
+        len(video.times), len(video.tracks), **counted, covered_tracks=tuple(find_covered_tracks(rendering))
+    )
+
+
+def find_covered_tracks(rendering: Rendering) -> Iterator[CoveredTrack]:
+    """The tracks that get no new face in any frame, but for parts of other faces."""
+    for index, states in enumerate(rendering.tracks):
+        is_part = index < len(rendering.hosts) and rendering.hosts[index] is not None
+        if is_part or (states.states != State.covered).any():
+            continue
+        start, end = rendering.times[states.first], rendering.times[states.end - 1]
+        score = float(states.track.scores.max())
+        reason = cover_reason(states.track, rendering.options.min_face, index >= len(rendering.hosts))
+        yield CoveredTrack(float(start), float(end), tuple(map(float, states.track.boxes[0])), score, reason)
+
+
+def cover_reason(track: Track, min_face: float, found_late: bool) -> str:
+    """Why a track is covered in every frame, and what to try."""
+    if found_late:
+        return "found only in the finished video"
+    if track.size < min_face:
+        return "smaller than `min_face`"
+    if track.is_doubtful:
+        return "no frame shows it clearly, so it may not be a face: try a `detection_threshold` above its score"
+    if len(track.frames) < SHORTEST:
+        return f"found in fewer than {SHORTEST} frames: try a lower `detection_threshold`"
+    return "every attempt still matches the person: try a stronger `preset`"
 
 
 COUNTED = ("anonymized", "gaps", "spared", "covered", "failed", "found", "patched_frames", "switches")

@@ -27,6 +27,9 @@ REACH = 1.5
 LONGEST_GAP = 2.0
 SPEED = 2.0
 
+# Detection score that a face reaches in at least one frame of its track, unless it is no more than a false detection.
+CLEAR_SCORE = 0.6
+
 # A detector may take a mouth for a face. Such a track lies within another one, by so much of each of its boxes in so many
 # of its frames, and is at most so large.
 PART_INSIDE, PART_FRAMES, PART_SIZE = 0.9, 0.8, 0.6
@@ -52,6 +55,11 @@ class Track:
     scores: np.ndarray
     shot: tuple[int, int]
     embedding: np.ndarray
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether no frame shows the face clearly: it may be something else that the detector took for one."""
+        return bool(self.scores.max() < CLEAR_SCORE)
 
     @property
     def size(self) -> float:

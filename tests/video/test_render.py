@@ -1,12 +1,16 @@
 """Patches and new faces in one frame."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace
-from nullface_pipeline.face_target import FaceTarget
-from nullface_pipeline.video.render import Done, Rendering, is_only_new, is_upside_down, shown_in_front
+from nullface_pipeline.face_target import FaceTarget, is_upside_down
+from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.video.render import Done, Rendering, is_only_new, shown_in_front
+from nullface_pipeline.video.run import find_covered_tracks
 from nullface_pipeline.video.states import track_states
 from nullface_pipeline.video.tracks import Track
 
@@ -63,6 +67,25 @@ def test_the_patch_of_a_face_that_was_found_lies_over_all(number, hosts):
     """In the frame that shows it, or in the finished picture."""
     done = Done({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
     assert not shown(rendered(FRONT, GONE, hosts=hosts), done, number).any()
+
+
+@pytest.mark.parametrize("number", [5, 30])
+def test_the_patch_of_a_false_detection_never_lies_over_a_new_face(number):
+    """No frame shows it clearly. A face that only the finished picture shows is another matter."""
+    doubtful = replace(GONE, scores=np.full(len(GONE.frames), 0.45))
+    done = Done({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
+    assert shown(rendered(FRONT, doubtful), done, number)[60, 100]
+    assert not shown(rendered(FRONT, doubtful, hosts=[None]), done, number).any()
+
+
+def test_covered_tracks_are_reported_with_their_seconds_and_reason():
+    doubtful = replace(standing(160, range(20, 22), BOB), scores=np.array([0.41, 0.38]))
+    part = standing(100, range(30, 32), BOB, size=10.0)
+    rendering = rendered(FRONT, doubtful, part, hosts=[None, None, 0])
+    (covered,) = find_covered_tracks(replace(rendering, options=PhotoOptions()))
+    assert covered.start <= TIMES[20] < TIMES[21] <= covered.end
+    assert covered.score == pytest.approx(0.41) and covered.box == tuple(doubtful.boxes[0])
+    assert "detection_threshold" in covered.reason
 
 
 def test_a_face_that_was_not_found_itself_is_not_in_front():
