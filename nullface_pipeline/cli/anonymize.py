@@ -125,7 +125,7 @@ def _plan(asked: Asked) -> "tuple[FoundPhotos, Earlier]":
     _check_one_photo(asked, found.jobs)
     record = record_path(asked.folder)
     written = plan_written(found.jobs, asked.folder, record, asked.report, asked.contact_sheet, asked.dry_run)
-    check_written(written, [job.source for job in found.jobs])
+    check_written(written, [*(job.source for job in found.jobs), *asked.other_inputs])
     reported = None if asked.report is None else read_report(asked.report)
     return found, Earlier(ResultRecord(record), reported)
 

@@ -116,6 +116,12 @@ class AskedOfPhotos(AskedOfFaces):
     keep_metadata: bool
 
     @property
+    def other_inputs(self) -> list[Path]:
+        """Files that are read besides the photos: reference photos and the mask."""
+        masks = [] if self.keep_mask is None else [self.keep_mask]
+        return [*(face for face in self.skip_face or () if isinstance(face, Path)), *masks]
+
+    @property
     def about_one_photo(self) -> str | None:
         """The option that only makes sense with one photo, if there is any."""
         if self.keep_mask is not None:

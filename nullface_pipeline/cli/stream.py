@@ -39,10 +39,25 @@ def anonymize_stream(asked: Asked) -> int:
 
 
 def _check(asked: Asked) -> None:
+    from nullface_pipeline.photo_folder.paths import WrittenFile, check_written
+
     if len(asked.paths) > 1 or Path(asked.paths[0]).is_dir():
         raise ValueError("- stands for one photo: name one alone.")
     for option in ("report", "contact_sheet", "dry_run"):
         if getattr(asked, option):
             raise ValueError(f"--{option.replace('_', '-')} needs photos and results on the disk: - is neither.")
-    if str(asked.output) != STREAM and (asked.output.exists() and not asked.overwrite or asked.output.is_dir()):
+    if str(asked.output) == STREAM:
+        return
+    result = WrittenFile(asked.output, "the result", "name another file with --output")
+    check_written([result], [*_standard_input(), *asked.other_inputs])
+    if asked.output.exists() and not asked.overwrite:
         raise ValueError(f"{asked.output} is there already: name another file, or give --overwrite.")
+
+
+def _standard_input() -> list[int]:
+    """Its file descriptor, if it has one: the shell may have opened the photo itself, as with `< photo.jpg`."""
+    try:
+        return [sys.stdin.fileno()]
+    # Replaced by another object, or closed.
+    except (AttributeError, OSError, ValueError):
+        return []

@@ -91,8 +91,12 @@ def preview_path(output: Path) -> Path:
     return output.with_name(output.name + PREVIEW_SUFFIX)
 
 
-def check_written(written: Iterable[WrittenFile], read: Iterable[Path]) -> None:
-    """That each file to be written is a file of its own, and none of those that are read.
+def check_written(written: Iterable[WrittenFile], read: Iterable[Path | int]) -> None:
+    """Check that each file to be written is a file of its own, and none of those that are read.
+
+    Args:
+        read (`Iterable[Path | int]`): every file that is opened for reading; an integer is an open
+            file's descriptor, as of the standard input.
 
     Raises:
         ValueError: with both names and the remedy.
@@ -100,7 +104,7 @@ def check_written(written: Iterable[WrittenFile], read: Iterable[Path]) -> None:
     taken: dict[Hashable, str] = {}
     for path in read:
         for key in _keys(path):
-            taken[key] = f"the original {path}"
+            taken[key] = "the standard input" if isinstance(path, int) else f"the original {path}"
     for file in written:
         for key in (keys := _keys(file.path)):
             if key in taken:
@@ -121,10 +125,12 @@ def _check_place(file: WrittenFile) -> None:
         raise ValueError(f"{folder} exists and is no folder, but {file.what} would be in it: {file.remedy}.")
 
 
-def _keys(path: Path) -> set[Hashable]:
+def _keys(path: Path | int) -> set[Hashable]:
     """All by which a file may be known: itself, where its name stands, and where that leads."""
-    keys: set[Hashable] = {_place(path.parent / path.name), _place(Path(os.path.realpath(path)))}
     found = identity(path)
+    if isinstance(path, int):
+        return {found}
+    keys: set[Hashable] = {_place(path.parent / path.name), _place(Path(os.path.realpath(path)))}
     return keys if found is None else keys | {found}
 
 
@@ -143,10 +149,10 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).rstrip(" .")
 
 
-def identity(path: Path) -> Identity | None:
-    """What the system says a file or folder is, whatever its name; None if it is not there."""
+def identity(path: Path | int) -> Identity | None:
+    """Device and inode of a file or folder, or of an open file's descriptor; None if it is not there."""
     try:
-        status = path.stat()
+        status = os.stat(path)
     # ValueError: a null character in the name.
     except (OSError, ValueError):
         return None

@@ -239,6 +239,9 @@ def test_wrong_usage_is_one_line_and_exit_code_1(tmp_path, arguments, message):
         (["small.png", "-o", "result.png"], "result.png is a file for one photo, but 2"),
         (["small.png", "-o", "out", "--skip-face", "1,1,9,9"], "--skip-face with a box is about one photo"),
         (["-o", "-", "--report", "r.jsonl"], "--report needs"),
+        (["-o", "out", "--skip-face", "results/photo.png", "-o", "results", "--overwrite"], "over the original"),
+        (["-o", "out", "--skip-face", "ref.png", "--contact-sheet", "ref.png", "--overwrite"], "over the original"),
+        (["-o", "out", "--keep-mask", "mask.png", "--contact-sheet", "mask.png", "--overwrite"], "over the original"),
         (["small.png", "-o", "-"], "one photo"),
     ],
 )
@@ -248,6 +251,9 @@ def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch,
     PIL.Image.fromarray(data.astronaut()).save("photo.png")
     Path("notes.txt").write_text("Dear diary\n")
     PIL.Image.new("RGB", (32, 32)).save("small.png")
+    for name in ("results/photo.png", "ref.png", "mask.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        PIL.Image.fromarray(data.astronaut()).save(name)
     for name in ("notes.png", f"old/x.png{PREVIEW_SUFFIX}", "results/result.png"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(b"mine")
@@ -328,6 +334,21 @@ def as_command(folder, *arguments, **environment):
         capture_output=True,
         check=False,
     )
+
+
+def test_a_result_is_not_written_over_the_file_on_the_standard_input(photo, tmp_path):
+    before = photo.read_bytes()
+    os.link(photo, tmp_path / "link.png")
+    code = "from nullface_pipeline.cli import main; main()"
+    for output in (photo, tmp_path / "link.png"):
+        with photo.open("rb") as file:
+            run = subprocess.run(
+                [sys.executable, "-c", code, "anonymize", "-", "-o", output, "--overwrite"],
+                stdin=file,
+                capture_output=True,
+            )
+        assert run.returncode not in (0, 3, 4) and b"over the standard input" in run.stderr
+        assert photo.read_bytes() == before
 
 
 STRANGE_NAMES = [b"caf\xe9.jpg", "\u00fc\u4eba.jpg".encode(), b"\x1b[2J\n[red].jpg", "\u202egpj.jpg".encode()]
