@@ -28,6 +28,7 @@ from .photo_records import (
     AnonymizedPhoto,
     FaceNotHiddenError,
     FaceRecord,
+    FaceToSkipError,
     NoFaceFoundError,
     PhotoOptions,
     keyed_number,
@@ -42,6 +43,10 @@ CONSENT_MARGIN = 0.2
 
 # Seed of albums that have none. Without it, noise would follow from the person's embedding alone.
 _PROCESS_SEED = secrets.randbelow(MAX_SEED)
+
+# Share of a face's box that lies in a box which encloses the face. Of two faces cheek to cheek, a
+# box around one holds at most about half of the other.
+ENCLOSED = 0.9
 
 # Share of the pixels of a hidden face that must differ from before: of its box, which shows some hair and background
 # too, of its ellipse and of the inner part with its features.
@@ -197,8 +202,8 @@ def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFac
     faces = search_faces(pipe.face_analyser, pixels)
     if not faces:
         raise NoFaceFoundError(
-            "No face was found in the photo, so nothing was anonymized and nothing is returned. If it shows one, lower the "
-            "detection threshold with which the face models are loaded."
+            "No face was found in the photo, so nothing was anonymized and nothing is returned. If it shows one, lower "
+            "`detection_threshold`."
         )
     spared = find_spared_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold(pipe, options))
     hide: list[DetectedFace] = []
@@ -240,8 +245,9 @@ def find_spared_faces(
             only the most similar one is.
 
     Raises:
-        ValueError: if not exactly one face is at a box, or a reference photo does not show exactly one face. A person of a
-            reference photo who is not in this photo is no error.
+        FaceToSkipError: if a box does not belong to exactly one face.
+        ValueError: if a reference photo does not show exactly one face. A person of a reference photo who is not in this
+            photo is no error.
     """
     spared: list[DetectedFace] = []
     for wanted in read_references(analyser, skip_faces):
@@ -249,12 +255,46 @@ def find_spared_faces(
             alike = [(similarity(face.embedding, wanted), number) for number, face in enumerate(faces)]
             found = [faces[number] for _, number in sorted(pair for pair in alike if pair[0] >= threshold)[-1:]]
         else:
-            found = [face for face in faces if is_same_place(face.box, np.array(wanted))]
-            if len(found) != 1:
-                boxes = ", ".join(str(face.box.round().astype(int).tolist()) for face in faces)
-                raise ValueError(f"`skip_faces` names the box {list(wanted)}, but the faces are at {boxes}.")
+            found = [face_in_box(faces, wanted)]
         spared += [face for face in found if face not in spared]
     return spared
+
+
+def face_in_box(faces: list[DetectedFace], box: Sequence[float]) -> DetectedFace:
+    """The face at a box (x0, y0, x1, y1), or the only one that a larger box encloses.
+
+    Raises:
+        FaceToSkipError: if there is none or more than one; the faces are listed with their numbers.
+    """
+    wanted = np.array(box)
+    found = [face for face in faces if is_same_place(face.box, wanted)]
+    found = found or [face for face in faces if enclosed_share(face.box, wanted) >= ENCLOSED]
+    if len(found) != 1:
+        count = "no face" if not found else f"{len(found)} faces"
+        raise FaceToSkipError(f"`skip_faces` names the box {list(box)}, where {count} can be meant. {list_faces(faces)}")
+    return found[0]
+
+
+def numbered_face(faces: list[DetectedFace], number: int) -> DetectedFace:
+    """A face by its number, counted from 1 in the order in which faces are found, as in previews.
+
+    Raises:
+        FaceToSkipError: if there is none; the faces are listed with their numbers.
+    """
+    if not 1 <= number <= len(faces):
+        raise FaceToSkipError(f"`skip_faces` names the face {number}, which was not found. {list_faces(faces)}")
+    return faces[number - 1]
+
+
+def list_faces(faces: Sequence[FaceLocation]) -> str:
+    """A sentence with the number and the box of each face."""
+    return f"The faces are {'; '.join(f'{number}: {_box_text(face)}' for number, face in enumerate(faces, start=1))}."
+
+
+def enclosed_share(inner: np.ndarray, outer: np.ndarray) -> float:
+    """Share of the area of a box (x0, y0, x1, y1) that lies in another one."""
+    width, height = np.minimum(inner[2:], outer[2:]) - np.maximum(inner[:2], outer[:2])
+    return float(max(width, 0.0) * max(height, 0.0) / np.prod(inner[2:] - inner[:2]))
 
 
 def make_targets(
@@ -389,7 +429,7 @@ def _pixel_box(box: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, 
     return int(x0), int(y0), int(x1), int(y1)
 
 
-def _box_text(face: DetectedFace) -> str:
+def _box_text(face: FaceLocation) -> str:
     return str(face.box.round().astype(int).tolist())
 
 

@@ -93,6 +93,10 @@ class TooManyFacesError(PhotoRefusedError, ValueError):
     """A photo seems to show more faces than any photo does."""
 
 
+class FaceToSkipError(PhotoRefusedError, ValueError):
+    """A face that was named to be left alone is not in the photo, or cannot be told from another."""
+
+
 class FaceNotHiddenError(PhotoRefusedError, RuntimeError):
     """A face is not hidden as it should be, and covering it was not wanted or did not work."""
 

@@ -1,6 +1,7 @@
 """`nullface anonymize`: files, patterns and folders, with resume, report, contact sheet and dry run."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,7 @@ VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 def anonymize(
     paths: options.Paths,
     output: options.Output,
-    keep: options.Keep = "",
+    keep: options.Keep = None,
     keep_mask: options.KeepMask = None,
     skip_face: options.SkipFace = None,
     preset: options.PresetName = options.Preset.standard,
@@ -131,11 +132,10 @@ def _plan(asked: Asked) -> "tuple[FoundPhotos, Earlier]":
 
 
 def _check_one_photo(asked: Asked, jobs: "list[PhotoJob]") -> None:
-    """What is about one photo is given with one, and a mask is of its size."""
-    if asked.about_one_photo is None:
-        return
-    if len(jobs) > 1:
+    """Options about one photo are given with one, numbered faces name photos of the run, a mask has its size."""
+    if asked.about_one_photo is not None and len(jobs) > 1:
         raise ValueError(f"{asked.about_one_photo} is about one photo, but {len(jobs)} were named.")
+    asked.skip_numbers(jobs)
     mask = asked.photo_options.keep_mask
     if mask is not None:
         size = read_picture(jobs[0].source, "The photo").size
@@ -196,13 +196,14 @@ def _run(
     pipe = load_model(asked)
     # Who is who is told by all photos, also those that are done.
     people = find_people(pipe.face_analyser, read_album(jobs)) if asked.same_face else None
-    hide_faces = face_hider(pipe, asked, people)
+    hide_faces = face_hider(pipe, asked, people, asked.skip_numbers(jobs))
     outcomes = anonymize_photos(hide_faces, pending, asked.keep_metadata, made_by, record.add)
     results: "list[PhotoOutcome]" = []
     faces = 0
     with _progress() as progress:
         task = progress.add_task("photos", total=len(pending), faces=0)
         for outcome in outcomes:
+            outcome = replace(outcome, reason=as_options(outcome.reason))
             results.append(outcome)
             faces += len(outcome.faces)
             progress.update(task, advance=1, faces=faces)
@@ -217,7 +218,7 @@ def _tell(outcome: "PhotoOutcome", report: Path | None) -> None:
     from nullface_pipeline.photo_folder import append_to_report
 
     if outcome.status == "refused":
-        line = f"{outcome.job.source}: {as_options(outcome.reason)}"
+        line = f"{outcome.job.source}: {outcome.reason}"
         error_console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)
     if report is not None:
         append_to_report(report, outcome)

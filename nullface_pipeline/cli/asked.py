@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import PIL.Image
 
-from nullface_pipeline.cli.options import STREAM, Cover, Dtype, OnFailure, Preset, region_names
+from nullface_pipeline.cli.options import STREAM, Cover, Dtype, NumberedFace, OnFailure, Preset, names
 
 
 if TYPE_CHECKING:
+    from nullface_pipeline.photo_folder import PhotoJob
     from nullface_pipeline.photo_records import Box, PhotoOptions
 
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 class AskedOfFaces:
     """What commands ask of each face, in photos and in videos, as they name it."""
 
-    keep: str
-    skip_face: "list[Path | Box] | None"
+    keep: list[str] | None
+    skip_face: "list[Path | NumberedFace | Box] | None"
     preset: Preset
     fast: bool
     same_face: bool = False
@@ -53,9 +54,11 @@ class AskedOfFaces:
                 "--same-face is one new face for a person, --identity-angle another one each time: leave one out."
             )
         return {
-            "keep": region_names(self.keep),
+            "keep": names(self.keep),
             "skip_faces": tuple(
-                read_picture(face, "--skip-face") if isinstance(face, Path) else face for face in self.skip_face or ()
+                read_picture(face, "--skip-face") if isinstance(face, Path) else face
+                for face in self.skip_face or ()
+                if not isinstance(face, NumberedFace)
             ),
             "similarity_threshold": self.threshold,
             "accept_recognizable": self.accept_recognizable,
@@ -95,8 +98,10 @@ class AskedOfFaces:
             "model": self.model,
             "preset": self.preset,
             "fast": self.fast,
-            "keep": sorted(region_names(self.keep)),
-            "skip_faces": [file_digest(face) if isinstance(face, Path) else face for face in self.skip_face or ()],
+            "keep": sorted(names(self.keep)),
+            "skip_faces": [
+                file_digest(face) if isinstance(face, Path) else str(face) for face in self.skip_face or ()
+            ],
             "threshold": self.threshold,
             "judge": self.judge,
             "identity": self.identity,
@@ -126,8 +131,24 @@ class AskedOfPhotos(AskedOfFaces):
         """The option that only makes sense with one photo, if there is any."""
         if self.keep_mask is not None:
             return "--keep-mask"
-        boxes = [face for face in self.skip_face or () if not isinstance(face, Path)]
-        return "--skip-face with a box" if boxes else None
+        for face in self.skip_face or ():
+            if isinstance(face, NumberedFace) and not face.photo:
+                return "--skip-face with a number alone"
+            if isinstance(face, tuple):
+                return "--skip-face with a box"
+        return None
+
+    def skip_numbers(self, jobs: "list[PhotoJob]") -> dict[str, list[int]]:
+        """Numbers of the faces to leave alone, by `PhotoJob.name`.
+
+        Raises:
+            ValueError: if `--skip-face PHOTO:NUMBER` does not name exactly one of the photos.
+        """
+        numbers: dict[str, list[int]] = {}
+        for face in self.skip_face or ():
+            if isinstance(face, NumberedFace):
+                numbers.setdefault(_named_job(jobs, face).name, []).append(face.number)
+        return numbers
 
     @cached_property
     def photo_options(self) -> "PhotoOptions":
@@ -189,6 +210,15 @@ class Asked(AskedOfPhotos):
     def folder(self) -> Path:
         """Where the results go."""
         return self.output.parent if self.names_a_file else self.output
+
+
+def _named_job(jobs: "list[PhotoJob]", face: NumberedFace) -> "PhotoJob":
+    """The job whose photo has this path, this path in the output folder, or else this file name."""
+    named = [job for job in jobs if not face.photo or Path(face.photo) in (job.source, Path(job.name))]
+    named = named or [job for job in jobs if job.source.name == face.photo]
+    if len(named) != 1:
+        raise ValueError(f"--skip-face {face.photo}:{face.number} names {len(named)} of the photos, not one.")
+    return named[0]
 
 
 def read_picture(path: Path, option: str) -> PIL.Image.Image:

@@ -24,7 +24,7 @@ _OPTIONS = {
     **{
         field: "--" + field.replace("_", "-")
         for field in (
-            *("keep", "keep_mask", "judge", "min_face", "batch_faces", "seed", "skip", "preset"),
+            *("keep", "keep_mask", "judge", "min_face", "detection_threshold", "batch_faces", "seed", "skip", "preset"),
             *("guidance_scale", "identity_scale", "identity_angle", "method", "skip_missing"),
         )
     },

@@ -63,7 +63,7 @@ class AskedDataset(AskedOfPhotos):
     seed_file: Path | None
     image_column: str
     id_column: str | None
-    columns: str
+    columns: list[str] | None
     shard_size: int
 
     def check(self) -> None:
@@ -76,6 +76,8 @@ class AskedDataset(AskedOfPhotos):
             raise ValueError("A data set goes on after a face that cannot be hidden: --on-failure cover or skip-file.")
         if self.about_one_photo is not None:
             raise ValueError(f"{self.about_one_photo} is about one photo, and this is a data set.")
+        if any(isinstance(face, options.NumberedFace) for face in self.skip_face or ()):
+            raise ValueError("--skip-face with a face's number is for `nullface anonymize`: give reference photos.")
         if (self.address is None) == (self.engine is options.Engine.ray):
             raise ValueError("--address HOST:PORT says where the Ray cluster is, and goes with --engine ray.")
         if self.workers is not None and self.engine is not options.Engine.ray:
@@ -106,7 +108,7 @@ class AskedDataset(AskedOfPhotos):
             detection_threshold=self.detection_threshold,
             judge=self.judge,
             keep_metadata=self.keep_metadata,
-            columns=options.region_names(self.columns),
+            columns=options.names(self.columns),
             image_column=self.image_column,
             id_column=self.id_column,
             shard_size=self.shard_size,
@@ -116,7 +118,7 @@ class AskedDataset(AskedOfPhotos):
     def _digest_with_columns(self) -> str:
         from nullface_pipeline.photo_folder import options_digest
 
-        columns = {"columns": self.columns, "image_column": self.image_column, "id_column": self.id_column}
+        columns = {"columns": options.names(self.columns), "image_column": self.image_column, "id_column": self.id_column}
         return options_digest({"photo": self.digest, **columns})
 
 
@@ -130,9 +132,9 @@ def run(
     seed_file: options.SeedFile = None,
     image_column: options.ImageColumn = "image",
     id_column: options.IdColumn = None,
-    columns: options.Columns = "",
+    columns: options.Columns = None,
     shard_size: options.ShardSize = 256,
-    keep: options.Keep = "",
+    keep: options.Keep = None,
     skip_face: options.SkipFace = None,
     preset: options.PresetName = options.Preset.standard,
     fast: options.Fast = False,

@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from nullface_pipeline.cli.asked import Asked
-from nullface_pipeline.cli.console import console, error_console, fail, quiet_libraries, show, words
+from nullface_pipeline.cli.console import as_options, console, error_console, fail, quiet_libraries, show, words
 
 
 if TYPE_CHECKING:
@@ -54,16 +54,17 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
         raise
     except Exception as error:
         known = isinstance(error, (PhotoFileError, PhotoRefusedError))
-        return row | {"refused": str(error) if known else in_words(error)}
+        return row | {"refused": as_options(str(error) if known else in_words(error))}
     record.add_picture(preview.read_bytes())
     row["preview"] = str(preview)
     row["faces"] = [
         {
+            "number": number,
             "box": [round(float(value), 1) for value in face.box],
             "score": round(float(face.score), 3),
             "would be": "hidden" if face.longer_side >= min_face else "covered",
         }
-        for face in faces
+        for number, face in enumerate(faces, start=1)
     ]
     return row if faces else row | {"refused": "No face was found."}
 
@@ -77,7 +78,7 @@ def _tell(row: dict[str, Any], as_json: bool) -> None:
         line = f"{row['source']}: {row['refused']}{shown}"
         error_console.print(f"[red]would be refused[/red] {show(line)}", soft_wrap=True)
         return
-    boxes = (face["box"] for face in row["faces"])
-    sizes = ", ".join(f"{max(x1 - x0, y1 - y0):.0f}" for x0, y0, x1, y1 in boxes)
-    line = f"{row['source']}: {len(row['faces'])} face(s), {sizes} px; {row['preview']}"
-    console.print(show(line), soft_wrap=True)
+    console.print(show(f"{row['source']}: {len(row['faces'])} face(s); {row['preview']}"), soft_wrap=True)
+    for face in row["faces"]:
+        box = ",".join(f"{value:.0f}" for value in face["box"])
+        console.print(f"  {face['number']}: {box}, {face['would be']}", soft_wrap=True)

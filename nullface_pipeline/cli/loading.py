@@ -33,11 +33,14 @@ def load_model(asked: AskedOfFaces) -> Any:
         fail(f"The model {asked.model!r} could not be loaded: {words(error).splitlines()[0]}")
 
 
-def face_hider(pipe: Any, asked: Asked, people: Any | None = None) -> "Anonymize":
+def face_hider(
+    pipe: Any, asked: Asked, people: Any | None = None, skip_numbers: dict[str, list[int]] | None = None
+) -> "Anonymize":
     """What hides the faces of a photo of this name, see `PhotoJob.name`, or one line and exit code 1.
 
     Args:
         people (`np.ndarray`, *optional*): (P, 512), see `PhotoOptions`.
+        skip_numbers (`dict[str, list[int]]`, *optional*): see `photo_anonymizer`.
     """
     from nullface_pipeline.photo_folder import photo_anonymizer
     from nullface_pipeline.photo_folder.noise import SEED_BITS
@@ -46,6 +49,6 @@ def face_hider(pipe: Any, asked: Asked, people: Any | None = None) -> "Anonymize
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
     try:
         options = replace(asked.photo_options, people=people)
-        return photo_anonymizer(pipe, options, asked.judge, seed)
+        return photo_anonymizer(pipe, options, asked.judge, seed, skip_numbers)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(as_options(words(error)))

@@ -1,6 +1,8 @@
 """The options of the commands: what each takes, its group in the help, and what is refused while the line is read."""
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,13 +115,25 @@ def judge_pack(value: str) -> str:
     return value
 
 
-def region_names(value: str) -> tuple[str, ...]:
-    """`eyes,mouth` as names."""
-    return tuple(name.strip() for name in value.split(",") if name.strip())
+def names(values: list[str] | None) -> tuple[str, ...]:
+    """Names of an option that can be repeated and takes lists with commas: `eyes,mouth`."""
+    given = (name.strip() for value in values or () for name in value.split(","))
+    return tuple(dict.fromkeys(name for name in given if name))
 
 
-def skipped_face(value: str) -> Path | tuple[float, ...]:
-    """A reference photo, or `x0,y0,x1,y1` as a box."""
+@dataclass(frozen=True)
+class NumberedFace:
+    """A face by its number in the preview of a photo; `photo` is empty for the only one."""
+
+    photo: str
+    number: int
+
+
+def skipped_face(value: str) -> Path | NumberedFace | tuple[float, ...]:
+    """A reference photo, a face's number as in `3` or `a.jpg:3`, or a box `x0,y0,x1,y1`."""
+    numbered = re.fullmatch(r"(?:(.+):)?([1-9][0-9]{0,3})", value, flags=re.ASCII | re.DOTALL)
+    if numbered and not Path(value).exists():
+        return NumberedFace(numbered[1] or "", int(numbered[2]))
     corners = value.split(",")
     try:
         return tuple(float(corner) for corner in corners) if len(corners) == 4 else path(value)
@@ -142,8 +156,12 @@ Output = Annotated[
 ]
 
 Keep = Annotated[
-    str,
-    typer.Option(metavar="NAMES", help="Regions to leave as they are: eyes,mouth.", rich_help_panel=FACES),
+    list[str] | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Facial regions to keep, with commas: eyes,mouth. Repeatable.",
+        rich_help_panel=FACES,
+    ),
 ]
 KeepMask = Annotated[
     Path | None,
@@ -159,7 +177,8 @@ SkipFace = Annotated[
     typer.Option(
         parser=skipped_face,
         metavar="WHO",
-        help="Somebody who agreed to be seen: x0,y0,x1,y1 in one photo, or a photo of this person alone. Repeatable.",
+        help="Face to leave as it is: a reference photo of the person, its number in the preview (3 or a.jpg:3), or a "
+        "box x0,y0,x1,y1. Repeatable.",
         rich_help_panel=FACES,
     ),
 ]
@@ -425,10 +444,10 @@ IdColumn = Annotated[
     ),
 ]
 Columns = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         metavar="NAMES",
-        help="Other columns, or members of tars by suffix, to keep: label,json. They can identify people.",
+        help="Other columns, or members of tars by suffix, to keep: label,json. They can identify people. Repeatable.",
         rich_help_panel=SHARDS,
     ),
 ]

@@ -17,13 +17,15 @@ def anonymize_stream(asked: Asked) -> int:
         ValueError: if the options ask for more than one photo, or for files beside the result.
     """
     from nullface_pipeline.photo_files import PhotoFileError, encode_photo, read_photo, write_whole
+    from nullface_pipeline.photo_folder import PhotoJob
     from nullface_pipeline.photo_records import PhotoRefusedError
 
     _check(asked)
     (name,) = asked.paths
+    numbers = {name: list(*asked.skip_numbers([PhotoJob(Path(name), Path(name))]).values())}
     try:
         file = read_photo(io.BytesIO(sys.stdin.buffer.read()) if name == STREAM else name)
-        result = face_hider(load_model(asked), asked)(file, name)
+        result = face_hider(load_model(asked), asked, skip_numbers=numbers)(file, name)
         data = encode_photo(result.image, file, asked.keep_metadata)
     except (PhotoFileError, PhotoRefusedError, ValueError) as error:
         error_console.print(f"[red]refused[/red] {show(as_options(str(error)))}", soft_wrap=True)

@@ -97,7 +97,7 @@ def video(
         Path,
         typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
     ],
-    keep: options.Keep = "",
+    keep: options.Keep = None,
     skip_face: options.SkipPerson = None,
     preset: options.PresetName = options.Preset.standard,
     fast: options.Fast = False,

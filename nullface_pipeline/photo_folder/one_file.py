@@ -1,6 +1,6 @@
 """One photo file through the pipeline: its picture, and whatever its transparency shows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from nullface_pipeline.face_identity import FaceLocation
 
 
-def photo_anonymizer(pipe: Any, options: PhotoOptions, judge: str | None, seed: int) -> Anonymize:
+def photo_anonymizer(
+    pipe: Any,
+    options: PhotoOptions,
+    judge: str | None,
+    seed: int,
+    skip_numbers: Mapping[str, Sequence[int]] | None = None,
+) -> Anonymize:
     """`anonymize_file` for a photo and its name, on which its noise depends, so that a resumed run is the same.
 
     Args:
         judge (`str`, *optional*): the InsightFace pack of `PhotoOptions.judge`, by name or folder.
         seed (`int`): the run's, see `photo_seed`.
+        skip_numbers (`Mapping[str, Sequence[int]]`, *optional*): faces to leave alone, by the photo's name and
+            their numbers in its preview.
 
     Raises:
         ImportError, OSError, RuntimeError, TypeError, ValueError: if the judge cannot be loaded, or the pipeline does not do for
@@ -39,10 +47,23 @@ def photo_anonymizer(pipe: Any, options: PhotoOptions, judge: str | None, seed: 
 
     def anonymize(file: PhotoFile, name: str) -> AnonymizedPhoto:
         # In an album, noise depends on the person and not on the photo.
-        own_seed = seed if options.identity == "consistent" else photo_seed(seed, name)
-        return anonymize_file(pipe, file, replace(options, seed=own_seed))
+        own = replace(options, seed=seed if options.identity == "consistent" else photo_seed(seed, name))
+        if numbers := (skip_numbers or {}).get(name):
+            own = replace(own, skip_faces=(*own.skip_faces, *_numbered_boxes(pipe.face_analyser, file, numbers)))
+        return anonymize_file(pipe, file, own)
 
     return anonymize
+
+
+def _numbered_boxes(analyser: Any, file: PhotoFile, numbers: Sequence[int]) -> list[list[float]]:
+    """The boxes of faces by their numbers in the preview, for which they are searched in the same way."""
+    import numpy as np
+
+    from nullface_pipeline.face_search import search_faces
+    from nullface_pipeline.photo import numbered_face
+
+    faces = search_faces(analyser, np.asarray(file.image))
+    return [numbered_face(faces, number).box.tolist() for number in numbers]
 
 
 def anonymize_file(pipe: Any, file: PhotoFile, options: PhotoOptions) -> AnonymizedPhoto:

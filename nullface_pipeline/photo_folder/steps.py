@@ -132,7 +132,7 @@ def is_broken_device(error: Exception) -> bool:
 def in_words(error: Exception) -> str:
     """Why a photo is refused that a library chokes on."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "It needs more memory than there is: shrink it, or lower the number of faces in a batch."
+        return "It needs more memory than there is: shrink it, or lower `batch_faces`."
     return f"It could not be processed ({type(error).__name__}: {' '.join(str(error).split())[:200]})."
 
 

@@ -3,13 +3,14 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 from skimage import data
 
-from nullface_pipeline.cli.options import skipped_face
+from nullface_pipeline.cli.options import NumberedFace, skipped_face
 from nullface_pipeline.tiny_model import TINY_FOLDER
 
 from .test_anonymize import FACE, PREVIEW_SUFFIX, face_changed, invoke_as_main
@@ -118,9 +119,69 @@ def test_a_second_judge_is_loaded_and_heard(photo, tmp_path):
     assert result.exit_code == 1 and "could not be loaded" in result.output
 
 
+@pytest.mark.parametrize(
+    "given", [("--keep", "eyes", "--keep", "mouth"), ("--keep", "eyes,mouth"), ("--keep", "eyes, mouth", "--keep", "eyes")]
+)
+def test_repeated_options_accumulate(photo, tmp_path, monkeypatch, given):
+    asked = []
+    command = sys.modules["nullface_pipeline.cli.anonymize"]
+    monkeypatch.setattr(command, "_in_folder", lambda each: asked.append(each) or 0)
+    assert invoke_as_main("anonymize", photo, "-o", tmp_path / "out", *given).exit_code == 0
+    assert asked[0].photo_options.keep == ("eyes", "mouth")
+
+
 def test_boxes_and_photos_to_spare():
     assert skipped_face("1,2.5,30,40") == (1.0, 2.5, 30.0, 40.0)
     assert str(skipped_face("a,b,c,d.jpg")) == "a,b,c,d.jpg"
+    assert skipped_face("3") == NumberedFace("", 3) and skipped_face("b/a.jpg:12") == NumberedFace("b/a.jpg", 12)
+
+
+def test_a_file_named_like_a_number_is_a_reference_photo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("3").touch()
+    assert skipped_face("3") == Path("3")
+
+
+def test_faces_to_spare_by_their_number_in_the_preview(tmp_path):
+    """The same photo in two folders: only one face of one of them is left alone."""
+    one = data.astronaut()[:260, 90:350]
+    for name in ("x/a.png", "y/a.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        PIL.Image.fromarray(np.hstack([one, one[::2, ::-2].repeat(2, 0).repeat(2, 1)])).save(tmp_path / "in" / name)
+    arguments = ("anonymize", tmp_path / "in", "--min-face", "400", "-o")
+    dry = invoke_as_main(*arguments, tmp_path / "dry", "--dry-run", "--json")
+    rows = [json.loads(line) for line in dry.stdout.splitlines()]
+    assert [[face["number"] for face in row["faces"]] for row in rows] == [[1, 2]] * 2
+    result = invoke_as_main(*arguments, tmp_path / "out", "--skip-face", "y/a.png:2", "--report", tmp_path / "r.jsonl")
+    assert result.exit_code != 0
+    lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [sorted(face["method"] for face in line["faces"]) for line in lines] == [
+        ["covered", "covered"],
+        ["covered", "spared"],
+    ]
+    (spared,) = [face for face in lines[1]["faces"] if face["method"] == "spared"]
+    assert spared["box"] == pytest.approx(rows[1]["faces"][1]["box"], abs=0.1)
+    for wrong in ("a.png:1", "z.png:1", "1"):
+        result = invoke_as_main(*arguments, tmp_path / "none", "--skip-face", wrong)
+        assert result.exit_code == 2 and "--skip-face" in result.output and not (tmp_path / "none").exists()
+
+
+def test_a_box_around_a_face_spares_it_and_one_beside_it_is_a_refusal(photo, tmp_path):
+    report = tmp_path / "r.jsonl"
+    arguments = ("anonymize", photo, "--min-face", "400", "--report", report, "-o")
+    assert invoke_as_main(*arguments, tmp_path / "a", "--skip-face", "100,0,330,300").exit_code == 0
+    refused = invoke_as_main(*arguments, tmp_path / "b", "--skip-face", "300,300,400,400")
+    assert refused.exit_code == 4 and "--skip-face names the box" in refused.stderr and "1: [" in refused.stderr
+    assert "ValueError" not in refused.stderr
+    spared, left_out = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [face["method"] for face in spared["faces"]] == ["spared"]
+    assert left_out["status"] == "refused" and "`" not in left_out["reason"]
+
+
+def test_a_photo_without_a_face_is_told_with_the_commands_option(tmp_path):
+    PIL.Image.new("RGB", (64, 64), "white").save(tmp_path / "wall.png")
+    result = invoke_as_main("anonymize", tmp_path / "wall.png", "-o", tmp_path / "out")
+    assert result.exit_code == 4 and "--detection-threshold" in result.stderr
 
 
 def test_a_dry_run_says_what_the_run_would_refuse(tmp_path):
