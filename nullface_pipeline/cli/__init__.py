@@ -12,6 +12,7 @@ from nullface_pipeline.cli.dataset import dataset
 from nullface_pipeline.cli.demo import demo
 from nullface_pipeline.cli.doctor import doctor
 from nullface_pipeline.cli.evaluate import evaluate
+from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.export import export
 from nullface_pipeline.cli.fetch import fetch
 from nullface_pipeline.cli.options import FLAG
@@ -48,17 +49,19 @@ def nullface(
 
 
 def main() -> None:
-    """Entry point: wrong usage exits with 1, because 2 says here that some faces were covered."""
+    """Entry point of the command."""
     # Here too, for what is wrong before a command is known.
     write_what_the_terminal_can()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
         print_error(in_words(error))
-        code = 1
+        code = ExitCode.usage
     except (KeyboardInterrupt, typer.Abort):
-        print_error("Stopped. Give the same command again to go on.")
-        code = 1
+        code = ExitCode.stopped
+    # Typer turns Ctrl-C into this code itself, without a word.
+    if code == ExitCode.stopped:
+        print_error("Stopped. What is finished is kept. Give the same command again to go on.")
     sys.exit(code)
 
 

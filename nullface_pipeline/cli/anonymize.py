@@ -22,6 +22,7 @@ from nullface_pipeline.cli.console import (
     words,
 )
 from nullface_pipeline.cli.dry_run import look_for_faces
+from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
 from nullface_pipeline.cli.stream import anonymize_stream
 
@@ -75,8 +76,9 @@ def anonymize(
     A photo that cannot be anonymized is not written. A stopped run goes on if
     it is given again.
 
-    Exit code: 0 if every face is verified, 2 if some are covered instead, 3 if
-    some photos were refused, 1 for wrong usage.
+    Exit code: 0 if every face is replaced and verified, 3 if some are covered
+    instead, 4 if some photos were not written, 2 for wrong usage, 1 for other
+    errors.
     """
     asked = Asked(**locals())
     # The result is all that comes out at the standard output.
@@ -88,7 +90,7 @@ def anonymize(
             raise ValueError("--json goes with --dry-run; for a run there is --report FILE.")
         code = anonymize_stream(asked) if asked.streams else _in_folder(asked)
     except (OSError, TypeError, ValueError) as error:
-        fail(as_options(words(error)))
+        fail(error)
     raise typer.Exit(code)
 
 
@@ -247,9 +249,10 @@ def outcomes_table(outcomes: "list[PhotoOutcome]", model: str) -> Table:
 
 
 def exit_code(outcomes: "list[PhotoOutcome]") -> int:
-    """3 if a photo was refused, else 2 if a face is covered, else 0."""
     statuses = {outcome.status for outcome in outcomes}
-    return 3 if "refused" in statuses else 2 if "covered" in statuses else 0
+    if "refused" in statuses:
+        return ExitCode.refused
+    return ExitCode.covered if "covered" in statuses else ExitCode.ok
 
 
 def _write_contact_sheet(outcomes: "list[PhotoOutcome]", path: Path, record: "ResultRecord") -> None:

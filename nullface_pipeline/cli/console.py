@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from nullface_pipeline.cli.exit_codes import ExitCode
+
 
 TINY_NOTICE = "nullface-tiny: demonstration model, 128 px; use --model sd15 for real work."
 TINY_RESULT = "Made with the demonstration model: do not publish. --model sd15 and --model sdxl are for real work."
@@ -34,10 +36,18 @@ console = Console()
 error_console = Console(stderr=True)
 
 
-def fail(message: str) -> NoReturn:
-    """One line and exit code 1."""
+def fail(message: str | BaseException, code: ExitCode | None = None) -> NoReturn:
+    """Print one line and exit.
+
+    Args:
+        message (`str` or `BaseException`): an exception is put into words, with the command's option names.
+        code (`ExitCode`, *optional*): by default `usage` for a `TypeError` or `ValueError`, else `error`.
+    """
+    if isinstance(message, BaseException):
+        code = code or (ExitCode.usage if isinstance(message, (TypeError, ValueError)) else ExitCode.error)
+        message = as_options(words(message))
     print_error(message)
-    raise typer.Exit(1)
+    raise typer.Exit(code or ExitCode.error)
 
 
 def print_error(message: str) -> None:

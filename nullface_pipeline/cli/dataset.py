@@ -26,6 +26,8 @@ from nullface_pipeline.cli.console import (
     words,
 )
 
+from nullface_pipeline.cli.exit_codes import ExitCode
+
 
 if TYPE_CHECKING:
     from nullface_pipeline.dataset import DatasetJob, Place, RunSummary, Shard, ShardOutcome
@@ -165,9 +167,10 @@ def run(
     beside the output, named OUTPUT-reports: `nullface dataset report OUTPUT`
     adds them up.
 
-    Exit code: 0 if every face of this run is verified, 2 if some are covered
-    instead, 3 if some photos were refused or some shards failed, 1 for wrong
-    usage. With --engine accelerate 0 or 1: see the report.
+    Exit code: 0 if every face of this run is replaced and verified, 3 if some
+    are covered instead, 4 if some photos were refused or some shards failed, 2
+    for wrong usage, 1 for other errors. With --engine accelerate 0, 1 or 2: see
+    the report.
     """
     asked = AskedDataset(**locals())
     console.quiet = quiet
@@ -180,7 +183,7 @@ def run(
     except ImportError as error:
         fail(f"{INSTALL} ({error})")
     except Exception as error:
-        fail(as_options(words(error)))
+        fail(error)
     # The launcher ends all processes as soon as one ends with anything but 0.
     raise typer.Exit(0 if engine is options.Engine.accelerate else _exit_code(outcomes))
 
@@ -249,8 +252,8 @@ def _tell(outcome: "ShardOutcome") -> None:
 
 def _exit_code(outcomes: "list[ShardOutcome]") -> int:
     if any(outcome.failed or outcome.refused for outcome in outcomes):
-        return 3
-    return 2 if any(outcome.covered for outcome in outcomes) else 0
+        return ExitCode.refused
+    return ExitCode.covered if any(outcome.covered for outcome in outcomes) else ExitCode.ok
 
 
 @dataset.command()
@@ -267,7 +270,7 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
     except ImportError as error:
         fail(f"{INSTALL} ({error})")
     except (OSError, ValueError) as error:
-        fail(words(error))
+        fail(error)
     console.print(_summary_table(summary))
     for reason, count in summary.reasons.most_common(10):
         console.print(show(f"{count} refused: {reason}"), soft_wrap=True)

@@ -35,7 +35,7 @@ def demo(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        fail(words(error))
+        fail(error)
     from skimage import data
 
     from nullface_pipeline.photo_files import write_picture

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from nullface_pipeline.cli.asked import Asked
 from nullface_pipeline.cli.console import as_options, console, error_console, fail, quiet_libraries, show, words
 
+from nullface_pipeline.cli.exit_codes import ExitCode
+
 
 if TYPE_CHECKING:
     from nullface_pipeline.photo_folder import Earlier, PhotoJob, ResultRecord
@@ -24,7 +26,7 @@ def look_for_faces(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> 
     try:
         detector = load_detector(asked.model, asked.detection_threshold)
     except (ImportError, RuntimeError) as error:
-        fail(words(error))
+        fail(error)
     refused = 0
     for job in jobs:
         row = _preview(detector, job, earlier.record, asked.min_face)
@@ -36,7 +38,7 @@ def look_for_faces(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> 
             "preview shows uncovered would be missed.",
             soft_wrap=True,
         )
-    return 3 if refused else 0
+    return ExitCode.refused if refused else ExitCode.ok
 
 
 def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nullface_pipeline.cli.console import as_options, console, fail, notice, quiet_libraries, show, words
+from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import FLAG, number, path
 
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from nullface_pipeline.evaluation.judges import Recognizer
     from nullface_pipeline.evaluation.pairs import Method
     from nullface_pipeline.evaluation.results import Evaluation
-
-LEAKED = 2
 
 PAPER = "The paper's tables and figures"
 
@@ -125,8 +124,8 @@ def evaluate(
 ) -> None:
     """Measure how often people are found again, and what is kept of faces.
 
-    Exit code: 0, 2 if a result is its own original, 1 for wrong usage. A
-    stopped run goes on where it was.
+    Exit code: 0, 5 if a result is its own original, 2 for wrong usage, 1 for
+    other errors. A stopped run goes on where it was.
     """
     if forget:
         return _forget()
@@ -144,9 +143,9 @@ def evaluate(
         )
         _report(result, output, show_originals)
     except (OSError, ValueError) as error:
-        fail(as_options(words(error)))
+        fail(error)
     if any(each.leaks for each in result.methods):
-        raise typer.Exit(LEAKED)
+        raise typer.Exit(ExitCode.leaked)
 
 
 def _paper(

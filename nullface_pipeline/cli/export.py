@@ -54,13 +54,13 @@ def export(
     is replaced; a folder that holds anything else is left alone.
     """
     if [single_file, hub, model, space].count(None) != 3:
-        fail("Give exactly one of --single-file, --hub, --model and --space.")
+        fail(ValueError("Give exactly one of --single-file, --hub, --model and --space."))
     if single_file is not None and push is not None:
-        fail("--push uploads a repository: give it with --hub, --model or --space.")
+        fail(ValueError("--push uploads a repository: give it with --hub, --model or --space."))
     if sdxl and single_file is None and hub is None:
-        fail("--sdxl is for a pipeline's code: give it with --hub or --single-file.")
+        fail(ValueError("--sdxl is for a pipeline's code: give it with --hub or --single-file."))
     if git is not None and (space is None or not re.fullmatch(r"https://\S+@[^\s@]+", git)):
-        fail("--git takes an address and a revision, https://host/org/name@v1.0, and goes with --space.")
+        fail(ValueError("--git takes an address and a revision, https://host/org/name@v1.0, and goes with --space."))
     pipeline = "pipeline_sdxl" if sdxl else "pipeline"
     if push is not None:
         _check_push(push, dry_run)
@@ -76,9 +76,11 @@ def export(
 
 
 def _export_single_file(path: Path, pipeline: str) -> None:
-    if not path.parent.is_dir():
-        fail(f"The folder {path.parent} does not exist.")
-    write_single_file(path, pipeline)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_single_file(path, pipeline)
+    except OSError as error:
+        fail(error)
     console.print(f"Wrote {path}.", soft_wrap=True)
 
 
@@ -89,7 +91,7 @@ def _export_repository(
         files = make_files()
         write_repository(files, folder)
     except (OSError, ValueError) as error:
-        fail(str(error))
+        fail(error)
     console.print(f"Wrote {folder}/: {len(files)} files, {_size(files.values())}.", soft_wrap=True)
     if push is not None and dry_run:
         console.print(_upload_table(files, push))
@@ -105,9 +107,9 @@ def _check_push(repository: str, dry_run: bool) -> None:
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
-        fail(str(error))
+        fail(error)
     if "/" not in repository:
-        fail(f"--push takes the name of a repository with its owner, such as me/{repository}.")
+        fail(ValueError(f"--push takes the name of a repository with its owner, such as me/{repository}."))
     if not dry_run and get_token() is None:
         fail("There is no Hub token. Run `hf auth login`, or set HF_TOKEN.")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nullface_pipeline.cli.console import console, fail, show, words
+from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import FLAG
 
 
@@ -65,7 +66,10 @@ def show_licences(missing: "list[Weights]") -> None:
 def ask(accepted: bool) -> None:
     """Go on, or exit with 1."""
     if not accepted and not on_a_terminal():
-        fail("The licences have to be accepted: read them, and give the command again with --accept-licences.")
+        fail(
+            "The licences have to be accepted: read them, and give the command again with --accept-licences.",
+            ExitCode.usage,
+        )
     if not accepted and not typer.confirm("Do you accept these licences?"):
         fail("Nothing was fetched.")
 

@@ -51,4 +51,4 @@ def face_hider(
         options = replace(asked.photo_options, people=people)
         return photo_anonymizer(pipe, options, asked.judge, seed, skip_numbers)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        fail(as_options(words(error)))
+        fail(error)

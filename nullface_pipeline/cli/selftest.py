@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nullface_pipeline.cli.console import console, quiet_libraries, show
+from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import Dtype
 
 
@@ -52,7 +53,7 @@ def selftest(
     result = run_selftest(model, device, getattr(torch, dtype) if dtype else None, print_finding)
     console.print(show(costs(result)), soft_wrap=True)
     console.print(show(verdict(model, result)), style="bold", soft_wrap=True)
-    raise typer.Exit(0 if result.passed else 1)
+    raise typer.Exit(ExitCode.ok if result.passed else ExitCode.error)
 
 
 def versions() -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nullface_pipeline.cli.asked import Asked
 from nullface_pipeline.cli.console import TINY_RESULT, as_options, error_console, notice, show
+from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
 from nullface_pipeline.cli.options import STREAM
 
@@ -29,7 +30,7 @@ def anonymize_stream(asked: Asked) -> int:
         data = encode_photo(result.image, file, asked.keep_metadata)
     except (PhotoFileError, PhotoRefusedError, ValueError) as error:
         error_console.print(f"[red]refused[/red] {show(as_options(str(error)))}", soft_wrap=True)
-        return 3
+        return ExitCode.refused
     if str(asked.output) == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -37,7 +38,7 @@ def anonymize_stream(asked: Asked) -> int:
         write_whole(asked.output, data)
     if asked.model == "tiny":
         notice(TINY_RESULT)
-    return 2 if any(face.method == "covered" for face in result.faces) else 0
+    return ExitCode.covered if any(face.method == "covered" for face in result.faces) else ExitCode.ok
 
 
 def _check(asked: Asked) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from nullface_pipeline.cli import options
 from nullface_pipeline.cli.asked import AskedOfFaces
 from nullface_pipeline.cli.console import TINY_RESULT, as_options, console, error_console, fail, notice, show, words
+from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import load_model
 from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
 
@@ -128,8 +129,8 @@ def video(
     Every face is replaced and verified in every frame, or covered. A stopped
     run goes on where it was if it is given again.
 
-    Exit code: 0 if nothing is covered, 2 if something is, 3 if some videos were
-    refused, 1 for wrong usage.
+    Exit code: 0 if nothing is covered, 3 if something is, 4 if some videos were
+    refused, 2 for wrong usage, 1 for other errors.
     """
     asked = AskedOfVideos(**locals())
     console.quiet = quiet
@@ -142,7 +143,7 @@ def video(
         with hold_folder(asked.output):
             code = _anonymize(asked, face_options, jobs)
     except (OSError, PhotoRefusedError, TypeError, ValueError) as error:
-        fail(as_options(words(error)))
+        fail(error)
     raise typer.Exit(code)
 
 
@@ -189,7 +190,9 @@ def _anonymize(asked: AskedOfVideos, face_options: PhotoOptions, jobs: "list[Pho
     if asked.model == "tiny" and reports:
         notice(TINY_RESULT)
     refused = len(split.refused) + len(split.pending) - len(reports)
-    return 3 if refused else 2 if any(report.covered for report in reports.values()) else 0
+    if refused:
+        return ExitCode.refused
+    return ExitCode.covered if any(report.covered for report in reports.values()) else ExitCode.ok
 
 
 def _refuse(job: "PhotoJob", reason: str) -> None:
@@ -238,7 +241,7 @@ def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> 
         face_options = replace(face_options, judge=judge, skip_faces=people)
         check_pipeline(pipe, face_options)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        fail(as_options(words(error)))
+        fail(error)
     return face_options
 
 

@@ -32,7 +32,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """Make a folder where it is missing, and keep it for this run. What was made and stayed empty goes again.
 
     Raises:
-        ValueError: if another run is writing there, or in a folder that this one lies in.
+        BlockingIOError: if another run is writing there, or in a folder that this one lies in.
         OSError: if the folder cannot be made or locked.
     """
     made = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -131,5 +131,5 @@ def remove_leftovers(folders: set[Path], output: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _busy(folder: Path) -> ValueError:
-    return ValueError(f"Another run is writing to {folder}: wait for its end, or name another output folder.")
+def _busy(folder: Path) -> BlockingIOError:
+    return BlockingIOError(f"Another run is writing to {folder}: wait for its end, or name another output folder.")
