@@ -271,7 +271,9 @@ def face_in_box(faces: list[DetectedFace], box: Sequence[float]) -> DetectedFace
     found = found or [face for face in faces if enclosed_share(face.box, wanted) >= ENCLOSED]
     if len(found) != 1:
         count = "no face" if not found else f"{len(found)} faces"
-        raise FaceToSkipError(f"`skip_faces` names the box {list(box)}, where {count} can be meant. {list_faces(faces)}")
+        raise FaceToSkipError(
+            f"`skip_faces` names the box {list(box)}, where {count} can be meant. {list_faces(faces)}"
+        )
     return found[0]
 
 

@@ -12,13 +12,13 @@ from rich.table import Table
 from nullface_pipeline.cli import options
 from nullface_pipeline.cli.asked import Asked, read_picture
 from nullface_pipeline.cli.console import (
-    TINY_RESULT,
     as_options,
     console,
     error_console,
     fail,
     notice,
     show,
+    tell_demonstration,
     words,
 )
 from nullface_pipeline.cli.dry_run import look_for_faces
@@ -42,7 +42,6 @@ def anonymize(
     keep_mask: options.KeepMask = None,
     skip_face: options.SkipFace = None,
     preset: options.PresetName = options.Preset.standard,
-    fast: options.Fast = False,
     same_face: options.SameFace = False,
     opposite: options.Opposite = False,
     steps: options.Steps = None,
@@ -182,7 +181,7 @@ def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     if asked.report is not None and asked.report.resolve().is_relative_to(asked.folder.resolve()):
         notice("The report lies among the results and tells of the originals: do not publish it with them.")
     if asked.model == "tiny" and any(outcome.status != "refused" for outcome in outcomes):
-        notice(TINY_RESULT)
+        tell_demonstration()
     if asked.contact_sheet is not None:
         _write_contact_sheet(outcomes, asked.contact_sheet, earlier.record)
     return exit_code(outcomes)

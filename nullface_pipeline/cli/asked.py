@@ -22,7 +22,6 @@ class AskedOfFaces:
     keep: list[str] | None
     skip_face: "list[Path | NumberedFace | Box] | None"
     preset: Preset
-    fast: bool
     same_face: bool = False
     opposite: bool = False
     steps: int | None
@@ -78,8 +77,6 @@ class AskedOfFaces:
     @property
     def knobs(self) -> dict[str, Any]:
         """The pipeline's settings that were given; they take precedence over the preset's."""
-        if self.fast and self.steps is not None:
-            raise ValueError("--fast and --steps are two ways to say how many steps: leave one out.")
         knobs = {
             "num_inference_steps": self.steps,
             "skip": self.skip,
@@ -97,7 +94,6 @@ class AskedOfFaces:
         return {
             "model": self.model,
             "preset": self.preset,
-            "fast": self.fast,
             "keep": sorted(names(self.keep)),
             "skip_faces": [
                 file_digest(face) if isinstance(face, Path) else str(face) for face in self.skip_face or ()

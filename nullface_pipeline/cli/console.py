@@ -11,8 +11,10 @@ from rich.markup import escape
 from nullface_pipeline.cli.exit_codes import ExitCode
 
 
-TINY_NOTICE = "nullface-tiny: demonstration model, 128 px; use --model sd15 for real work."
-TINY_RESULT = "Made with the demonstration model: do not publish. --model sd15 and --model sdxl are for real work."
+TINY_RESULT = (
+    "Made with nullface-tiny, a demonstration model of 128 px: do not publish. --model sd15 and --model sdxl are for real "
+    "work."
+)
 
 # Fields of `PhotoOptions` and of an evaluation, as the command calls them.
 _OPTIONS = {
@@ -26,7 +28,17 @@ _OPTIONS = {
     **{
         field: "--" + field.replace("_", "-")
         for field in (
-            *("keep", "keep_mask", "judge", "min_face", "detection_threshold", "batch_faces", "seed", "skip", "preset"),
+            *(
+                "keep",
+                "keep_mask",
+                "judge",
+                "min_face",
+                "detection_threshold",
+                "batch_faces",
+                "seed",
+                "skip",
+                "preset",
+            ),
             *("guidance_scale", "identity_scale", "identity_angle", "method", "skip_missing"),
         )
     },
@@ -58,6 +70,12 @@ def print_error(message: str) -> None:
 def notice(message: str) -> None:
     """One line on the error stream about what is no error, but should be known."""
     error_console.print(f"[yellow]Notice:[/yellow] {show(message)}", soft_wrap=True)
+
+
+def tell_demonstration() -> None:
+    """The notice about results of nullface-tiny, once a run; silent under `--quiet`."""
+    if not console.quiet:
+        notice(TINY_RESULT)
 
 
 def show(text: object) -> str:

@@ -14,18 +14,13 @@ from typer.core import TyperGroup
 from nullface_pipeline.cli import options
 from nullface_pipeline.cli.asked import AskedOfPhotos
 from nullface_pipeline.cli.console import (
-    TINY_NOTICE,
-    TINY_RESULT,
-    as_options,
     console,
     error_console,
     fail,
-    notice,
     quiet_libraries,
     show,
-    words,
+    tell_demonstration,
 )
-
 from nullface_pipeline.cli.exit_codes import ExitCode
 
 
@@ -120,7 +115,11 @@ class AskedDataset(AskedOfPhotos):
     def _digest_with_columns(self) -> str:
         from nullface_pipeline.photo_folder import options_digest
 
-        columns = {"columns": options.names(self.columns), "image_column": self.image_column, "id_column": self.id_column}
+        columns = {
+            "columns": options.names(self.columns),
+            "image_column": self.image_column,
+            "id_column": self.id_column,
+        }
         return options_digest({"photo": self.digest, **columns})
 
 
@@ -139,7 +138,6 @@ def run(
     keep: options.Keep = None,
     skip_face: options.SkipFace = None,
     preset: options.PresetName = options.Preset.standard,
-    fast: options.Fast = False,
     opposite: options.Opposite = False,
     steps: options.Steps = None,
     skip: options.Skip = None,
@@ -224,8 +222,6 @@ def _go_through(asked: AskedDataset, job: "DatasetJob", shards: "list[Shard]") -
     from nullface_pipeline.dataset import run_accelerate, run_local, run_ray
 
     quiet_libraries()
-    if asked.model == "tiny":
-        console.print(TINY_NOTICE, soft_wrap=True)
     console.print(f"{len(shards)} shard(s) to do.")
     found: "Iterable[ShardOutcome]"
     if asked.engine is options.Engine.ray:
@@ -237,8 +233,8 @@ def _go_through(asked: AskedDataset, job: "DatasetJob", shards: "list[Shard]") -
         outcomes.append(outcome)
         _tell(outcome)
     # Once a run, of which `accelerate launch` starts several processes.
-    if asked.model == "tiny" and outcomes and not asked.quiet and os.environ.get("RANK", "0") == "0":
-        notice(TINY_RESULT)
+    if asked.model == "tiny" and outcomes and os.environ.get("RANK", "0") == "0":
+        tell_demonstration()
     return outcomes
 
 
@@ -275,14 +271,14 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
     for reason, count in summary.reasons.most_common(10):
         console.print(show(f"{count} refused: {reason}"), soft_wrap=True)
     if "tiny" in summary.models:
-        notice(TINY_RESULT)
+        tell_demonstration()
     if summary.changed:
         error_console.print(
             f"[red]changed[/red] {len(summary.changed)} result(s) are missing or are not what the run made, such as "
             f"{show(summary.changed[0])}. Give the command of the run again.",
             soft_wrap=True,
         )
-        raise typer.Exit(3)
+        raise typer.Exit(ExitCode.refused)
 
 
 def _summary_table(summary: "RunSummary") -> Table:

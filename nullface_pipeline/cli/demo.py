@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.console import TINY_NOTICE, TINY_RESULT, console, fail, notice, quiet_libraries, words
+from nullface_pipeline.cli.console import console, fail, quiet_libraries, tell_demonstration
 
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def demo(
     from nullface_pipeline.tiny_model import load_nullface_tiny
 
     quiet_libraries()
-    console.print(TINY_NOTICE, soft_wrap=True)
     photo = PIL.Image.fromarray(data.astronaut())
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
@@ -59,7 +58,7 @@ def demo(
         write_picture(picture, output / name)
     console.print(faces_table(result))
     console.print(f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}/", soft_wrap=True)
-    notice(TINY_RESULT)
+    tell_demonstration()
 
 
 def side_by_side(first: PIL.Image.Image, second: PIL.Image.Image) -> PIL.Image.Image:

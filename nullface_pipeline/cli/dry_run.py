@@ -4,8 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from nullface_pipeline.cli.asked import Asked
-from nullface_pipeline.cli.console import as_options, console, error_console, fail, quiet_libraries, show, words
-
+from nullface_pipeline.cli.console import as_options, console, error_console, fail, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nullface_pipeline.cli.console import as_options, console, fail, notice, quiet_libraries, show, words
+from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show, words
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import FLAG, number, path
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nullface_pipeline.cli.asked import Asked, AskedOfFaces
-from nullface_pipeline.cli.console import TINY_NOTICE, as_options, console, fail, notice, quiet_libraries, words
+from nullface_pipeline.cli.console import fail, notice, quiet_libraries, words
 
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ def load_model(asked: AskedOfFaces) -> Any:
     from nullface_pipeline.weights import MODELS
 
     quiet_libraries()
-    if asked.model == "tiny":
-        console.print(TINY_NOTICE, soft_wrap=True)
-    elif asked.model not in MODELS and not Path(asked.model).exists():
+    if asked.model != "tiny" and asked.model not in MODELS and not Path(asked.model).exists():
         notice(f"{asked.model} comes from the Hub as it is now: no commit and no hash of it is pinned.")
     dtype = None if asked.dtype is None else getattr(torch, asked.dtype)
     try:

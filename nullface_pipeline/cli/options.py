@@ -196,17 +196,8 @@ PresetName = Annotated[
     Preset,
     typer.Option(
         metavar="NAME",
-        help="How far the new face is from the old one: light, standard or strong. fast and preview: standard, in few "
-        "steps.",
-        rich_help_panel=FACES,
-    ),
-]
-Fast = Annotated[
-    bool,
-    typer.Option(
-        "--fast",
-        metavar=FLAG,
-        help="Nearly the same in 7 steps, about four times as fast, with any preset.",
+        help="Distance of the new face from the old one: light, standard or strong. fast and preview: fewer steps (fast "
+        "saves nothing with nullface-tiny).",
         rich_help_panel=FACES,
     ),
 ]

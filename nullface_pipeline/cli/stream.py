@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from nullface_pipeline.cli.asked import Asked
-from nullface_pipeline.cli.console import TINY_RESULT, as_options, error_console, notice, show
+from nullface_pipeline.cli.console import as_options, error_console, show, tell_demonstration
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
 from nullface_pipeline.cli.options import STREAM
@@ -23,7 +23,7 @@ def anonymize_stream(asked: Asked) -> int:
 
     _check(asked)
     (name,) = asked.paths
-    numbers = {name: list(*asked.skip_numbers([PhotoJob(Path(name), Path(name))]).values())}
+    numbers: dict[str, list[int]] = {name: list(*asked.skip_numbers([PhotoJob(Path(name), Path(name))]).values())}
     try:
         file = read_photo(io.BytesIO(sys.stdin.buffer.read()) if name == STREAM else name)
         result = face_hider(load_model(asked), asked, skip_numbers=numbers)(file, name)
@@ -37,7 +37,7 @@ def anonymize_stream(asked: Asked) -> int:
     else:
         write_whole(asked.output, data)
     if asked.model == "tiny":
-        notice(TINY_RESULT)
+        tell_demonstration()
     return ExitCode.covered if any(face.method == "covered" for face in result.faces) else ExitCode.ok
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from nullface_pipeline.cli import options
 from nullface_pipeline.cli.asked import AskedOfFaces
-from nullface_pipeline.cli.console import TINY_RESULT, as_options, console, error_console, fail, notice, show, words
+from nullface_pipeline.cli.console import as_options, console, error_console, fail, show, tell_demonstration
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import load_model
 from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
@@ -101,7 +101,6 @@ def video(
     keep: options.Keep = None,
     skip_face: options.SkipPerson = None,
     preset: options.PresetName = options.Preset.standard,
-    fast: options.Fast = False,
     same_face: options.SameFace = False,
     steps: options.Steps = None,
     skip: options.Skip = None,
@@ -188,7 +187,7 @@ def _anonymize(asked: AskedOfVideos, face_options: PhotoOptions, jobs: "list[Pho
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
     if asked.model == "tiny" and reports:
-        notice(TINY_RESULT)
+        tell_demonstration()
     refused = len(split.refused) + len(split.pending) - len(reports)
     if refused:
         return ExitCode.refused

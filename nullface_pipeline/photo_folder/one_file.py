@@ -55,7 +55,7 @@ def photo_anonymizer(
     return anonymize
 
 
-def _numbered_boxes(analyser: Any, file: PhotoFile, numbers: Sequence[int]) -> list[list[float]]:
+def _numbered_boxes(analyser: Any, file: PhotoFile, numbers: Sequence[int]) -> list[Any]:
     """The boxes of faces by their numbers in the preview, for which they are searched in the same way."""
     import numpy as np
 

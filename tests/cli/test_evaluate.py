@@ -50,7 +50,7 @@ def test_a_report_is_made(originals, tmp_path):
 def test_a_leak_is_told_and_changes_the_exit_code(originals, tmp_path):
     arguments = ["--originals", originals, "--method", f"copies={originals}", "--recognizer", "tiny"]
     result = invoke("evaluate", *arguments, "-o", tmp_path / "report")
-    assert result.exit_code == 2, result.output
+    assert result.exit_code == 5, result.output
     assert "LEAK: 2 results of copies" in result.output and "100.0" in result.output and "[34-100]" in result.output
 
 
@@ -76,6 +76,6 @@ def test_wrong_usage_is_told_in_one_line(originals, tmp_path, monkeypatch, argum
     PIL.Image.fromarray(np.zeros((256, 256, 3), dtype=np.uint8)).save(tmp_path / "one" / "first.png")
     places = {"originals": originals, "empty": tmp_path / "empty", "one": tmp_path / "one"}
     result = invoke("evaluate", *(argument.format(**places) for argument in arguments))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert words in result.output and result.output.strip().splitlines()[-1].startswith("Error:")
     assert not (tmp_path / "report").exists()

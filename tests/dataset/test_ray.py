@@ -32,7 +32,7 @@ for done in (2, 12):
     wait_for_shards(out, done, run)
     kill(processes("ray::MapWorker")[0])
 code, output = finish(run)
-assert code == 3, output
+assert code == 4, output
 """)
     check_rows(tmp_path / "out", 210)
 
@@ -45,7 +45,7 @@ run = start(source, out, *name, "--workers", 2)
 wait_for_shards(out, 4, run)
 kill(second)
 code, output = finish(run)
-assert code == 3, output
+assert code == 4, output
 """)
     check_rows(tmp_path / "out", 210)
 
