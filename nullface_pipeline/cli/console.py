@@ -1,5 +1,6 @@
 """What the commands share: two consoles, and how they end with an error."""
 
+import errno
 import sys
 import warnings
 from typing import NoReturn
@@ -87,6 +88,8 @@ def show(text: object) -> str:
 
 def words(error: BaseException) -> str:
     """An exception as text, without the system's numbers and brackets."""
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return f"{error.filename or 'A file'} would be larger than this shell allows. Raise the limit, `ulimit -f`."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}." if error.filename is None else f"{error.filename}: {error.strerror}."
     return str(error).strip() or f"{type(error).__name__}."

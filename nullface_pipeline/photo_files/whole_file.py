@@ -11,10 +11,26 @@ from pathlib import Path
 TEMPORARY_PATTERN = ".nullface-*.part"
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """The file under its name, complete and on the disk, or nothing."""
+def write_whole(path: Path, data: bytes, source: Path | None = None) -> None:
+    """The file under its name, complete and on the disk, or nothing.
+
+    Args:
+        source (`Path`, *optional*): the file that the data were made from; nobody can read the new one who cannot read
+            this one.
+    """
     with whole_file(path) as temporary, temporary.open("xb") as file:
+        if source is not None:
+            restrict_mode(temporary, source)
         file.write(data)
+
+
+def restrict_mode(path: Path, source: Path) -> None:
+    """Take from a file the permissions that another one does not give; does nothing if that one does not exist."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if mode & source.stat().st_mode & 0o777 != mode & 0o777:
+            # Its owner can write it in any case, or nothing could be added.
+            path.chmod(mode & source.stat().st_mode & 0o777 | 0o200)
 
 
 @contextlib.contextmanager

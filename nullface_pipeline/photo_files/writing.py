@@ -61,7 +61,7 @@ def write_photo(
         raise PhotoFileError("The output would replace the original: choose another folder or name.")
     data = encode_photo(image, source, keep_metadata)
     try:
-        write_whole(path, data)
+        write_whole(path, data, source.path)
     except OSError as error:
         raise PhotoFileError(
             f"It cannot be written ({reason(error)}): check the output folder and the space left on its disk."
@@ -94,8 +94,11 @@ def _heif_speed() -> dict[str, str]:
     return {"preset": "ultrafast"} if "x265" in pillow_heif.libheif_info()["encoders"] else {}
 
 
-def write_picture(picture: PIL.Image.Image, path: Path) -> None:
-    """Write a picture that is no photo, such as a preview, in the format of its suffix and without metadata.
+def write_picture(picture: PIL.Image.Image, path: Path, source: Path | None = None) -> None:
+    """Write a picture that is not a photo, such as a preview, in the format of its suffix and without metadata.
+
+    Args:
+        source (`Path`, *optional*): as for `write_whole`.
 
     Raises:
         `OSError`, `ValueError`: if it cannot be written, or the suffix is not a picture's.
@@ -103,7 +106,7 @@ def write_picture(picture: PIL.Image.Image, path: Path) -> None:
     file = io.BytesIO()
     bare(picture.copy()).save(file, format=PIL.Image.registered_extensions().get(path.suffix.lower(), path.suffix))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, file.getvalue())
+    write_whole(path, file.getvalue(), source)
 
 
 def _same_file(first: Path, second: Path) -> bool:

@@ -26,6 +26,8 @@ FRAME = (255, 196, 0)
 def write_preview(detector: Any, job: PhotoJob) -> tuple[list[DetectedFace], Path]:
     """Look for the faces of one photo and write its preview beside where the result would be.
 
+    The preview shows the photo, so it is readable by nobody who cannot read that.
+
     Args:
         detector (`insightface.app.FaceAnalysis`): detection and recognition.
 
@@ -39,7 +41,7 @@ def write_preview(detector: Any, job: PhotoJob) -> tuple[list[DetectedFace], Pat
     pixels = np.asarray(read_photo(job.source).image)
     faces = search_faces(detector, pixels)
     path = preview_path(job.output)
-    write_picture(draw_faces(pixels, faces), path)
+    write_picture(draw_faces(pixels, faces), path, job.source)
     return faces, path
 
 

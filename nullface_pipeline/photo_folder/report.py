@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nullface_pipeline.photo_files.whole_file import restrict_mode
 from nullface_pipeline.photo_folder.jobs import PhotoJob
 from nullface_pipeline.photo_folder.lock import locked
 from nullface_pipeline.photo_folder.records import MadeFrom
@@ -153,6 +154,7 @@ def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
         if file.read(1) not in (b"", b"\n"):
             lines, _ = _whole_lines(path)
             file.truncate(sum(len(line) for line in lines))
+        restrict_mode(path, outcome.job.source)
         file.write(outcome.as_json().encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -84,5 +84,5 @@ def _write_result(
     job.output.parent.mkdir(parents=True, exist_ok=True)
     if before_writing is not None:
         before_writing(made)
-    write_whole(job.output, data)
+    write_whole(job.output, data, job.source)
     return made

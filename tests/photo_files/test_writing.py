@@ -8,6 +8,8 @@ from nullface_pipeline.photo_files import (
     PhotoFileError,
     read_photo,
     write_photo,
+    write_picture,
+    write_whole,
 )
 
 from .samples import difference, opened, picture, put, rewritten, saved, srgb
@@ -75,3 +77,19 @@ def test_an_encoder_that_fails_leaves_nothing_behind(tmp_path):
     with pytest.raises(PhotoFileError, match="cannot be encoded as JPEG"):
         write_photo(wide, tmp_path / "result", photo)
     assert os.listdir(tmp_path) == ["photo"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+@pytest.mark.parametrize(("source_mode", "expected"), [(0o600, 0o600), (0o644, 0o644), (0o400, 0o600)])
+def test_nobody_can_read_a_result_who_cannot_read_its_source(tmp_path, source_mode, expected):
+    source = tmp_path / "source"
+    source.write_bytes(b"")
+    source.chmod(source_mode)
+    previous = os.umask(0o022)
+    try:
+        write_whole(tmp_path / "result", b"1", source)
+        write_picture(PIL.Image.new("RGB", (2, 2)), tmp_path / "preview.png", source)
+    finally:
+        os.umask(previous)
+    for name in ("result", "preview.png"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == expected
