@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from torch.utils.data import IterableDataset
 
 from nullface_pipeline.tiny_model import TINY_FOLDER
-from training import fresh_samples, steps, train_all
+from training import autoencoder, autoencoder_256, fresh_samples, steps, train_all
 from training.critic import Critic, critic_loss, realism_loss
 from training.denoiser import build_optimizer
 from training.denoiser_export import attach_fresh_adapter, build_scheduler, build_unet, load_trained, split_model
@@ -319,6 +319,39 @@ def test_a_model_set_can_be_trained_on(tmp_path):
     assert torch.allclose(expected, found, atol=5e-3)
 
 
+def test_the_256_px_autoencoder_begins_as_the_128_px_one_enlarged():
+    torch.manual_seed(0)
+    small, large = autoencoder.build_autoencoder(), autoencoder_256.build_autoencoder()
+    autoencoder_256.start_from(large, small)
+    latents = torch.randn(1, 4, 32, 32)
+    with torch.no_grad():
+        expected = torch.nn.functional.interpolate(small.decoder(latents), scale_factor=2, mode="bilinear")
+        found = large.decoder(latents)
+    assert found.shape == (1, 3, 256, 256)
+    assert (found - expected).abs().mean() < 0.5 * expected.std()
+
+
+def test_the_256_px_autoencoder_learns_faces_of_one_colour():
+    """Some steps of each kind: the encoder comes closer to the 128 px one, the decoder to the picture."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    crops = np.full((4, 256, 256, 3), (200, 120, 90), np.uint8)
+    windows = autoencoder_256.Windows(crops, np.empty((0, 128, 128, 3), np.uint8))
+    trainer = autoencoder_256.Trainer(autoencoder.build_autoencoder(), 1e-4, torch.device("cpu"))
+    drawn, corners, is_large = windows.draw(2, rng)
+    images, places = autoencoder.to_tensor(drawn, "cpu"), torch.from_numpy(corners)
+    encoder = [trainer.encoder_step(images, 1e-4) for _ in range(5)]
+    assert encoder[-1] < encoder[0]
+    step = images, places, torch.from_numpy(is_large), 1e-4
+    decoder = [trainer.decoder_step(*step, critic=False, has_say=False) for _ in range(5)]
+    assert decoder[-1] < decoder[0]
+    before = [weight.clone() for weight in trainer.critic.parameters()]
+    results = rng.standard_normal((3, 4, 32, 32)).astype(np.float16)
+    latents, corners = map(torch.from_numpy, autoencoder_256.result_windows(results, 2, rng))
+    trainer.result_step(latents, corners, images, places, 1e-4)
+    assert all((weight != old).any() for weight, old in zip(trainer.critic.parameters(), before))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_all_parts_are_trained_one_after_the_other(tmp_path):
@@ -329,7 +362,13 @@ def test_all_parts_are_trained_one_after_the_other(tmp_path):
     folder, figures = tmp_path / "set", tmp_path / "figures"
     train_all.train_all(
         argparse.Namespace(
-            data=data, models=SHARED / "models", runs=tmp_path / "runs", output=folder, figures=figures, minutes=0.05
+            data=data,
+            large_data=data.with_name("portraits_large.parquet"),
+            models=SHARED / "models",
+            runs=tmp_path / "runs",
+            output=folder,
+            figures=figures,
+            minutes=0.05,
         )
     )
     for name in ("model/unet", "model/vae", "face_adapter.safetensors", "face_models/detector.onnx", "face_parser"):

@@ -36,13 +36,13 @@ def build_autoencoder() -> AutoencoderTiny:
     )
 
 
-def load_crops(data: str, split: str, cache: Path) -> np.ndarray:
-    """(N, 128, 128, 3) uint8 aligned face crops of one split, in file order; cut once, then read from `cache`."""
-    path = cache / f"crops_{split}.npy"
+def load_crops(data: str, split: str, cache: Path, size: int = CROP_SIZE) -> np.ndarray:
+    """(N, size, size, 3) uint8 aligned face crops of one split, in file order; cut once, then read from `cache`."""
+    path = cache / (f"crops_{split}.npy" if size == CROP_SIZE else f"crops_{split}_{size}.npy")
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         portraits = track(load_portraits(data, split), f"cutting {split}")
-        crops = np.stack([portrait.face_crop(CROP_SIZE).crop_image(portrait.image()) for portrait in portraits])
+        crops = np.stack([portrait.face_crop(size).crop_image(portrait.image()) for portrait in portraits])
         temporary = path.with_suffix(".part.npy")
         np.save(temporary, crops)
         temporary.replace(path)

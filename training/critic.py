@@ -41,18 +41,20 @@ class Critic(nn.Module):
             return self.layers(torch.cat([latents, place], dim=1)).float()
 
 
-def realism_loss(critic: Critic, predicted: Tensor, counted: Tensor) -> Tensor:
+def realism_loss(critic: nn.Module, predicted: Tensor, counted: Tensor) -> Tensor:
     """How much (B, 4, 32, 32) predictions look like predictions, a scalar; (B,) `counted` says which of them count."""
     return mean_of(F.softplus(-critic(predicted)), counted)
 
 
-def critic_loss(critic: Critic, predicted: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
+def critic_loss(
+    critic: nn.Module, predicted: Tensor, wanted: Tensor, counted: Tensor, jitter: float = JITTER
+) -> Tensor:
     """What the critic learns from: to tell them apart, but not by what a little noise can change.
 
     The last is a penalty of its gradient at the portraits, by differences (Lin et al. 2025, arXiv 2501.08316).
     """
     real = critic(wanted)
-    shaken = critic(wanted + JITTER * torch.randn_like(wanted))
+    shaken = critic(wanted + jitter * torch.randn_like(wanted))
     apart = mean_of(F.softplus(critic(predicted.detach())), counted) + F.softplus(-real).mean()
     return apart + JITTER_WEIGHT * (real - shaken).square().mean()
 

@@ -26,8 +26,8 @@ RATES = {"recognizer": 35.0, "denoiser": 11.0, "guided": 2.5}
 Part = tuple[str, list[str]]
 
 
-def parts(args: argparse.Namespace, data: Path) -> list[Part]:
-    """Module and options of every part, in order."""
+def parts(args: argparse.Namespace, data: Path, large: Path) -> list[Part]:
+    """Module and options of every part, in order; `large` are the portraits that have 256 px."""
     folder, runs = args.output, ["--runs", str(args.runs)]
     source, teacher = ["--data", str(data)], ["--teacher", str(args.models / "face_recognizer_512.onnx")]
     autoencoder = ["--autoencoder", str(folder / "model" / "vae")]
@@ -41,6 +41,7 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
     denoiser = ["--output", str(folder), *runs, *autoencoder]
     measure = [*source, "--model", str(folder), "--models", str(args.models), "--output", str(args.figures)]
     people = ["--count", str(max(4, min(439, int(args.minutes / 3))))] if args.minutes < WHOLE_MINUTES else []
+    results = ["--count", str(max(2, min(200, int(args.minutes))))]
     return [
         ("autoencoder", [*source, *runs, *minutes(0.12), "--output", str(folder / "model" / "vae")]),
         ("detector", [*source, *runs, *minutes(0.08), "--output", str(folder / "face_models" / "detector.onnx")]),
@@ -68,6 +69,12 @@ def parts(args: argparse.Namespace, data: Path) -> list[Part]:
             ["all", *denoiser, "--name", "guided", "--from", str(args.runs / "sharp.pt"), "--guided", "8"]
             + ["--samples", str(samples("guided", 0.05)), "--lr", "4e-4"],
         ),
+        ("decoded_results", [*source, *runs, "--model", str(folder), *results]),
+        (
+            "autoencoder_256",
+            [*source, *runs, *minutes(0.12), *autoencoder, "--large-data", str(large)]
+            + ["--output", str(folder / "model" / "vae")],
+        ),
         *(("evaluate", [part, *measure, *people]) for part in ("table", "trends", "sheet")),
     ]
 
@@ -76,7 +83,7 @@ def some_portraits(data: Path, runs: Path, minutes: float) -> Path:
     """The portraits, or if there is little time a file of every so many-th of them."""
     if minutes >= WHOLE_MINUTES:
         return data
-    path = runs / "portraits.parquet"
+    path = runs / data.name
     if not path.exists():
         table = pq.read_table(data).sort_by([("split", "ascending"), ("colour", "descending"), ("id", "ascending")])
         training = int(pc.sum(pc.equal(table["split"], "train")).as_py())
@@ -94,7 +101,8 @@ def run(command: list[str]) -> None:
 def train_all(args: argparse.Namespace, start: Callable[[list[str]], None] = run) -> None:
     """Give the commands of all parts one after the other."""
     args.runs.mkdir(parents=True, exist_ok=True)
-    todo = parts(args, some_portraits(args.data, args.runs, args.minutes))
+    data, large = (some_portraits(path, args.runs, args.minutes) for path in (args.data, args.large_data))
+    todo = parts(args, data, large)
     for number, (module, options) in enumerate(todo, start=1):
         command = [sys.executable, "-m", f"training.{module}", *options]
         print(f"[{number}/{len(todo)}] {' '.join(command[1:])}", flush=True)
@@ -104,6 +112,7 @@ def train_all(args: argparse.Namespace, start: Callable[[list[str]], None] = run
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
+    parser.add_argument("--large-data", type=Path, default=Path("../shared/data/portraits_large.parquet"))
     parser.add_argument("--models", type=Path, default=Path("../shared/models"), help="teacher, and what measures")
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
     parser.add_argument("--output", type=Path, default=Path("nullface_pipeline/tiny"), help="folder of the model set")
