@@ -40,7 +40,7 @@ WAYS: dict[str, tuple[dict[str, Any], int]] = {
 
 
 def hide(pipe: Any, subjects: list[Subject], masks: list[np.ndarray], seed: int, **settings: Any) -> list[np.ndarray]:
-    """(128, 128, 3) uint8 results, each with noise of its own."""
+    """(S, S, 3) uint8 results, each with noise of its own."""
     faces: list[np.ndarray] = []
     for start in track(range(0, len(subjects), BATCH), str(settings)):
         batch = range(start, min(start + BATCH, len(subjects)))

@@ -189,7 +189,7 @@ def measure_originals(args: argparse.Namespace, pipe: Any, examiner: Examiner) -
 
 
 def eyes_and_mouth(pipe: Any, person: Person) -> tuple[np.ndarray, np.ndarray]:
-    """(128, 128, 3) uint8, what is kept of a face and grey elsewhere, and the (5, 2) landmarks in it."""
+    """(S, S, 3) uint8, what is kept of a face and grey elsewhere, and the (5, 2) landmarks in it."""
     target = make_target(pipe, person.photo, person.face, [person.face], (), None, 0)
     points = target.crop.points_to_crop(person.face.landmarks)
     kept_mask = face_masks(pipe.face_parser, target.aligned, points, KEPT)[0]

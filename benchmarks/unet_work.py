@@ -55,7 +55,8 @@ def main() -> None:
     pipe = load_nullface_tiny(args.device)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, 3, 128, 128, generator=generator)
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    image = torch.rand(1, 3, side, side, generator=generator)
     embeds = torch.nn.functional.normalize(torch.randn(1, 512, generator=generator)).to(args.device)
     ways = {
         "published order": lambda: published_order(pipe, image, embeds),

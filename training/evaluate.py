@@ -37,11 +37,10 @@ from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from training.expression import HeadPose, compare
 from training.judge import Judge
-from training.latent_cache import has_real_colour
+from training.latent_cache import CROP_SIZE, has_real_colour
 from training.portraits import Portrait, load_portraits
 
 
-SIZE = 128
 BATCH = 8
 PAPER_SETTINGS: dict[str, Any] = {"num_inference_steps": 100, "skip": 0.7, "guidance_scale": 10.0}
 KEPT = ("eyes", "mouth")
@@ -54,9 +53,9 @@ class Subject:
     portrait: Portrait
     photo: np.ndarray  # (H, W, 3) uint8 RGB
     crop: FaceCrop
-    aligned: np.ndarray  # (128, 128, 3) uint8 RGB
+    aligned: np.ndarray  # (S, S, 3) uint8 RGB, at the pipeline's size
     embedding: np.ndarray  # (512,) float32, of nullface-tiny's recognizer
-    labels: np.ndarray  # (128, 128) int64, parsed
+    labels: np.ndarray  # (S, S) int64, parsed
 
 
 def load_model_set(folder: Path, device: str) -> StableDiffusionNullFacePipeline:
@@ -68,9 +67,9 @@ def load_model_set(folder: Path, device: str) -> StableDiffusionNullFacePipeline
 
 
 def load_subjects(pipe: Any, portraits: list[Portrait]) -> list[Subject]:
-    subjects = []
+    subjects, size = [], pipe.unet.config.sample_size * pipe.vae_scale_factor
     for portrait in track(portraits, "reading portraits"):
-        photo, crop = portrait.image(), portrait.face_crop(SIZE)
+        photo, crop = portrait.image(), portrait.face_crop(size)
         aligned = crop.crop_image(photo)
         embedding = embed_face(pipe.face_analyser, photo, portrait.keypoints())
         subjects.append(Subject(portrait, photo, crop, aligned, embedding, pipe.face_parser(aligned)))
@@ -87,7 +86,7 @@ class Anonymizer:
     def __call__(
         self, keep: Sequence[str] | None = (), num_inference_steps: int = 100, skip: float = 0.7, **settings: Any
     ) -> list[np.ndarray]:
-        """(128, 128, 3) uint8 results; `keep` None leaves the whole crop free to change."""
+        """(S, S, 3) uint8 results; `keep` None leaves the whole crop free to change."""
         results = []
         inversions = self._invert(num_inference_steps, skip)
         for start, inversion in zip(range(0, len(self.subjects), BATCH), track(inversions, f"{keep} {settings}")):
@@ -130,7 +129,7 @@ def change_mask(pipe: Any, subject: Subject, keep: Sequence[str]) -> np.ndarray:
 
 def paste(subject: Subject, face: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     """The finished photograph."""
-    weight = edge_feather(SIZE)
+    weight = edge_feather(subject.crop.size)
     return subject.crop.paste(subject.photo, face, weight if mask is None else weight * mask)
 
 
@@ -331,8 +330,8 @@ def make_sheet(pipe: Any, portraits: list[Portrait]) -> np.ndarray:
 
 
 def choose_good(portraits: list[Portrait], count: int) -> list[Portrait]:
-    """Real colour photographs whose face is nearly as large as the model's crop, evenly spread over the data."""
-    crops = [(portrait, portrait.face_crop(SIZE)) for portrait in portraits if portrait.colour]
+    """Real colour photographs whose crops have about a hundred pixels a side or more, evenly spread over the data."""
+    crops = [(portrait, portrait.face_crop(CROP_SIZE)) for portrait in portraits if portrait.colour]
     large = [(portrait, crop.crop_image(portrait.image())) for portrait, crop in crops if crop.scale <= 1.25]
     good = [portrait for portrait, crop in large if has_real_colour(portrait, crop)]
     return spread(good, count)

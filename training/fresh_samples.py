@@ -16,9 +16,8 @@ from diffusers import AutoencoderTiny
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.augmentation import mirrored
-from training.autoencoder import to_tensor
 from training.face_swaps import Partners, swap_face
-from training.latent_cache import CROP_SIZE, LatentCache, jittered_crop
+from training.latent_cache import CROP_SIZE, LatentCache, jittered_crop, scaled_latents
 from training.photometry import random_style
 from training.portraits import load_portraits
 from training.samples import Sampler
@@ -89,12 +88,9 @@ class Renewal:
         for _ in range(self._batches.qsize()):
             self._put(self._batches.get())
 
-    @torch.no_grad()
     def _put(self, batch: list[torch.Tensor]) -> None:
         crops = torch.cat(batch[:2]).numpy()
-        latents = (
-            self.autoencoder.encode(to_tensor(crops, self.device)).latents * self.autoencoder.config.scaling_factor
-        )
+        latents = scaled_latents(self.autoencoder, crops, self.device)
         places = torch.arange(self.made, self.made + len(batch[0]), device=self.device) % len(self.sampler.weights)
         self.sampler.put(places, *latents.chunk(2), *(column.to(self.device) for column in batch[2:]))
         self.made += len(batch[0])

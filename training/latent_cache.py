@@ -10,12 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from rich.progress import track
 
 from nullface_pipeline.face_crops import FaceCrop
 from training.augmentation import mirrored
 from training.autoencoder import CROP_SIZE, to_tensor
+from training.denoiser_export import LATENT_SIZE
 from training.loop import RUNS
 from training.photometry import MIN_CHROMA_SPREAD, chroma_spread, random_style
 from training.portraits import Portrait, load_portraits
@@ -110,10 +112,17 @@ def cached_landmarks(data: str, split: str, runs: Path, seed: int = 0) -> np.nda
 
 
 @torch.no_grad()
+def scaled_latents(autoencoder: AutoencoderTiny, crops: np.ndarray, device: torch.device) -> torch.Tensor:
+    """(B, 128, 128, 3) uint8 crops to (B, 4, 32, 32) float32 latents, scaled to about unit variance."""
+    images, size = to_tensor(crops, device), LATENT_SIZE * 2 ** (len(autoencoder.config.block_out_channels) - 1)
+    if size != CROP_SIZE:
+        images = F.interpolate(images, (size, size), mode="bicubic")
+    return autoencoder.encode(images).latents * autoencoder.config.scaling_factor
+
+
 def encode(autoencoder: AutoencoderTiny, crops: np.ndarray, device: torch.device) -> np.ndarray:
-    """(B, 128, 128, 3) uint8 crops to (B, 4, 32, 32) float16 latents, scaled to about unit variance."""
-    latents = autoencoder.encode(to_tensor(crops, device)).latents * autoencoder.config.scaling_factor
-    return latents.to(torch.float16).cpu().numpy()
+    """The same as a (B, 4, 32, 32) float16 array."""
+    return scaled_latents(autoencoder, crops, device).to(torch.float16).cpu().numpy()
 
 
 def build_cache(args: argparse.Namespace, split: str, variants: int) -> LatentCache:
