@@ -1,5 +1,7 @@
 """Part 1 of nullface-tiny: an `AutoencoderTiny` from 128 x 128 px faces to 32 x 32 x 4 latents and back.
 
+`training.autoencoder_256` makes of it the one that is shipped.
+
 python -m training.autoencoder --minutes 35
 """
 
@@ -13,7 +15,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from rich.progress import track
 
-from training.loop import Budget, Every, cosine_rate, save_checkpoint
+from training.loop import RUNS, Budget, Every, cosine_rate, save_checkpoint
 from training.photometry import MIN_CHROMA_SPREAD, chroma_spread, random_style
 from training.portraits import load_portraits
 
@@ -160,8 +162,8 @@ def train(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the autoencoder of nullface-tiny.")
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--output", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
-    parser.add_argument("--runs", type=Path, default=Path("training/runs"), help="folder of caches and checkpoints")
+    parser.add_argument("--output", type=Path, default=RUNS / "vae_128")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
     parser.add_argument("--minutes", type=float, default=35.0, help="wall-clock budget, all runs together")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
