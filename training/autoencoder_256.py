@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from training.autoencoder import LATENT_NOISE, load_crops, reconstruction_loss, to_tensor
 from training.critic import critic_loss, realism_loss
+from training.denoiser_export import drop_odd_settings
 from training.loop import RUNS, Budget, Every, cosine_rate, save_checkpoint
 from training.photometry import MIN_CHROMA_SPREAD, chroma_spread, random_style
 
@@ -276,6 +277,7 @@ def export(model: AutoencoderTiny, small: AutoencoderTiny, folder: Path) -> None
     """Save in float16; the latents are those of the 128 px autoencoder, and so is their scaling factor."""
     model.register_to_config(scaling_factor=small.config.scaling_factor)
     model.half().save_pretrained(folder)
+    drop_odd_settings(folder / "config.json")
     logger.info("exported to %s", folder)
 
 
