@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from nullface_pipeline.face_edit import make_target, run_towards_strangers
 from nullface_pipeline.face_identity import DetectedFace, embed_face
-from nullface_pipeline.tiny_model import TINY_FOLDER, TINY_SETTINGS
+from nullface_pipeline.face_target import make_target
+from nullface_pipeline.identity_choices import RandomIdentity
+from nullface_pipeline.tiny_model import TINY_FOLDER
 from training.evaluate import load_model_set
 from training.loop import RUNS
 from training.portraits import load_portraits
@@ -40,7 +41,7 @@ def decoded_latents(folder: Path, data: Path, count: int) -> np.ndarray:
             photo, landmarks = portrait.image(), portrait.keypoints()
             face = DetectedFace(portrait.box, landmarks, 1.0, embed_face(pipe.face_analyser, photo, landmarks))
             targets.append(make_target(pipe, photo, face, [face], KEPT[index % 4 == 3], None, index))
-        run_towards_strangers(pipe, targets, TINY_SETTINGS)
+        RandomIdentity().new_faces(pipe, targets, pipe.presets["standard"])
     return np.concatenate(seen)
 
 
