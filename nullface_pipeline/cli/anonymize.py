@@ -102,7 +102,7 @@ def _in_folder(asked: Asked) -> int:
         earlier.record.prepare()
         code = (look_for_faces if asked.dry_run else _anonymize)(asked, found.jobs, earlier)
     _tell_unsearched(found)
-    return code
+    return max(code, _tell_skipped(found))
 
 
 def _plan(asked: Asked) -> "tuple[FoundPhotos, Earlier]":
@@ -154,6 +154,21 @@ def _tell_unsearched(found: "FoundPhotos") -> None:
             f"{len(found.unsearched)} linked or unreadable folder(s) were not searched: {named}. Name those that are "
             "wanted."
         )
+
+
+def _tell_skipped(found: "FoundPhotos") -> ExitCode:
+    """Name the files of the folders that were not read; `refused` if there are pictures among them."""
+    from nullface_pipeline.photo_files import UNREAD_PICTURES
+
+    if not found.skipped:
+        return ExitCode.ok
+    counted = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(found.skipped.items()))
+    summary = f"{sum(found.skipped.values())} other file(s) were skipped: {counted}."
+    if not UNREAD_PICTURES & set(found.skipped):
+        console.print(summary)
+        return ExitCode.ok
+    notice(f"{summary} Pictures are among them: convert them to PNG or JPEG.")
+    return ExitCode.refused
 
 
 def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:

@@ -29,6 +29,12 @@ SUFFIXES = frozenset(
     {".bmp", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
 
+# Pictures that are not read, but may show faces.
+UNREAD_PICTURES = frozenset(
+    {".apng", ".avif", ".gif", ".ico", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".xcf"}
+    | {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
+)
+
 _SAME_KIND = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tif": ".tiff", ".heif": ".heic", ".hif": ".heic"}
 
 # Pillow's own hard limit; a photo of that size takes about two gigabytes on its way through.

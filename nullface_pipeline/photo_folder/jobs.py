@@ -3,6 +3,7 @@
 import fnmatch
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +38,12 @@ class FoundPhotos:
         jobs (`list[PhotoJob]`): each photo once.
         unsearched (`list[Path]`): folders below those named that were not entered: links to folders, which may lead
             anywhere, and folders that cannot be read.
+        skipped (`dict[str, int]`): number of other files in the named folders by lower-case suffix, hidden ones left out.
     """
 
     jobs: list[PhotoJob]
     unsearched: list[Path]
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 def find_photos(paths: Sequence[str | Path], output: Path) -> list[PhotoJob]:
@@ -73,7 +76,7 @@ def search_photos(paths: Sequence[str | Path], output: Path, result: Path | None
         found = [PhotoJob(_only(found, result), result, output)]
     _check_apart(output, found, search)
     check_written(planned_results(found), [job.source for job in found])
-    return FoundPhotos(found, sorted(set(search.unsearched)))
+    return FoundPhotos(found, sorted(set(search.unsearched)), dict(search.skipped))
 
 
 def _only(jobs: list[PhotoJob], result: Path) -> Path:
@@ -92,6 +95,7 @@ class _Search:
     trees: dict[Identity, Path] = field(default_factory=dict)
     listed: dict[Identity, Path] = field(default_factory=dict)
     unsearched: list[Path] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
 
 
 def _named(path: str | Path, output: Path, search: _Search) -> list[tuple[Path, Path]]:
@@ -145,6 +149,9 @@ def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[P
         if (found := identity(root)) is not None:
             (search.trees if depth is None else search.listed).setdefault(found, root)
         yield from (root / file for file in files if is_photo_name(file))
+        if depth is None:
+            visible = (file for file in files if not is_photo_name(file) and not file.startswith("."))
+            search.skipped.update(Path(file).suffix.lower() for file in visible)
         search.unsearched += [root / each for each in folders if (root / each).is_symlink()]
         if depth is not None and len(root.relative_to(folder).parts) + 1 >= depth:
             folders.clear()

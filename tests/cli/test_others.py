@@ -1,5 +1,6 @@
 """The demo, the doctor, and the command without one."""
 
+import errno
 import inspect
 import json
 import platform
@@ -14,8 +15,12 @@ from typer.testing import CliRunner
 
 from nullface_pipeline import __version__
 from nullface_pipeline.cli import anonymize, app, demo, doctor, evaluate, export, fetch, selftest, video
+from nullface_pipeline.cli.anonymize import _tell_skipped
+from nullface_pipeline.cli.console import words
 from nullface_pipeline.cli.dataset import report, run
 from nullface_pipeline.cli.demo import side_by_side
+from nullface_pipeline.cli.exit_codes import ExitCode
+from nullface_pipeline.photo_folder import FoundPhotos
 
 
 def invoke(*arguments):
@@ -93,3 +98,16 @@ def test_side_by_side():
     assert sheet.size == (184, 50)
     assert sheet.getpixel((99, 20)) == (255, 0, 0) and sheet.getpixel((104, 20)) == (0, 0, 255)
     assert sheet.getpixel((101, 20)) == (255, 255, 255)
+
+
+def test_a_file_size_limit_has_a_remedy():
+    error = OSError(errno.EFBIG, "File too large", "report.jsonl")
+    assert "report.jsonl" in words(error) and "ulimit -f" in words(error)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "code"), [(".gif", ExitCode.refused), (".cr2", ExitCode.refused), (".txt", ExitCode.ok)]
+)
+def test_pictures_that_are_skipped_are_not_a_success(suffix, code):
+    assert _tell_skipped(FoundPhotos([], [], {suffix: 2})) == code
+    assert _tell_skipped(FoundPhotos([], [])) == ExitCode.ok

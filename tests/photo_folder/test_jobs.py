@@ -225,3 +225,13 @@ def test_what_is_in_the_way_is_said_first(jobs, tmp_path):
     for path, message in ((tmp_path, "is no file"), (tmp_path / "file" / "r.jsonl", "is no folder")):
         with pytest.raises(ValueError, match=message):
             check(jobs, tmp_path, report=path)
+
+
+def test_other_files_of_a_folder_are_counted_by_suffix(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.jpg", "b.GIF", "more/c.gif", "more/d.mp4", "notes", ".hidden.gif"):
+        (folder / name).write_bytes(b"")
+    found = search_photos([folder], tmp_path / "out")
+    assert found.skipped == {".gif": 2, ".mp4": 1, "": 1}
+    assert search_photos([folder / "a.jpg"], tmp_path / "out").skipped == {}
