@@ -114,6 +114,7 @@ def load_face_analyser(
             name=str(source),
             allowed_modules=["detection", "recognition"],
             providers=providers or default_providers(),
+            sess_options=_session_options(),
         )
     except Exception as error:
         raise RuntimeError(
@@ -124,6 +125,15 @@ def load_face_analyser(
         raise RuntimeError(f"The face models {str(source)!r} hold no recognizer; its embeddings are the identity.")
     analyser.prepare(ctx_id=0, det_thresh=detection_threshold, det_size=detection_size)
     return analyser
+
+
+def _session_options() -> Any:
+    """Options of ONNX Runtime: as many threads as torch has, which sleep while they wait."""
+    options = importlib.import_module("onnxruntime").SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
 
 
 def default_providers() -> list[str]:

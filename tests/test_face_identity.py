@@ -96,3 +96,10 @@ def test_threshold_comes_with_the_recognizer_not_with_its_file_name(tmp_path, ma
     onnx.save(model, tmp_path / ("another.onnx" if marked else "recognizer.onnx"))
     expected = 0.39 if marked else DEFAULT_SAME_PERSON_SIMILARITY
     assert same_person_similarity(load_face_analyser(tmp_path)) == expected
+
+
+def test_threads_of_the_face_models_sleep_while_they_wait(pipe):
+    for model in pipe.face_analyser.models.values():
+        options = model.session.get_session_options()
+        assert options.intra_op_num_threads == torch.get_num_threads() == 1
+        assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

@@ -17,6 +17,7 @@ from nullface_pipeline.cli.export import export
 from nullface_pipeline.cli.fetch import fetch
 from nullface_pipeline.cli.options import FLAG
 from nullface_pipeline.cli.selftest import selftest
+from nullface_pipeline.cli.threads import let_waiting_threads_sleep
 from nullface_pipeline.cli.video import video
 
 
@@ -50,6 +51,7 @@ def nullface(
 
 def main() -> None:
     """Entry point of the command."""
+    let_waiting_threads_sleep()
     # Here too, for what is wrong before a command is known.
     write_what_the_terminal_can()
     try:

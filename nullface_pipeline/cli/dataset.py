@@ -22,6 +22,7 @@ from nullface_pipeline.cli.console import (
     tell_demonstration,
 )
 from nullface_pipeline.cli.exit_codes import ExitCode
+from nullface_pipeline.cli.threads import limit_threads
 
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ def _go_through(asked: AskedDataset, job: "DatasetJob", shards: "list[Shard]") -
     from nullface_pipeline.dataset import run_accelerate, run_local, run_ray
 
     quiet_libraries()
+    limit_threads(asked.model)
     console.print(f"{len(shards)} shard(s) to do.")
     found: "Iterable[ShardOutcome]"
     if asked.engine is options.Engine.ray:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from nullface_pipeline.cli import options
 from nullface_pipeline.cli.console import console, fail, quiet_libraries, tell_demonstration
+from nullface_pipeline.cli.threads import limit_threads
 
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def demo(
     from nullface_pipeline.tiny_model import load_nullface_tiny
 
     quiet_libraries()
+    limit_threads("tiny")
     photo = PIL.Image.fromarray(data.astronaut())
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from nullface_pipeline.cli.console import console, fail, quiet_libraries
 from nullface_pipeline.cli.options import FLAG
+from nullface_pipeline.cli.threads import threads_for
 
 
 PACKAGES = (
@@ -74,7 +75,8 @@ def find_devices() -> dict[str, str]:
     import onnxruntime
     import torch
 
-    devices = {"CPU": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"}
+    threads = f"{threads_for('tiny')} for nullface-tiny, {threads_for('sd15')} for other models"
+    devices = {"CPU": f"{os.cpu_count()} cores; threads: {threads}"}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         devices[f"CUDA {index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from nullface_pipeline.cli.asked import Asked
 from nullface_pipeline.cli.console import as_options, console, error_console, fail, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
+from nullface_pipeline.cli.threads import limit_threads
 
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def look_for_faces(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> 
     if not asked.overwrite:
         check_replaceable(planned_previews(jobs), earlier.record)
     quiet_libraries()
+    limit_threads(asked.model)
     try:
         detector = load_detector(asked.model, asked.detection_threshold)
     except (ImportError, RuntimeError) as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nullface_pipeline.cli.asked import Asked, AskedOfFaces
 from nullface_pipeline.cli.console import fail, notice, quiet_libraries, words
+from nullface_pipeline.cli.threads import limit_threads
 
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def load_model(asked: AskedOfFaces) -> Any:
     quiet_libraries()
     if asked.model != "tiny" and asked.model not in MODELS and not Path(asked.model).exists():
         notice(f"{asked.model} comes from the Hub as it is now: no commit and no hash of it is pinned.")
+    limit_threads(asked.model)
     dtype = None if asked.dtype is None else getattr(torch, asked.dtype)
     try:
         return load_model_set(asked.model, asked.device, dtype, asked.detection_threshold)

@@ -10,6 +10,7 @@ import typer
 from nullface_pipeline.cli.console import console, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import Dtype
+from nullface_pipeline.cli.threads import limit_threads
 
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def selftest(
     from nullface_pipeline.selftest.run import run_selftest
 
     quiet_libraries()
+    limit_threads(model)
     for line in (f"nullface selftest --model {model}", versions(), machine(device, dtype)):
         console.print(line, soft_wrap=True)
     result = run_selftest(model, device, getattr(torch, dtype) if dtype else None, print_finding)
