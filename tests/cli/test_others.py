@@ -14,7 +14,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline import __version__
-from nullface_pipeline.cli import anonymize, app, demo, doctor, evaluate, export, fetch, selftest, video
+from nullface_pipeline.cli import anonymize, app, demo, doctor, evaluate, export, fetch, main, selftest, video
 from nullface_pipeline.cli.anonymize import _tell_skipped
 from nullface_pipeline.cli.console import words
 from nullface_pipeline.cli.dataset import report, run
@@ -111,3 +111,17 @@ def test_a_file_size_limit_has_a_remedy():
 def test_pictures_that_are_skipped_are_not_a_success(suffix, code):
     assert _tell_skipped(FoundPhotos([], [], {suffix: 2})) == code
     assert _tell_skipped(FoundPhotos([], [])) == ExitCode.ok
+
+
+@pytest.mark.parametrize("interrupt", ["by Typer", "by Python"])
+def test_ctrl_c_says_how_to_go_on(monkeypatch, capsys, interrupt):
+    def stopped(standalone_mode):
+        if interrupt == "by Typer":
+            return 130
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nullface_pipeline.cli.app", stopped)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == ExitCode.stopped == 130
+    assert "again" in capsys.readouterr().err
