@@ -159,12 +159,13 @@ def push_repository(files: dict[str, bytes], repository: str, kind: str = "model
 
 
 def _model_index() -> str:
-    """nullface-tiny's index, naming the class in pipeline.py and only the components that it takes."""
+    """nullface-tiny's index, naming the class in pipeline.py, the components that it takes, and its presets."""
     index = json.loads((PACKAGE / "tiny" / "model" / "model_index.json").read_text())
     named = {
         "_class_name": ["pipeline", "StableDiffusionNullFacePipeline"],
         "_diffusers_version": index["_diffusers_version"],
         **{component: index[component] for component in COMPONENTS},
+        "presets": index["presets"],
     }
     return json.dumps(named, indent=2) + "\n"
 

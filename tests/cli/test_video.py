@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
 from nullface_pipeline.cli.console import console
+from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.video import _print_reports
 from nullface_pipeline.photo_folder import PhotoJob
 from nullface_pipeline.tiny_model import TINY_FOLDER
@@ -54,7 +55,8 @@ def test_wrong_usage(clip, tmp_path, monkeypatch, words, message):
     (tmp_path / "pack").mkdir()
     PIL.Image.new("RGB", (64, 64)).save(tmp_path / "nobody.png")
     result = command(*words, "--output", "out")
-    assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+    code = ExitCode.error if "could not be loaded" in message else ExitCode.usage
+    assert result.exit_code == code and message in " ".join(result.stderr.split())
     assert not list(tmp_path.glob("out/*.mp4"))
 
 
