@@ -138,7 +138,8 @@ def video(
     try:
         # Options first: they need no disk.
         face_options = PhotoOptions(**asked.face_options)
-        jobs = find_jobs(asked.videos, asked.output)
+        references = [face for face in asked.skip_face or () if isinstance(face, Path)]
+        jobs = find_jobs(asked.videos, asked.output, references)
         with hold_folder(asked.output):
             code = _anonymize(asked, face_options, jobs)
     except (OSError, PhotoRefusedError, TypeError, ValueError) as error:
@@ -146,7 +147,7 @@ def video(
     raise typer.Exit(code)
 
 
-def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
+def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list[PhotoJob]":
     """Where the result of each video goes.
 
     Raises:
@@ -168,7 +169,7 @@ def find_jobs(videos: list[Path], output: Path) -> "list[PhotoJob]":
 
     import_av()
     jobs = [PhotoJob(path, output / f"{path.stem}{output_suffix(path)}") for path in dict.fromkeys(videos)]
-    check_written(planned_results(jobs), [job.source for job in jobs])
+    check_written(planned_results(jobs), [*(job.source for job in jobs), *references])
     return jobs
 
 

@@ -73,6 +73,16 @@ def test_originals_are_not_written_over(clip):
     assert result.exit_code == 2 and "would be written over" in result.stderr
 
 
+def test_a_result_is_not_written_over_a_reference_photo(clip, tmp_path):
+    reference = tmp_path / "out" / "clip.mp4"
+    reference.parent.mkdir()
+    PIL.Image.fromarray(data.astronaut()).save(reference, "PNG")
+    before = reference.read_bytes()
+    result = command(clip, "--output", tmp_path / "out", "--skip-face", reference, "--overwrite")
+    assert result.exit_code == ExitCode.usage and "over the original" in result.stderr
+    assert reference.read_bytes() == before
+
+
 def test_covered_and_then_done_before(clip, tmp_path):
     result = command(clip, "--output", tmp_path / "out")
     assert result.exit_code == 3, result.output
