@@ -32,6 +32,8 @@ def hide_faces(
         pending = [
             index for index, target in enumerate(targets) if target.can_change and not target.is_hidden(threshold)
         ]
+        if options.on_progress is not None:
+            options.on_progress(len(targets) - len(pending), len(targets))
         if not pending:
             break
         if attempt > 0:

@@ -136,6 +136,8 @@ class PhotoOptions:
         people (`np.ndarray`, *optional*): (P, 512) float32 embeddings of the people of an album, from `find_people`; for
             `identity="consistent"`. Use one `seed` for all photos of the album.
             Without one, all photos of one process share a random secret seed.
+        on_progress (`Callable[[int, int], None]`, *optional*): called before each attempt, and once nothing is left,
+            with the number of faces that are done and the number of faces to replace.
         batch_faces (`int`): faces in one batch; 1 to 1024.
         few_steps (`int`, *optional*): so many well-placed steps instead of what `skip` leaves of `num_inference_steps`: 7
             for nearly the same result at 20 evaluations of the UNet instead of 89, 3 for a preview at 8. What is
@@ -164,6 +166,7 @@ class PhotoOptions:
     judge: Any | None = None
     identity: str = IDENTITIES[0]
     people: "np.ndarray | None" = None
+    on_progress: Callable[[int, int], None] | None = None
     batch_faces: int = 8
     few_steps: int | None = None
     prompt: str | None = None
@@ -193,6 +196,8 @@ class PhotoOptions:
         if not isinstance(self.accept_recognizable, bool):
             raise TypeError(f"`accept_recognizable` must be True or False, got {self.accept_recognizable!r}.")
         self._check_identity()
+        if not (self.on_progress is None or callable(self.on_progress)):
+            raise TypeError(f"`on_progress` must be a function, got {type(self.on_progress).__name__}.")
         if not isinstance(self.prompt, (str, NoneType)):
             raise TypeError(f"`prompt` must be a text, got {type(self.prompt).__name__}.")
         if self.keep_mask is not None and not isinstance(self.keep_mask, PIL.Image.Image):

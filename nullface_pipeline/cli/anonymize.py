@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from nullface_pipeline.cli import options
@@ -24,6 +23,7 @@ from nullface_pipeline.cli.console import (
 from nullface_pipeline.cli.dry_run import look_for_faces
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
+from nullface_pipeline.cli.progress import PhotoProgress
 from nullface_pipeline.cli.stream import anonymize_stream
 
 
@@ -212,17 +212,15 @@ def _run(
     pipe = load_model(asked)
     # Who is who is told by all photos, also those that are done.
     people = find_people(pipe.face_analyser, read_album(jobs)) if asked.same_face else None
-    hide_faces = face_hider(pipe, asked, people, asked.skip_numbers(jobs))
+    progress = PhotoProgress(pipe, asked.photo_options, len(pending))
+    hide_faces = face_hider(pipe, asked, people, asked.skip_numbers(jobs), progress.on_faces)
     outcomes = anonymize_photos(hide_faces, pending, asked.keep_metadata, made_by, record.add)
     results: "list[PhotoOutcome]" = []
-    faces = 0
-    with _progress() as progress:
-        task = progress.add_task("photos", total=len(pending), faces=0)
+    with progress.bar:
         for outcome in outcomes:
             outcome = replace(outcome, reason=as_options(outcome.reason))
             results.append(outcome)
-            faces += len(outcome.faces)
-            progress.update(task, advance=1, faces=faces)
+            progress.on_photo(len(outcome.faces))
             _tell(outcome, asked.report)
             if asked.on_failure is options.OnFailure.error and outcome.not_hidden:
                 break
@@ -238,17 +236,6 @@ def _tell(outcome: "PhotoOutcome", report: Path | None) -> None:
         error_console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)
     if report is not None:
         append_to_report(report, outcome)
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[faces]} faces"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console)
 
 
 def outcomes_table(outcomes: "list[PhotoOutcome]", model: str) -> Table:

@@ -22,6 +22,7 @@ from nullface_pipeline.cli.console import (
     tell_demonstration,
 )
 from nullface_pipeline.cli.exit_codes import ExitCode
+from nullface_pipeline.cli.progress import ShardProgress
 from nullface_pipeline.cli.threads import limit_threads
 
 
@@ -225,15 +226,21 @@ def _go_through(asked: AskedDataset, job: "DatasetJob", shards: "list[Shard]") -
     quiet_libraries()
     limit_threads(asked.model)
     console.print(f"{len(shards)} shard(s) to do.")
+    progress = ShardProgress(shards)
     found: "Iterable[ShardOutcome]"
     if asked.engine is options.Engine.ray:
         found = run_ray(job, shards, str(asked.address), asked.workers)
+    elif asked.engine is options.Engine.accelerate:
+        found = run_accelerate(job, shards)
     else:
-        found = (run_local if asked.engine is options.Engine.local else run_accelerate)(job, shards)
+        found = run_local(job, shards, progress.on_photo)
     outcomes = []
-    for outcome in found:
-        outcomes.append(outcome)
-        _tell(outcome)
+    # Several processes of `accelerate launch` cannot share a line of the terminal.
+    with contextlib.nullcontext() if asked.engine is options.Engine.accelerate else progress.bar:
+        for outcome in found:
+            outcomes.append(outcome)
+            progress.on_shard(outcome)
+            _tell(outcome)
     # Once a run, of which `accelerate launch` starts several processes.
     if asked.model == "tiny" and outcomes and os.environ.get("RANK", "0") == "0":
         tell_demonstration()

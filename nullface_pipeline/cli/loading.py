@@ -1,6 +1,7 @@
 """The model that `nullface anonymize` was asked for, and what it is to do with each photo."""
 
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +35,18 @@ def load_model(asked: AskedOfFaces) -> Any:
 
 
 def face_hider(
-    pipe: Any, asked: Asked, people: Any | None = None, skip_numbers: dict[str, list[int]] | None = None
+    pipe: Any,
+    asked: Asked,
+    people: Any | None = None,
+    skip_numbers: dict[str, list[int]] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> "Anonymize":
     """What hides the faces of a photo of this name, see `PhotoJob.name`, or one line and exit code 1.
 
     Args:
         people (`np.ndarray`, *optional*): (P, 512), see `PhotoOptions`.
         skip_numbers (`dict[str, list[int]]`, *optional*): see `photo_anonymizer`.
+        on_progress (`Callable`, *optional*): see `PhotoOptions`.
     """
     from nullface_pipeline.photo_folder import photo_anonymizer
     from nullface_pipeline.photo_folder.noise import SEED_BITS
@@ -48,7 +54,7 @@ def face_hider(
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
     try:
-        options = replace(asked.photo_options, people=people)
+        options = replace(asked.photo_options, people=people, on_progress=on_progress)
         return photo_anonymizer(pipe, options, asked.judge, seed, skip_numbers)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from nullface_pipeline.cli import options
@@ -18,6 +18,7 @@ from nullface_pipeline.cli.asked import AskedOfFaces
 from nullface_pipeline.cli.console import as_options, console, error_console, fail, show, tell_demonstration
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import load_model
+from nullface_pipeline.cli.progress import make_progress
 from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
 
 
@@ -330,16 +331,21 @@ def _finish(
 
 def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | None], None]:
     task = progress.add_task(show(job.source.name), total=None, step="")
+    present = ""
 
     def tell(step: str, done: int, total: int | None) -> None:
+        nonlocal present
+        if step != present:
+            # Each step has a rate and a remaining time of its own.
+            progress.reset(task, total=total, step=step)
+            present = step
         progress.update(task, completed=done, total=total, step=step)
 
     return tell
 
 
 def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), TextColumn("{task.fields[step]}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, console=console, transient=True)
+    return make_progress("{task.fields[step]}", MofNCompleteColumn(), rate="frames", transient=True)
 
 
 def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:

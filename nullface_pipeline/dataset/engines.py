@@ -2,7 +2,7 @@
 
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from nullface_pipeline.dataset.job import DatasetJob
@@ -10,10 +10,17 @@ from nullface_pipeline.dataset.shards import Shard
 from nullface_pipeline.dataset.worker import ShardOutcome, ShardWorker
 
 
-def run_local(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcome]:
-    """One shard after the other, in this process."""
+def run_local(
+    job: DatasetJob, shards: list[Shard], on_photo: Callable[[], None] | None = None
+) -> Iterator[ShardOutcome]:
+    """One shard after the other, in this process.
+
+    Args:
+        on_photo (`Callable`, *optional*): called after each photo.
+    """
     if shards:
         worker = ShardWorker(job)
+        worker.on_photo = on_photo
         for shard in shards:
             yield worker.run(shard)
 

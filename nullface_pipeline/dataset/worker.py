@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -47,6 +48,9 @@ class ShardWorker:
     Args:
         job (`DatasetJob`): what to do.
 
+    Attributes:
+        on_photo (`Callable`, *optional*): called after each photo.
+
     Raises:
         ImportError, OSError, RuntimeError, TypeError, ValueError: if a model cannot be loaded.
     """
@@ -60,6 +64,7 @@ class ShardWorker:
         pipe = load_model_set(job.model, job.device, dtype, job.detection_threshold)
         self._job = job
         self._anonymize = photo_anonymizer(pipe, job.options, job.judge, job.seed)
+        self.on_photo: Callable[[], None] | None = None
         self._device = torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else pipe.device.type
         self._evaluations = 0
         pipe.unet.register_forward_hook(self._count_evaluations)
@@ -106,6 +111,8 @@ class ShardWorker:
         """The result, seconds, and sample evaluations of the UNet."""
         started, before = time.perf_counter(), self._evaluations
         hidden = hide_photo(self._anonymize, row.id, read)
+        if self.on_photo is not None:
+            self.on_photo()
         return hidden, time.perf_counter() - started, self._evaluations - before
 
     def _write(self, rows: ShardRows, row: Row, hidden: HiddenPhoto, seconds: float, evaluations: int) -> PhotoLine:
