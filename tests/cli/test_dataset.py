@@ -83,7 +83,7 @@ def test_an_empty_source_is_an_error_before_anything_is_loaded(tmp_path):
     run = subprocess.run(
         command, env={**os.environ, "XDG_STATE_HOME": str(tmp_path / "state")}, capture_output=True, text=True
     )
-    assert run.returncode == 1 and "no Parquet files" in run.stderr and run.stdout.strip() == "False"
+    assert run.returncode == 2 and "no Parquet files" in run.stderr and run.stdout.strip() == "False"
     assert not (tmp_path / "state").exists(), "no seed is drawn"
 
 

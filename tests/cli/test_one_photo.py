@@ -101,7 +101,7 @@ def test_who_agreed_is_spared(photo, tmp_path):
 def test_knobs_reach_the_pipeline(photo, tmp_path):
     results = []
     for number, knob in enumerate(
-        [(), ("--identity-scale", "2"), ("--identity-angle", "90"), ("--guidance-scale", "1")]
+        [(), ("--identity-scale", "2"), ("--opposite", "--identity-angle", "90"), ("--guidance-scale", "1")]
     ):
         result = invoke_as_main("anonymize", photo, "-o", tmp_path / str(number), *QUICK, *knob)
         assert result.exit_code == 0, result.output
