@@ -33,8 +33,8 @@ class FaceTarget:
         wider_mask (`np.ndarray`): the same for faces that are tried again.
         parts (`tuple[np.ndarray, ...]`): (size, size) bool, the face and its inner part, as far as the photo shows them.
         seed (`int` or `None`): of its noise.
-        identity (`np.ndarray`): (512,) whom the new face is to be unlike: as the photo shows the person, or as all that is
-            known of the person does. The result is always compared with the photo.
+        identity (`np.ndarray`): (512,) identity to move away from: the embedding of this face, or the mean of all
+            known faces of the person. The result is always compared with the photo.
         attempts (`int`): made so far.
         result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, of the latest attempt.
         similarity (`float`): of the latest attempt to the person; infinite before the first.

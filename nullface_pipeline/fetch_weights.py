@@ -90,7 +90,7 @@ def _fetch_from_hub(weights: HubWeights) -> None:
     folder = Path(snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns))
     if weights.path is None:
         raise OSError(f"{weights.source} does not hold all of {', '.join(weights.files)}.")
-    changed = [name for name, expected in weights.files.items() if _sha256(folder / name) != expected]
+    changed = [name for name, expected in weights.files.items() if file_hash(folder / name) != expected]
     # The other files can only be compared with what the Hub says of them.
     verified = HfApi().verify_repo_checksums(weights.source, revision=weights.revision)
     changed += [mismatch["path"] for mismatch in verified.mismatches]
@@ -124,7 +124,7 @@ def _fetch_release(weights: ReleaseWeights) -> None:
 
 
 def _compare(file: Path, weights: ReleaseWeights) -> None:
-    if _sha256(file) != weights.sha256:
+    if file_hash(file) != weights.sha256:
         file.unlink()
         raise OSError(_changed(weights.source))
 
@@ -132,13 +132,14 @@ def _compare(file: Path, weights: ReleaseWeights) -> None:
 def _compare_unpacked(weights: ReleaseWeights) -> None:
     """InsightFace loads any ONNX file of the folder, so one that is not of the archive counts as changed."""
     for file in sorted(weights.place.glob("*.onnx")) if weights.unpacked else ():
-        if _sha256(file) != weights.unpacked.get(file.name):
+        if file_hash(file) != weights.unpacked.get(file.name):
             raise OSError(
                 f"{file} is not what was published: its hash is another. Delete the folder {weights.place}; fetch it again."
             )
 
 
-def _sha256(file: Path) -> str:
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

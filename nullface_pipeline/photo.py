@@ -246,8 +246,7 @@ def find_spared_faces(
 
     Raises:
         FaceToSkipError: if a box does not belong to exactly one face.
-        ValueError: if a reference photo does not show exactly one face. A person of a reference photo who is not in this
-            photo is no error.
+        ValueError: if a reference photo does not show exactly one face. The person may be absent from this photo.
     """
     spared: list[DetectedFace] = []
     for wanted in read_references(analyser, skip_faces):
@@ -264,7 +263,7 @@ def face_in_box(faces: list[DetectedFace], box: Sequence[float]) -> DetectedFace
     """The face at a box (x0, y0, x1, y1), or the only one that a larger box encloses.
 
     Raises:
-        FaceToSkipError: if there is none or more than one; the faces are listed with their numbers.
+        FaceToSkipError: if no face or more than one matches. The message lists the faces with their numbers.
     """
     wanted = np.array(box)
     found = [face for face in faces if is_same_place(face.box, wanted)]
@@ -281,7 +280,7 @@ def numbered_face(faces: list[DetectedFace], number: int) -> DetectedFace:
     """A face by its number, counted from 1 in the order in which faces are found, as in previews.
 
     Raises:
-        FaceToSkipError: if there is none; the faces are listed with their numbers.
+        FaceToSkipError: if no face has this number. The message lists the faces with their numbers.
     """
     if not 1 <= number <= len(faces):
         raise FaceToSkipError(f"`skip_faces` names the face {number}, which was not found. {list_faces(faces)}")

@@ -129,7 +129,7 @@ class PhotoOptions:
         judge (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
             either, by the same threshold.
         identity (`str`): how the new identity is chosen. `"random"` rotates the embedding towards a random identity until
-            the result is no more similar to the person than a random stranger is, with fresh noise; it takes two to
+            its similarity to the person is that of a random stranger, with fresh noise; it takes two to
             three times the work of `"opposite"`, the paper's way, which negates the embedding and can be found by an
             attacker who looks for the least similar person. `"consistent"` gives each of `people` one new face in all
             photos of an album.

@@ -480,7 +480,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False) as page:
         concurrency_limit=1,
         api_visibility="private",
     )
-    # The named endpoints of the API are events of two buttons that nobody sees.
+    # The named endpoints of the API are events of two hidden buttons.
     gr.Button(visible=False).click(
         anonymize_upload,
         [upload, preset, keep, cover],

@@ -159,18 +159,25 @@ def train(args: argparse.Namespace) -> None:
     logger.info("exported: validation PSNR %.2f dB", validation_psnr(exported, validation, device))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the autoencoder of nullface-tiny.")
+def autoencoder_parser(
+    description: str | None, output: Path, minutes: float, batch_size: int, lr: float
+) -> argparse.ArgumentParser:
+    """Options of the training of an autoencoder, with these defaults."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--output", type=Path, default=RUNS / "vae_128")
+    parser.add_argument("--output", type=Path, default=output)
     parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--minutes", type=float, default=35.0, help="wall-clock budget, all runs together")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--minutes", type=float, default=minutes, help="wall-clock budget, all runs together")
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--lr", type=float, default=lr)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = autoencoder_parser("Train the autoencoder of nullface-tiny.", RUNS / "vae_128", 35.0, 16, 2e-3).parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(args.threads)
     train(args)

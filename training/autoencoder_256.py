@@ -19,7 +19,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from training.autoencoder import LATENT_NOISE, load_crops, reconstruction_loss, to_tensor
+from training.autoencoder import LATENT_NOISE, autoencoder_parser, load_crops, reconstruction_loss, to_tensor
 from training.critic import critic_loss, realism_loss
 from training.denoiser_export import drop_odd_settings
 from training.loop import RUNS, Budget, Every, cosine_rate, save_checkpoint
@@ -332,18 +332,9 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
+    parser = autoencoder_parser(__doc__, Path("nullface_pipeline/tiny/model/vae"), 100.0, 8, 5e-4)
     parser.add_argument("--large-data", default="../shared/data/portraits_large.parquet", help="those at full size")
     parser.add_argument("--autoencoder", type=Path, default=RUNS / "vae_128", help="the 128 px autoencoder")
-    parser.add_argument("--output", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--minutes", type=float, default=100.0, help="wall-clock budget, all runs together")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(args.threads)

@@ -64,7 +64,7 @@ def show_licences(missing: "list[Weights]") -> None:
 
 
 def ask(accepted: bool) -> None:
-    """Go on, or exit with 1."""
+    """Return if the licences are accepted, else exit: with `usage` without a terminal to ask on."""
     if not accepted and not on_a_terminal():
         fail(
             "The licences have to be accepted: read them, and give the command again with --accept-licences.",

@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -229,18 +229,10 @@ def _run(
 
 def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> PhotoOptions:
     """The options with all that depends on the model, or one line and exit code 1."""
-    from nullface_pipeline.face_identity import load_face_analyser
-    from nullface_pipeline.fetch_weights import fetch_pack
-    from nullface_pipeline.photo import check_pipeline, read_references
+    from nullface_pipeline.photo_folder.one_file import with_loaded_models
 
     try:
-        judge = None
-        if asked.judge is not None:
-            fetch_pack(asked.judge)
-            judge = load_face_analyser(asked.judge)
-        people = read_references(pipe.face_analyser, face_options.skip_faces)
-        face_options = replace(face_options, judge=judge, skip_faces=people)
-        check_pipeline(pipe, face_options)
+        return with_loaded_models(pipe, face_options, asked.judge)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)
     return face_options

@@ -76,7 +76,7 @@ class Place:
         return f"{root.rstrip('/')}/{name}".removeprefix("" if root else "/")
 
     def names(self) -> list[str]:
-        """All files below, sorted; none if there is no such folder.
+        """All files below, sorted; empty if the folder does not exist.
 
         Raises:
             ShardError: if a name is absolute, or has an empty part, `.` or `..`.

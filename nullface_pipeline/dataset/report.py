@@ -91,7 +91,7 @@ def write_report(
 
 
 def read_hashes(reports: Place, name: str) -> ShardHashes | None:
-    """The hashes in the report on a shard; None if there is no report, or one that is damaged or older."""
+    """The hashes in the report on a shard; None if the report is missing, damaged or of an older version."""
     try:
         with reports.open(name) as file:
             return ShardHashes(**_about_shard(pq.read_schema(file))["sha256"])

@@ -20,7 +20,7 @@ class Row:
 
 @dataclass(frozen=True)
 class ShardHashes:
-    """SHA-256 in hexadecimal of what a shard was read from and of its result; None if there is no such file."""
+    """SHA-256 in hexadecimal of the source and the result of a shard; None for a missing file."""
 
     source: str | None
     result: str | None

@@ -13,9 +13,10 @@ import numpy as np
 import onnxruntime
 from skimage.transform import SimilarityTransform
 
-from nullface_pipeline.evaluation.judges import MissingModelError, file_hash
+from nullface_pipeline.evaluation.judges import MissingModelError
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_parsing import IMAGENET_MEAN, IMAGENET_STD
+from nullface_pipeline.fetch_weights import file_hash
 
 
 # Where dlib's face detector sees the box of an aligned face, in sides of the crop: how far below its centre, and how

@@ -4,7 +4,6 @@ A recognizer that steered a method flatters it: nullface-tiny's own, InsightFace
 and whatever its user says steered one. It is asked all the same, and labelled *not independent*.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -15,6 +14,7 @@ from skimage.transform import SimilarityTransform
 from nullface_pipeline.evaluation.tables import normalized
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import FACEID_RECOGNIZER, FaceLocation, embed_face, locate_faces
+from nullface_pipeline.fetch_weights import file_hash
 from nullface_pipeline.model_sets import load_detector
 
 
@@ -233,9 +233,3 @@ def load_analyser(name: str) -> Any:
         return load_detector(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise MissingModelError(f"needs InsightFace's pack {name}, which could not be loaded or fetched") from error
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file of weights."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

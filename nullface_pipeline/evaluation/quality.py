@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from nullface_pipeline.evaluation.judges import MissingModelError, file_hash
+from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.fetch_weights import file_hash
 
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"

@@ -15,8 +15,8 @@ def write_whole(path: Path, data: bytes, source: Path | None = None) -> None:
     """The file under its name, complete and on the disk, or nothing.
 
     Args:
-        source (`Path`, *optional*): the file that the data were made from; nobody can read the new one who cannot read
-            this one.
+        source (`Path`, *optional*): the file that the data were made from. The new file is readable only by users who
+            can read this one.
     """
     with whole_file(path) as temporary, temporary.open("xb") as file:
         if source is not None:

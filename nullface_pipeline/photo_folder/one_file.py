@@ -32,18 +32,9 @@ def photo_anonymizer(
             their numbers in its preview.
 
     Raises:
-        ImportError, OSError, RuntimeError, TypeError, ValueError: if the judge cannot be loaded, or the pipeline does not do for
-            the options, or a reference photo of `skip_faces` does not show one face.
+        ImportError, OSError, RuntimeError, TypeError, ValueError: as `with_loaded_models`.
     """
-    from nullface_pipeline.face_identity import load_face_analyser
-    from nullface_pipeline.fetch_weights import fetch_pack
-    from nullface_pipeline.photo import check_pipeline, read_references
-
-    if judge is not None:
-        fetch_pack(judge)
-        options = replace(options, judge=load_face_analyser(judge))
-    check_pipeline(pipe, options)
-    options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
+    options = with_loaded_models(pipe, options, judge)
 
     def anonymize(file: PhotoFile, name: str) -> AnonymizedPhoto:
         # In an album, noise depends on the person and not on the photo.
@@ -53,6 +44,27 @@ def photo_anonymizer(
         return anonymize_file(pipe, file, own)
 
     return anonymize
+
+
+def with_loaded_models(pipe: Any, options: PhotoOptions, judge: str | None) -> PhotoOptions:
+    """The options with the second recognizer loaded and each reference photo embedded, checked against the pipeline.
+
+    Args:
+        judge (`str`, *optional*): the InsightFace pack of `PhotoOptions.judge`, by name or folder.
+
+    Raises:
+        ImportError, OSError, RuntimeError, TypeError, ValueError: if the judge cannot be loaded, the pipeline does not
+            suit the options, or a reference photo of `skip_faces` does not show exactly one face.
+    """
+    from nullface_pipeline.face_identity import load_face_analyser
+    from nullface_pipeline.fetch_weights import fetch_pack
+    from nullface_pipeline.photo import check_pipeline, read_references
+
+    if judge is not None:
+        fetch_pack(judge)
+        options = replace(options, judge=load_face_analyser(judge))
+    check_pipeline(pipe, options)
+    return replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
 
 
 def _numbered_boxes(analyser: Any, file: PhotoFile, numbers: Sequence[int]) -> list[Any]:

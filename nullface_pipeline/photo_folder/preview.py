@@ -26,7 +26,7 @@ FRAME = (255, 196, 0)
 def write_preview(detector: Any, job: PhotoJob) -> tuple[list[DetectedFace], Path]:
     """Look for the faces of one photo and write its preview beside where the result would be.
 
-    The preview shows the photo, so it is readable by nobody who cannot read that.
+    The preview shows the photo, so it is readable only by users who can read that.
 
     Args:
         detector (`insightface.app.FaceAnalysis`): detection and recognition.

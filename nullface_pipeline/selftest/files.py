@@ -4,7 +4,6 @@ nullface-tiny has a list of its own. Weights are compared with the hashes in thi
 are named after the hash that the Hub gave for them: SHA-256 of large files, git's of small ones.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils.sha import git_hash
 
 from nullface_pipeline.face_parsing import BISENET_SHA256, bisenet_path
+from nullface_pipeline.fetch_weights import file_hash
 from nullface_pipeline.selftest.findings import Finding, part_of_file
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from nullface_pipeline.weights import BUFFALO_L, WEIGHT_SETS, HubWeights
@@ -62,5 +62,4 @@ def has_hash(path: Path, expected: str) -> bool:
         return False
     if len(expected) == 40:
         return git_hash(path.read_bytes()) == expected
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == expected
+    return file_hash(path) == expected

@@ -397,7 +397,7 @@ def is_only_new(
     after: np.ndarray,
     seen: list[DetectedFace],
 ) -> bool:
-    """Whether a face that was not known before is only a part of a new one, or a head around it that matches nobody."""
+    """Whether a face that was not known before is only a part of a new one, or a head around it that does not match the person."""
     if is_part_of_new_face(face, hidden):
         return True
     features = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])

@@ -27,7 +27,7 @@ REACH = 1.5
 LONGEST_GAP = 2.0
 SPEED = 2.0
 
-# Detection score that a face reaches in at least one frame of its track, unless it is no more than a false detection.
+# Detection score that a real face reaches in at least one frame of its track.
 CLEAR_SCORE = 0.6
 
 # A detector may take a mouth for a face. Such a track lies within another one, by so much of each of its boxes in so many

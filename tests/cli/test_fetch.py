@@ -26,7 +26,7 @@ def fetch(*arguments):
 
 def test_nothing_is_fetched_before_the_licences_are_accepted(pack):
     result = fetch("faces")
-    assert result.exit_code == 1 and "--accept-licences" in result.stderr
+    assert result.exit_code == 2 and "--accept-licences" in result.stderr
     assert "MB: research only, non-commercial" in result.stdout and pack.licence_page in result.stdout
     assert not list(pack.place.parent.iterdir())
 
