@@ -123,7 +123,7 @@ def test_pipeline_call_signature():
     assert [name for name, parameter in parameters.items() if parameter.default is parameter.empty] == ["image"]
     assert {"num_inference_steps", "guidance_scale", "generator", "output_type", "return_dict"} <= parameters.keys()
     documentation = StableDiffusionNullFacePipeline.__call__.__doc__
-    assert ">>> pipe = DiffusionPipeline.from_pretrained(" in StableDiffusionNullFacePipeline.__doc__
+    assert ">>> pipe = DiffusionPipeline.from_pretrained(" in documentation
     assert [name for name in parameters if f"    {name} (" not in documentation] == []
 
 

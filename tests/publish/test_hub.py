@@ -132,7 +132,7 @@ def test_pipeline_repository_is_code_and_no_weights(make_files):
 def test_model_index_names_the_class_and_its_components():
     index = json.loads(model_files()["model_index.json"])
     assert index["_class_name"] == ["pipeline", "StableDiffusionNullFacePipeline"]
-    assert {name for name in index if not name.startswith("_")} == set(hub.COMPONENTS)
+    assert {name for name in index if not name.startswith("_")} == {*hub.COMPONENTS, "presets"}
 
 
 @pytest.mark.parametrize("make_files", [pipeline_files, sdxl_files, model_files])
