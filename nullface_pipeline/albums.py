@@ -4,7 +4,6 @@ That makes a person's photos recognizable as one person's: a pseudonym, for whoe
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -13,6 +12,7 @@ from scipy.spatial.distance import squareform
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo_records import PhotoRefusedError
+from nullface_pipeline.protocols import FaceAnalyser
 
 
 # How much more alike than what is taken for the same person two groups of faces have to be to be one person's: to give
@@ -23,7 +23,7 @@ JOIN_MARGIN = 0.05
 _NEVER = 1e12
 
 
-def find_people(analyser: Any, photos: Iterable[np.ndarray]) -> np.ndarray:
+def find_people(analyser: FaceAnalyser, photos: Iterable[np.ndarray]) -> np.ndarray:
     """The people in some photos, for `PhotoOptions.people`.
 
     Args:

@@ -25,6 +25,7 @@ from diffusers.utils import is_peft_available, logging
 
 from .face_identity import DETECTION_THRESHOLD, FACEID_RECOGNIZER, load_face_analyser, recognizer_name
 from .face_parsing import load_face_parser
+from .protocols import FaceAnalyser, FaceSegmenter
 
 
 FACEID_REPOSITORY = "h94/IP-Adapter-FaceID"
@@ -43,8 +44,8 @@ class FaceAdapterMixin:
     """
 
     unet: Any
-    face_analyser: Any = None
-    face_parser: Any = None
+    face_analyser: FaceAnalyser = None  # type: ignore[assignment]  # until `load_face_models`
+    face_parser: FaceSegmenter = None  # type: ignore[assignment]  # until `load_face_models`
     _execution_device: Any
     _lora_loadable_modules: list[str]
     load_ip_adapter: Any
@@ -130,8 +131,8 @@ class FaceAdapterMixin:
 
     def load_face_models(
         self,
-        face_analyser: str | Path | Any = "buffalo_l",
-        face_parser: str | Path | Any | None = "bisenet",
+        face_analyser: str | Path | FaceAnalyser = "buffalo_l",
+        face_parser: str | Path | FaceSegmenter | None = "bisenet",
         providers: list[str] | None = None,
         detection_threshold: float = DETECTION_THRESHOLD,
         detection_size: tuple[int, int] | None = None,
@@ -154,7 +155,7 @@ class FaceAdapterMixin:
                 Width and height that a photo is scaled to for detection; InsightFace's default if not given.
         """
         self.face_analyser = load_face_analyser(face_analyser, providers, detection_threshold, detection_size)
-        self.face_parser = None if face_parser is None else load_face_parser(face_parser, self._execution_device)
+        self.face_parser = face_parser and load_face_parser(face_parser, self._execution_device)  # type: ignore[assignment]
         self._warn_of_other_recognizer()
 
     def save_pretrained(self, save_directory: str | Path, **kwargs):

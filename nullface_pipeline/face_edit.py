@@ -10,10 +10,11 @@ from .face_search import SAME_BOX, overlap, search_faces
 from .face_target import FaceTarget, paste_all
 from .identity_choices import IDENTITY_CHOICES
 from .photo_records import PhotoOptions
+from .protocols import FaceAnalyser, NullFacePipeline
 
 
 def hide_faces(
-    pipe: Any, pixels: np.ndarray, targets: list[FaceTarget], options: PhotoOptions, threshold: float
+    pipe: NullFacePipeline, pixels: np.ndarray, targets: list[FaceTarget], options: PhotoOptions, threshold: float
 ) -> tuple[list[FaceTarget], list[DetectedFace]]:
     """Anonymize the targets, and those that still resemble the person again, stronger each time.
 
@@ -23,7 +24,7 @@ def hide_faces(
     Returns:
         The targets, and all faces found in the photo with the last attempts in it.
     """
-    analysers = [pipe.face_analyser] if options.judge is None else [pipe.face_analyser, options.judge]
+    analysers = [pipe.face_analyser] if options.verifier is None else [pipe.face_analyser, options.verifier]
     identity = IDENTITY_CHOICES[options.identity]
     settings = options.settings(pipe.presets)
     seen: list[DetectedFace] = []
@@ -71,7 +72,7 @@ def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
 
 
 def closest_similarity(
-    analysers: list[Any], before: np.ndarray, after: np.ndarray, face: DetectedFace, seen: list[DetectedFace]
+    analysers: list[FaceAnalyser], before: np.ndarray, after: np.ndarray, face: DetectedFace, seen: list[DetectedFace]
 ) -> float:
     """The highest similarity that any of the recognizers sees between a face before and after.
 

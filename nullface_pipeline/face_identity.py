@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from diffusers.utils.torch_utils import randn_tensor
 
 from .photo_records import FaceNotHiddenError
+from .protocols import FaceAnalyser
 
 
 # The recognizer whose embeddings the published FaceID adapters were trained on, as its file in the pack "buffalo_l".
@@ -78,11 +79,11 @@ class DetectedFace(FaceLocation):
 
 
 def load_face_analyser(
-    source: str | Path | Any = "buffalo_l",
+    source: str | Path | FaceAnalyser = "buffalo_l",
     providers: list[str] | None = None,
     detection_threshold: float = DETECTION_THRESHOLD,
     detection_size: tuple[int, int] | None = None,
-) -> Any:
+) -> FaceAnalyser:
     """Load an InsightFace `FaceAnalysis`, or return the ready object given.
 
     Args:
@@ -142,20 +143,20 @@ def default_providers() -> list[str]:
     return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
 
 
-def recognizer_name(analyser: Any) -> str:
+def recognizer_name(analyser: FaceAnalyser) -> str:
     """File name of an analyser's recognizer, or "" where it has no file."""
     recognizer = getattr(analyser, "models", {}).get("recognition")
     return Path(getattr(recognizer, "model_file", None) or "").name
 
 
-def same_person_similarity(analyser: Any) -> float:
+def same_person_similarity(analyser: FaceAnalyser) -> float:
     """The cosine similarity from which on two embeddings of an analyser count as the same person's."""
     session = getattr(getattr(analyser, "models", {}).get("recognition"), "session", None)
     metadata = {} if session is None else session.get_modelmeta().custom_metadata_map
     return float(metadata.get(SAME_PERSON_KEY, DEFAULT_SAME_PERSON_SIMILARITY))
 
 
-def locate_faces(analyser: Any, image: np.ndarray) -> list[FaceLocation]:
+def locate_faces(analyser: FaceAnalyser, image: np.ndarray) -> list[FaceLocation]:
     """Find every face of an (H, W, 3) uint8 RGB image, largest first, without asking who it is.
 
     Raises:
@@ -191,12 +192,12 @@ def _less_narrow(image: np.ndarray) -> np.ndarray:
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)]) if missing.any() else image
 
 
-def detect_faces(analyser: Any, image: np.ndarray) -> list[DetectedFace]:
+def detect_faces(analyser: FaceAnalyser, image: np.ndarray) -> list[DetectedFace]:
     """Find and embed every face of an (H, W, 3) uint8 RGB image, largest first."""
     return embed_faces(analyser, image, locate_faces(analyser, image))
 
 
-def embed_faces(analyser: Any, image: np.ndarray, faces: Sequence[FaceLocation]) -> list[DetectedFace]:
+def embed_faces(analyser: FaceAnalyser, image: np.ndarray, faces: Sequence[FaceLocation]) -> list[DetectedFace]:
     """Recognize faces of an (H, W, 3) uint8 RGB image, in the order given."""
     return [
         DetectedFace(face.box, face.landmarks, face.score, embed_face(analyser, image, face.landmarks))
@@ -204,7 +205,7 @@ def embed_faces(analyser: Any, image: np.ndarray, faces: Sequence[FaceLocation])
     ]
 
 
-def embed_face(analyser: Any, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+def embed_face(analyser: FaceAnalyser, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """Embed the face at known landmarks.
 
     Args:

@@ -1,7 +1,6 @@
 """What of an aligned face may change: the parsed face or an ellipse, less what is kept and what is another's."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ from .face_crops import FaceCrop
 from .face_identity import DetectedFace
 from .face_parsing import anonymization_mask, region_mask
 from .face_regions import FACE_REGIONS
+from .protocols import FaceSegmenter
 
 
 # How far beyond the parsed face its mask reaches, as a share of the crop: the parser's edge is the face's own contour.
@@ -23,7 +23,7 @@ INNER_FACE = 0.6
 
 
 def face_masks(
-    parser: Any | None, aligned: np.ndarray, landmarks: np.ndarray, keep: Sequence[str]
+    parser: FaceSegmenter | None, aligned: np.ndarray, landmarks: np.ndarray, keep: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The parsed face without what is kept, or an ellipse where the parser does not find the face; and a wider one.
 

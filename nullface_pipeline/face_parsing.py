@@ -4,7 +4,6 @@ import importlib
 import importlib.util
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from PIL import Image
 
 from .face_regions import CELEBAMASK_LABELS, FACE_REGIONS, REGIONS
+from .protocols import FaceSegmenter
 
 
 BISENET_URL = "https://github.com/xinntao/facexlib/releases/download/v0.2.0/parsing_bisenet.pth"
@@ -60,7 +60,9 @@ class FaceParser:
         return logits.argmax(dim=1)[0].cpu().numpy()
 
 
-def load_face_parser(source: str | Path | Any = "bisenet", device: str | torch.device = "cpu") -> Any:
+def load_face_parser(
+    source: str | Path | FaceSegmenter = "bisenet", device: str | torch.device = "cpu"
+) -> FaceSegmenter:
     """Load a face parser, or return the ready one given.
 
     Args:
@@ -156,7 +158,7 @@ def anonymization_mask(
     return mask
 
 
-def face_part_masks(parser: FaceParser, faces: Sequence[np.ndarray], keep: Sequence[str]) -> np.ndarray:
+def face_part_masks(parser: FaceSegmenter, faces: Sequence[np.ndarray], keep: Sequence[str]) -> np.ndarray:
     """M of Eq. 4 for aligned faces, by a face parser.
 
     Args:

@@ -7,12 +7,12 @@ each face counts once, is embedded.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from .face_identity import DetectedFace, FaceLocation, embed_faces, locate_faces
 from .photo_records import TooManyFacesError
+from .protocols import FaceAnalyser
 
 
 # Two boxes that share more than this of their union are about the same face.
@@ -35,7 +35,7 @@ TILE, TILE_OVERLAP = 1280, 320
 MAX_FACES = 1000
 
 
-def search_faces(analyser: Any, photo: np.ndarray) -> list[DetectedFace]:
+def search_faces(analyser: FaceAnalyser, photo: np.ndarray) -> list[DetectedFace]:
     """Find and embed the faces of an (H, W, 3) uint8 RGB photo, each once, largest first.
 
     Raises:
@@ -44,7 +44,7 @@ def search_faces(analyser: Any, photo: np.ndarray) -> list[DetectedFace]:
     return embed_faces(analyser, photo, search_locations(analyser, photo))
 
 
-def search_locations(analyser: Any, photo: np.ndarray) -> list[FaceLocation]:
+def search_locations(analyser: FaceAnalyser, photo: np.ndarray) -> list[FaceLocation]:
     """Find the faces of an (H, W, 3) uint8 RGB photo, each once, largest first; raises as `search_faces`."""
     size = photo.shape[:2]
     faces = locate_faces(analyser, photo)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from .face_crops import FaceCrop, edge_feather
 from .face_identity import DetectedFace, FaceLocation, embed_face
 from .face_masks import face_masks, nearest_face, parts_to_change
+from .protocols import FaceAnalyser, NullFacePipeline
 
 
 # Share of a face, and of the part with its features, that has to be free to change. With less of it, no result can be
@@ -66,7 +66,7 @@ class FaceTarget:
         """Whether there is an attempt that does not resemble the person; no number is no."""
         return self.result is not None and self.similarity < threshold
 
-    def embed(self, analyser: Any, result: np.ndarray) -> np.ndarray:
+    def embed(self, analyser: FaceAnalyser, result: np.ndarray) -> np.ndarray:
         """(512,) unit norm: who (size, size, 3) uint8 RGB shows at the face's place, once it is pasted."""
         weight = self.mask[..., None] * edge_feather(self.crop.size)[..., None]
         blended = (self.aligned + weight * (result.astype(np.float32) - self.aligned)).round().astype(np.uint8)
@@ -80,7 +80,7 @@ class FaceTarget:
 
 
 def make_target(
-    pipe: Any,
+    pipe: NullFacePipeline,
     pixels: np.ndarray,
     face: DetectedFace,
     faces: list[DetectedFace],

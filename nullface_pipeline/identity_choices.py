@@ -16,6 +16,7 @@ from .ddpm_inversion import DDPMInversion, few_step_timesteps
 from .face_masks import mask_picture
 from .face_target import FaceTarget
 from .identity_prior import AngleSearch, load_identity_prior, rotate_identity
+from .protocols import NullFacePipeline
 
 
 # How many angles are tried in one attempt.
@@ -40,7 +41,9 @@ INVERSION_SETTINGS = frozenset(
 class IdentityChoice(Protocol):
     """A way to choose new identities."""
 
-    def new_faces(self, pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+    def new_faces(
+        self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any]
+    ) -> list[np.ndarray]:
         """One attempt at a batch of faces.
 
         Args:
@@ -55,14 +58,18 @@ class IdentityChoice(Protocol):
 class OppositeIdentity:
     """The paper's identity: the negated embedding (section 3.3), with the noise maps of the photo."""
 
-    def new_faces(self, pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+    def new_faces(
+        self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any]
+    ) -> list[np.ndarray]:
         return edit(pipe, targets, generator=noise_generators(targets) or None, **pipeline_settings(settings))
 
 
 class ConsistentIdentity:
     """The negated embedding with noise drawn for the person, so that nothing else of a photo tells the faces apart."""
 
-    def new_faces(self, pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+    def new_faces(
+        self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any]
+    ) -> list[np.ndarray]:
         inversion, settings = fresh_inversion(pipe, targets, settings, noise_generators(targets))
         return edit(pipe, targets, inversion=inversion, **settings)
 
@@ -70,7 +77,9 @@ class ConsistentIdentity:
 class RandomIdentity:
     """A random identity, as far from the opposite one as makes the result look like neither of the two."""
 
-    def new_faces(self, pipe: Any, targets: list[FaceTarget], settings: dict[str, Any]) -> list[np.ndarray]:
+    def new_faces(
+        self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any]
+    ) -> list[np.ndarray]:
         generators = noise_generators(targets)
         inversion, settings = fresh_inversion(pipe, targets, settings, generators)
         embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
@@ -102,7 +111,7 @@ IDENTITY_CHOICES: dict[str, IdentityChoice] = {
 }
 
 
-def edit(pipe: Any, targets: list[FaceTarget], **arguments: Any) -> list[np.ndarray]:
+def edit(pipe: NullFacePipeline, targets: list[FaceTarget], **arguments: Any) -> list[np.ndarray]:
     """The pipeline on the faces of some targets, with their identities and masks; (size, size, 3) uint8 RGB each."""
     images = pipe(
         [PIL.Image.fromarray(target.aligned) for target in targets],
@@ -114,7 +123,7 @@ def edit(pipe: Any, targets: list[FaceTarget], **arguments: Any) -> list[np.ndar
 
 
 def fresh_inversion(
-    pipe: Any, targets: list[FaceTarget], settings: dict[str, Any], generators: list[torch.Generator]
+    pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any], generators: list[torch.Generator]
 ) -> tuple[DDPMInversion, dict[str, Any]]:
     """An inversion with drawn noise inside the masks, which holds nothing of the photos, and the settings of the edit."""
     settings = pipeline_settings(settings)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .photo_records import EMBEDDING_SIZE
+from .protocols import FaceAnalyser
 
 
 # Beside a recognizer's own file.
@@ -81,7 +81,7 @@ class IdentityPrior:
         return F.normalize(self.mean + draw[:, :axes] @ self.axes + self.rest * others, dim=-1)
 
 
-def load_identity_prior(analyser: Any) -> IdentityPrior:
+def load_identity_prior(analyser: FaceAnalyser) -> IdentityPrior:
     """The identity prior in the folder of an analyser's recognizer, or a uniform one."""
     recognizer = getattr(analyser, "models", {}).get("recognition")
     file = getattr(recognizer, "model_file", None)

@@ -10,6 +10,7 @@ from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analy
 from nullface_pipeline.fetch_weights import fetch_missing
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.pipeline_sdxl import StableDiffusionXLNullFacePipeline
+from nullface_pipeline.protocols import FaceAnalyser
 from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
 from nullface_pipeline.weights import FACE_MODELS, MODELS, WEIGHT_SETS
 
@@ -85,7 +86,7 @@ def default_dtype(name: str, device: str) -> torch.dtype:
     return torch.bfloat16 if multiplies_bfloat16 and name != "tiny" else torch.float32
 
 
-def compile_unet(pipe: Any) -> None:
+def compile_unet(pipe: StableDiffusionNullFacePipeline) -> None:
     """Compile the UNet in place, FaceID's LoRA fused into it: compiled code would add it up layer by layer."""
     if has_face_lora(pipe.unet):
         pipe.fuse_lora(["unet"], adapter_names=[FACE_LORA_NAME])
@@ -98,7 +99,7 @@ def pipeline_class(model: str) -> type[Any]:
     return StableDiffusionXLNullFacePipeline if "text_encoder_2" in components else StableDiffusionNullFacePipeline
 
 
-def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THRESHOLD) -> Any:
+def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THRESHOLD) -> FaceAnalyser:
     """Only the part of a model set that finds faces: an InsightFace `FaceAnalysis`."""
     if name == "tiny":
         return load_face_analyser(TINY_FOLDER / "face_models", detection_threshold=detection_threshold)

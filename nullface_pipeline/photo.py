@@ -33,11 +33,12 @@ from .photo_records import (
     PhotoOptions,
     keyed_number,
 )
+from .protocols import FaceAnalyser, NullFacePipeline
 
 
 Face = TypeVar("Face", bound=FaceLocation)
 
-# How much more than what is taken for the same person a face must resemble a reference photo to be spared. To hide
+# How much more than what is taken for the same person a face must resemble a reference photo to be kept. To hide
 # somebody who agreed to be seen costs little, the contrary costs a person's privacy.
 CONSENT_MARGIN = 0.2
 
@@ -62,18 +63,18 @@ class FoundFaces:
 
     Attributes:
         pixels (`np.ndarray`): (H, W, 3) uint8 RGB, the photo.
-        hide, cover, spare (`tuple[DetectedFace, ...]`): to be replaced, to be covered at once, to be left alone.
+        hide, cover, keep (`tuple[DetectedFace, ...]`): to be replaced, to be covered at once, to be left alone.
     """
 
     pixels: np.ndarray
     hide: tuple[DetectedFace, ...]
     cover: tuple[DetectedFace, ...]
-    spare: tuple[DetectedFace, ...]
+    keep: tuple[DetectedFace, ...]
 
     @property
     def all(self) -> list[DetectedFace]:
         """Every face, largest first."""
-        return sorted([*self.hide, *self.cover, *self.spare], key=lambda face: face.area, reverse=True)
+        return sorted([*self.hide, *self.cover, *self.keep], key=lambda face: face.area, reverse=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class FinishedFaces:
 
 
 def anonymize_photo(
-    pipe: Any, photo: PIL.Image.Image | str | os.PathLike[str], options: PhotoOptions
+    pipe: NullFacePipeline, photo: PIL.Image.Image | str | os.PathLike[str], options: PhotoOptions
 ) -> AnonymizedPhoto:
     """Body of `StableDiffusionNullFacePipeline.anonymize`; see there."""
     check_pipeline(pipe, options)
@@ -119,12 +120,12 @@ def anonymize_photo(
     return AnonymizedPhoto(image=image, faces=records(found, finished))
 
 
-def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
+def check_pipeline(pipe: NullFacePipeline, options: PhotoOptions) -> None:
     """What these options demand of the pipeline, whatever the photo.
 
     Raises:
         RuntimeError: if the face models are not loaded, or lack a recognizer or a parser that is needed.
-        TypeError: if the judge is no recognizer.
+        TypeError: if the verifier is no recognizer.
         ValueError: if the threshold is above what suits the recognizer and `accept_recognizable` is not set, or the
             people are missing who get a consistent identity.
     """
@@ -132,8 +133,8 @@ def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
         raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
     if not _recognizes(pipe.face_analyser):
         raise RuntimeError("The face models hold no recognizer, without which no result can be verified.")
-    if options.judge is not None and not _recognizes(options.judge):
-        raise TypeError("`judge` must be an InsightFace `FaceAnalysis` with a recognizer.")
+    if options.verifier is not None and not _recognizes(options.verifier):
+        raise TypeError("`verifier` must be an InsightFace `FaceAnalysis` with a recognizer.")
     if options.keep and pipe.face_parser is None:
         raise RuntimeError("`keep` needs a face parser. Call `pipe.load_face_models()` with one.")
     if options.identity == "consistent" and options.people is None:
@@ -146,18 +147,18 @@ def check_pipeline(pipe: Any, options: PhotoOptions) -> None:
         )
 
 
-def _recognizes(analyser: Any) -> bool:
+def _recognizes(analyser: FaceAnalyser) -> bool:
     return hasattr(getattr(analyser, "models", {}).get("recognition"), "get")
 
 
-def similarity_threshold(pipe: Any, options: PhotoOptions) -> float:
+def similarity_threshold(pipe: NullFacePipeline, options: PhotoOptions) -> float:
     """Similarity from which on a result still is the person: what was asked for, or what suits the recognizer."""
     if options.similarity_threshold is None:
         return same_person_similarity(pipe.face_analyser)
     return options.similarity_threshold
 
 
-def consent_threshold(pipe: Any, options: PhotoOptions) -> float:
+def consent_threshold(pipe: NullFacePipeline, options: PhotoOptions) -> float:
     """Similarity from which on a face is the person of a reference photo, and left alone."""
     suits = same_person_similarity(pipe.face_analyser) + CONSENT_MARGIN
     return max(similarity_threshold(pipe, options), suits)
@@ -192,12 +193,12 @@ def read_pixels(photo: PIL.Image.Image | str | os.PathLike[str]) -> tuple[np.nda
     return np.array(picture), icc_profile
 
 
-def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFaces:
+def find_faces(pipe: NullFacePipeline, pixels: np.ndarray, options: PhotoOptions) -> FoundFaces:
     """Find every face of an (H, W, 3) uint8 RGB photo and decide what is to become of it.
 
     Raises:
         NoFaceFoundError: if there is none.
-        ValueError: as `find_spared_faces`.
+        ValueError: as `find_kept_faces`.
     """
     faces = search_faces(pipe.face_analyser, pixels)
     if not faces:
@@ -205,16 +206,16 @@ def find_faces(pipe: Any, pixels: np.ndarray, options: PhotoOptions) -> FoundFac
             "No face was found in the photo, so nothing was anonymized and nothing is returned. If it shows one, lower "
             "`detection_threshold`."
         )
-    spared = find_spared_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold(pipe, options))
+    kept = find_kept_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold(pipe, options))
     hide: list[DetectedFace] = []
     cover: list[DetectedFace] = []
     for face in faces:
-        if face not in spared:
+        if face not in kept:
             (hide if face.longer_side >= options.min_face else cover).append(face)
-    return FoundFaces(pixels, tuple(hide), tuple(cover), tuple(spared))
+    return FoundFaces(pixels, tuple(hide), tuple(cover), tuple(kept))
 
 
-def read_references(analyser: Any, skip_faces: Sequence[Any]) -> tuple[Any, ...]:
+def read_references(analyser: FaceAnalyser, skip_faces: Sequence[Any]) -> tuple[Any, ...]:
     """`skip_faces` as in `PhotoOptions`, but each reference photo as (512,) float32, who it shows: searched once for many
     photos.
 
@@ -226,15 +227,15 @@ def read_references(analyser: Any, skip_faces: Sequence[Any]) -> tuple[Any, ...]
     )
 
 
-def _person(analyser: Any, reference: PIL.Image.Image | Path) -> np.ndarray:
+def _person(analyser: FaceAnalyser, reference: PIL.Image.Image | Path) -> np.ndarray:
     faces = search_faces(analyser, read_pixels(reference)[0])
     if len(faces) != 1:
         raise ValueError(f"A reference photo of `skip_faces` must show one face; {len(faces)} were found.")
     return faces[0].embedding
 
 
-def find_spared_faces(
-    analyser: Any, faces: list[DetectedFace], skip_faces: Sequence[Any], threshold: float
+def find_kept_faces(
+    analyser: FaceAnalyser, faces: list[DetectedFace], skip_faces: Sequence[Any], threshold: float
 ) -> list[DetectedFace]:
     """The faces of people who agreed to be seen.
 
@@ -248,15 +249,15 @@ def find_spared_faces(
         FaceToSkipError: if a box does not belong to exactly one face.
         ValueError: if a reference photo does not show exactly one face. The person may be absent from this photo.
     """
-    spared: list[DetectedFace] = []
+    kept: list[DetectedFace] = []
     for wanted in read_references(analyser, skip_faces):
         if isinstance(wanted, np.ndarray):
             alike = [(similarity(face.embedding, wanted), number) for number, face in enumerate(faces)]
             found = [faces[number] for _, number in sorted(pair for pair in alike if pair[0] >= threshold)[-1:]]
         else:
             found = [face_in_box(faces, wanted)]
-        spared += [face for face in found if face not in spared]
-    return spared
+        kept += [face for face in found if face not in kept]
+    return kept
 
 
 def face_in_box(faces: list[DetectedFace], box: Sequence[float]) -> DetectedFace:
@@ -299,7 +300,7 @@ def enclosed_share(inner: np.ndarray, outer: np.ndarray) -> float:
 
 
 def make_targets(
-    pipe: Any, found: FoundFaces, options: PhotoOptions, keep_mask: np.ndarray | None
+    pipe: NullFacePipeline, found: FoundFaces, options: PhotoOptions, keep_mask: np.ndarray | None
 ) -> list[FaceTarget]:
     """Cut out every face that is to be hidden; each has noise of its own, and a person of an album one new face."""
     identities = known_identities(pipe.face_analyser, found.hide, options.people)
@@ -324,7 +325,7 @@ def noise_seed(seed: int | None, number: int, person: np.ndarray | None) -> int 
 
 
 def known_identities(
-    analyser: Any, faces: Sequence[DetectedFace], people: np.ndarray | None
+    analyser: FaceAnalyser, faces: Sequence[DetectedFace], people: np.ndarray | None
 ) -> list[np.ndarray | None]:
     """Who of some `people` each face of a photo is; None for nobody. No two faces are one person.
 
@@ -348,7 +349,11 @@ def known_identities(
 
 
 def finish_faces(
-    pipe: Any, found: FoundFaces, targets: list[FaceTarget], seen: list[DetectedFace], options: PhotoOptions
+    pipe: NullFacePipeline,
+    found: FoundFaces,
+    targets: list[FaceTarget],
+    seen: list[DetectedFace],
+    options: PhotoOptions,
 ) -> FinishedFaces:
     """Put the new faces into the photo and cover what could not be hidden, or is seen only now.
 
@@ -403,7 +408,7 @@ def check_finished(found: FoundFaces, finished: FinishedFaces) -> None:
     done = [
         *(target.face for target in (*finished.hidden, *finished.failed)),
         *(face for face in finished.covered if any(face is old for old in found.cover)),
-        *found.spare,
+        *found.keep,
     ]
     if sorted(map(id, done)) != sorted(map(id, found.all)):
         raise FaceNotHiddenError("Not every face of the photo is accounted for; nothing is returned.")
@@ -437,10 +442,10 @@ def _box_text(face: FaceLocation) -> str:
 def records(found: FoundFaces, finished: FinishedFaces) -> tuple[FaceRecord, ...]:
     """What was done to each face."""
     return (
-        *(_record(target.face, "nullface", target.similarity, target.attempts) for target in finished.hidden),
+        *(_record(target.face, "replaced", target.similarity, target.attempts) for target in finished.hidden),
         *(_record(target.face, "covered", _tried(target), target.attempts) for target in finished.failed),
         *(_record(face, "covered") for face in finished.covered),
-        *(_record(face, "spared") for face in found.spare),
+        *(_record(face, "kept") for face in found.keep),
     )
 
 

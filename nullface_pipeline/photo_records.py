@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 
 from .face_regions import check_kept_regions
+from .protocols import FaceAnalyser
 
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 IDENTITIES = ("random", "opposite", "consistent")
 
 # What a face that cannot be replaced is covered by, see `face_covers.py`.
-COVERS = ("patch", "blur", "mosaic")
+COVERS = ("solid", "blur", "mosaic")
 
 MAX_SEED = 2**63 - 1
 
@@ -125,8 +126,8 @@ class PhotoOptions:
         max_attempts (`int`): how often a face is tried before it is covered; 1 to 20.
         on_failure (`str`): `"cover"` covers a face that still resembles the person; `"error"` raises and returns
             nothing.
-        cover (`str`): by what: `"patch"`, one colour, or what looks like a `"blur"` or a `"mosaic"` and tells no more.
-        judge (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
+        cover (`str`): by what: `"solid"`, one colour, or what looks like a `"blur"` or a `"mosaic"` and tells no more.
+        verifier (`insightface.app.FaceAnalysis`, *optional*): a second recognizer that must not know the person again
             either, by the same threshold.
         identity (`str`): how the new identity is chosen. `"random"` rotates the embedding towards a random identity until
             its similarity to the person is that of a random stranger, with fresh noise; it takes two to
@@ -163,7 +164,7 @@ class PhotoOptions:
     max_attempts: int = 3
     on_failure: str = "cover"
     cover: str = COVERS[0]
-    judge: Any | None = None
+    verifier: FaceAnalyser | None = None
     identity: str = IDENTITIES[0]
     people: "np.ndarray | None" = None
     on_progress: Callable[[int, int], None] | None = None
@@ -355,7 +356,7 @@ class FaceRecord:
         similarity (`float` or `None`): cosine between the embeddings before and after, in [-1, 1]; 1 is the same
             face. None where nothing was compared.
         attempts (`int`): how often the face was anonymized.
-        method (`str`): "nullface", "covered" or "spared".
+        method (`str`): "replaced", "covered" or "kept".
     """
 
     box: Box

@@ -43,6 +43,7 @@ from .input_checks import check_inversion_inputs  # noqa: F401
 from .photo import anonymize_photo  # noqa: F401
 from .photo_records import AnonymizedPhoto  # noqa: F401
 from .pipeline_mixin import NullFaceMixin
+from .protocols import FaceAnalyser  # noqa: F401
 from .unet_denoiser import UNetDenoiser  # noqa: F401
 
 

@@ -84,8 +84,6 @@ class NullFaceMixin(FaceAdapterMixin):
     vae: Any
     unet: Any
     scheduler: Any
-    face_analyser: Any = None
-    face_parser: Any = None
 
     # Of DiffusionPipeline
     _execution_device: Any

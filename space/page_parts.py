@@ -103,9 +103,9 @@ def describe_face(record: FaceRecord, name: str, threshold: float) -> str:
     figures = ""
     if record.similarity is not None:
         figures = f" (similarity {record.similarity:.2f}; same person from {threshold:.2f})"
-    if record.method == "spared":
+    if record.method == "kept":
         return f"{name}: left as it was, as you chose."
-    if record.method == "nullface":
+    if record.method == "replaced":
         return f"{name}: replaced. Not recognised as the same person{figures}."
     if record.attempts:
         return f"{name}: covered, because it was still recognised after {record.attempts} attempts{figures}."

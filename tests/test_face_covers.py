@@ -52,8 +52,8 @@ def test_a_cover_holds_nothing_of_the_face_but_its_mean_colour(pixels, kind):
 def test_patch_and_blur_are_one_colour_and_a_mosaic_a_few_shades_of_it(pixels):
     mask = inside(pixels)
     colours = {kind: np.unique(cover_faces(pixels, [BOX], kind)[mask], axis=0) for kind in COVERS}
-    assert len(colours["patch"]) == 1 and np.array_equal(colours["patch"], colours["blur"])
-    differences = colours["mosaic"] - colours["patch"].astype(int)
+    assert len(colours["solid"]) == 1 and np.array_equal(colours["solid"], colours["blur"])
+    differences = colours["mosaic"] - colours["solid"].astype(int)
     assert 8 < len(differences) <= 64 and (differences == differences[:, :1]).all(), "brighter or darker, not bluer"
 
 

@@ -21,7 +21,7 @@ from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.identity_choices import ANGLES, noise_generators
 from nullface_pipeline.photo import (
     find_faces,
-    find_spared_faces,
+    find_kept_faces,
     finish_faces,
     is_same_face,
     known_identities,
@@ -83,7 +83,7 @@ def test_every_face_is_replaced_and_nothing_else(pipe, group):
     outside = ~covered(before.shape[:2], [face.box for face in result.faces])
     assert outside.any() and np.array_equal(after[outside], before[outside])
     for face in result.faces:
-        assert face.method == "nullface" and face.attempts == 1 and 0.0 < face.score <= 1.0
+        assert face.method == "replaced" and face.attempts == 1 and 0.0 < face.score <= 1.0
         change = np.abs(box_pixels(after, face.box).astype(int) - box_pixels(before, face.box))
         assert change.mean() > 2.0
         assert face.similarity is not None and face.similarity < 0.999
@@ -101,7 +101,7 @@ def test_a_model_of_512_pixels_goes_through_the_same_code(pipe, astronaut):
     before, after = np.asarray(astronaut), np.asarray(result.image)
     (face,) = result.faces
     outside = ~covered(before.shape[:2], [face.box])
-    assert face.method == "nullface" and np.array_equal(after[outside], before[outside])
+    assert face.method == "replaced" and np.array_equal(after[outside], before[outside])
     assert np.abs(box_pixels(after, face.box).astype(int) - box_pixels(before, face.box)).mean() > 2.0
 
 
@@ -146,8 +146,8 @@ def test_a_second_judge_is_heard(pipe, astronaut):
 
     settings = {"seed": 0, "max_attempts": 1, "similarity_threshold": 0.99999, "accept_recognizable": True, **FAST}
     (alone,) = pipe.anonymize(astronaut, **settings).faces
-    (judged,) = pipe.anonymize(astronaut, judge=KnowsEverybody(), **settings).faces
-    assert (alone.method, judged.method) == ("nullface", "covered")
+    (judged,) = pipe.anonymize(astronaut, verifier=KnowsEverybody(), **settings).faces
+    assert (alone.method, judged.method) == ("replaced", "covered")
 
 
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
@@ -156,7 +156,7 @@ def test_people_who_lie_down_are_found(pipe, astronaut, quarter_turns):
     upright = pipe.anonymize(astronaut, seed=2, **PASSES, **FAST)
     turned = PIL.Image.fromarray(np.rot90(np.asarray(astronaut), quarter_turns).copy())
     result = pipe.anonymize(turned, seed=2, **PASSES, **FAST)
-    assert [face.method for face in result.faces] == ["nullface"]
+    assert [face.method for face in result.faces] == ["replaced"]
     after = np.rot90(np.asarray(result.image), -quarter_turns).astype(int)
     box = upright.faces[0].box
     new, old = (box_pixels(image, box).astype(int) for image in (after, astronaut))
@@ -168,7 +168,7 @@ def test_small_faces_are_covered(pipe, group):
     result = pipe.anonymize(group, seed=0, min_face=90, **PASSES, **FAST)
     sizes = {max(face.box[2] - face.box[0], face.box[3] - face.box[1]): face.method for face in result.faces}
     assert {method for size, method in sizes.items() if size < 90} == {"covered"}
-    assert {method for size, method in sizes.items() if size >= 90} == {"nullface"}
+    assert {method for size, method in sizes.items() if size >= 90} == {"replaced"}
 
 
 def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
@@ -177,16 +177,16 @@ def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
     methods = {face.box: face.method for face in by_box.faces}
     # nullface-tiny's detector may see a face too many in the finished photo, which is covered.
     fates = sorted(method for method in methods.values() if method != "covered")
-    assert fates == ["nullface", "nullface", "nullface", "spared"]
+    assert fates == ["kept", "replaced", "replaced", "replaced"]
     box = tuple(float(value) for value in faces[0].box)
-    assert methods[box] == "spared"
+    assert methods[box] == "kept"
     assert np.array_equal(box_pixels(by_box.image, box), box_pixels(group, box))
     with pytest.raises(ValueError, match="skip_faces"):
         pipe.anonymize(group, skip_faces=[(0, 0, 5, 5)], **FAST)
     by_photo = pipe.anonymize(
         astronaut, skip_faces=[astronaut], **PASSES | {"similarity_threshold": 0.9}, seed=0, **FAST
     )
-    assert [face.method for face in by_photo.faces] == ["spared"]
+    assert [face.method for face in by_photo.faces] == ["kept"]
     assert np.array_equal(np.asarray(by_photo.image), np.asarray(astronaut))
 
 
@@ -196,7 +196,7 @@ def test_photos_by_path_and_people_by_record(pipe, astronaut, tmp_path):
     result = pipe.anonymize(path, seed=0, **PASSES, **FAST)
     assert np.array_equal(result.image, pipe.anonymize(astronaut, seed=0, **PASSES, **FAST).image)
     for wanted in (result.faces[0], str(path)):
-        assert [face.method for face in pipe.anonymize(str(path), skip_faces=[wanted], **FAST).faces] == ["spared"]
+        assert [face.method for face in pipe.anonymize(str(path), skip_faces=[wanted], **FAST).faces] == ["kept"]
     with pytest.raises(ValueError, match=r"cannot be read.*nowhere\.png"):
         pipe.anonymize(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match=r"cannot be read.*nowhere\.png"):
@@ -214,8 +214,8 @@ def test_nobody_is_spared_for_a_likeness(pipe, astronaut):
     reference = detect_faces(pipe.face_analyser, np.asarray(astronaut))[0].embedding
     twin = DetectedFace(np.array([0, 0, 9, 9], np.float32), np.zeros((5, 2)), 0.9, reference)
     other = DetectedFace(np.array([20, 0, 29, 9], np.float32), np.zeros((5, 2)), 0.9, reference + 0.01)
-    assert find_spared_faces(pipe.face_analyser, [other, twin], [astronaut], 0.5) == [twin]
-    assert find_spared_faces(pipe.face_analyser, [embedded(0.4)], [astronaut], 0.9) == []
+    assert find_kept_faces(pipe.face_analyser, [other, twin], [astronaut], 0.5) == [twin]
+    assert find_kept_faces(pipe.face_analyser, [embedded(0.4)], [astronaut], 0.9) == []
 
 
 def test_reference_photos_are_turned_upright(pipe, astronaut):
@@ -223,10 +223,10 @@ def test_reference_photos_are_turned_upright(pipe, astronaut):
     exif[0x0112] = 6
     astronaut.transpose(PIL.Image.Transpose.ROTATE_90).save(file, "JPEG", exif=exif, quality=95)
     result = pipe.anonymize(astronaut, skip_faces=[PIL.Image.open(file)], seed=0, **FAST)
-    assert [face.method for face in result.faces] == ["spared"]
+    assert [face.method for face in result.faces] == ["kept"]
     (person,) = (face.embedding for face in search_faces(pipe.face_analyser, np.asarray(astronaut)))
     known = pipe.anonymize(astronaut, skip_faces=[person], seed=0, **FAST)
-    assert [face.method for face in known.faces] == ["spared"], "a row of `people` is a reference too"
+    assert [face.method for face in known.faces] == ["kept"], "a row of `people` is a reference too"
     with pytest.raises(ValueError, match="reference photo of `skip_faces` must show one face; 0 were found"):
         pipe.anonymize(astronaut, skip_faces=[PIL.Image.new("RGB", (300, 300))], seed=0, **FAST)
 
@@ -426,9 +426,9 @@ def test_a_lenient_threshold_has_to_be_asked_for_twice(pipe, astronaut):
 
 
 def test_a_judge_must_be_a_recognizer(pipe, astronaut):
-    for judge in ("dlib", 3, object(), type("Analyser", (), {"models": {}})()):
-        with pytest.raises(TypeError, match="`judge` must be"):
-            pipe.anonymize(astronaut, judge=judge)
+    for verifier in ("dlib", 3, object(), type("Analyser", (), {"models": {}})()):
+        with pytest.raises(TypeError, match="`verifier` must be"):
+            pipe.anonymize(astronaut, verifier=verifier)
 
 
 def test_two_faces_where_one_is_wanted(pipe, group):
@@ -509,7 +509,7 @@ def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut, preset, steps):
         result = pipe.anonymize(astronaut, **asked, identity="opposite")
         assert sum(counted) == evaluations
         # What nullface-tiny's detector takes for one more face in the result is covered without an evaluation.
-        assert sum(face.method == "nullface" for face in result.faces) == 1
+        assert sum(face.method == "replaced" for face in result.faces) == 1
         counted.clear()
         pipe.anonymize(astronaut, **asked, identity="consistent", people=np.eye(2, 512, dtype=np.float32))
         assert sum(counted) == evaluations

@@ -175,7 +175,7 @@ def test_a_mask_over_all_features_covers_the_face(pipe, astronaut, face, options
 def test_a_mask_over_one_feature_does_not_cover_the_face(told, astronaut, face):
     mask = kept_around(face, astronaut.size, (12, 12))
     (record,) = told([face.box]).anonymize(astronaut, keep_mask=mask, seed=0, **PASSES).faces
-    assert record.method == "nullface"
+    assert record.method == "replaced"
 
 
 @pytest.mark.parametrize("cut", [(150, 0), (165, 0), (0, 100), (165, 100), (190, 0)])
@@ -202,7 +202,7 @@ def test_a_result_that_cannot_be_compared_is_covered(pipe, astronaut):
 
         models = {"recognition": Model()}
 
-    result = pipe.anonymize(astronaut, judge=Broken(), max_attempts=1, **PASSES)
+    result = pipe.anonymize(astronaut, verifier=Broken(), max_attempts=1, **PASSES)
     assert [face.method for face in result.faces] == ["covered"]
 
 
@@ -240,7 +240,7 @@ def test_one_known_face_accounts_for_one_that_is_seen_afterwards(told, astronaut
     width = x1 - x0
     beside = [x0 + 0.45 * width, y0, x1 + 0.45 * width, y1]
     result = told([face.box], [face.box, beside]).anonymize(astronaut, max_attempts=1, **PASSES)
-    assert [record.method for record in result.faces] == ["nullface", "covered"]
+    assert [record.method for record in result.faces] == ["replaced", "covered"]
     assert result.faces[1].box == pytest.approx(beside, abs=1e-3)
     patch = inside(np.asarray(result.image), replace(face, box=np.array(beside)))
     assert len(np.unique(patch.reshape(-1, 3), axis=0)) == 1
@@ -249,14 +249,14 @@ def test_one_known_face_accounts_for_one_that_is_seen_afterwards(told, astronaut
 def test_a_spared_face_accounts_for_one_that_is_seen_afterwards(told, astronaut, face):
     beside = face.box + np.array([0.45, 0, 0.45, 0], np.float32) * (face.box[2] - face.box[0])
     result = told([face.box], [face.box, beside]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
-    assert sorted(record.method for record in result.faces) == ["covered", "spared"]
+    assert sorted(record.method for record in result.faces) == ["covered", "kept"]
 
 
 @pytest.mark.parametrize("shift", [0.42, 0.49])
 def test_a_neighbour_is_not_taken_for_a_face_that_is_seen_no_more(told, astronaut, face, shift):
     beside = face.box + np.array([shift, 0, shift, 0], np.float32) * (face.box[2] - face.box[0])
     result = told([face.box], [beside]).anonymize(astronaut, max_attempts=1, **PASSES)
-    assert [record.method for record in result.faces] == ["nullface", "covered"]
+    assert [record.method for record in result.faces] == ["replaced", "covered"]
 
 
 @pytest.mark.parametrize("shift", [0.42, 0.49])
@@ -330,7 +330,7 @@ def test_grey_of_16_bits_is_seen_as_it_is(pipe, pixels):
     deep = PIL.Image.fromarray(grey.astype(np.uint16) * 257)
     assert deep.mode.startswith("I;16")
     assert np.array_equal(read_pixels(deep)[0][..., 0], grey)
-    assert pipe.anonymize(deep, **PASSES).faces[0].method == "nullface"
+    assert pipe.anonymize(deep, **PASSES).faces[0].method == "replaced"
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
@@ -346,7 +346,7 @@ def test_very_long_pictures(pipe, pixels, size, at_the_end):
     photo = PIL.Image.new("RGB", size, (90, 110, 130))
     photo.paste(PIL.Image.fromarray(pixels), (size[0] - 300, size[1] - 300) if at_the_end else (0, 0))
     (record,) = pipe.anonymize(photo, seed=0, **PASSES).faces
-    assert record.method == "nullface"
+    assert record.method == "replaced"
     (record,) = pipe.anonymize(photo, seed=0, min_face=1000, **PASSES).faces
     assert record.method == "covered"
 
@@ -357,7 +357,7 @@ floats = st.one_of(st.floats(), st.floats(-2, 2), st.sampled_from([math.nan, mat
 anything = st.one_of(st.none(), st.booleans(), st.integers(-3, 2**70), floats, st.text(max_size=4), st.lists(floats))
 wild = st.dictionaries(
     st.sampled_from(
-        sorted(set(PhotoOptions.__dataclass_fields__) - {"inversion_batch_size", "max_attempts", "judge"})
+        sorted(set(PhotoOptions.__dataclass_fields__) - {"inversion_batch_size", "max_attempts", "verifier"})
     ),
     anything,
     min_size=1,
@@ -395,6 +395,6 @@ def test_never_a_success_with_an_unchanged_face(pipe, astronaut, pixels, face, o
         assert str(error) and "\n" not in str(error)
         return
     after = inside(np.asarray(result.image), face)
-    assert [record.method for record in result.faces] != ["spared"] or options["skip_faces"]
-    if result.faces[0].method != "spared":
+    assert [record.method for record in result.faces] != ["kept"] or options["skip_faces"]
+    if result.faces[0].method != "kept":
         assert (after != inside(pixels, face)).any(axis=-1).mean() > 0.1

@@ -77,7 +77,7 @@ def test_identities_are_known(identity):
 
 @pytest.mark.parametrize("cover", ["black", "", None, 3])
 def test_covers_are_known(cover):
-    with pytest.raises(ValueError, match="`cover` must be one of patch, blur, mosaic"):
+    with pytest.raises(ValueError, match="`cover` must be"):
         PhotoOptions(cover=cover)
 
 

@@ -82,7 +82,7 @@ def painting(photo, box):
     return nothing_painted(photo) | {"mask": "data:image/png;base64," + base64.b64encode(encoded(layer)).decode()}
 
 
-def run(app, photo, chosen=("Face 1",), kept=(), painted=None, cover="patch"):
+def run(app, photo, chosen=("Face 1",), kept=(), painted=None, cover="solid"):
     painted = nothing_painted(photo) if painted is None else painted
     return app.run(photo, list(chosen), list(kept), painted, "standard", cover, *app.set_knobs("standard"))
 
@@ -216,7 +216,7 @@ def test_no_result_without_a_change(app, chosen, kept, message):
 
 
 def test_forgotten_photo(app):
-    status, shown = app.run(None, ["Face 1"], [], {"mask": ""}, "standard", "patch", *app.set_knobs("standard"))
+    status, shown = app.run(None, ["Face 1"], [], {"mask": ""}, "standard", "solid", *app.set_knobs("standard"))
     assert "No photo is open" in status and shown == ""
 
 
@@ -224,7 +224,7 @@ def test_forgotten_photo(app):
     ("method", "similarity", "attempts", "sentence"),
     [
         (
-            "nullface",
+            "replaced",
             -0.04,
             1,
             "Face 1: replaced. Not recognised as the same person (similarity -0.04; same person from 0.54).",
@@ -236,7 +236,7 @@ def test_forgotten_photo(app):
             "Face 1: covered, because it was still recognised after 3 attempts (similarity 0.61; same person from 0.54).",
         ),
         ("covered", None, 0, "Face 1: covered, because you left too little of it to change."),
-        ("spared", None, 0, "Face 1: left as it was, as you chose."),
+        ("kept", None, 0, "Face 1: left as it was, as you chose."),
     ],
 )
 def test_plain_words(app, method, similarity, attempts, sentence):
@@ -252,7 +252,7 @@ def test_faces_that_were_not_found_at_first_are_said_to_be_so(app):
     assert describe_face(FaceRecord((0, 0, 9, 9), 0.9, None, 0, "covered"), "Another face", 0.54) == sentence
 
 
-@pytest.mark.parametrize(("cover", "is_one_colour"), [("patch", True), ("mosaic", False)])
+@pytest.mark.parametrize(("cover", "is_one_colour"), [("solid", True), ("mosaic", False)])
 def test_a_face_that_is_painted_over_is_covered_as_chosen_and_said_to_be(app, cover, is_one_colour):
     everything = painting(app.EXAMPLE, (0, 0, *app.EXAMPLE.view.shape[1::-1]))
     status, shown = run(app, app.EXAMPLE, painted=everything, cover=cover)
@@ -371,7 +371,7 @@ def test_photos_and_clips_share_the_pipeline_one_at_a_time(app):
 
 
 def test_direct_requests_do_not_skip_the_queue(app, address):
-    body = json.dumps({"data": [None, "fast", [], "patch"]}).encode()
+    body = json.dumps({"data": [None, "fast", [], "solid"]}).encode()
     request = urllib.request.Request(f"{address}gradio_api/run/anonymize", body, {"Content-Type": "application/json"})
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(request)

@@ -209,7 +209,7 @@ def test_two_hundred_mixed_files(tmp_path):
         for face in records[path]["faces"]:
             x0, y0, x1, y1 = (max(0, round(value)) for value in face["box"])
             assert np.abs(new - old)[y0:y1, x0:x1].mean() > 1, (path, face)
-            assert face["method"] in ("nullface", "covered")
+            assert face["method"] in ("replaced", "covered")
     assert {path: (folder / path).read_bytes() for path in kinds} == before, "originals stay as they are"
 
 
@@ -281,8 +281,8 @@ def test_some_fail_are_tried_again_and_then_covered():
         result = pipe.anonymize(portrait, seed=number, similarity_threshold=-0.1)
         for face in result.faces:
             ends[face.method, face.attempts] += 1
-            assert (face.method == "nullface") == (face.similarity is not None and face.similarity < -0.1)
+            assert (face.method == "replaced") == (face.similarity is not None and face.similarity < -0.1)
     for (method, attempts), count in sorted(ends.items()):
         print(f"{method:9} after {attempts} attempt(s): {count}")
-    assert {attempts for method, attempts in ends if method == "nullface"} >= {1, 2}
+    assert {attempts for method, attempts in ends if method == "replaced"} >= {1, 2}
     assert ends["covered", 3] > 0

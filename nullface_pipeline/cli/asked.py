@@ -29,9 +29,9 @@ class AskedOfFaces:
     guidance_scale: float | None
     identity_scale: float | None
     identity_angle: float | None
-    threshold: float | None
+    similarity_threshold: float | None
     accept_recognizable: bool
-    judge: str | None
+    verifier: str | None
     detection_threshold: float
     min_face: float
     cover: Cover
@@ -43,7 +43,7 @@ class AskedOfFaces:
 
     @property
     def face_options(self) -> dict[str, Any]:
-        """Fields of `PhotoOptions`, besides the seed, the judge and the preset's numbers, which depend on the model.
+        """Fields of `PhotoOptions`, besides the seed, the verifier and the preset's numbers, which depend on the model.
 
         Raises:
             ValueError: if options do not go together.
@@ -59,7 +59,7 @@ class AskedOfFaces:
                 for face in self.skip_face or ()
                 if not isinstance(face, NumberedFace)
             ),
-            "similarity_threshold": self.threshold,
+            "similarity_threshold": self.similarity_threshold,
             "accept_recognizable": self.accept_recognizable,
             "identity": self.identity,
             "min_face": self.min_face,
@@ -98,8 +98,8 @@ class AskedOfFaces:
             "skip_faces": [
                 file_digest(face) if isinstance(face, Path) else str(face) for face in self.skip_face or ()
             ],
-            "threshold": self.threshold,
-            "judge": self.judge,
+            "similarity_threshold": self.similarity_threshold,
+            "verifier": self.verifier,
             "identity": self.identity,
             "min_face": self.min_face,
             "cover": self.cover,

@@ -19,7 +19,7 @@ TINY_RESULT = (
 
 # Fields of `PhotoOptions` and of an evaluation, as the command calls them.
 _OPTIONS = {
-    "similarity_threshold": "--threshold",
+    "similarity_threshold": "--similarity-threshold",
     "accept_recognizable=True": "--accept-recognizable",
     "skip_faces": "--skip-face",
     "num_inference_steps": "--steps",
@@ -32,7 +32,7 @@ _OPTIONS = {
             *(
                 "keep",
                 "keep_mask",
-                "judge",
+                "verifier",
                 "min_face",
                 "detection_threshold",
                 "batch_faces",

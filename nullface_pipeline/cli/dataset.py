@@ -105,7 +105,7 @@ class AskedDataset(AskedOfPhotos):
             device=self.device,
             dtype=self.dtype,
             detection_threshold=self.detection_threshold,
-            judge=self.judge,
+            verifier=self.verifier,
             keep_metadata=self.keep_metadata,
             columns=options.names(self.columns),
             image_column=self.image_column,
@@ -146,13 +146,13 @@ def run(
     guidance_scale: options.GuidanceScale = None,
     identity_scale: options.IdentityScale = None,
     identity_angle: options.IdentityAngle = None,
-    threshold: options.Threshold = None,
+    similarity_threshold: options.SimilarityThreshold = None,
     accept_recognizable: options.AcceptRecognizable = False,
-    judge: options.Judge = None,
+    verifier: options.Verifier = None,
     detection_threshold: options.DetectionThreshold = 0.3,
     min_face: options.MinFace = 0.0,
     on_failure: options.Failure = options.OnFailure.cover,
-    cover: options.CoverName = options.Cover.patch,
+    cover: options.CoverName = options.Cover.solid,
     model: options.Model = "tiny",
     device: options.Device = None,
     dtype: options.DtypeName = None,
@@ -299,7 +299,7 @@ def _summary_table(summary: "RunSummary") -> Table:
     if seconds:
         rows.append(("photos a second and worker", f"{photos / seconds:.2f}"))
         rows.append(("faces a second and worker", f"{faces / seconds:.2f}"))
-    if summary.faces["nullface"]:
+    if summary.faces["replaced"]:
         rows.append(("UNet evaluations a face", f"{summary.unet_evaluations / faces:.1f}"))
     table = Table("", "", show_header=False)
     for row in rows:

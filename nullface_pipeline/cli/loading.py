@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nullface_pipeline.cli.asked import Asked, AskedOfFaces
 from nullface_pipeline.cli.console import fail, notice, quiet_libraries, words
 from nullface_pipeline.cli.threads import limit_threads
+from nullface_pipeline.protocols import NullFacePipeline
 
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def load_model(asked: AskedOfFaces) -> Any:
 
 
 def face_hider(
-    pipe: Any,
+    pipe: NullFacePipeline,
     asked: Asked,
     people: Any | None = None,
     skip_numbers: dict[str, list[int]] | None = None,
@@ -55,6 +56,6 @@ def face_hider(
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
     try:
         options = replace(asked.photo_options, people=people, on_progress=on_progress)
-        return photo_anonymizer(pipe, options, asked.judge, seed, skip_numbers)
+        return photo_anonymizer(pipe, options, asked.verifier, seed, skip_numbers)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)

@@ -51,7 +51,7 @@ class OnFailure(StrEnum):
 
 
 class Cover(StrEnum):
-    patch = "patch"
+    solid = "solid"
     blur = "blur"
     mosaic = "mosaic"
 
@@ -108,7 +108,7 @@ def model_name(value: str) -> str:
     return value
 
 
-def judge_pack(value: str) -> str:
+def verifier_pack(value: str) -> str:
     """An InsightFace pack by name, or its folder."""
     if "/" in value and not Path(value).is_dir():
         raise typer.BadParameter(f"there is no folder {value}.")
@@ -223,7 +223,7 @@ GuidanceScale = Annotated[float | None, _knob("guidance_scale", "How strongly th
 IdentityScale = Annotated[float | None, _knob("identity_scale", "Length of the opposite embedding.")]
 IdentityAngle = Annotated[float | None, _knob("identity_angle", "Turn it by up to so many degrees, at random.")]
 
-Threshold = Annotated[
+SimilarityThreshold = Annotated[
     float | None,
     typer.Option(
         parser=field_number("similarity_threshold"),
@@ -237,14 +237,14 @@ AcceptRecognizable = Annotated[
     typer.Option(
         "--accept-recognizable",
         metavar=FLAG,
-        help="Allow a --threshold with which recognizable results pass.",
+        help="Allow a --similarity-threshold with which recognizable results pass.",
         rich_help_panel=CHECKS,
     ),
 ]
-Judge = Annotated[
+Verifier = Annotated[
     str | None,
     typer.Option(
-        parser=judge_pack,
+        parser=verifier_pack,
         metavar="PACK",
         help="A second recognizer that must not know the person either: an InsightFace pack by name, or its folder.",
         rich_help_panel=CHECKS,
@@ -280,7 +280,7 @@ CoverName = Annotated[
     Cover,
     typer.Option(
         metavar="NAME",
-        help="What covers a face that cannot be replaced: patch, or what looks like a blur or a mosaic and tells no "
+        help="What covers a face that cannot be replaced: solid, or what looks like a blur or a mosaic and tells no "
         "more.",
         rich_help_panel=CHECKS,
     ),

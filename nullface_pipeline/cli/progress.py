@@ -6,6 +6,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from nullface_pipeline.cli.console import console
+from nullface_pipeline.protocols import NullFacePipeline
 
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class PhotoProgress:
         total (`int`): number of photos.
     """
 
-    def __init__(self, pipe: Any, options: "PhotoOptions", total: int) -> None:
+    def __init__(self, pipe: NullFacePipeline, options: "PhotoOptions", total: int) -> None:
         self.bar = make_progress(
             "{task.fields[photos]}/{task.total:.0f} photos, {task.fields[faces]}", rate="evaluations"
         )
@@ -126,7 +127,7 @@ class ShardProgress:
         self.bar.update(self._task, completed=self._shards + share, shards=self._shards, units=self._photos)
 
 
-def expected_evaluations(pipe: Any, options: "PhotoOptions") -> float:
+def expected_evaluations(pipe: NullFacePipeline, options: "PhotoOptions") -> float:
     """Evaluations of the UNet for one face whose first attempt passes: S to invert, 2 S - 1 for each angle."""
     settings = options.settings(pipe.presets)
     steps = settings.get("num_inference_steps") or 100

@@ -20,6 +20,7 @@ from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import load_model
 from nullface_pipeline.cli.progress import make_progress
 from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
+from nullface_pipeline.protocols import NullFacePipeline
 
 
 if TYPE_CHECKING:
@@ -108,12 +109,12 @@ def video(
     guidance_scale: options.GuidanceScale = None,
     identity_scale: options.IdentityScale = None,
     identity_angle: options.IdentityAngle = None,
-    threshold: options.Threshold = None,
+    similarity_threshold: options.SimilarityThreshold = None,
     accept_recognizable: options.AcceptRecognizable = False,
-    judge: options.Judge = None,
+    verifier: options.Verifier = None,
     detection_threshold: options.DetectionThreshold = 0.3,
     min_face: options.MinFace = 0.0,
-    cover: options.CoverName = options.Cover.patch,
+    cover: options.CoverName = options.Cover.solid,
     model: options.Model = "tiny",
     device: options.Device = None,
     dtype: options.DtypeName = None,
@@ -227,18 +228,18 @@ def _run(
     return reports
 
 
-def _with_model(pipe: Any, asked: AskedOfVideos, face_options: PhotoOptions) -> PhotoOptions:
+def _with_model(pipe: NullFacePipeline, asked: AskedOfVideos, face_options: PhotoOptions) -> PhotoOptions:
     """The options with all that depends on the model, or one line and exit code 1."""
     from nullface_pipeline.photo_folder.one_file import with_loaded_models
 
     try:
-        return with_loaded_models(pipe, face_options, asked.judge)
+        return with_loaded_models(pipe, face_options, asked.verifier)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)
     return face_options
 
 
-def _look(asked: AskedOfVideos, pipe: Any, job: "PhotoJob", progress: Progress) -> LookedAt | None:
+def _look(asked: AskedOfVideos, pipe: NullFacePipeline, job: "PhotoJob", progress: Progress) -> LookedAt | None:
     """What one video shows; None if it is refused."""
     from nullface_pipeline.photo_folder import file_digest
     from nullface_pipeline.photo_folder.noise import SEED_BITS
@@ -286,7 +287,7 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
         _refuse(job, str(error) if isinstance(error, PhotoRefusedError) else in_words(error))
 
 
-def _identities(pipe: Any, linked: "list[LinkedVideo]") -> list[list[Any]]:
+def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> list[list[Any]]:
     from nullface_pipeline.face_identity import same_person_similarity
     from nullface_pipeline.video import one_face_a_person
 
@@ -295,7 +296,7 @@ def _identities(pipe: Any, linked: "list[LinkedVideo]") -> list[list[Any]]:
 
 def _finish(
     asked: AskedOfVideos,
-    pipe: Any,
+    pipe: NullFacePipeline,
     face_options: PhotoOptions,
     job: "PhotoJob",
     looked: LookedAt,
@@ -350,7 +351,7 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
             "tracks": report.tracks,
             "faces replaced": report.anonymized,
             "faces replaced in short gaps": report.gaps,
-            "faces kept": report.spared,
+            "faces kept": report.kept,
             "places covered": report.covered,
             "frames with a cover": share,
         }

@@ -14,12 +14,12 @@ class DatasetJob:
     Attributes:
         source, target (`Place`): where shards are read, and where those of the same names are written. Every worker has
             to reach both by these names.
-        options (`PhotoOptions`): of each photo, but for the seed and the judge.
+        options (`PhotoOptions`): of each photo, but for the seed and the verifier.
         seed (`int`): secret, see `photo_seed`.
         options_sha256 (`str`): by `options_digest`, of all that decides on a result but for the seed.
         model, device, detection_threshold: as for `load_model_set`.
         dtype (`str`, *optional*): name of the `torch.dtype`.
-        judge (`str`, *optional*): InsightFace pack of a second recognizer.
+        verifier (`str`, *optional*): InsightFace pack of a second recognizer.
         keep_metadata (`bool`): as for `encode_photo`.
         columns (`tuple[str, ...]`): other columns of Parquet files, and other members of tars by suffix, that are kept.
         image_column (`str`): of Parquet files.
@@ -37,7 +37,7 @@ class DatasetJob:
     device: str | None = None
     dtype: str | None = None
     detection_threshold: float = 0.3
-    judge: str | None = None
+    verifier: str | None = None
     keep_metadata: bool = False
     columns: tuple[str, ...] = ()
     image_column: str = "image"

@@ -63,7 +63,7 @@ class ShardWorker:
         dtype = None if job.dtype is None else getattr(torch, job.dtype)
         pipe = load_model_set(job.model, job.device, dtype, job.detection_threshold)
         self._job = job
-        self._anonymize = photo_anonymizer(pipe, job.options, job.judge, job.seed)
+        self._anonymize = photo_anonymizer(pipe, job.options, job.verifier, job.seed)
         self.on_photo: Callable[[], None] | None = None
         self._device = torch.cuda.get_device_name(pipe.device) if pipe.device.type == "cuda" else pipe.device.type
         self._evaluations = 0

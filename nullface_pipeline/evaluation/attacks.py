@@ -14,6 +14,7 @@ import torch
 
 from nullface_pipeline.evaluation.rates import Ranks, Rate, own_ranks
 from nullface_pipeline.evaluation.tables import BLOCK, normalized_table, scratch_table
+from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
 
 FOLDS = 5
@@ -116,7 +117,9 @@ def linkability(first: np.ndarray, second: np.ndarray) -> Ranks:
     return own_ranks(first, second)
 
 
-def recovery(pipe: Any, faces: list[PIL.Image.Image], embeds: np.ndarray, **settings: Any) -> list[PIL.Image.Image]:
+def recovery(
+    pipe: StableDiffusionNullFacePipeline, faces: list[PIL.Image.Image], embeds: np.ndarray, **settings: Any
+) -> list[PIL.Image.Image]:
     """The method once more on its own results, towards an identity instead of away from it (paper, section 6).
 
     Args:

@@ -1,7 +1,6 @@
 """Table 2's baseline: Stable Diffusion Inpainting told of the same identity, without any inversion."""
 
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import torch
@@ -9,7 +8,7 @@ from diffusers import StableDiffusionInpaintPipeline, UNet2DConditionModel
 
 from nullface_pipeline.face_adapter import FACEID_REPOSITORY, FaceAdapterMixin, adapter_scale, check_face_adapter
 from nullface_pipeline.face_identity import opposite_identity
-from nullface_pipeline.pipeline import FACEID_WEIGHTS
+from nullface_pipeline.pipeline import FACEID_WEIGHTS, StableDiffusionNullFacePipeline
 
 
 INPAINTING_MODEL = "stable-diffusion-v1-5/stable-diffusion-inpainting"
@@ -72,7 +71,9 @@ class FaceInpaintPipeline(FaceAdapterMixin, StableDiffusionInpaintPipeline):
         return [embeds.to(device, self.unet.dtype) for embeds in ip_adapter_image_embeds]
 
 
-def load_inpainter(pipe: Any, model: str | Path | None = INPAINTING_MODEL) -> FaceInpaintPipeline:
+def load_inpainter(
+    pipe: StableDiffusionNullFacePipeline, model: str | Path | None = INPAINTING_MODEL
+) -> FaceInpaintPipeline:
     """An inpainting pipeline beside a Stable Diffusion 1.5 pipeline, with which it shares all but the UNet.
 
     Args:

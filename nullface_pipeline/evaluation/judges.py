@@ -16,6 +16,7 @@ from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import FACEID_RECOGNIZER, FaceLocation, embed_face, locate_faces
 from nullface_pipeline.fetch_weights import file_hash
 from nullface_pipeline.model_sets import load_detector
+from nullface_pipeline.protocols import FaceAnalyser
 
 
 # Where the five landmarks go in a face of 112 px: ArcFace's, which AdaFace and most others share.
@@ -118,7 +119,7 @@ class InsightFaceRecognizer:
     independent = False
     centred = False
 
-    def __init__(self, name: str, analyser: Any) -> None:
+    def __init__(self, name: str, analyser: FaceAnalyser) -> None:
         self.name, self.analyser = name, analyser
         path = Path(analyser.models["recognition"].model_file)
         self.description = f"{path.name}, InsightFace"

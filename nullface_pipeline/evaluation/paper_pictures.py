@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -20,6 +19,7 @@ from nullface_pipeline.face_identity import detect_faces
 from nullface_pipeline.face_masks import mask_picture
 from nullface_pipeline.face_parsing import anonymization_mask
 from nullface_pipeline.photo_files import read_photo, write_picture
+from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
 
 BATCH = 8
@@ -47,7 +47,7 @@ class Subject:
 
 
 def make_pictures(
-    pipe: Any,
+    pipe: StableDiffusionNullFacePipeline,
     photos: Sequence[Path],
     settings: Sequence[Setting],
     output: Path,
@@ -93,7 +93,7 @@ def inpainting_name(inpainter: FaceInpaintPipeline) -> str:
     return "inpainting by blending" if is_blending(inpainter) else "SD Inpainting"
 
 
-def read_subject(pipe: Any, path: Path, seed: int) -> Subject:
+def read_subject(pipe: StableDiffusionNullFacePipeline, path: Path, seed: int) -> Subject:
     """Raises ValueError if the photo is not square or shows no face."""
     photo = read_photo(path).image
     if photo.width != photo.height:
@@ -110,7 +110,10 @@ def read_subject(pipe: Any, path: Path, seed: int) -> Subject:
 
 
 def anonymized(
-    pipe: Any, subjects: list[Subject], settings: Sequence[Setting], num_inference_steps: int
+    pipe: StableDiffusionNullFacePipeline,
+    subjects: list[Subject],
+    settings: Sequence[Setting],
+    num_inference_steps: int,
 ) -> Iterator[tuple[str, list[PIL.Image.Image]]]:
     """The name and the pictures of each setting; settings that skip as much share one inversion."""
     faces = [subject.face for subject in subjects]
@@ -134,7 +137,10 @@ def anonymized(
 
 
 def inpainted(
-    pipe: Any, inpainter: FaceInpaintPipeline, subjects: list[Subject], num_inference_steps: int
+    pipe: StableDiffusionNullFacePipeline,
+    inpainter: FaceInpaintPipeline,
+    subjects: list[Subject],
+    num_inference_steps: int,
 ) -> list[PIL.Image.Image]:
     """Whole faces made by the baseline of table 2."""
     return inpainter.inpaint(
@@ -151,7 +157,9 @@ def embeddings(subjects: list[Subject]) -> torch.Tensor:
     return torch.from_numpy(np.stack([subject.embedding for subject in subjects]))
 
 
-def masks(pipe: Any, subjects: list[Subject], keep: Sequence[str]) -> list[PIL.Image.Image]:
+def masks(
+    pipe: StableDiffusionNullFacePipeline, subjects: list[Subject], keep: Sequence[str]
+) -> list[PIL.Image.Image]:
     """What of each face may change, white."""
     return [mask_picture(anonymization_mask(s.labels, pipe.face_parser.labels, keep)) for s in subjects]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -15,6 +14,7 @@ from nullface_pipeline.evaluation.rates import Gallery
 from nullface_pipeline.evaluation.results import Recovered, Result
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import embed_face
+from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
 
 GUIDANCE_SCALES = (2.5, 5.0, 10.0)
@@ -25,7 +25,7 @@ PEOPLE = 48
 
 
 def recover(
-    pipe: Any,
+    pipe: StableDiffusionNullFacePipeline,
     method: str,
     results: Sequence[Result],
     recognizers: Sequence[Recognizer],
@@ -51,7 +51,7 @@ def recover(
 
 
 def _recovered_photos(
-    pipe: Any, result: Result, settings: Sequence[tuple[str, float, float]]
+    pipe: StableDiffusionNullFacePipeline, result: Result, settings: Sequence[tuple[str, float, float]]
 ) -> Iterator[tuple[tuple[str, float, float], np.ndarray]]:
     """Each setting and the (H, W, 3) uint8 RGB photo that comes out; one inversion for all settings of one skip."""
     photo, landmarks = result.picture.unread().pixels, result.original.face.landmarks

@@ -10,6 +10,7 @@ from nullface_pipeline.photo_files import PhotoFile, alpha_views, composed_views
 from nullface_pipeline.photo_folder.noise import photo_seed
 from nullface_pipeline.photo_folder.steps import Anonymize
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, PhotoOptions, PhotoRefusedError
+from nullface_pipeline.protocols import FaceAnalyser, NullFacePipeline
 
 
 if TYPE_CHECKING:
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def photo_anonymizer(
-    pipe: Any,
+    pipe: NullFacePipeline,
     options: PhotoOptions,
-    judge: str | None,
+    verifier: str | None,
     seed: int,
     skip_numbers: Mapping[str, Sequence[int]] | None = None,
 ) -> Anonymize:
     """`anonymize_file` for a photo and its name, on which its noise depends, so that a resumed run is the same.
 
     Args:
-        judge (`str`, *optional*): the InsightFace pack of `PhotoOptions.judge`, by name or folder.
+        verifier (`str`, *optional*): the InsightFace pack of `PhotoOptions.verifier`, by name or folder.
         seed (`int`): the run's, see `photo_seed`.
         skip_numbers (`Mapping[str, Sequence[int]]`, *optional*): faces to leave alone, by the photo's name and
             their numbers in its preview.
@@ -34,7 +35,7 @@ def photo_anonymizer(
     Raises:
         ImportError, OSError, RuntimeError, TypeError, ValueError: as `with_loaded_models`.
     """
-    options = with_loaded_models(pipe, options, judge)
+    options = with_loaded_models(pipe, options, verifier)
 
     def anonymize(file: PhotoFile, name: str) -> AnonymizedPhoto:
         # In an album, noise depends on the person and not on the photo.
@@ -46,28 +47,28 @@ def photo_anonymizer(
     return anonymize
 
 
-def with_loaded_models(pipe: Any, options: PhotoOptions, judge: str | None) -> PhotoOptions:
+def with_loaded_models(pipe: NullFacePipeline, options: PhotoOptions, verifier: str | None) -> PhotoOptions:
     """The options with the second recognizer loaded and each reference photo embedded, checked against the pipeline.
 
     Args:
-        judge (`str`, *optional*): the InsightFace pack of `PhotoOptions.judge`, by name or folder.
+        verifier (`str`, *optional*): the InsightFace pack of `PhotoOptions.verifier`, by name or folder.
 
     Raises:
-        ImportError, OSError, RuntimeError, TypeError, ValueError: if the judge cannot be loaded, the pipeline does not
+        ImportError, OSError, RuntimeError, TypeError, ValueError: if the verifier cannot be loaded, the pipeline does not
             suit the options, or a reference photo of `skip_faces` does not show exactly one face.
     """
     from nullface_pipeline.face_identity import load_face_analyser
     from nullface_pipeline.fetch_weights import fetch_pack
     from nullface_pipeline.photo import check_pipeline, read_references
 
-    if judge is not None:
-        fetch_pack(judge)
-        options = replace(options, judge=load_face_analyser(judge))
+    if verifier is not None:
+        fetch_pack(verifier)
+        options = replace(options, verifier=load_face_analyser(verifier))
     check_pipeline(pipe, options)
     return replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
 
 
-def _numbered_boxes(analyser: Any, file: PhotoFile, numbers: Sequence[int]) -> list[Any]:
+def _numbered_boxes(analyser: FaceAnalyser, file: PhotoFile, numbers: Sequence[int]) -> list[Any]:
     """The boxes of faces by their numbers in the preview, for which they are searched in the same way."""
     import numpy as np
 
@@ -78,7 +79,7 @@ def _numbered_boxes(analyser: Any, file: PhotoFile, numbers: Sequence[int]) -> l
     return [numbered_face(faces, number).box.tolist() for number in numbers]
 
 
-def anonymize_file(pipe: Any, file: PhotoFile, options: PhotoOptions) -> AnonymizedPhoto:
+def anonymize_file(pipe: NullFacePipeline, file: PhotoFile, options: PhotoOptions) -> AnonymizedPhoto:
     """`pipe.anonymize` for a photo that was read from a file, whose transparency is written along with the result.
 
     Args:
@@ -98,7 +99,9 @@ def anonymize_file(pipe: Any, file: PhotoFile, options: PhotoOptions) -> Anonymi
     return result
 
 
-def _shown_faces(analyser: Any, views: Iterable[PIL.Image.Image], known: Sequence[FaceRecord]) -> "list[FaceLocation]":
+def _shown_faces(
+    analyser: FaceAnalyser, views: Iterable[PIL.Image.Image], known: Sequence[FaceRecord]
+) -> "list[FaceLocation]":
     """Faces in any of the pictures that are none of those known."""
     import numpy as np
 

@@ -13,6 +13,7 @@ from nullface_pipeline.photo_files.whole_file import write_whole
 
 # What every pipeline is made of; each module only uses those before it.
 CORE = (
+    "protocols",
     "colour_profile",
     "ddpm_inversion",
     "face_crops",

@@ -7,7 +7,6 @@ What is expected of nullface-tiny was measured. What is expected of the publishe
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -27,6 +26,8 @@ from nullface_pipeline.face_identity import (
 from nullface_pipeline.face_masks import face_ellipse
 from nullface_pipeline.face_parsing import FACE_REGIONS, region_mask
 from nullface_pipeline.photo_records import AnonymizedPhoto
+from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.protocols import FaceAnalyser, FaceSegmenter
 from nullface_pipeline.selftest.findings import Finding, at_least, at_most
 from nullface_pipeline.selftest.people import (
     ASTRONAUT_LANDMARKS,
@@ -66,7 +67,7 @@ TINY = Expected(noise_error=0.19, identity_gain=0.12)
 PUBLISHED = Expected(noise_error=0.35, identity_gain=0.0)
 
 
-def check_detector(analyser: Any) -> Iterator[Finding]:
+def check_detector(analyser: FaceAnalyser) -> Iterator[Finding]:
     """Faces are found, as many as there are, and their landmarks where dlib sees them."""
     faces = locate_faces(analyser, astronaut())
     yield Finding("detector", "faces in the portrait", f"{len(faces)} (1)", len(faces) == 1)
@@ -79,7 +80,7 @@ def check_detector(analyser: Any) -> Iterator[Finding]:
         yield at_most("detector", "error of landmarks, eye distances", float(error), LANDMARK_ERROR)
 
 
-def check_recognizer(analyser: Any, people: list[Person], published: bool) -> Iterator[Finding]:
+def check_recognizer(analyser: FaceAnalyser, people: list[Person], published: bool) -> Iterator[Finding]:
     """Strangers are unlike each other, and a person is like themselves in other light and in a mirror."""
     if published:
         name = recognizer_name(analyser)
@@ -96,7 +97,7 @@ def check_recognizer(analyser: Any, people: list[Person], published: bool) -> It
     yield at_least("recognizer", "similarity of the same face", float(np.mean(same)), SAME_FACE, "+.2f")
 
 
-def check_parser(parser: Any, person: Person) -> Iterator[Finding]:
+def check_parser(parser: FaceSegmenter, person: Person) -> Iterator[Finding]:
     """Eyes, nose and mouth are where the landmarks are, and the face fills its ellipse."""
     crop = FaceCrop.from_landmarks(person.face.landmarks, 256)
     labels = parser(crop.crop_image(person.photo))
@@ -113,13 +114,15 @@ def check_parser(parser: Any, person: Person) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def check_autoencoder(pipe: Any, people: list[Person]) -> Iterator[Finding]:
+def check_autoencoder(pipe: StableDiffusionNullFacePipeline, people: list[Person]) -> Iterator[Finding]:
     """What is encoded and decoded again is the picture."""
     errors = [psnr(np.asarray(face), np.asarray(reconstruct(pipe, face))) for face in aligned_faces(pipe, people)]
     yield at_least("autoencoder", "reconstruction, dB PSNR", float(np.mean(errors)), PSNR, ".1f")
 
 
-def check_denoiser(pipe: Any, people: list[Person], expected: Expected) -> Iterator[Finding]:
+def check_denoiser(
+    pipe: StableDiffusionNullFacePipeline, people: list[Person], expected: Expected
+) -> Iterator[Finding]:
     """Noise is predicted, and better under the identity of the person shown than under its opposite."""
     check_face_adapter(pipe.unet)
     embeddings = torch.from_numpy(np.stack([embedding(pipe.face_analyser, person) for person in people]))
@@ -136,7 +139,7 @@ def check_denoiser(pipe: Any, people: list[Person], expected: Expected) -> Itera
 
 
 @torch.no_grad()
-def noise_error(pipe: Any, people: list[Person], identities: torch.Tensor) -> float:
+def noise_error(pipe: StableDiffusionNullFacePipeline, people: list[Person], identities: torch.Tensor) -> float:
     """Mean squared error of the predicted noise at `TIMESTEPS`, always with the same noise; 0 is perfect.
 
     Args:
@@ -158,7 +161,7 @@ def noise_error(pipe: Any, people: list[Person], identities: torch.Tensor) -> fl
     return float(np.mean(errors))
 
 
-def check_inversion(pipe: Any, person: Person) -> Iterator[Finding]:
+def check_inversion(pipe: StableDiffusionNullFacePipeline, person: Person) -> Iterator[Finding]:
     """Inverted and denoised again without guidance, a face is what the autoencoder makes of it."""
     face = next(aligned_faces(pipe, [person]))
     result = pipe(
@@ -172,11 +175,11 @@ def check_inversion(pipe: Any, person: Person) -> Iterator[Finding]:
     yield at_least("denoiser", "inverted and back, dB PSNR", agreement, REPRODUCTION_PSNR, ".1f")
 
 
-def check_portrait(pipe: Any, result: AnonymizedPhoto) -> Iterator[Finding]:
+def check_portrait(pipe: StableDiffusionNullFacePipeline, result: AnonymizedPhoto) -> Iterator[Finding]:
     """The anonymized astronaut: one face, somebody else, at the first or second attempt, and nothing else changed."""
     before, after = astronaut(), np.asarray(result.image)
     record = result.faces[0]
-    hidden = len(result.faces) == 1 and record.method == "nullface"
+    hidden = len(result.faces) == 1 and record.method == "replaced"
     yield Finding("portrait", "hidden by", f"{record.method} ({len(result.faces)} face)", hidden)
     similar = float("nan") if record.similarity is None else record.similarity
     yield at_most("portrait", "similarity to the person", similar, same_person_similarity(pipe.face_analyser), "+.2f")
@@ -192,12 +195,12 @@ def check_portrait(pipe: Any, result: AnonymizedPhoto) -> Iterator[Finding]:
     yield Finding("portrait", "faces found in the result", f"{found} (1)", found == 1)
 
 
-def embedding(analyser: Any, person: Person) -> np.ndarray:
+def embedding(analyser: FaceAnalyser, person: Person) -> np.ndarray:
     """(512,) float32, unit norm."""
     return embed_face(analyser, person.photo, person.face.landmarks)
 
 
-def aligned_faces(pipe: Any, people: list[Person]) -> Iterator[PIL.Image.Image]:
+def aligned_faces(pipe: StableDiffusionNullFacePipeline, people: list[Person]) -> Iterator[PIL.Image.Image]:
     """Crops at the size of the model."""
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     for person in people:
@@ -206,7 +209,7 @@ def aligned_faces(pipe: Any, people: list[Person]) -> Iterator[PIL.Image.Image]:
 
 
 @torch.no_grad()
-def reconstruct(pipe: Any, face: PIL.Image.Image) -> PIL.Image.Image:
+def reconstruct(pipe: StableDiffusionNullFacePipeline, face: PIL.Image.Image) -> PIL.Image.Image:
     """What the autoencoder makes of a picture."""
     decoded = pipe.decode_latents(pipe.encode_image(pipe.prepare_image(face)))
     return pipe.image_processor.postprocess(decoded)[0]

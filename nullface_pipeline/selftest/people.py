@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
 
 from nullface_pipeline.face_identity import FaceLocation, locate_faces
+from nullface_pipeline.protocols import FaceAnalyser
 
 
 # Of scikit-image's astronaut: eyes, nose and mouth corners by dlib.
@@ -43,7 +43,7 @@ def group_photos() -> Iterator[tuple[np.ndarray, int]]:
             yield np.asarray(PIL.Image.open(folder / name).convert("RGB")), count
 
 
-def find_people(analyser: Any) -> list[Person]:
+def find_people(analyser: FaceAnalyser) -> list[Person]:
     """All faces in the photos, the astronaut's first if it is found."""
     photos = [astronaut(), *(photo for photo, _ in group_photos())]
     return [Person(photo, face) for photo in photos for face in locate_faces(analyser, photo)]

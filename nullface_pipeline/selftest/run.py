@@ -11,6 +11,7 @@ import PIL.Image
 import torch
 
 from nullface_pipeline.model_sets import load_model_set
+from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.selftest import checks
 from nullface_pipeline.selftest.files import check_files
 from nullface_pipeline.selftest.findings import Finding
@@ -105,7 +106,7 @@ def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, resu
     result.peak_bytes = peak_memory()
 
 
-def anonymize(pipe: Any, name: str, result: Selftest) -> Any:
+def anonymize(pipe: StableDiffusionNullFacePipeline, name: str, result: Selftest) -> Any:
     """The astronaut with the preset "standard"; notes how long it takes."""
     started = time.perf_counter()
     photo = pipe.anonymize(PIL.Image.fromarray(astronaut()), seed=0)

@@ -8,12 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nullface_pipeline.face_identity import FaceLocation, embed_face
 from nullface_pipeline.face_search import search_locations
+from nullface_pipeline.protocols import FaceAnalyser
 from nullface_pipeline.video.reader import Frame, read_frames
 from nullface_pipeline.video.shots import LOOK_BACK, frame_changes, thumbnail
 
@@ -57,7 +57,7 @@ def _entries(path: Path, kind: np.dtype) -> np.ndarray:
     return np.fromfile(path, kind, path.stat().st_size // kind.itemsize)
 
 
-def look(video: Path, analyser: Any, folder: Path, tell: Callable[[], None] = lambda: None) -> Look:
+def look(video: Path, analyser: FaceAnalyser, folder: Path, tell: Callable[[], None] = lambda: None) -> Look:
     """Find the faces of every frame, or of those that an earlier look in the same folder did not come to.
 
     Args:
@@ -92,13 +92,13 @@ def _cut(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def embed_frames(video: Path, analyser: Any, seen: Look) -> Iterator[np.ndarray]:
+def embed_frames(video: Path, analyser: FaceAnalyser, seen: Look) -> Iterator[np.ndarray]:
     """(faces, 512) float32 for each frame in turn: who the faces are. Embeddings are never written anywhere."""
     for number, frame in enumerate(read_frames(video)):
         yield embed_rows(analyser, frame, seen, seen.rows(number))
 
 
-def embed_rows(analyser: Any, frame: Frame, seen: Look, rows: range) -> np.ndarray:
+def embed_rows(analyser: FaceAnalyser, frame: Frame, seen: Look, rows: range) -> np.ndarray:
     """(len(rows), 512) float32, unit norm."""
     found = [embed_face(analyser, frame.pixels, seen.faces["landmarks"][row]) for row in rows]
     return np.stack(found) if found else np.zeros((0, 512), dtype=np.float32)

@@ -7,7 +7,6 @@ there is covered, and the piece is made again, until nothing is left to cover.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,13 +23,14 @@ from nullface_pipeline.photo import (
     FoundFaces,
     check_finished,
     consent_threshold,
-    find_spared_faces,
+    find_kept_faces,
     is_changed,
     read_references,
     similarity_threshold,
     unmatched_faces,
 )
 from nullface_pipeline.photo_records import MAX_SEED, FaceNotHiddenError, PhotoOptions
+from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.video.reader import Frame, VideoInfo, read_frames
 from nullface_pipeline.video.states import LARGEST, State, TrackStates, track_states
 from nullface_pipeline.video.steadiness import steady_results
@@ -75,7 +75,7 @@ class Rendering:
         hosts (`list[int | None]`): for each of the tracks that were there at first, whose faces it is a part of.
     """
 
-    pipe: Any
+    pipe: NullFacePipeline
     options: PhotoOptions
     seed: int
     info: VideoInfo
@@ -107,7 +107,7 @@ class Piece:
         window (`dict[int, Frame]`): its frames by number, and `STEADY` more to either side.
         targets (`dict[int, dict[int, FaceTarget]]`): by frame and track, with their results.
         failed (`set[tuple[int, int]]`): frame and track of what is covered because it did not pass.
-        spared (`set[tuple[int, int]]`): frame and track of people who agreed to be seen.
+        kept (`set[tuple[int, int]]`): frame and track of people who agreed to be seen.
     """
 
     start: int
@@ -115,7 +115,7 @@ class Piece:
     window: Mapping[int, Frame]
     targets: dict[int, dict[int, FaceTarget]] = field(default_factory=dict)
     failed: set[tuple[int, int]] = field(default_factory=set)
-    spared: set[tuple[int, int]] = field(default_factory=set)
+    kept: set[tuple[int, int]] = field(default_factory=set)
 
 
 def windows(frames: Iterator[Frame], spans: list[tuple[int, int]]) -> Iterator[tuple[int, int, dict[int, Frame]]]:
@@ -143,8 +143,8 @@ def render_piece(rendering: Rendering, path: Path, suffix: str, piece: Piece) ->
     """
     numbers = range(piece.start, piece.end)
     for number in numbers:
-        spared = spared_tracks(rendering, number, piece.window[number].pixels)
-        piece.spared |= {(number, index) for index in spared}
+        kept = kept_tracks(rendering, number, piece.window[number].pixels)
+        piece.kept |= {(number, index) for index in kept}
     make_targets(rendering, piece)
     anonymize_targets(rendering, piece)
     for _ in range(MOST_PASSES):
@@ -161,7 +161,7 @@ def render_piece(rendering: Rendering, path: Path, suffix: str, piece: Piece) ->
     )
 
 
-def spared_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[int]:
+def kept_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[int]:
     """Tracks of people who agreed to be seen, if all of the track and its face in this very frame both show one."""
     if not rendering.options.skip_faces:
         return set()
@@ -174,8 +174,8 @@ def spared_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[
         for index, face in faces.items()
         if max(similarity(face.embedding, person) for person in people) >= threshold
     }
-    spared = find_spared_faces(analyser, list(now.values()), people, threshold)
-    return {index for index, face in now.items() if face in spared}
+    kept = find_kept_faces(analyser, list(now.values()), people, threshold)
+    return {index for index, face in now.items() if face in kept}
 
 
 def make_targets(rendering: Rendering, piece: Piece) -> None:
@@ -190,7 +190,7 @@ def make_targets(rendering: Rendering, piece: Piece) -> None:
                 else:
                     piece.failed.add((number, index))
     for (number, index), target in around.items():
-        if piece.start <= number < piece.end and (number, index) not in piece.spared:
+        if piece.start <= number < piece.end and (number, index) not in piece.kept:
             near = [around.get((other, index), target) for other in range(number - STEADY, number + STEADY + 1)]
             mask = np.max([each.mask for each in near], axis=0)
             piece.targets.setdefault(number, {})[index] = replace(target, mask=mask)
@@ -273,7 +273,7 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
     replaced = paste_all(before, list(hidden))
     pixels = cover_faces(replaced, boxes, rendering.options.cover)
     there = [index for index, states in enumerate(rendering.tracks) if states.at(number) is not None]
-    if there != sorted([*done.hidden, *done.covered, *done.parts, *done.spared]):
+    if there != sorted([*done.hidden, *done.covered, *done.parts, *done.kept]):
         raise FaceNotHiddenError(f"Not every face of frame {number} is accounted for; nothing is written.")
     covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box in boxes)
     found = FoundFaces(before, tuple(target.face for target in hidden), covered, ())
@@ -289,23 +289,23 @@ class Done:
         hidden (`dict[int, FaceTarget]`): replaced by a new face.
         covered (`dict[int, tuple[np.ndarray, float]]`): box and margin of a cover.
         parts (`list[int]`): parts of faces that are replaced, such as a mouth that was taken for a face.
-        spared (`list[int]`): left as they are, see `spared_tracks`.
+        kept (`list[int]`): left as they are, see `kept_tracks`.
     """
 
     hidden: dict[int, FaceTarget]
     covered: dict[int, tuple[np.ndarray, float]]
     parts: list[int]
-    spared: list[int] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
 
 
 def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
     """What is done with each track in a frame."""
     targets = piece.targets.get(number, {})
     hidden = {index: target for index, target in targets.items() if not is_near_failure(piece, number, index)}
-    done = Done(hidden, {}, [], [index for frame, index in piece.spared if frame == number])
+    done = Done(hidden, {}, [], [index for frame, index in piece.kept if frame == number])
     for index, states in enumerate(rendering.tracks):
         place = states.at(number)
-        if place is None or index in hidden or index in done.spared:
+        if place is None or index in hidden or index in done.kept:
             continue
         host = rendering.hosts[index] if index < len(rendering.hosts) else None
         # Where the part was not found itself, it is somewhere in its host's face.
@@ -382,7 +382,7 @@ def look_again(
             # No number is not below the threshold.
             if not likeness(rendering, face, before, shown, seen) < rendering.threshold:
                 failed.add((number, index))
-        known = faces | seen_faces(rendering, done.spared, number)
+        known = faces | seen_faces(rendering, done.kept, number)
         for face in unmatched_faces(seen, list(known.values())):
             if not is_only_new(rendering, face, list(done.hidden.values()), before, shown, seen):
                 found.append((number, face.box))
@@ -416,9 +416,9 @@ def likeness(
     Args:
         face (`DetectedFace`): with its landmarks in this frame, and the embedding of its track.
     """
-    judge = rendering.options.judge
+    verifier = rendering.options.verifier
     analyser = rendering.pipe.face_analyser
-    own = closest_similarity([analyser, *([] if judge is None else [judge])], before, after, face, seen)
+    own = closest_similarity([analyser, *([] if verifier is None else [verifier])], before, after, face, seen)
     new = embed_face(analyser, after, face.landmarks)
     return float(np.max([own, similarity(new, face.embedding)]))
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.photo import check_pipeline, read_references
 from nullface_pipeline.photo_files import whole_file
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
+from nullface_pipeline.protocols import FaceAnalyser, NullFacePipeline
 from nullface_pipeline.video.look import Look, embed_frames, look
 from nullface_pipeline.video.reader import VideoInfo, read_frames, read_info
 from nullface_pipeline.video.render import (
@@ -88,7 +88,7 @@ class VideoReport:
         tracks (`int`): people in shots, roughly.
         anonymized (`int`): faces that were found, replaced and verified.
         gaps (`int`): faces that were not found, replaced between two frames that show them, and verified.
-        spared (`int`): faces of people who agreed to be seen, left as they are.
+        kept (`int`): faces of people who agreed to be seen, left as they are.
         covered (`int`): faces and places of faces under a patch.
         failed (`int`): faces that did not pass; they are covered, with their neighbours.
         found (`int`): faces that only the finished picture showed; they are covered.
@@ -101,7 +101,7 @@ class VideoReport:
     tracks: int
     anonymized: int
     gaps: int
-    spared: int
+    kept: int
     covered: int
     failed: int
     found: int
@@ -110,7 +110,7 @@ class VideoReport:
     covered_tracks: tuple[CoveredTrack, ...] = ()
 
 
-def link_video(analyser: Any, path: Path, work: Work, tell: Tell = tell_nobody) -> LinkedVideo:
+def link_video(analyser: FaceAnalyser, path: Path, work: Work, tell: Tell = tell_nobody) -> LinkedVideo:
     """Find the faces of a video and who they are.
 
     Raises:
@@ -133,7 +133,7 @@ def link_video(analyser: Any, path: Path, work: Work, tell: Tell = tell_nobody) 
 
 
 def anonymize_video(
-    pipe: Any,
+    pipe: NullFacePipeline,
     video: LinkedVideo,
     output: Path,
     options: PhotoOptions,
@@ -148,7 +148,7 @@ def anonymize_video(
     Args:
         pipe (`StableDiffusionNullFacePipeline`): with adapter and face models.
         options (`PhotoOptions`): as for photos, but always straight away from the person; see `check_video_options`. Who agreed to be seen is left as he is in
-            those frames that show him surely, see `spared_tracks`.
+            those frames that show him surely, see `kept_tracks`.
         audio (`str`): one of `AUDIO`, see `join_segments`.
         identities (`Sequence[np.ndarray]`, *optional*): (512,) for each track: whom its new face is to be unlike. By
             default all that the track shows of the person.
@@ -206,7 +206,7 @@ def cover_reason(track: Track, min_face: float, found_late: bool) -> str:
     return "every attempt still matches the person: try a stronger `preset`"
 
 
-COUNTED = ("anonymized", "gaps", "spared", "covered", "failed", "found", "patched_frames", "switches")
+COUNTED = ("anonymized", "gaps", "kept", "covered", "failed", "found", "patched_frames", "switches")
 
 
 def check_video_options(options: PhotoOptions) -> None:
@@ -218,7 +218,7 @@ def check_video_options(options: PhotoOptions) -> None:
 
 
 def plan(
-    pipe: Any,
+    pipe: NullFacePipeline,
     video: LinkedVideo,
     options: PhotoOptions,
     work: Work,
@@ -314,7 +314,7 @@ def count(rendering: Rendering, piece: Piece) -> dict[str, int]:
     for number in range(piece.start, piece.end):
         done = decide(rendering, piece, number)
         counts["covered"] += len(done.covered)
-        counts["spared"] += len(done.spared)
+        counts["kept"] += len(done.kept)
         counts["patched_frames"] += bool(done.covered)
         for index in done.hidden:
             counts[_word(rendering.tracks[index], number)] += 1

@@ -72,7 +72,7 @@ def test_anonymize_a_folder(tmp_path):
 def test_a_face_is_covered_by_what_was_asked_for(tmp_path):
     PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
     arguments = ("anonymize", tmp_path / "astronaut.png", "-o", tmp_path / "out", "--min-face", 500)
-    for cover, fewest in (("patch", 1), ("mosaic", 9)):
+    for cover, fewest in (("solid", 1), ("mosaic", 9)):
         result = invoke(*arguments, "--cover", cover)
         assert result.exit_code == 3 and "done before;" not in result.output, "another cover is done anew"
         face = np.asarray(PIL.Image.open(tmp_path / "out" / "astronaut.png"))[90:150, 200:250]
@@ -96,7 +96,7 @@ def test_a_reference_photo_is_searched_once_for_all_photos(tmp_path, monkeypatch
     assert invoke(*arguments, "--skip-face", tmp_path / "her.png").exit_code == 0
     assert searched.count(reference.shape) == 1 and searched.count(others.shape) >= 3
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert [face["method"] for line in lines for face in line["faces"]] == ["spared"] * 3
+    assert [face["method"] for line in lines for face in line["faces"]] == ["kept"] * 3
 
 
 def test_a_reference_photo_of_nobody_is_said_before_the_first_photo(tmp_path):
@@ -110,7 +110,7 @@ def test_a_reference_photo_of_nobody_is_said_before_the_first_photo(tmp_path):
 
 def test_covered_faces_have_their_own_exit_code(tmp_path):
     PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
-    arguments = ("anonymize", tmp_path / "astronaut.png", "--threshold", "-1", "--steps", "10")
+    arguments = ("anonymize", tmp_path / "astronaut.png", "--similarity-threshold", "-1", "--steps", "10")
     result = invoke(*arguments, "-o", tmp_path / "out")
     assert result.exit_code == 3, result.output
     result = invoke(*arguments, "-o", tmp_path / "none", "--on-failure", "skip-file")
@@ -122,7 +122,7 @@ def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path
         PIL.Image.fromarray(data.astronaut()).save(tmp_path / name)
     report = tmp_path / "report.jsonl"
     result = invoke(
-        *("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", "--threshold", "-1", "--steps", "10"),
+        *("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", "--similarity-threshold", "-1", "--steps", "10"),
         *("--on-failure", "error", "--report", report),
     )
     assert result.exit_code == 4, result.output
@@ -212,13 +212,13 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, arguments, message):
         (["-o", "out", "--seed", "-1"], "--seed"),
         (["-o", "out", "--min-face", "nan"], "--min-face"),
         (["-o", "out", "--min-face", "inf"], "--min-face"),
-        (["-o", "out", "--threshold", "nan"], "--threshold"),
+        (["-o", "out", "--similarity-threshold", "nan"], "--similarity-threshold"),
         (["-o", "out", "--detection-threshold", "0"], "--detection-threshold"),
         (["-o", "out", "--detection-threshold", "nan"], "--detection-threshold"),
         (["-o", "out", "--batch-faces", "1e9"], "--batch-faces"),
         (["-o", "out", "--contact-sheet", "sheet.xyz"], "--contact-sheet takes"),
         (["-o", "."], "would be written over"),
-        (["-o", "out", "--threshold", "30"], "--threshold"),
+        (["-o", "out", "--similarity-threshold", "30"], "--similarity-threshold"),
         (["-o", "out", "--keep", "eye"], "Unknown region"),
         (["-o", "out", "--keep-mask", "nowhere.png"], "--keep-mask nowhere.png"),
         (["-o", "out", "--keep-mask", "small.png"], "has 32 x 32 pixels, the upright photo 512 x 512"),
@@ -229,7 +229,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, arguments, message):
         (["-o", "out", "--cover", "black"], "--cover"),
         (["-o", "out", "--json"], "--json goes with --dry-run"),
         (["-o", "out", "--model", "sd14"], "'sd14' is none of tiny, sd15 and sdxl"),
-        (["-o", "out", "--judge", "no/such"], "there is no folder no/such"),
+        (["-o", "out", "--verifier", "no/such"], "there is no folder no/such"),
         (["clip.MP4", "-o", "out"], "clip.MP4 is a video: give it to `nullface video`"),
         (["-o", "out", "--max"], "No such option"),
         (["-o", "out", "--same-face", "--identity-angle", "30"], "--identity-angle another one each time"),

@@ -46,7 +46,9 @@ FILES = st.sampled_from(
     ["", ".", "out", "photo.png", "out/photo.png", "r.jsonl", "s.png", "S.PNG", "photo.png/x.png", "\0"]
 )
 OPTIONS = {
-    **dict.fromkeys(("--seed", "--threshold", "--detection-threshold", "--min-face", "--batch-faces"), NUMBERS),
+    **dict.fromkeys(
+        ("--seed", "--similarity-threshold", "--detection-threshold", "--min-face", "--batch-faces"), NUMBERS
+    ),
     **dict.fromkeys(("--steps", "--skip", "--guidance-scale", "--identity-scale", "--identity-angle"), NUMBERS),
     **dict.fromkeys(("--keep", "--preset", "--device", "--dtype", "--on-failure", "--cover", "--model"), WORDS),
     **dict.fromkeys(("--report", "--contact-sheet", "--keep-mask", "--skip-face"), FILES),

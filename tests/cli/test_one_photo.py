@@ -17,7 +17,7 @@ from .test_anonymize import FACE, PREVIEW_SUFFIX, face_changed, invoke_as_main
 
 
 # In ten steps nullface-tiny does not get far enough from a face to pass its own check.
-QUICK = ("--steps", "10", "--skip", "0.5", "--threshold", "1", "--accept-recognizable", "--seed", "0")
+QUICK = ("--steps", "10", "--skip", "0.5", "--similarity-threshold", "1", "--accept-recognizable", "--seed", "0")
 DEMONSTRATION = "do not publish"
 
 
@@ -95,7 +95,7 @@ def test_who_agreed_is_spared(photo, tmp_path):
         assert result.exit_code == 0, result.output
         assert not face_changed(photo, out / "photo.png")
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert [[face["method"] for face in line["faces"]] for line in lines] == [["spared"], ["spared"]]
+    assert [[face["method"] for face in line["faces"]] for line in lines] == [["kept"], ["kept"]]
 
 
 def test_knobs_reach_the_pipeline(photo, tmp_path):
@@ -112,10 +112,19 @@ def test_knobs_reach_the_pipeline(photo, tmp_path):
 def test_a_second_judge_is_loaded_and_heard(photo, tmp_path):
     folder = TINY_FOLDER / "face_models"
     result = invoke_as_main(
-        "anonymize", photo, "-o", tmp_path / "out", "--judge", folder, "--steps", "10", "--threshold", "-1"
+        "anonymize",
+        photo,
+        "-o",
+        tmp_path / "out",
+        "--verifier",
+        folder,
+        "--steps",
+        "10",
+        "--similarity-threshold",
+        "-1",
     )
     assert result.exit_code == 3, result.output
-    result = invoke_as_main("anonymize", photo, "-o", tmp_path / "none", "--judge", tmp_path, *QUICK)
+    result = invoke_as_main("anonymize", photo, "-o", tmp_path / "none", "--verifier", tmp_path, *QUICK)
     assert result.exit_code == 1 and "could not be loaded" in result.output
 
 
@@ -158,9 +167,9 @@ def test_faces_to_spare_by_their_number_in_the_preview(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert [sorted(face["method"] for face in line["faces"]) for line in lines] == [
         ["covered", "covered"],
-        ["covered", "spared"],
+        ["covered", "kept"],
     ]
-    (spared,) = [face for face in lines[1]["faces"] if face["method"] == "spared"]
+    (spared,) = [face for face in lines[1]["faces"] if face["method"] == "kept"]
     assert spared["box"] == pytest.approx(rows[1]["faces"][1]["box"], abs=0.1)
     for wrong in ("a.png:1", "z.png:1", "1"):
         result = invoke_as_main(*arguments, tmp_path / "none", "--skip-face", wrong)
@@ -175,7 +184,7 @@ def test_a_box_around_a_face_spares_it_and_one_beside_it_is_a_refusal(photo, tmp
     assert refused.exit_code == 4 and "--skip-face names the box" in refused.stderr and "1: [" in refused.stderr
     assert "ValueError" not in refused.stderr
     spared, left_out = [json.loads(line) for line in report.read_text().splitlines()]
-    assert [face["method"] for face in spared["faces"]] == ["spared"]
+    assert [face["method"] for face in spared["faces"]] == ["kept"]
     assert left_out["status"] == "refused" and "`" not in left_out["reason"]
 
 

@@ -40,9 +40,9 @@ def clip(tmp_path):
         (["nothing.mp4"], "nothing.mp4 is no file"),
         (["."], "name the videos themselves"),
         (["clip.mp4", "--keep", "brain"], "brain"),
-        (["clip.mp4", "--threshold", "0.9"], "--threshold is 0.9"),
+        (["clip.mp4", "--similarity-threshold", "0.9"], "--similarity-threshold is 0.9"),
         (["photo.jpg"], "photo.jpg is a photo: give it to `nullface anonymize`"),
-        (["clip.mp4", "--judge", "pack"], "The face models 'pack' could not be loaded"),
+        (["clip.mp4", "--verifier", "pack"], "The face models 'pack' could not be loaded"),
         (["clip.mp4", "--skip-face", "1,2,3,4"], "--skip-face 1,2,3,4"),
         (["clip.mp4", "--skip-face", "nobody.png"], "must show one face; 0 were found"),
         (["clip.mp4", "--cover", "black"], "'black' is not one of"),
@@ -117,11 +117,13 @@ def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
         "--identity-angle",
         "9",
     )
-    judge = TINY_FOLDER / "face_models"
-    result = command(clip, "--output", tmp_path / "out", *knobs, "--judge", judge, "--cover", "mosaic", "--quiet")
+    verifier = TINY_FOLDER / "face_models"
+    result = command(
+        clip, "--output", tmp_path / "out", *knobs, "--verifier", verifier, "--cover", "mosaic", "--quiet"
+    )
     assert result.exit_code == 3 and not result.stdout
     (options,) = told
-    assert options.cover == "mosaic" and "recognition" in options.judge.models
+    assert options.cover == "mosaic" and "recognition" in options.verifier.models
     assert options.settings() == {
         **{"num_inference_steps": 6, "skip": 0.5, "guidance_scale": 7.0},
         **{"identity_scale": 2.0, "identity_angle": 9.0},

@@ -18,7 +18,7 @@ from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, NoFaceF
 
 
 SEED = 7
-FACE = FaceRecord(box=(1.0, 2.0, 30.0, 40.0), score=0.9, similarity=0.1, attempts=1, method="nullface")
+FACE = FaceRecord(box=(1.0, 2.0, 30.0, 40.0), score=0.9, similarity=0.1, attempts=1, method="replaced")
 FEATURES = {
     "image": {"_type": "Image"},
     "label": {"names": ["cat", "dog"], "_type": "ClassLabel"},

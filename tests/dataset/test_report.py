@@ -16,7 +16,7 @@ def test_a_row_for_each_photo_and_their_sum(tmp_path, monkeypatch):
     assert rows[0]["faces"][0]["box"] == list(FACE.box) and rows[0]["unet_evaluations"] == 8
     total = summarize(Place(str(tmp_path / "out")))
     assert total.shards == 2 and dict(total.photos) == {"anonymized": 10, "refused": 2}
-    assert total.faces["nullface"] == 10 and total.unet_evaluations == 80 and total.seconds["cpu"] > 0
+    assert total.faces["replaced"] == 10 and total.unet_evaluations == 80 and total.seconds["cpu"] > 0
     assert total.reasons["No face was found in the photo."] == 1
 
 

@@ -12,5 +12,5 @@ def record(method):
 def paint_black(file, name):
     if "empty" in name:
         raise NoFaceFoundError("No face was found in the photo.")
-    method = "covered" if "hard" in name else "nullface"
+    method = "covered" if "hard" in name else "replaced"
     return AnonymizedPhoto(PIL.Image.new("RGB", file.image.size), (record(method),))

@@ -17,7 +17,7 @@ LINE = {
     "original_sha256": "0" * 64,
     "options_sha256": "1" * 64,
     "result_sha256": "2" * 64,
-    "faces": [{"box": [1.0, 2, 3, 4], "score": 0.9, "similarity": None, "attempts": 1, "method": "nullface"}],
+    "faces": [{"box": [1.0, 2, 3, 4], "score": 0.9, "similarity": None, "attempts": 1, "method": "replaced"}],
 }
 
 
@@ -34,7 +34,7 @@ def test_a_file_that_is_no_report_is_not_touched(tmp_path):
         read(tmp_path, "no line end")
     assert read_report(tmp_path / "none.jsonl") == {}
     (outcome,) = read(tmp_path, json.dumps(LINE) + "\n").values()
-    assert outcome.made.result == "2" * 64 and outcome.faces[0].method == "nullface"
+    assert outcome.made.result == "2" * 64 and outcome.faces[0].method == "replaced"
 
 
 def test_lines_of_before_there_were_hashes_vouch_for_nothing(tmp_path):

@@ -18,7 +18,7 @@ from nullface_pipeline.identity_choices import OppositeIdentity
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person, run
 from nullface_pipeline.video.look import look, read_look
-from nullface_pipeline.video.render import Rendering, spared_tracks
+from nullface_pipeline.video.render import Rendering, kept_tracks
 from nullface_pipeline.video.run import count_found, piece_spans, render_pieces
 from nullface_pipeline.video.states import BEYOND, track_states
 
@@ -89,22 +89,22 @@ def test_who_agreed_is_left_only_where_track_and_frame_say_so(pipe, clip, source
     (hers,) = [number for number, track in enumerate(linked.tracks) if len(track.frames) == 12]
     who = linked.tracks[hers].embedding
 
-    def spared(people, *tracks, pixels=clip.frames[3]):
+    def kept(people, *tracks, pixels=clip.frames[3]):
         states = [track_states(track, linked.times) for track in tracks]
         nobody = [None] * len(tracks)
         options = PhotoOptions(skip_faces=tuple(people))
         rendering = Rendering(
             pipe, options, 0, linked.info, linked.times, linked.shots, states, nobody, [0] * len(tracks), nobody
         )
-        return spared_tracks(rendering, 3, pixels)
+        return kept_tracks(rendering, 3, pixels)
 
     track = linked.tracks[hers]
-    assert spared([who], track) == spared([-who, who], track) == {0}
-    assert spared([], track) == spared([-who], track) == set()
-    assert spared([who], replace(track, embedding=-who)) == set(), "the track is somebody else's"
-    assert spared([who], track, pixels=clip.frames[3][:, ::-1]) == set(), "the frame does not show her there"
+    assert kept([who], track) == kept([-who, who], track) == {0}
+    assert kept([], track) == kept([-who], track) == set()
+    assert kept([who], replace(track, embedding=-who)) == set(), "the track is somebody else's"
+    assert kept([who], track, pixels=clip.frames[3][:, ::-1]) == set(), "the frame does not show her there"
     beside = replace(track, landmarks=track.landmarks + 4)
-    assert spared([who], beside, track) == {1}, "one face a person"
+    assert kept([who], beside, track) == {1}, "one face a person"
 
 
 def test_the_frames_of_a_track_are_turned_alike(pipe):
@@ -163,7 +163,7 @@ def test_who_agreed_is_left_but_not_in_a_shot_that_does_not_show_her_surely(pipe
     shares = [changed(*frames, box) for *frames, box in zip(before, after, boxes)]
     # Not in each of the first: a second track may be found in her hair, and has a patch.
     assert min(shares[:6]) < 0.1 and min(shares[6:]) > 0.4, shares
-    assert report.spared == 6 and report.anonymized + report.gaps + report.covered >= 6
+    assert report.kept == 6 and report.anonymized + report.gaps + report.covered >= 6
 
 
 @pytest.mark.video
