@@ -7,7 +7,7 @@ licence of its own, and is used nowhere else.
     git clone https://github.com/hanweikung/nullface ../published
     python -m benchmarks.against_published --published ../published
 
-On a CPU the published 100 steps take long. `--steps 20` runs both ways with fewer steps and the same share of them
+On a CPU the published 100 steps take long. `--num-inference-steps 20` runs both ways with fewer steps and the same share of them
 skipped; the last columns say what the paper's 100 would take, by the time of one evaluation.
 """
 
@@ -200,7 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, required=True, help="folder of the clone")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, default=PAPER_STEPS, help="T, for the published code and the default")
+    parser.add_argument(
+        "--num-inference-steps", type=int, default=PAPER_STEPS, help="T, for the published code and the default"
+    )
     args = parser.parse_args()
 
     pipe = make_full_size_pipeline().to(args.device)

@@ -25,7 +25,7 @@ from nullface_pipeline.evaluation.tables import normalized
 from nullface_pipeline.face_covers import Ellipse, cover_faces
 from nullface_pipeline.face_identity import FaceLocation, locate_faces
 from nullface_pipeline.model_sets import load_detector
-from nullface_pipeline.photo_records import COVERS
+from nullface_pipeline.photo_options import COVERS
 from training.portraits import load_portraits
 
 

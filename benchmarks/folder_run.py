@@ -21,7 +21,7 @@ import torch
 
 from nullface_pipeline.photo_files import PhotoFile
 from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--num-inference-steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -38,7 +38,7 @@ from nullface_pipeline.face_masks import face_masks
 from nullface_pipeline.face_target import FaceTarget, make_target
 from nullface_pipeline.identity_choices import IDENTITY_CHOICES
 from nullface_pipeline.model_sets import load_model_set
-from nullface_pipeline.photo_records import PRESETS, PhotoOptions
+from nullface_pipeline.photo_options import PRESETS, PhotoOptions
 from training.expression import HeadPose, find_landmarks, landmark_drift
 from training.face_swaps import swap_face
 from training.latent_cache import CROP_SIZE

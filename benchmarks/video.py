@@ -24,7 +24,7 @@ from nullface_pipeline.evaluation.attributes import find_68, shape_predictor
 from nullface_pipeline.evaluation.judges import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.model_sets import load_model_set
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video
 from nullface_pipeline.video.reader import read_frames
 from nullface_pipeline.video.writer import write_segment

@@ -20,7 +20,7 @@ import torch
 
 from nullface_pipeline.face_identity import load_face_analyser
 from nullface_pipeline.model_sets import load_model_set
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from nullface_pipeline.video import Work, anonymize_video, link_video
 from tests.video.clips import astronaut, background, draw, sway, write_clip

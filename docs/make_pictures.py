@@ -29,7 +29,7 @@ from nullface_pipeline.photo_files import PhotoFile
 from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos
 from nullface_pipeline.photo_folder.contact_sheet import draw_page
 from nullface_pipeline.photo_folder.preview import draw_faces
-from nullface_pipeline.photo_records import COVERS, PhotoOptions
+from nullface_pipeline.photo_options import COVERS, PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 

@@ -11,7 +11,7 @@ import PIL.Image
 import torch
 
 from nullface_pipeline.model_sets import load_model_set
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.video import Work, anonymize_video, link_video
 from tests.video.clips import astronaut, make_clip, read_back, sway, write_clip
 

@@ -19,7 +19,7 @@ _EXPORTS = {
     "find_people": "albums",
     "AnonymizedPhoto": "photo_records",
     "FaceRecord": "photo_records",
-    "PhotoOptions": "photo_records",
+    "PhotoOptions": "photo_options",
     "PhotoRefusedError": "photo_records",
     "FaceNotHiddenError": "photo_records",
     "NoFaceFoundError": "photo_records",
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from .albums import find_people
     from .ddpm_inversion import DDPMInversion
     from .model_sets import load_model_set
+    from .photo_options import PhotoOptions
     from .photo_records import (
         AnonymizedPhoto,
         FaceNotHiddenError,
         FaceRecord,
         NoFaceFoundError,
-        PhotoOptions,
         PhotoRefusedError,
         TooManyFacesError,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .photo_records import COVERS
+from .photo_options import COVERS
 
 
 # How much farther than around the box's corners a cover reaches, as a share of the box.

@@ -9,7 +9,7 @@ from .face_identity import DetectedFace, embed_face, similarity
 from .face_search import SAME_BOX, overlap, search_faces
 from .face_target import FaceTarget, paste_all
 from .identity_choices import IDENTITY_CHOICES
-from .photo_records import PhotoOptions
+from .photo_options import PhotoOptions
 from .protocols import FaceAnalyser, NullFacePipeline
 
 

@@ -11,6 +11,7 @@ from .face_crops import FaceCrop
 from .face_identity import DetectedFace
 from .face_parsing import anonymization_mask, region_mask
 from .face_regions import FACE_REGIONS
+from .photo_records import OptionError
 from .protocols import FaceSegmenter
 
 
@@ -96,11 +97,12 @@ def nearest_face(crop: FaceCrop, face: DetectedFace, faces: list[DetectedFace]) 
 
 
 def read_keep_mask(mask: PIL.Image.Image, pixels: np.ndarray) -> np.ndarray:
-    """(H, W) float32 in [0, 1]; raises ValueError on another size than the photo's."""
+    """(H, W) float32 in [0, 1]; raises OptionError on another size than the photo's."""
     if mask.size != (pixels.shape[1], pixels.shape[0]):
-        raise ValueError(
-            f"`keep_mask` must have the size of the upright photo, {pixels.shape[1]} x {pixels.shape[0]}, got "
-            f"{mask.size[0]} x {mask.size[1]}."
+        raise OptionError(
+            "keep_mask",
+            f"must have the size of the upright photo, {pixels.shape[1]} x {pixels.shape[0]}, got "
+            f"{mask.size[0]} x {mask.size[1]}.",
         )
     return np.asarray(mask.convert("L"), dtype=np.float32) / 255.0
 

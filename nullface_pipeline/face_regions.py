@@ -6,6 +6,8 @@ region takes both sides.
 
 from collections.abc import Iterable
 
+from .photo_records import OptionError
+
 
 # The 19 classes in the order in which facexlib's BiSeNet numbers them.
 CELEBAMASK_LABELS = (
@@ -51,11 +53,11 @@ FACE_REGIONS = ("skin", "brows", "eyes", "glasses", "nose", "mouth", "ears")
 
 
 def check_kept_regions(regions: Iterable[str]) -> None:
-    """Raise ValueError unless the names are keys of `REGIONS`, in a list, that leave the skin to change."""
+    """Raise OptionError unless the names are keys of `REGIONS`, in a list, that leave the skin to change."""
     if isinstance(regions, str):
-        raise ValueError(f"`keep` must be a list or tuple of region names, for example ({regions!r},).")
+        raise OptionError("keep", f"must be a list or tuple of region names, for example ({regions!r},).")
     unknown = [region for region in regions if region not in REGIONS]
     if unknown:
-        raise ValueError(f"Unknown region(s) to keep {unknown}; the regions are {', '.join(REGIONS)}.")
+        raise OptionError("keep", f"holds unknown regions {unknown}. The regions are {', '.join(REGIONS)}.")
     if "skin" in regions:
-        raise ValueError("`keep` names the skin; without skin to change, the person would stay as they are.")
+        raise OptionError("keep", "must not hold the skin: the person would stay recognizable.")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .photo_records import EMBEDDING_SIZE
+from .photo_options import EMBEDDING_SIZE
 from .protocols import FaceAnalyser
 
 

@@ -22,16 +22,15 @@ from .face_identity import DetectedFace, FaceLocation, same_person_similarity, s
 from .face_masks import read_keep_mask
 from .face_search import is_same_place, overlap, search_faces
 from .face_target import FaceTarget, is_part_of_new_face, make_target, paste_all
+from .photo_options import COVERS, MAX_SEED, PhotoOptions, keyed_number
 from .photo_records import (
-    COVERS,
-    MAX_SEED,
     AnonymizedPhoto,
     FaceNotHiddenError,
     FaceRecord,
     FaceToSkipError,
     NoFaceFoundError,
-    PhotoOptions,
-    keyed_number,
+    OptionError,
+    OptionTypeError,
 )
 from .protocols import FaceAnalyser, NullFacePipeline
 
@@ -134,16 +133,19 @@ def check_pipeline(pipe: NullFacePipeline, options: PhotoOptions) -> None:
     if not _recognizes(pipe.face_analyser):
         raise RuntimeError("The face models hold no recognizer, without which no result can be verified.")
     if options.verifier is not None and not _recognizes(options.verifier):
-        raise TypeError("`verifier` must be an InsightFace `FaceAnalysis` with a recognizer.")
+        raise OptionTypeError("verifier", "must be an InsightFace FaceAnalysis with a recognizer.")
     if options.keep and pipe.face_parser is None:
-        raise RuntimeError("`keep` needs a face parser. Call `pipe.load_face_models()` with one.")
+        raise RuntimeError("To keep regions, a face parser is needed. Call `pipe.load_face_models()` with one.")
     if options.identity == "consistent" and options.people is None:
-        raise ValueError('`identity="consistent"` needs `people`, the embeddings that `find_people` returns.')
+        raise OptionError(
+            "people", "is needed for the consistent identity: the embeddings that `find_people` returns."
+        )
     suits = same_person_similarity(pipe.face_analyser)
     if similarity_threshold(pipe, options) > suits and not options.accept_recognizable:
-        raise ValueError(
-            f"`similarity_threshold` is {options.similarity_threshold}, but from {suits} on this recognizer takes two "
-            "faces for one person. Lower it, or set `accept_recognizable=True` as well."
+        raise OptionError(
+            "similarity_threshold",
+            f"is {options.similarity_threshold}, but from {suits} on this recognizer takes two faces for one person. "
+            "Lower it, or accept recognizable results explicitly.",
         )
 
 
@@ -204,7 +206,7 @@ def find_faces(pipe: NullFacePipeline, pixels: np.ndarray, options: PhotoOptions
     if not faces:
         raise NoFaceFoundError(
             "No face was found in the photo, so nothing was anonymized and nothing is returned. If it shows one, lower "
-            "`detection_threshold`."
+            "the detection threshold."
         )
     kept = find_kept_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold(pipe, options))
     hide: list[DetectedFace] = []
@@ -230,7 +232,7 @@ def read_references(analyser: FaceAnalyser, skip_faces: Sequence[Any]) -> tuple[
 def _person(analyser: FaceAnalyser, reference: PIL.Image.Image | Path) -> np.ndarray:
     faces = search_faces(analyser, read_pixels(reference)[0])
     if len(faces) != 1:
-        raise ValueError(f"A reference photo of `skip_faces` must show one face; {len(faces)} were found.")
+        raise OptionError("skip_faces", f"needs reference photos that show one face; {len(faces)} were found.")
     return faces[0].embedding
 
 
@@ -271,9 +273,7 @@ def face_in_box(faces: list[DetectedFace], box: Sequence[float]) -> DetectedFace
     found = found or [face for face in faces if enclosed_share(face.box, wanted) >= ENCLOSED]
     if len(found) != 1:
         count = "no face" if not found else f"{len(found)} faces"
-        raise FaceToSkipError(
-            f"`skip_faces` names the box {list(box)}, where {count} can be meant. {list_faces(faces)}"
-        )
+        raise FaceToSkipError(f"The box {list(box)} of a face to keep matches {count}. {list_faces(faces)}")
     return found[0]
 
 
@@ -284,7 +284,7 @@ def numbered_face(faces: list[DetectedFace], number: int) -> DetectedFace:
         FaceToSkipError: if no face has this number. The message lists the faces with their numbers.
     """
     if not 1 <= number <= len(faces):
-        raise FaceToSkipError(f"`skip_faces` names the face {number}, which was not found. {list_faces(faces)}")
+        raise FaceToSkipError(f"Face {number}, which is to be kept, was not found. {list_faces(faces)}")
     return faces[number - 1]
 
 
@@ -369,8 +369,8 @@ def finish_faces(
     if failed and options.on_failure == "error":
         raise FaceNotHiddenError(
             f"{len(failed)} face(s) still resemble the person after {options.max_attempts} attempt(s), at "
-            f"{', '.join(_box_text(target.face) for target in failed)}; nothing is returned. Use a stronger setting, or "
-            "`on_failure='cover'`."
+            f"{', '.join(_box_text(target.face) for target in failed)}; nothing is returned. Use a stronger preset, or "
+            "cover such faces."
         )
     pixels = paste_all(found.pixels, hidden)
     # A second look, at the finished picture: what the detector missed at first must not get through either.

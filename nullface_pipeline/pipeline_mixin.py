@@ -49,7 +49,8 @@ from .input_checks import (
     check_reused_inversion,
 )
 from .photo import anonymize_photo
-from .photo_records import PRESETS, AnonymizedPhoto, PhotoOptions, with_named_options
+from .photo_options import PRESETS, PhotoOptions, with_named_options
+from .photo_records import AnonymizedPhoto
 from .unet_denoiser import UNetDenoiser, default_inversion_batch_size
 
 

@@ -43,6 +43,7 @@ from .identity_prior import IdentityPrior  # noqa: F401
 from .image_inputs import to_uint8  # noqa: F401
 from .input_checks import check_inversion_inputs  # noqa: F401
 from .photo import anonymize_photo  # noqa: F401
+from .photo_options import PhotoOptions  # noqa: F401
 from .photo_records import AnonymizedPhoto  # noqa: F401
 from .pipeline_mixin import NullFaceMixin
 from .protocols import FaceAnalyser  # noqa: F401

@@ -59,18 +59,16 @@ from nullface_pipeline.face_regions import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder import anonymize_file
-from nullface_pipeline.photo_records import (
-    COVERS,
-    PRESETS,
-    AnonymizedPhoto,
-    NoFaceFoundError,
-    PhotoOptions,
-    PhotoRefusedError,
-)
+from nullface_pipeline.photo_options import PRESETS, PhotoOptions, described
+from nullface_pipeline.photo_records import AnonymizedPhoto, NoFaceFoundError, PhotoRefusedError
 from nullface_pipeline.weights import missing_weights
 
 
-KNOBS = ("skip", "guidance_scale", "identity_scale", "mask_start")
+# Settings with a slider, and its step.
+KNOBS = {"skip": 0.05, "guidance_scale": 0.5, "identity_scale": 0.1, "mask_start": 0.05}
+
+# Guidance scales above distort faces.
+MAX_SLIDER = 20.0
 
 NOTHING_OPEN = (
     f"No photo is open. Choose one; it is forgotten {FORGET_AFTER // 60} minutes after its last use, or earlier when "
@@ -129,6 +127,20 @@ def load_example() -> OpenPhoto:
 
 
 EXAMPLE = load_example()
+
+
+def choice(option: str) -> gr.Radio:
+    """A control for an option of `PhotoOptions` with named values."""
+    field = PhotoOptions.__dataclass_fields__[option]
+    about = described(field)
+    return gr.Radio(list(about.choices), value=field.default, label=option.capitalize(), info=about.help)
+
+
+def slider(option: str, value: float, step: float) -> gr.Slider:
+    """A control for a setting of the pipeline. Values below 0 move towards the person, so they are left out."""
+    about = described(PhotoOptions.__dataclass_fields__[option])
+    low, high = max(0.0, about.low), min(about.high, MAX_SLIDER)
+    return gr.Slider(low, high, value, step=step, label=option.replace("_", " ").capitalize(), info=about.help)
 
 
 def face_names(photo: OpenPhoto) -> list[str]:
@@ -397,29 +409,11 @@ with gr.Blocks(title="NullFace", analytics_enabled=False) as page:
             with gr.Accordion("Paint a region to keep", open=False):
                 gr.Markdown("A lesion, for example. What you paint stays as it is.")
                 brush = keep_brush()
-            preset = gr.Radio(
-                list(PRESETS), value="standard", label="Strength", info="Stronger: less like the person."
-            )
+            preset = choice("preset")
             with gr.Accordion("Advanced", open=False):
                 values = MODEL.settings("standard")
-                knobs = [
-                    gr.Slider(0, 0.95, values["skip"], step=0.05, label="Skip", info="Higher stays closer."),
-                    gr.Slider(
-                        1, 20, values["guidance_scale"], step=0.5, label="Guidance", info="Push to the new identity."
-                    ),
-                    gr.Slider(
-                        0, 2, values["identity_scale"], step=0.1, label="Identity", info="Push away from the person."
-                    ),
-                    gr.Slider(
-                        0, 1, values["mask_start"], step=0.05, label="Mask start", info="Earlier keeps more around it."
-                    ),
-                ]
-                cover = gr.Radio(
-                    list(COVERS),
-                    value=COVERS[0],
-                    label="Cover",
-                    info="Over a face that cannot be replaced. They differ in looks only.",
-                )
+                knobs = [slider(name, values[name], step) for name, step in KNOBS.items()]
+                cover = choice("cover")
             start = gr.Button("Anonymize", variant="primary")
     status = gr.Markdown(elem_id="status")
     result = gr.HTML(elem_id="result", js_on_load=None)

@@ -13,7 +13,7 @@ from typing import Any
 from page_parts import data_url
 from uploads import check_clip, delete_upload
 
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.video import (
     VideoError,
     VideoReport,

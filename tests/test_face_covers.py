@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nullface_pipeline.face_covers import MARGIN, SOFT_EDGE, Ellipse, are_covered, cover_faces, widened
-from nullface_pipeline.photo_records import COVERS
+from nullface_pipeline.photo_options import COVERS
 
 
 BOX = np.array([40.0, 30.0, 90.0, 95.0])

@@ -11,7 +11,7 @@ from nullface_pipeline.publish.hub import PACKAGE
 
 
 CORE = frozenset(single_file.CORE) | set(single_file.PIPELINES)
-MODELS = frozenset({"fetch_weights", "model_sets", "tiny_model", "weights"})
+MODELS = frozenset({"fetch_weights", "model_options", "model_sets", "tiny_model", "weights"})
 LAYERS = {**dict.fromkeys(CORE, 0), **dict.fromkeys(MODELS, 1), "cli": 3, "__main__": 3}
 JOBS = 2
 WITHOUT_TORCH = ("photo_files", "publish", "photo_records", "colour_profile")
@@ -65,7 +65,15 @@ def test_a_pipelines_file_names_the_whole_core(path):
 
 def test_nobody_is_left_out():
     flat = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-    assert flat == CORE | {"__main__", "albums", "fetch_weights", "model_sets", "tiny_model", "weights"}
+    assert flat == CORE | {
+        "__main__",
+        "albums",
+        "fetch_weights",
+        "model_options",
+        "model_sets",
+        "tiny_model",
+        "weights",
+    }
 
 
 @pytest.mark.parametrize("room", WITHOUT_TORCH)

@@ -9,7 +9,7 @@ from skimage import data
 from nullface_pipeline import StableDiffusionNullFacePipeline, model_sets
 from nullface_pipeline.face_adapter import is_fused
 from nullface_pipeline.model_sets import compile_unet, default_dtype, load_model_set
-from nullface_pipeline.photo_records import PRESETS
+from nullface_pipeline.photo_options import PRESETS
 from nullface_pipeline.unet_denoiser import (
     MAX_INVERSION_BATCH_SIZE,
     WORKING_VALUES,

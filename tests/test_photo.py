@@ -30,7 +30,7 @@ from nullface_pipeline.photo import (
     read_pixels,
     unmatched_faces,
 )
-from nullface_pipeline.photo_records import MAX_SEED, PhotoOptions
+from nullface_pipeline.photo_options import MAX_SEED, PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .photo_files.samples import adobe_rgb

@@ -25,7 +25,7 @@ from nullface_pipeline.photo import (
     read_pixels,
     records,
 )
-from nullface_pipeline.photo_records import COVERS
+from nullface_pipeline.photo_options import COVERS
 from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
 
 
@@ -263,14 +263,14 @@ def test_a_neighbour_is_not_taken_for_a_face_that_is_seen_no_more(told, astronau
 def test_a_box_does_not_spare_the_neighbour(told, astronaut, face, shift):
     """Of two people cheek to cheek only one was found, and the other one had agreed."""
     beside = face.box + np.array([shift, 0, shift, 0], np.float32) * (face.box[2] - face.box[0])
-    with pytest.raises(ValueError, match="`skip_faces` names the box"):
+    with pytest.raises(ValueError, match="of a face to keep matches"):
         told([face.box]).anonymize(astronaut, skip_faces=[beside], **PASSES)
 
 
 def test_a_box_between_two_faces_spares_neither(told, astronaut, face):
     width = face.box[2] - face.box[0]
     left, right = (face.box + np.array([shift, 0, shift, 0], np.float32) * width for shift in (-0.22, 0.22))
-    with pytest.raises(ValueError, match="`skip_faces` names the box"):
+    with pytest.raises(ValueError, match="of a face to keep matches"):
         told([left, right]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
 
 

@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from nullface_pipeline import pipeline_mixin
 from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
 from nullface_pipeline.face_regions import REGIONS
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 
 from .sequential_reference import SequentialNullFace
 from .tiny_parts import (

@@ -206,7 +206,7 @@ def test_tint_shows_what_changes(app):
     [
         ([], [], "Tick at least one face"),
         (["Face 2"], [], "Tick at least one face"),
-        (["Face 1"], ["skin", "brows", "eyes", "glasses", "nose", "mouth", "ears"], "without skin to change"),
+        (["Face 1"], ["skin", "brows", "eyes", "glasses", "nose", "mouth", "ears"], "must not hold the skin"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")

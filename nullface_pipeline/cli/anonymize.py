@@ -1,17 +1,14 @@
 """`nullface anonymize`: files, patterns and folders, with resume, report, contact sheet and dry run."""
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.table import Table
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.asked import Asked, read_picture
 from nullface_pipeline.cli.console import (
-    as_options,
     console,
     error_console,
     fail,
@@ -23,8 +20,11 @@ from nullface_pipeline.cli.console import (
 from nullface_pipeline.cli.dry_run import look_for_faces
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
+from nullface_pipeline.cli.photo_run import FolderRun, photo_arguments, read_picture
 from nullface_pipeline.cli.progress import PhotoProgress
 from nullface_pipeline.cli.stream import anonymize_stream
+from nullface_pipeline.model_options import ModelOptions
+from nullface_pipeline.photo_options import PhotoOptions
 
 
 if TYPE_CHECKING:
@@ -35,31 +35,13 @@ if TYPE_CHECKING:
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 
 
+@options.with_options(PhotoOptions, ModelOptions)
 def anonymize(
     paths: options.Paths,
     output: options.Output,
-    keep: options.Keep = None,
     keep_mask: options.KeepMask = None,
     skip_face: options.SkipFace = None,
-    preset: options.PresetName = options.Preset.standard,
-    same_face: options.SameFace = False,
-    opposite: options.Opposite = False,
-    steps: options.Steps = None,
-    skip: options.Skip = None,
-    guidance_scale: options.GuidanceScale = None,
-    identity_scale: options.IdentityScale = None,
-    identity_angle: options.IdentityAngle = None,
-    similarity_threshold: options.SimilarityThreshold = None,
-    accept_recognizable: options.AcceptRecognizable = False,
-    verifier: options.Verifier = None,
-    detection_threshold: options.DetectionThreshold = 0.3,
-    min_face: options.MinFace = 0.0,
     on_failure: options.Failure = options.OnFailure.cover,
-    cover: options.CoverName = options.Cover.solid,
-    model: options.Model = "tiny",
-    device: options.Device = None,
-    dtype: options.DtypeName = None,
-    batch_faces: options.BatchFaces = 8,
     seed: options.Seed = None,
     keep_metadata: options.KeepMetadata = False,
     report: options.Report = None,
@@ -69,6 +51,7 @@ def anonymize(
     dry_run: options.DryRun = False,
     json: options.AsJson = False,
     quiet: options.Quiet = False,
+    **values: Any,
 ) -> None:
     """Replace the faces in photos.
 
@@ -79,33 +62,43 @@ def anonymize(
     instead, 4 if some photos were not written, 2 for wrong usage, 1 for other
     errors.
     """
-    asked = Asked(**locals())
     # The result is all that comes out at the standard output.
     console.quiet, console.stderr = quiet, str(output) == options.STREAM
     try:
-        # Options first: they need no disk.
-        asked.photo_options
+        run = FolderRun(
+            **photo_arguments(values, skip_face, on_failure, keep_mask),
+            paths=paths,
+            output=output,
+            seed=seed,
+            keep_metadata=keep_metadata,
+            report=report,
+            contact_sheet=contact_sheet,
+            no_resume=no_resume,
+            overwrite=overwrite,
+            dry_run=dry_run,
+            json=json,
+        )
         if json and not dry_run:
             raise ValueError("--json goes with --dry-run; for a run there is --report FILE.")
-        code = anonymize_stream(asked) if asked.streams else _in_folder(asked)
+        code = anonymize_stream(run) if run.streams else _in_folder(run)
     except (OSError, TypeError, ValueError) as error:
         fail(error)
     raise typer.Exit(code)
 
 
-def _in_folder(asked: Asked) -> int:
+def _in_folder(run: FolderRun) -> int:
     """Photos on the disk; returns the exit code."""
     from nullface_pipeline.photo_folder import hold_folder
 
-    found, earlier = _plan(asked)
-    with hold_folder(asked.folder):
+    found, earlier = _plan(run)
+    with hold_folder(run.folder):
         earlier.record.prepare()
-        code = (look_for_faces if asked.dry_run else _anonymize)(asked, found.jobs, earlier)
+        code = (look_for_faces if run.dry_run else _anonymize)(run, found.jobs, earlier)
     _tell_unsearched(found)
     return max(code, _tell_skipped(found))
 
 
-def _plan(asked: Asked) -> "tuple[FoundPhotos, Earlier]":
+def _plan(run: FolderRun) -> "tuple[FoundPhotos, Earlier]":
     """The photos, and what earlier runs said; nothing is written before all paths are known and compared."""
     from nullface_pipeline.photo_folder import (
         Earlier,
@@ -117,32 +110,32 @@ def _plan(asked: Asked) -> "tuple[FoundPhotos, Earlier]":
         search_photos,
     )
 
-    for path in asked.paths:
+    for path in run.paths:
         if Path(path).suffix.lower() in VIDEOS:
             raise ValueError(f"{path} is a video: give it to `nullface video`.")
-    found = search_photos(asked.paths, asked.folder, asked.output if asked.names_a_file else None)
+    found = search_photos(run.paths, run.folder, run.output if run.names_a_file else None)
     if not found.jobs:
         _tell_unsearched(found)
         raise ValueError("There are no photos in what was named: no .jpg, .png, .webp, .tif, .bmp or .heic.")
-    _check_one_photo(asked, found.jobs)
-    record = record_path(asked.folder)
-    written = plan_written(found.jobs, asked.folder, record, asked.report, asked.contact_sheet, asked.dry_run)
-    check_written(written, [*(job.source for job in found.jobs), *asked.other_inputs])
-    reported = None if asked.report is None else read_report(asked.report)
+    _check_one_photo(run, found.jobs)
+    record = record_path(run.folder)
+    written = plan_written(found.jobs, run.folder, record, run.report, run.contact_sheet, run.dry_run)
+    check_written(written, [*(job.source for job in found.jobs), *run.other_inputs])
+    reported = None if run.report is None else read_report(run.report)
     return found, Earlier(ResultRecord(record), reported)
 
 
-def _check_one_photo(asked: Asked, jobs: "list[PhotoJob]") -> None:
+def _check_one_photo(run: FolderRun, jobs: "list[PhotoJob]") -> None:
     """Options about one photo are given with one, numbered faces name photos of the run, a mask has its size."""
-    if asked.about_one_photo is not None and len(jobs) > 1:
-        raise ValueError(f"{asked.about_one_photo} is about one photo, but {len(jobs)} were named.")
-    asked.skip_numbers(jobs)
-    mask = asked.photo_options.keep_mask
+    if run.about_one_photo is not None and len(jobs) > 1:
+        raise ValueError(f"{run.about_one_photo} is about one photo, but {len(jobs)} were named.")
+    run.skip_numbers(jobs)
+    mask = run.options.keep_mask
     if mask is not None:
         size = read_picture(jobs[0].source, "The photo").size
         if mask.size != size:
             raise ValueError(
-                f"--keep-mask {asked.keep_mask} has {mask.width} x {mask.height} pixels, the upright photo "
+                f"--keep-mask {run.keep_mask} has {mask.width} x {mask.height} pixels, the upright photo "
                 f"{size[0]} x {size[1]}: make them equal."
             )
 
@@ -171,58 +164,57 @@ def _tell_skipped(found: "FoundPhotos") -> ExitCode:
     return ExitCode.refused
 
 
-def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
+def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     """Whatever is not done yet; returns the exit code."""
     from nullface_pipeline.photo_folder import album_digest, remove_leftovers, split_jobs
     from nullface_pipeline.photo_folder.paths import planned_pages
     from nullface_pipeline.photo_folder.resume import check_no_previews, check_replaceable
 
-    if not asked.names_a_file:
-        check_no_previews(asked.folder, jobs)
-    if asked.contact_sheet is not None and not asked.overwrite:
-        check_replaceable(planned_pages(asked.contact_sheet, len(jobs)), earlier.record)
-    made_by = album_digest(asked.digest, jobs) if asked.same_face else asked.digest
-    split = split_jobs(jobs, made_by, earlier, not asked.no_resume, asked.overwrite)
-    remove_leftovers({asked.folder, *(job.output.parent for job in jobs)}, asked.folder)
+    if not run.names_a_file:
+        check_no_previews(run.folder, jobs)
+    if run.contact_sheet is not None and not run.overwrite:
+        check_replaceable(planned_pages(run.contact_sheet, len(jobs)), earlier.record)
+    made_by = album_digest(run.digest, jobs) if run.is_album else run.digest
+    split = split_jobs(jobs, made_by, earlier, not run.no_resume, run.overwrite)
+    remove_leftovers({run.folder, *(job.output.parent for job in jobs)}, run.folder)
     outcomes = list(split.finished)
     for outcome in split.refused:
-        _tell(outcome, asked.report)
+        _tell(outcome, run.report)
         outcomes.append(outcome)
     if split.pending:
-        outcomes += _run(asked, jobs, split.pending, made_by, earlier.record)
-    console.print(outcomes_table(outcomes, asked.model))
+        outcomes += _anonymize_photos(run, jobs, split.pending, made_by, earlier.record)
+    console.print(outcomes_table(outcomes, run.model.model))
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
-    if asked.report is not None and asked.report.resolve().is_relative_to(asked.folder.resolve()):
+    if run.report is not None and run.report.resolve().is_relative_to(run.folder.resolve()):
         notice("The report lies among the results and tells of the originals: do not publish it with them.")
-    if asked.model == "tiny" and any(outcome.status != "refused" for outcome in outcomes):
+    if run.model.model == "tiny" and any(outcome.status != "refused" for outcome in outcomes):
         tell_demonstration()
-    if asked.contact_sheet is not None:
-        _write_contact_sheet(outcomes, asked.contact_sheet, earlier.record)
+    if run.contact_sheet is not None:
+        _write_contact_sheet(outcomes, run.contact_sheet, earlier.record)
     return exit_code(outcomes)
 
 
-def _run(
-    asked: Asked, jobs: "list[PhotoJob]", pending: "list[PhotoJob]", made_by: str, record: "ResultRecord"
+def _anonymize_photos(
+    run: FolderRun, jobs: "list[PhotoJob]", pending: "list[PhotoJob]", made_by: str, record: "ResultRecord"
 ) -> "list[PhotoOutcome]":
     """Go through the photos that are not done; each is reported once it is on the disk."""
     from nullface_pipeline.albums import find_people
     from nullface_pipeline.photo_folder import anonymize_photos, read_album
 
-    pipe = load_model(asked)
+    pipe = load_model(run.model)
     # Who is who is told by all photos, also those that are done.
-    people = find_people(pipe.face_analyser, read_album(jobs)) if asked.same_face else None
-    progress = PhotoProgress(pipe, asked.photo_options, len(pending))
-    hide_faces = face_hider(pipe, asked, people, asked.skip_numbers(jobs), progress.on_faces)
-    outcomes = anonymize_photos(hide_faces, pending, asked.keep_metadata, made_by, record.add)
+    people = find_people(pipe.face_analyser, read_album(jobs)) if run.is_album else None
+    progress = PhotoProgress(pipe, run.options, len(pending))
+    hide_faces = face_hider(pipe, run, people, run.skip_numbers(jobs), progress.on_faces)
+    outcomes = anonymize_photos(hide_faces, pending, run.keep_metadata, made_by, record.add)
     results: "list[PhotoOutcome]" = []
     with progress.bar:
         for outcome in outcomes:
-            outcome = replace(outcome, reason=as_options(outcome.reason))
             results.append(outcome)
             progress.on_photo(len(outcome.faces))
-            _tell(outcome, asked.report)
-            if asked.on_failure is options.OnFailure.error and outcome.not_hidden:
+            _tell(outcome, run.report)
+            if run.on_failure is options.OnFailure.error and outcome.not_hidden:
                 break
     return results
 

@@ -10,40 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from nullface_pipeline.cli.exit_codes import ExitCode
+from nullface_pipeline.cli.options import option_name
+from nullface_pipeline.photo_options import OptionError
 
 
 TINY_RESULT = (
     "Made with nullface-tiny, a demonstration model of 128 px: do not publish. --model sd15 and --model sdxl are for real "
     "work."
 )
-
-# Fields of `PhotoOptions` and of an evaluation, as the command calls them.
-_OPTIONS = {
-    "similarity_threshold": "--similarity-threshold",
-    "accept_recognizable=True": "--accept-recognizable",
-    "skip_faces": "--skip-face",
-    "num_inference_steps": "--steps",
-    "on_failure='cover'": "--on-failure cover",
-    'identity="opposite"': "--opposite",
-    'identity="consistent"': "--same-face",
-    **{
-        field: "--" + field.replace("_", "-")
-        for field in (
-            *(
-                "keep",
-                "keep_mask",
-                "verifier",
-                "min_face",
-                "detection_threshold",
-                "batch_faces",
-                "seed",
-                "skip",
-                "preset",
-            ),
-            *("guidance_scale", "identity_scale", "identity_angle", "method", "skip_missing"),
-        )
-    },
-}
 
 console = Console()
 error_console = Console(stderr=True)
@@ -53,12 +27,12 @@ def fail(message: str | BaseException, code: ExitCode | None = None) -> NoReturn
     """Print one line and exit.
 
     Args:
-        message (`str` or `BaseException`): an exception is put into words, with the command's option names.
+        message (`str` or `BaseException`): an exception is put into words.
         code (`ExitCode`, *optional*): by default `usage` for a `TypeError` or `ValueError`, else `error`.
     """
     if isinstance(message, BaseException):
         code = code or (ExitCode.usage if isinstance(message, (TypeError, ValueError)) else ExitCode.error)
-        message = as_options(words(message))
+        message = words(message)
     print_error(message)
     raise typer.Exit(code or ExitCode.error)
 
@@ -87,19 +61,14 @@ def show(text: object) -> str:
 
 
 def words(error: BaseException) -> str:
-    """An exception as text, without the system's numbers and brackets."""
+    """An exception as text, without the system's numbers and brackets, and with the command's name of an option."""
+    if isinstance(error, OptionError):
+        return f"{option_name(error.option)} {error.problem}"
     if isinstance(error, OSError) and error.errno == errno.EFBIG:
         return f"{error.filename or 'A file'} would be larger than this shell allows. Raise the limit, `ulimit -f`."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}." if error.filename is None else f"{error.filename}: {error.strerror}."
     return str(error).strip() or f"{type(error).__name__}."
-
-
-def as_options(message: str) -> str:
-    """A message of Python's fields in the command's words: `--keep` for `keep`."""
-    for field, option in _OPTIONS.items():
-        message = message.replace(f"`{field}`", option)
-    return message
 
 
 def write_what_the_terminal_can() -> None:

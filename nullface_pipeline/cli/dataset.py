@@ -12,7 +12,6 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.asked import AskedOfPhotos
 from nullface_pipeline.cli.console import (
     console,
     error_console,
@@ -22,8 +21,11 @@ from nullface_pipeline.cli.console import (
     tell_demonstration,
 )
 from nullface_pipeline.cli.exit_codes import ExitCode
+from nullface_pipeline.cli.photo_run import PhotoRun, photo_arguments
 from nullface_pipeline.cli.progress import ShardProgress
 from nullface_pipeline.cli.threads import limit_threads
+from nullface_pipeline.model_options import ModelOptions
+from nullface_pipeline.photo_options import PhotoOptions
 
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ dataset = typer.Typer(
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedDataset(AskedOfPhotos):
+class DatasetRun(PhotoRun):
     """The arguments of `nullface dataset`."""
 
     source: str
@@ -75,17 +77,15 @@ class AskedDataset(AskedOfPhotos):
             raise ValueError("A data set goes on after a face that cannot be hidden: --on-failure cover or skip-file.")
         if self.about_one_photo is not None:
             raise ValueError(f"{self.about_one_photo} is about one photo, and this is a data set.")
-        if any(isinstance(face, options.NumberedFace) for face in self.skip_face or ()):
+        if any(isinstance(face, options.NumberedFace) for face in self.skip_face):
             raise ValueError("--skip-face with a face's number is for `nullface anonymize`: give reference photos.")
         if (self.address is None) == (self.engine is options.Engine.ray):
             raise ValueError("--address HOST:PORT says where the Ray cluster is, and goes with --engine ray.")
         if self.workers is not None and self.engine is not options.Engine.ray:
             raise ValueError("--workers goes with --engine ray; `accelerate launch --num_processes` is the other's.")
-        # What a URL leads to is only known once its store has been asked.
+        # What a URL leads to is only known once its store has been run.
         if "://" not in self.source and not Path(self.source).exists():
             raise ValueError(f"{self.source} does not exist.")
-        # Checks the options of photos.
-        _ = self.photo_options
 
     def job(self, source: "Place", target: "Place") -> "DatasetJob":
         """What the workers do; draws or reads the secret seed.
@@ -98,14 +98,14 @@ class AskedDataset(AskedOfPhotos):
         return DatasetJob(
             source=source,
             target=target,
-            options=self.photo_options,
+            options=self.options,
             seed=read_or_draw_seed(self.seed_file or seed_path(target)),
             options_sha256=self._digest_with_columns,
-            model=self.model,
-            device=self.device,
-            dtype=self.dtype,
-            detection_threshold=self.detection_threshold,
-            verifier=self.verifier,
+            model=self.model.model,
+            device=self.model.device,
+            dtype=self.model.dtype,
+            detection_threshold=self.model.detection_threshold,
+            verifier=self.model.verifier,
             keep_metadata=self.keep_metadata,
             columns=options.names(self.columns),
             image_column=self.image_column,
@@ -122,10 +122,11 @@ class AskedDataset(AskedOfPhotos):
             "image_column": self.image_column,
             "id_column": self.id_column,
         }
-        return options_digest({"photo": self.digest, **columns})
+        return options_digest({**self.content, **columns})
 
 
 @dataset.command()
+@options.with_options(PhotoOptions, ModelOptions, identity=("random", "opposite"))
 def run(
     source: options.Source,
     output: options.Target,
@@ -137,28 +138,11 @@ def run(
     id_column: options.IdColumn = None,
     columns: options.Columns = None,
     shard_size: options.ShardSize = 256,
-    keep: options.Keep = None,
     skip_face: options.SkipFace = None,
-    preset: options.PresetName = options.Preset.standard,
-    opposite: options.Opposite = False,
-    steps: options.Steps = None,
-    skip: options.Skip = None,
-    guidance_scale: options.GuidanceScale = None,
-    identity_scale: options.IdentityScale = None,
-    identity_angle: options.IdentityAngle = None,
-    similarity_threshold: options.SimilarityThreshold = None,
-    accept_recognizable: options.AcceptRecognizable = False,
-    verifier: options.Verifier = None,
-    detection_threshold: options.DetectionThreshold = 0.3,
-    min_face: options.MinFace = 0.0,
     on_failure: options.Failure = options.OnFailure.cover,
-    cover: options.CoverName = options.Cover.solid,
-    model: options.Model = "tiny",
-    device: options.Device = None,
-    dtype: options.DtypeName = None,
-    batch_faces: options.BatchFaces = 8,
     keep_metadata: options.KeepMetadata = False,
     quiet: options.Quiet = False,
+    **values: Any,
 ) -> None:
     """Replace the faces in a data set, shard by shard.
 
@@ -172,11 +156,24 @@ def run(
     for wrong usage, 1 for other errors. With --engine accelerate 0, 1 or 2: see
     the report.
     """
-    asked = AskedDataset(**locals())
     console.quiet = quiet
     try:
-        with _beginning(asked) as (job, shards):
-            outcomes = _go_through(asked, job, shards)
+        run = DatasetRun(
+            **photo_arguments(values, skip_face, on_failure),
+            source=source,
+            output=output,
+            engine=engine,
+            address=address,
+            workers=workers,
+            seed_file=seed_file,
+            image_column=image_column,
+            id_column=id_column,
+            columns=columns,
+            shard_size=shard_size,
+            keep_metadata=keep_metadata,
+        )
+        with _beginning(run) as (job, shards):
+            outcomes = _go_through(run, job, shards)
     # Ray, fsspec's packages and the models raise what they like.
     except typer.Exit:
         raise
@@ -189,17 +186,17 @@ def run(
 
 
 @contextlib.contextmanager
-def _beginning(asked: AskedDataset) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
+def _beginning(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     """The job, and the shards left to do; no other run writes to the target until the end."""
-    asked.check()
+    run.check()
     from nullface_pipeline.dataset import Place, begin, claim_target, find_shards
     from nullface_pipeline.photo_folder import hold_folder
 
-    source, target = Place(asked.source), Place(asked.output)
-    shards = find_shards(source, target, asked.shard_size)
-    job = asked.job(source, target)
+    source, target = Place(run.source), Place(run.output)
+    shards = find_shards(source, target, run.shard_size)
+    job = run.job(source, target)
     # The processes of `accelerate launch` are one run, and each needs the whole list.
-    if asked.engine is options.Engine.accelerate:
+    if run.engine is options.Engine.accelerate:
         claim_target(job, shards)
         yield job, shards
         return
@@ -220,29 +217,29 @@ def _remove_half_written(job: "DatasetJob") -> None:
             remove_leftovers({Path(root) for root, _, _ in os.walk(place.folder)}, place.folder)
 
 
-def _go_through(asked: AskedDataset, job: "DatasetJob", shards: "list[Shard]") -> "list[ShardOutcome]":
+def _go_through(run: DatasetRun, job: "DatasetJob", shards: "list[Shard]") -> "list[ShardOutcome]":
     from nullface_pipeline.dataset import run_accelerate, run_local, run_ray
 
     quiet_libraries()
-    limit_threads(asked.model)
+    limit_threads(run.model.model)
     console.print(f"{len(shards)} shard(s) to do.")
     progress = ShardProgress(shards)
     found: "Iterable[ShardOutcome]"
-    if asked.engine is options.Engine.ray:
-        found = run_ray(job, shards, str(asked.address), asked.workers)
-    elif asked.engine is options.Engine.accelerate:
+    if run.engine is options.Engine.ray:
+        found = run_ray(job, shards, str(run.address), run.workers)
+    elif run.engine is options.Engine.accelerate:
         found = run_accelerate(job, shards)
     else:
         found = run_local(job, shards, progress.on_photo)
     outcomes = []
     # Several processes of `accelerate launch` cannot share a line of the terminal.
-    with contextlib.nullcontext() if asked.engine is options.Engine.accelerate else progress.bar:
+    with contextlib.nullcontext() if run.engine is options.Engine.accelerate else progress.bar:
         for outcome in found:
             outcomes.append(outcome)
             progress.on_shard(outcome)
             _tell(outcome)
     # Once a run, of which `accelerate launch` starts several processes.
-    if asked.model == "tiny" and outcomes and os.environ.get("RANK", "0") == "0":
+    if run.model.model == "tiny" and outcomes and os.environ.get("RANK", "0") == "0":
         tell_demonstration()
     return outcomes
 

@@ -3,9 +3,9 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from nullface_pipeline.cli.asked import Asked
-from nullface_pipeline.cli.console import as_options, console, error_console, fail, quiet_libraries, show
+from nullface_pipeline.cli.console import console, error_console, fail, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
+from nullface_pipeline.cli.photo_run import FolderRun
 from nullface_pipeline.cli.threads import limit_threads
 
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
     from nullface_pipeline.photo_folder import Earlier, PhotoJob, ResultRecord
 
 
-def look_for_faces(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
+def look_for_faces(run: FolderRun, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     """Look for faces only, and tell of each photo as it comes; returns the exit code of the real run, covers apart."""
     from nullface_pipeline.model_sets import load_detector
     from nullface_pipeline.photo_folder.paths import planned_previews
     from nullface_pipeline.photo_folder.resume import check_only_previews, check_replaceable
 
-    check_only_previews(asked.folder)
-    if not asked.overwrite:
+    check_only_previews(run.folder)
+    if not run.overwrite:
         check_replaceable(planned_previews(jobs), earlier.record)
     quiet_libraries()
-    limit_threads(asked.model)
+    limit_threads(run.model.model)
     try:
-        detector = load_detector(asked.model, asked.detection_threshold)
+        detector = load_detector(run.model.model, run.model.detection_threshold)
     except (ImportError, RuntimeError) as error:
         fail(error)
     refused = 0
     for job in jobs:
-        row = _preview(detector, job, earlier.record, asked.min_face)
+        row = _preview(detector, job, earlier.record, run.options.min_face)
         refused += row["refused"] is not None
-        _tell(row, asked.json)
-    if not asked.json:
+        _tell(row, run.json)
+    if not run.json:
         console.print(
             f"A dry run: nothing was anonymized. The run would refuse {refused} of {len(jobs)} photo(s). A face that a "
             "preview shows uncovered would be missed.",
@@ -57,7 +57,7 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
         raise
     except Exception as error:
         known = isinstance(error, (PhotoFileError, PhotoRefusedError))
-        return row | {"refused": as_options(str(error) if known else in_words(error))}
+        return row | {"refused": str(error) if known else in_words(error)}
     record.add_picture(preview.read_bytes())
     row["preview"] = str(preview)
     row["faces"] = [

@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nullface_pipeline.cli.asked import Asked, AskedOfFaces
 from nullface_pipeline.cli.console import fail, notice, quiet_libraries, words
+from nullface_pipeline.cli.photo_run import FolderRun
 from nullface_pipeline.cli.threads import limit_threads
+from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.protocols import NullFacePipeline
 
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from nullface_pipeline.photo_folder.steps import Anonymize
 
 
-def load_model(asked: AskedOfFaces) -> Any:
+def load_model(options: ModelOptions) -> NullFacePipeline:
     """The pipeline with its face models, or one line and exit code 1."""
     import torch
 
@@ -24,20 +25,20 @@ def load_model(asked: AskedOfFaces) -> Any:
     from nullface_pipeline.weights import MODELS
 
     quiet_libraries()
-    if asked.model != "tiny" and asked.model not in MODELS and not Path(asked.model).exists():
-        notice(f"{asked.model} comes from the Hub as it is now: no commit and no hash of it is pinned.")
-    limit_threads(asked.model)
-    dtype = None if asked.dtype is None else getattr(torch, asked.dtype)
+    if options.model != "tiny" and options.model not in MODELS and not Path(options.model).exists():
+        notice(f"{options.model} comes from the Hub as it is now: no commit and no hash of it is pinned.")
+    limit_threads(options.model)
+    dtype = None if options.dtype is None else getattr(torch, options.dtype)
     try:
-        return load_model_set(asked.model, asked.device, dtype, asked.detection_threshold)
+        return load_model_set(options.model, options.device, dtype, options.detection_threshold)
     # Libraries raise what they like for a device or a model that is not there.
     except Exception as error:
-        fail(f"The model {asked.model!r} could not be loaded: {words(error).splitlines()[0]}")
+        fail(f"The model {options.model!r} could not be loaded: {words(error).splitlines()[0]}")
 
 
 def face_hider(
     pipe: NullFacePipeline,
-    asked: Asked,
+    run: FolderRun,
     people: Any | None = None,
     skip_numbers: dict[str, list[int]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -53,9 +54,9 @@ def face_hider(
     from nullface_pipeline.photo_folder.noise import SEED_BITS
 
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
-    seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
+    seed = secrets.randbits(SEED_BITS) if run.seed is None else run.seed
     try:
-        options = replace(asked.photo_options, people=people, on_progress=on_progress)
-        return photo_anonymizer(pipe, options, asked.verifier, seed, skip_numbers)
+        options = replace(run.options, people=people, on_progress=on_progress)
+        return photo_anonymizer(pipe, options, run.model.verifier, seed, skip_numbers)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)

@@ -1,15 +1,23 @@
-"""The options of the commands: what each takes, its group in the help, and what is refused while the line is read."""
+"""Command-line options: those of the option dataclasses, which are generated, and those of files and runs."""
 
+import inspect
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import Field, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nullface_pipeline.photo_records import NUMBER_RANGES
+from nullface_pipeline.photo_options import (
+    IDENTITY,
+    RUN,
+    VERIFICATION,
+    Option,
+    described,
+    is_whole,
+)
 
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -17,9 +25,6 @@ SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 # The secret one has as many bits.
 MAX_SEED = 2**62
 
-FACES = "The new faces"
-CHECKS = "What counts as hidden"
-RUN = "Model and machine"
 SHARDS = "Shards and engines"
 FILES = "Files and runs"
 
@@ -29,31 +34,13 @@ FLAG = ""
 # A photo on the standard input, a result on the standard output.
 STREAM = "-"
 
-
-class Dtype(StrEnum):
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class Preset(StrEnum):
-    light = "light"
-    standard = "standard"
-    strong = "strong"
-    fast = "fast"
-    preview = "preview"
+Options = TypeVar("Options")
 
 
 class OnFailure(StrEnum):
     cover = "cover"
     skip_file = "skip-file"
     error = "error"
-
-
-class Cover(StrEnum):
-    solid = "solid"
-    blur = "blur"
-    mosaic = "mosaic"
 
 
 class Engine(StrEnum):
@@ -77,11 +64,6 @@ def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
         return read
 
     return parse
-
-
-def field_number(field: str) -> Callable[[str], Any]:
-    """A parser of numbers in the range of a field of `PhotoOptions`."""
-    return number(*NUMBER_RANGES[field])
 
 
 def path(value: str) -> Path:
@@ -141,6 +123,94 @@ def skipped_face(value: str) -> Path | NumberedFace | tuple[float, ...]:
         return path(value)
 
 
+def option_name(field: str) -> str:
+    """The command's name of a field: `--min-face` for `min_face`."""
+    return "--" + {"skip_faces": "skip_face"}.get(field, field).replace("_", "-")
+
+
+# Fields that take more than a number or a choice.
+_PARSERS: dict[str, tuple[str, Callable[[str], Any] | None]] = {
+    "keep": ("NAMES", None),
+    "model": ("NAME", model_name),
+    "device": ("NAME", None),
+    "verifier": ("PACK", verifier_pack),
+}
+
+
+def with_options(*schemas: type, exclude: Collection[str] = (), **choices: Sequence[str]) -> Callable[..., Any]:
+    """Decorator: give a command the options of dataclasses, which it takes as `**values`.
+
+    Args:
+        schemas: dataclasses whose fields `option` made.
+        exclude: fields that this command does not take.
+        choices: choices of a field in this command, the default first.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+        generated = [
+            _parameter(field, choices.get(field.name, ()))
+            for schema in schemas
+            for field in fields(schema)
+            if described(field).in_command and field.name not in exclude
+        ]
+        required = [each for each in own if each.default is each.empty]
+        optional = [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.default is not each.empty]
+        command.__signature__ = signature.replace(parameters=[*required, *generated, *optional])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def read_options(schema: type[Options], values: dict[str, Any], **others: Any) -> Options:
+    """An options dataclass from the values of a command that was decorated by `with_options`.
+
+    Raises:
+        OptionError: if a value is wrong.
+    """
+    taken = {field.name: values[field.name] for field in fields(schema) if field.name in values}  # type: ignore[arg-type]
+    if "keep" in taken:
+        taken["keep"] = names(taken["keep"])
+    given = {name: str(value) if isinstance(value, StrEnum) else value for name, value in taken.items()}
+    return schema(**given, **others)
+
+
+def _parameter(field: Field, choices: Sequence[str] = ()) -> inspect.Parameter:
+    """A field as a parameter of a command."""
+    about = described(field)
+    choices = choices or about.choices
+    default = choices[0] if choices and field.default is not None and choices != about.choices else field.default
+    annotation, info = _typer_option(field, about, choices)
+    if choices and default is not None:
+        default = annotation(default)
+    if field.name == "keep":
+        default, annotation = None, list[str]
+    if default is None:
+        annotation = annotation | None
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
+    )
+
+
+def _typer_option(field: Field, about: Option, choices: Sequence[str]) -> tuple[Any, Any]:
+    """The type of an option, and what Typer has to know about it."""
+    arguments: dict[str, Any] = {"help": about.help, "rich_help_panel": about.group}
+    name = option_name(field.name)
+    if field.type is bool:
+        return bool, typer.Option(name, metavar=FLAG, **arguments)
+    if about.is_number:
+        whole = is_whole(field)
+        read = number(about.low, about.high, whole)
+        return int if whole else float, typer.Option(name, parser=read, metavar="N", **arguments)
+    if choices:
+        return StrEnum(field.name, {each: each for each in choices}), typer.Option(
+            name, metavar="|".join(choices), **arguments
+        )
+    metavar, parser = _PARSERS[field.name]
+    return str, typer.Option(name, parser=parser, metavar=metavar, **arguments)
+
+
 Paths = Annotated[
     list[str],
     typer.Argument(metavar="PHOTOS", help="Photos, folders and patterns in quotes; - for standard input."),
@@ -155,21 +225,13 @@ Output = Annotated[
     ),
 ]
 
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAMES",
-        help="Facial regions to keep, with commas: eyes,mouth. Repeatable.",
-        rich_help_panel=FACES,
-    ),
-]
 KeepMask = Annotated[
     Path | None,
     typer.Option(
         parser=path,
         metavar="FILE",
         help="For one photo: a picture of its size, white where it stays as it is, a lesion for example.",
-        rich_help_panel=FACES,
+        rich_help_panel=IDENTITY,
     ),
 ]
 SkipFace = Annotated[
@@ -179,7 +241,7 @@ SkipFace = Annotated[
         metavar="WHO",
         help="Face to leave as it is: a reference photo of the person, its number in the preview (3 or a.jpg:3), or a "
         "box x0,y0,x1,y1. Repeatable.",
-        rich_help_panel=FACES,
+        rich_help_panel=IDENTITY,
     ),
 ]
 SkipPerson = Annotated[
@@ -189,127 +251,20 @@ SkipPerson = Annotated[
         parser=path,
         metavar="FILE",
         help="Somebody who agreed to be seen: a photo of this person alone. Repeatable.",
-        rich_help_panel=FACES,
-    ),
-]
-PresetName = Annotated[
-    Preset,
-    typer.Option(
-        metavar="NAME",
-        help="Distance of the new face from the old one: light, standard or strong. fast and preview: fewer steps (fast "
-        "saves nothing with nullface-tiny).",
-        rich_help_panel=FACES,
-    ),
-]
-
-Opposite = Annotated[
-    bool,
-    typer.Option(
-        "--opposite",
-        metavar=FLAG,
-        help="The paper's way: straight away from the person. Faster, but whoever knows it finds more people.",
-        rich_help_panel=FACES,
+        rich_help_panel=IDENTITY,
     ),
 ]
 
 
-def _knob(field: str, help: str, *names: str) -> Any:
-    return typer.Option(*names, parser=field_number(field), metavar="N", help=help, rich_help_panel=FACES)
-
-
-Steps = Annotated[int | None, _knob("num_inference_steps", "The paper's T: steps in all, before the skip.", "--steps")]
-Skip = Annotated[float | None, _knob("skip", "Share of the steps left out, 0 to 0.999: more stays.")]
-GuidanceScale = Annotated[float | None, _knob("guidance_scale", "How strongly the new identity acts.")]
-IdentityScale = Annotated[float | None, _knob("identity_scale", "Length of the opposite embedding.")]
-IdentityAngle = Annotated[float | None, _knob("identity_angle", "Turn it by up to so many degrees, at random.")]
-
-SimilarityThreshold = Annotated[
-    float | None,
-    typer.Option(
-        parser=field_number("similarity_threshold"),
-        metavar="N",
-        help="Similarity from which on a result still is the person, -1 to 1.",
-        rich_help_panel=CHECKS,
-    ),
-]
-AcceptRecognizable = Annotated[
-    bool,
-    typer.Option(
-        "--accept-recognizable",
-        metavar=FLAG,
-        help="Allow a --similarity-threshold with which recognizable results pass.",
-        rich_help_panel=CHECKS,
-    ),
-]
-Verifier = Annotated[
-    str | None,
-    typer.Option(
-        parser=verifier_pack,
-        metavar="PACK",
-        help="A second recognizer that must not know the person either: an InsightFace pack by name, or its folder.",
-        rich_help_panel=CHECKS,
-    ),
-]
-DetectionThreshold = Annotated[
-    float,
-    typer.Option(
-        parser=number(0.05, 0.95, whole=False),
-        metavar="N",
-        help="Lowest score that counts as a face, 0.05 to 0.95.",
-        rich_help_panel=CHECKS,
-    ),
-]
-MinFace = Annotated[
-    float,
-    typer.Option(
-        parser=field_number("min_face"),
-        metavar="N",
-        help="Cover faces smaller than so many pixels.",
-        rich_help_panel=CHECKS,
-    ),
-]
 Failure = Annotated[
     OnFailure,
     typer.Option(
         metavar="WHAT",
         help="With a face that cannot be hidden: cover it, leave its photo out (skip-file), or stop there (error).",
-        rich_help_panel=CHECKS,
-    ),
-]
-CoverName = Annotated[
-    Cover,
-    typer.Option(
-        metavar="NAME",
-        help="What covers a face that cannot be replaced: solid, or what looks like a blur or a mosaic and tells no "
-        "more.",
-        rich_help_panel=CHECKS,
+        rich_help_panel=VERIFICATION,
     ),
 ]
 
-Model = Annotated[
-    str,
-    typer.Option(
-        parser=model_name,
-        metavar="NAME",
-        help="tiny (in the package), sd15, sdxl, or a folder or Hub name of a Stable Diffusion 1.5 or XL model.",
-        rich_help_panel=RUN,
-    ),
-]
-Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps; what there is by default.", rich_help_panel=RUN)
-]
-DtypeName = Annotated[
-    Dtype | None,
-    typer.Option(
-        metavar="NAME",
-        help="float32, bfloat16 or float16; what suits the processor by default.",
-        rich_help_panel=RUN,
-    ),
-]
-BatchFaces = Annotated[
-    int,
-    typer.Option(parser=field_number("batch_faces"), metavar="N", help="Faces in one batch.", rich_help_panel=RUN),
-]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -320,15 +275,6 @@ Seed = Annotated[
     ),
 ]
 
-SameFace = Annotated[
-    bool,
-    typer.Option(
-        "--same-face",
-        metavar=FLAG,
-        help="One new face for a person in all of them: a pseudonym.",
-        rich_help_panel=FACES,
-    ),
-]
 
 KeepMetadata = Annotated[
     bool,

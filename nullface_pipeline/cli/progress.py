@@ -11,7 +11,7 @@ from nullface_pipeline.protocols import NullFacePipeline
 
 if TYPE_CHECKING:
     from nullface_pipeline.dataset import Shard, ShardOutcome
-    from nullface_pipeline.photo_records import PhotoOptions
+    from nullface_pipeline.photo_options import PhotoOptions
 
 
 # Share of a photo or shard that counts as done at most before its result is there.

@@ -3,14 +3,15 @@
 import importlib.metadata
 import platform
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nullface_pipeline.cli.console import console, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import Dtype
+from nullface_pipeline.cli.options import with_options
 from nullface_pipeline.cli.threads import limit_threads
+from nullface_pipeline.model_options import ModelOptions
 
 
 if TYPE_CHECKING:
@@ -26,17 +27,12 @@ class ModelSet(StrEnum):
     sdxl = "sdxl"
 
 
+@with_options(ModelOptions, exclude=("model", "detection_threshold", "verifier"))
 def selftest(
     model: Annotated[
         ModelSet, typer.Option(metavar="NAME", help="tiny is in this package; sd15 and sdxl fetch gigabytes once.")
     ] = ModelSet.tiny,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps; what there is by default.")
-    ] = None,
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(metavar="NAME", help="float32, bfloat16 or float16; what suits the processor by default."),
-    ] = None,
+    **values: Any,
 ) -> None:
     """Check every part of a model set, and say which one is wrong.
 
@@ -48,6 +44,7 @@ def selftest(
 
     from nullface_pipeline.selftest.run import run_selftest
 
+    device, dtype = values["device"], values["dtype"]
     quiet_libraries()
     limit_threads(model)
     for line in (f"nullface selftest --model {model}", versions(), machine(device, dtype)):
@@ -63,7 +60,7 @@ def versions() -> str:
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
 
 
-def machine(device: str | None, dtype: Dtype | None) -> str:
+def machine(device: str | None, dtype: str | None) -> str:
     """What it runs on."""
     import torch
 

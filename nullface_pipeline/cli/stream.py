@@ -4,14 +4,14 @@ import io
 import sys
 from pathlib import Path
 
-from nullface_pipeline.cli.asked import Asked
-from nullface_pipeline.cli.console import as_options, error_console, show, tell_demonstration
+from nullface_pipeline.cli.console import error_console, show, tell_demonstration, words
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
 from nullface_pipeline.cli.options import STREAM
+from nullface_pipeline.cli.photo_run import FolderRun
 
 
-def anonymize_stream(asked: Asked) -> int:
+def anonymize_stream(run: FolderRun) -> int:
     """One photo; returns the exit code. Without a record: it is made again each time.
 
     Raises:
@@ -21,40 +21,40 @@ def anonymize_stream(asked: Asked) -> int:
     from nullface_pipeline.photo_folder import PhotoJob
     from nullface_pipeline.photo_records import PhotoRefusedError
 
-    _check(asked)
-    (name,) = asked.paths
-    numbers: dict[str, list[int]] = {name: list(*asked.skip_numbers([PhotoJob(Path(name), Path(name))]).values())}
+    _check(run)
+    (name,) = run.paths
+    numbers: dict[str, list[int]] = {name: list(*run.skip_numbers([PhotoJob(Path(name), Path(name))]).values())}
     try:
         file = read_photo(io.BytesIO(sys.stdin.buffer.read()) if name == STREAM else name)
-        result = face_hider(load_model(asked), asked, skip_numbers=numbers)(file, name)
-        data = encode_photo(result.image, file, asked.keep_metadata)
+        result = face_hider(load_model(run.model), run, skip_numbers=numbers)(file, name)
+        data = encode_photo(result.image, file, run.keep_metadata)
     except (PhotoFileError, PhotoRefusedError, ValueError) as error:
-        error_console.print(f"[red]refused[/red] {show(as_options(str(error)))}", soft_wrap=True)
+        error_console.print(f"[red]refused[/red] {show(words(error))}", soft_wrap=True)
         return ExitCode.refused
-    if str(asked.output) == STREAM:
+    if str(run.output) == STREAM:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        write_whole(asked.output, data)
-    if asked.model == "tiny":
+        write_whole(run.output, data)
+    if run.model.model == "tiny":
         tell_demonstration()
     return ExitCode.covered if any(face.method == "covered" for face in result.faces) else ExitCode.ok
 
 
-def _check(asked: Asked) -> None:
+def _check(run: FolderRun) -> None:
     from nullface_pipeline.photo_folder.paths import WrittenFile, check_written
 
-    if len(asked.paths) > 1 or Path(asked.paths[0]).is_dir():
+    if len(run.paths) > 1 or Path(run.paths[0]).is_dir():
         raise ValueError("- stands for one photo: name one alone.")
     for option in ("report", "contact_sheet", "dry_run"):
-        if getattr(asked, option):
+        if getattr(run, option):
             raise ValueError(f"--{option.replace('_', '-')} needs photos and results on the disk: - is neither.")
-    if str(asked.output) == STREAM:
+    if str(run.output) == STREAM:
         return
-    result = WrittenFile(asked.output, "the result", "name another file with --output")
-    check_written([result], [*_standard_input(), *asked.other_inputs])
-    if asked.output.exists() and not asked.overwrite:
-        raise ValueError(f"{asked.output} is there already: name another file, or give --overwrite.")
+    result = WrittenFile(run.output, "the result", "name another file with --output")
+    check_written([result], [*_standard_input(), *run.other_inputs])
+    if run.output.exists() and not run.overwrite:
+        raise ValueError(f"{run.output} is there already: name another file, or give --overwrite.")
 
 
 def _standard_input() -> list[int]:

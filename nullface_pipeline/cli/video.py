@@ -14,12 +14,14 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.asked import AskedOfFaces
-from nullface_pipeline.cli.console import as_options, console, error_console, fail, show, tell_demonstration
+from nullface_pipeline.cli.console import console, error_console, fail, show, tell_demonstration
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import load_model
+from nullface_pipeline.cli.photo_run import photo_arguments
 from nullface_pipeline.cli.progress import make_progress
-from nullface_pipeline.photo_records import PhotoOptions, PhotoRefusedError
+from nullface_pipeline.model_options import ModelOptions
+from nullface_pipeline.photo_options import PhotoOptions, content
+from nullface_pipeline.photo_records import PhotoRefusedError
 from nullface_pipeline.protocols import NullFacePipeline
 
 
@@ -61,37 +63,40 @@ class LookedAt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedOfVideos(AskedOfFaces):
-    """The arguments of `nullface video`."""
+class VideoRun:
+    """Arguments of `nullface video`."""
 
     videos: list[Path]
     output: Path
+    options: PhotoOptions
+    model: ModelOptions
     audio: Audio
     seed: int | None
     no_resume: bool
     overwrite: bool
 
     @property
-    def identity(self) -> str:
-        """Videos know no random identity: a new face must not change from frame to frame."""
-        return "opposite"
+    def is_album(self) -> bool:
+        """Whether a person gets one new face in all videos."""
+        return self.options.identity == "consistent"
 
     @cached_property
     def digest(self) -> str:
-        """Of all that decides on a result, but for the seed, see `options_digest`; of the other videos too, if a person
-        is to have one face in all of them."""
+        """Hash of all arguments that results depend on, but for the seed; of an album also of the other videos."""
         from nullface_pipeline.photo_folder import file_digest, options_digest
 
         return options_digest(
             {
-                **self.decides,
+                **content(self.options),
+                **content(self.model),
                 "audio": self.audio,
-                "same_face": sorted(file_digest(video) or "" for video in self.videos) if self.same_face else None,
-                "batch_faces": self.batch_faces,
+                "album": sorted(file_digest(video) or "" for video in self.videos) if self.is_album else None,
+                "batch_faces": self.options.batch_faces,
             }
         )
 
 
+@options.with_options(PhotoOptions, ModelOptions, identity=("opposite", "consistent"))
 def video(
     videos: Annotated[
         list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV, Ogg.")
@@ -100,30 +105,13 @@ def video(
         Path,
         typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
     ],
-    keep: options.Keep = None,
     skip_face: options.SkipPerson = None,
-    preset: options.PresetName = options.Preset.standard,
-    same_face: options.SameFace = False,
-    steps: options.Steps = None,
-    skip: options.Skip = None,
-    guidance_scale: options.GuidanceScale = None,
-    identity_scale: options.IdentityScale = None,
-    identity_angle: options.IdentityAngle = None,
-    similarity_threshold: options.SimilarityThreshold = None,
-    accept_recognizable: options.AcceptRecognizable = False,
-    verifier: options.Verifier = None,
-    detection_threshold: options.DetectionThreshold = 0.3,
-    min_face: options.MinFace = 0.0,
-    cover: options.CoverName = options.Cover.solid,
-    model: options.Model = "tiny",
-    device: options.Device = None,
-    dtype: options.DtypeName = None,
-    batch_faces: options.BatchFaces = 8,
     seed: options.Seed = None,
     audio: AudioName = Audio.none,
     no_resume: options.NoResume = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
+    **values: Any,
 ) -> None:
     """Replace the faces in videos.
 
@@ -133,17 +121,24 @@ def video(
     Exit code: 0 if nothing is covered, 3 if something is, 4 if some videos were
     refused, 2 for wrong usage, 1 for other errors.
     """
-    asked = AskedOfVideos(**locals())
     console.quiet = quiet
     from nullface_pipeline.photo_folder import hold_folder
 
     try:
-        # Options first: they need no disk.
-        face_options = PhotoOptions(**asked.face_options)
-        references = [face for face in asked.skip_face or () if isinstance(face, Path)]
-        jobs = find_jobs(asked.videos, asked.output, references)
-        with hold_folder(asked.output):
-            code = _anonymize(asked, face_options, jobs)
+        arguments = photo_arguments(values, list(skip_face or ()))
+        run = VideoRun(
+            videos=videos,
+            output=output,
+            options=arguments["options"],
+            model=arguments["model"],
+            audio=audio,
+            seed=seed,
+            no_resume=no_resume,
+            overwrite=overwrite,
+        )
+        jobs = find_jobs(run.videos, run.output, skip_face or [])
+        with hold_folder(run.output):
+            code = _anonymize(run, run.options, jobs)
     except (OSError, PhotoRefusedError, TypeError, ValueError) as error:
         fail(error)
     raise typer.Exit(code)
@@ -175,21 +170,21 @@ def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list
     return jobs
 
 
-def _anonymize(asked: AskedOfVideos, face_options: PhotoOptions, jobs: "list[PhotoJob]") -> int:
+def _anonymize(run: VideoRun, face_options: PhotoOptions, jobs: "list[PhotoJob]") -> int:
     """Whatever is not done yet; returns the exit code."""
     from nullface_pipeline.photo_folder import Earlier, ResultRecord, record_path, remove_leftovers, split_jobs
 
-    record = ResultRecord(record_path(asked.output))
+    record = ResultRecord(record_path(run.output))
     record.prepare()
-    split = split_jobs(jobs, asked.digest, Earlier(record, None), not asked.no_resume, asked.overwrite)
-    remove_leftovers({asked.output}, asked.output)
+    split = split_jobs(jobs, run.digest, Earlier(record, None), not run.no_resume, run.overwrite)
+    remove_leftovers({run.output}, run.output)
     for outcome in split.refused:
         _refuse(outcome.job, outcome.reason)
-    reports = _run(asked, face_options, split.pending, jobs, record) if split.pending else {}
-    _print_reports(reports, asked.model)
+    reports = _anonymize_videos(run, face_options, split.pending, jobs, record) if split.pending else {}
+    _print_reports(reports, run.model.model)
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
-    if asked.model == "tiny" and reports:
+    if run.model.model == "tiny" and reports:
         tell_demonstration()
     refused = len(split.refused) + len(split.pending) - len(reports)
     if refused:
@@ -198,57 +193,57 @@ def _anonymize(asked: AskedOfVideos, face_options: PhotoOptions, jobs: "list[Pho
 
 
 def _refuse(job: "PhotoJob", reason: str) -> None:
-    error_console.print(f"[red]refused[/red] {show(f'{job.source}: {as_options(reason)}')}", soft_wrap=True)
+    error_console.print(f"[red]refused[/red] {show(f'{job.source}: {reason}')}", soft_wrap=True)
 
 
-def _run(
-    asked: AskedOfVideos,
+def _anonymize_videos(
+    run: VideoRun,
     face_options: PhotoOptions,
     pending: "list[PhotoJob]",
     jobs: "list[PhotoJob]",
     record: "ResultRecord",
 ) -> "dict[PhotoJob, VideoReport]":
     """Look at the videos and anonymize them; those that are refused are told and left out."""
-    pipe = load_model(asked)
-    face_options = _with_model(pipe, asked, face_options)
+    pipe = load_model(run.model)
+    face_options = _with_model(pipe, run, face_options)
     reports: "dict[PhotoJob, VideoReport]" = {}
     with _progress() as progress:
-        if not asked.same_face:
+        if not run.is_album:
             for job in pending:
-                if (linked := _look(asked, pipe, job, progress)) is not None:
-                    _finish(asked, pipe, face_options, job, linked, None, record, reports, progress)
+                if (linked := _look(run, pipe, job, progress)) is not None:
+                    _finish(run, pipe, face_options, job, linked, None, record, reports, progress)
             return reports
         # Who is who is only known once all have been looked at, also those that are done.
-        looked = {job: linked for job in jobs if (linked := _look(asked, pipe, job, progress)) is not None}
+        looked = {job: linked for job in jobs if (linked := _look(run, pipe, job, progress)) is not None}
         for job, identities in zip(looked, _identities(pipe, [each.linked for each in looked.values()])):
             if job in pending:
-                _finish(asked, pipe, face_options, job, looked[job], identities, record, reports, progress)
+                _finish(run, pipe, face_options, job, looked[job], identities, record, reports, progress)
             else:
                 looked[job].work.remove()
     return reports
 
 
-def _with_model(pipe: NullFacePipeline, asked: AskedOfVideos, face_options: PhotoOptions) -> PhotoOptions:
+def _with_model(pipe: NullFacePipeline, run: VideoRun, face_options: PhotoOptions) -> PhotoOptions:
     """The options with all that depends on the model, or one line and exit code 1."""
     from nullface_pipeline.photo_folder.one_file import with_loaded_models
 
     try:
-        return with_loaded_models(pipe, face_options, asked.verifier)
+        return with_loaded_models(pipe, face_options, run.model.verifier)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)
     return face_options
 
 
-def _look(asked: AskedOfVideos, pipe: NullFacePipeline, job: "PhotoJob", progress: Progress) -> LookedAt | None:
+def _look(run: VideoRun, pipe: NullFacePipeline, job: "PhotoJob", progress: Progress) -> LookedAt | None:
     """What one video shows; None if it is refused."""
     from nullface_pipeline.photo_folder import file_digest
     from nullface_pipeline.photo_folder.noise import SEED_BITS
     from nullface_pipeline.video import Work, link_video, work_folder
 
-    seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
+    seed = secrets.randbits(SEED_BITS) if run.seed is None else run.seed
     with _refusals(job):
         state, original = _file_state(job.source), file_digest(job.source) or ""
-        work = Work(work_folder(job.output), f"{original} {asked.digest}", seed, fixed=asked.seed is not None)
+        work = Work(work_folder(job.output), f"{original} {run.digest}", seed, fixed=run.seed is not None)
         linked = link_video(pipe.face_analyser, job.source, work, _teller(progress, job))
         return LookedAt(linked, work, original, state)
     return None
@@ -295,7 +290,7 @@ def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> list[lis
 
 
 def _finish(
-    asked: AskedOfVideos,
+    run: VideoRun,
     pipe: NullFacePipeline,
     face_options: PhotoOptions,
     job: "PhotoJob",
@@ -312,12 +307,12 @@ def _finish(
     def note(finished: Path) -> None:
         if _file_state(job.source) != looked.state:
             raise VideoError("Its file has changed during the run: run the command again.")
-        record.add(MadeFrom(looked.original, asked.digest, file_digest(finished) or ""))
+        record.add(MadeFrom(looked.original, run.digest, file_digest(finished) or ""))
 
     tell = _teller(progress, job)
     with _refusals(job):
         reports[job] = anonymize_video(
-            pipe, looked.linked, job.output, face_options, looked.work, asked.audio.value, identities, note, tell
+            pipe, looked.linked, job.output, face_options, looked.work, run.audio.value, identities, note, tell
         )
         looked.work.remove()
 
@@ -365,6 +360,6 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
             box = ",".join(f"{corner:.0f}" for corner in track.box)
             console.print(
                 f"  covered from {track.start:.1f} to {track.end:.1f} s, first at {box} (score {track.score:.2f}): "
-                f"{show(as_options(track.reason))}",
+                f"{show(track.reason)}",
                 soft_wrap=True,
             )

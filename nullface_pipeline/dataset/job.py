@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from nullface_pipeline.dataset.places import Place
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import os
 
-from nullface_pipeline.photo_records import keyed_number
+from nullface_pipeline.photo_options import keyed_number
 
 
 # A face's number and 1000 an attempt are added to a photo's seed, and the sum has to fit into 63 bits.

@@ -14,6 +14,7 @@ from nullface_pipeline.photo_files.whole_file import write_whole
 # What every pipeline is made of; each module only uses those before it.
 CORE = (
     "protocols",
+    "photo_records",
     "colour_profile",
     "ddpm_inversion",
     "face_crops",
@@ -21,7 +22,7 @@ CORE = (
     "face_regions",
     "face_parsing",
     "face_adapter",
-    "photo_records",
+    "photo_options",
     "face_covers",
     "face_search",
     "face_masks",

@@ -29,7 +29,8 @@ from nullface_pipeline.photo import (
     similarity_threshold,
     unmatched_faces,
 )
-from nullface_pipeline.photo_records import MAX_SEED, FaceNotHiddenError, PhotoOptions
+from nullface_pipeline.photo_options import MAX_SEED, PhotoOptions
+from nullface_pipeline.photo_records import FaceNotHiddenError
 from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.video.reader import Frame, VideoInfo, read_frames
 from nullface_pipeline.video.states import LARGEST, State, TrackStates, track_states

@@ -49,11 +49,13 @@ OPTIONS = {
     **dict.fromkeys(
         ("--seed", "--similarity-threshold", "--detection-threshold", "--min-face", "--batch-faces"), NUMBERS
     ),
-    **dict.fromkeys(("--steps", "--skip", "--guidance-scale", "--identity-scale", "--identity-angle"), NUMBERS),
+    **dict.fromkeys(
+        ("--num-inference-steps", "--skip", "--guidance-scale", "--identity-scale", "--identity-angle"), NUMBERS
+    ),
     **dict.fromkeys(("--keep", "--preset", "--device", "--dtype", "--on-failure", "--cover", "--model"), WORDS),
     **dict.fromkeys(("--report", "--contact-sheet", "--keep-mask", "--skip-face"), FILES),
 }
-FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--opposite")
+FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--identity", "opposite")
 
 
 @st.composite

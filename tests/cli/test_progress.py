@@ -8,7 +8,7 @@ import torch
 from skimage import data
 
 from nullface_pipeline.cli.progress import PhotoProgress, ShardProgress, expected_evaluations
-from nullface_pipeline.photo_records import PRESETS, PhotoOptions
+from nullface_pipeline.photo_options import PRESETS, PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 

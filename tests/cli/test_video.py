@@ -46,7 +46,10 @@ def clip(tmp_path):
         (["clip.mp4", "--skip-face", "1,2,3,4"], "--skip-face 1,2,3,4"),
         (["clip.mp4", "--skip-face", "nobody.png"], "must show one face; 0 were found"),
         (["clip.mp4", "--cover", "black"], "'black' is not one of"),
-        (["clip.mp4", "--same-face", "--identity-angle", "30"], "--identity-angle another one each time"),
+        (
+            ["clip.mp4", "--identity", "consistent", "--identity-angle", "30"],
+            "--identity-angle only applies to the opposite identity",
+        ),
     ],
 )
 def test_wrong_usage(clip, tmp_path, monkeypatch, words, message):
@@ -93,7 +96,7 @@ def test_covered_and_then_done_before(clip, tmp_path):
     assert (np.abs(frames.astype(int) - originals).max(axis=-1) > 20).mean(axis=(1, 2)).min() > 0.1
     again = command(clip, "--output", tmp_path / "out")
     assert again.exit_code == 0 and "1 done before" in again.output and "do not publish" not in again.output
-    other = command(clip, "--output", tmp_path / "out", "--min-face", "20", "--same-face")
+    other = command(clip, "--output", tmp_path / "out", "--min-face", "20", "--identity", "consistent")
     assert other.exit_code == 3 and "done before" not in other.output
 
 
@@ -106,7 +109,7 @@ def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
 
     monkeypatch.setattr("nullface_pipeline.video.anonymize_video", anonymize)
     knobs = (
-        "--steps",
+        "--num-inference-steps",
         "6",
         "--skip",
         "0.5",

@@ -10,7 +10,7 @@ import pytest
 from skimage import data
 
 from nullface_pipeline.dataset import ShardWorker, begin, run_local
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 
 from .samples import make_job, shards_of
 

@@ -8,7 +8,7 @@ import pytest
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_target import FaceTarget, is_upside_down
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.video.render import Done, Rendering, is_only_new, shown_in_front
 from nullface_pipeline.video.run import find_covered_tracks
 from nullface_pipeline.video.states import track_states

@@ -15,7 +15,8 @@ from skimage import data
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import make_target
 from nullface_pipeline.identity_choices import OppositeIdentity
-from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.photo_records import NoFaceFoundError
 from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person, run
 from nullface_pipeline.video.look import look, read_look
 from nullface_pipeline.video.render import Rendering, kept_tracks

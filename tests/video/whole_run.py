@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from nullface_pipeline.photo_records import PhotoOptions
+from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
 from nullface_pipeline.video import Work, anonymize_video, link_video, run, work_folder
 
