@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import Field, fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,20 +21,23 @@ from nullface_pipeline import (
     StableDiffusionXLNullFacePipeline,
     TooManyFacesError,
 )
+from nullface_pipeline.cli.options import option_name
 from nullface_pipeline.ddpm_inversion import few_step_timesteps
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_parsing import FaceParser
 from nullface_pipeline.face_regions import FACE_REGIONS, REGIONS
+from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.model_sets import load_detector, load_model_set
 from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, read_photo, write_photo
 from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome, anonymize_photos, find_photos
-from nullface_pipeline.photo_options import PRESETS
+from nullface_pipeline.photo_options import PRESETS, allowed_values, described
 from nullface_pipeline.pipeline import EXAMPLE_DOC_STRING
 from nullface_pipeline.pipeline_sdxl import EXAMPLE_DOC_STRING as EXAMPLE_OF_XL
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
 PAGE = Path(__file__).parent / "api.md"
+OPTIONS_PAGE = Path(__file__).parent / "options.md"
 
 HEAD = """\
 # API reference
@@ -72,8 +76,39 @@ PARTS: dict[str, tuple[Any, ...]] = {
 }
 
 
+OPTIONS_HEAD = """\
+# Options
+
+Every option of `pipe.anonymize`, with its name in the commands `nullface anonymize`, `nullface video` and `nullface dataset`.
+Made from `photo_options.py` and `model_options.py` by `python docs/make_api.py`. Presets set the options marked "by preset".
+"""
+
+
 def main() -> None:
     PAGE.write_text(make_page())
+    OPTIONS_PAGE.write_text(make_options_page())
+
+
+def make_options_page() -> str:
+    """One table per group of options."""
+    every = [field for schema in (PhotoOptions, ModelOptions) for field in fields(schema)]
+    parts = [OPTIONS_HEAD]
+    for group in dict.fromkeys(described(field).group for field in every):
+        rows = [option_row(field) for field in every if described(field).group == group]
+        head = "| Python | command | default | values | effect |\n| --- | --- | --- | --- | --- |"
+        parts.append("\n".join([f"## {group}", "", head, *rows]) + "\n")
+    return "\n".join(parts)
+
+
+def option_row(field: Field) -> str:
+    about = described(field)
+    in_command = about.in_command or field.name in ("keep_mask", "skip_faces", "seed", "on_failure")
+    command = f"`{option_name(field.name)}`" if in_command else ""
+    default = "" if field.default in (None, ()) else f"`{field.default}`"
+    if any(field.name in settings for settings in PRESETS.values()):
+        default = "by preset"
+    effect = f"{about.help} {about.details}".strip().replace("|", "\\|")
+    return f"| `{field.name}` | {command} | {default} | {allowed_values(field).rstrip('.')} | {effect} |"
 
 
 def make_page() -> str:

@@ -8,6 +8,7 @@ import inspect
 import math
 import numbers
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -96,6 +97,8 @@ def is_whole(of: Field) -> bool:
 class PhotoOptions:
     """Options of one photo, checked when they are set.
 
+    {attributes}
+
     Raises:
         OptionError: (a `ValueError`) if a value is out of range, not finite or does not go with others.
         OptionTypeError: (a `TypeError` too) if a value is of a wrong type.
@@ -122,7 +125,7 @@ class PhotoOptions:
     )
     preset: str = option(
         "standard",
-        "Distance of the new face (light, standard, strong), or fewer steps.",
+        "Distance from the person, or fewer steps (fast, preview).",
         IDENTITY,
         details="Sets `skip` and `guidance_scale`, or `few_steps`, to the model's values. See `pipe.presets`.",
         choices=tuple(PRESETS),
@@ -138,7 +141,7 @@ class PhotoOptions:
     )
     identity: str = option(
         IDENTITIES[0],
-        "Choice of the new identity.",
+        "New identity; opposite is the paper's, consistent one per person.",
         IDENTITY,
         details="`random` rotates the embedding towards a random identity until the result is no more similar to the "
         "person than a random stranger is. It takes two to three times the work of `opposite`, which negates the "
@@ -227,7 +230,7 @@ class PhotoOptions:
         high=100,
         in_command=False,
     )
-    solver_order: int | None = option(None, "Order of the solver, 1 or 2.", METHOD, low=1, high=2, in_command=False)
+    solver_order: int | None = option(None, "Order of the solver.", METHOD, low=1, high=2, in_command=False)
     skip: float | None = option(
         None, "Share of the steps left out; more of the photo stays.", METHOD, low=0.0, high=0.999
     )
@@ -355,14 +358,24 @@ def content(options: Any) -> dict[str, Any]:
 
 
 def option_docs() -> str:
-    """The "Attributes" section of a docstring: every option with its type, help and range."""
+    """The "Attributes" section of the docstring of `PhotoOptions`."""
     lines = ["Attributes:"]
     for each in fields(PhotoOptions):
         about = described(each)
-        limits = f" From {about.low:g} to {about.high:g}." if about.is_number and each.name != "seed" else ""
-        limits += f" One of {', '.join(about.choices)}." if about.choices else ""
-        lines.append(f"    {each.name}: {' '.join(filter(None, (about.help, about.details)))}{limits}")
+        text = " ".join(filter(None, (f"`{each.name}`:", about.help, about.details, allowed_values(each))))
+        lines += textwrap.wrap(text, 100, initial_indent=8 * " ", subsequent_indent=12 * " ")
     return "\n".join(lines)
+
+
+def allowed_values(of: Field) -> str:
+    """The choices or the range of an option as a sentence, or an empty text."""
+    about = described(of)
+    if about.choices:
+        return f"One of {', '.join(about.choices)}."
+    if not about.is_number:
+        return ""
+    low, high = (str(int(end)) if is_whole(of) else f"{end:g}" for end in (about.low, about.high))
+    return f"{'Integer' if is_whole(of) else 'Number'} from {low} to {high}."
 
 
 def with_named_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -486,4 +499,5 @@ def _plain(value: Any) -> Any:
     return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else value
 
 
-PhotoOptions.__doc__ = f"{PhotoOptions.__doc__}\n{option_docs()}"
+if PhotoOptions.__doc__ is not None:  # not under `python -OO`
+    PhotoOptions.__doc__ = PhotoOptions.__doc__.replace("{attributes}", option_docs())

@@ -133,7 +133,7 @@ def choice(option: str) -> gr.Radio:
     """A control for an option of `PhotoOptions` with named values."""
     field = PhotoOptions.__dataclass_fields__[option]
     about = described(field)
-    return gr.Radio(list(about.choices), value=field.default, label=option.capitalize(), info=about.help)
+    return gr.Radio(list(about.choices), value=str(field.default), label=option.capitalize(), info=about.help)
 
 
 def slider(option: str, value: float, step: float) -> gr.Slider:

@@ -292,6 +292,7 @@ def test_api_reference_is_up_to_date():
     make_api = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_api)
     assert (DOCS / "api.md").read_text() == make_api.make_page(), "run `python docs/make_api.py`"
+    assert (DOCS / "options.md").read_text() == make_api.make_options_page(), "run `python docs/make_api.py`"
 
 
 def links(text: str) -> list[str]:
