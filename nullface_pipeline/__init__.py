@@ -12,7 +12,7 @@ __version__ = "0.2.0"
 _EXPORTS = {
     "StableDiffusionNullFacePipeline": "pipeline",
     "StableDiffusionXLNullFacePipeline": "pipeline_sdxl",
-    "NullFacePipelineOutput": "pipeline_mixin",
+    "NullFacePipelineOutput": "pipeline_output",
     "DDPMInversion": "ddpm_inversion",
     "load_nullface_tiny": "tiny_model",
     "load_model_set": "model_sets",
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         TooManyFacesError,
     )
     from .pipeline import StableDiffusionNullFacePipeline
-    from .pipeline_mixin import NullFacePipelineOutput
+    from .pipeline_output import NullFacePipelineOutput
     from .pipeline_sdxl import StableDiffusionXLNullFacePipeline
     from .tiny_model import load_nullface_tiny
 

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.image_processor import PipelineImageInput
 from diffusers.models.attention_processor import (
     IPAdapterAttnProcessor,
     IPAdapterAttnProcessor2_0,
@@ -23,8 +25,16 @@ from diffusers.models.embeddings import (
 )
 from diffusers.utils import is_peft_available, logging
 
-from .face_identity import DETECTION_THRESHOLD, FACEID_RECOGNIZER, load_face_analyser, recognizer_name
+from .face_identity import (
+    DETECTION_THRESHOLD,
+    FACEID_RECOGNIZER,
+    choose_face,
+    detect_faces,
+    load_face_analyser,
+    recognizer_name,
+)
 from .face_parsing import load_face_parser
+from .image_inputs import to_uint8
 from .protocols import FaceAnalyser, FaceSegmenter
 
 
@@ -49,6 +59,7 @@ class FaceAdapterMixin:
     _execution_device: Any
     _lora_loadable_modules: list[str]
     load_ip_adapter: Any
+    prepare_image: Any
     unload_ip_adapter: Any
     unfuse_lora: Any
     face_adapter_name: str  # of the published weight file
@@ -157,6 +168,30 @@ class FaceAdapterMixin:
         self.face_analyser = load_face_analyser(face_analyser, providers, detection_threshold, detection_size)
         self.face_parser = face_parser and load_face_parser(face_parser, self._execution_device)  # type: ignore[assignment]
         self._warn_of_other_recognizer()
+
+    def embed_faces(self, image: PipelineImageInput, face_index: int | None = None) -> torch.Tensor:
+        r"""
+        Recognize the face in each image.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
+                One or more images, as for [`__call__`].
+            face_index (`int`, *optional*):
+                Index of the face, 0 being the largest. By default there must be exactly one.
+
+        Returns:
+            `torch.Tensor`: (B, 512) float32 embeddings of unit norm.
+
+        Raises:
+            ValueError: if an image shows no face, or several and none was chosen.
+        """
+        if self.face_analyser is None:
+            raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
+        embeds = [
+            choose_face(detect_faces(self.face_analyser, pixels), face_index).embedding
+            for pixels in to_uint8(self.prepare_image(image))
+        ]
+        return torch.from_numpy(np.stack(embeds))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs):
         r"""

@@ -72,8 +72,20 @@ def check_edit_inputs(
         raise ValueError(f"{len(prompt)} prompts were given for {batch_size} image(s).")
 
 
-def check_identity_embeds(identity_embeds: torch.Tensor, shape: tuple[int, int]) -> None:
-    """Raise ValueError unless the embeddings have the shape (B, D) and each has a direction."""
+def check_identity_inputs(identity_embeds: Any | None, shape: tuple[int, int], has_analyser: bool) -> None:
+    """Check the embeddings, or that they can be computed.
+
+    Raises:
+        ValueError: if they do not have the shape (B, D), or one has no direction.
+        RuntimeError: if there are none, and no face models either.
+    """
+    if identity_embeds is None:
+        if not has_analyser:
+            raise RuntimeError(
+                "No face models are loaded. Call `pipe.load_face_models()` first, or pass `identity_embeds`."
+            )
+        return
+    identity_embeds = torch.as_tensor(identity_embeds)
     if tuple(identity_embeds.shape) != shape:
         raise ValueError(f"`identity_embeds` must have the shape {shape}, got {tuple(identity_embeds.shape)}.")
     if not torch.isfinite(identity_embeds).all() or not identity_embeds.any(dim=-1).all():
@@ -95,6 +107,13 @@ def check_mask_inputs(mask_image: PipelineImageInput | None, keep: Sequence[str]
             raise RuntimeError(
                 "`keep` needs a face parser. Call `pipe.load_face_models()` first, or pass `mask_image`."
             )
+
+
+def check_callback_inputs(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise ValueError if a callback asks for a tensor that the pipeline does not offer."""
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"`callback_on_step_end_tensor_inputs` has to be in {known}, but found {unknown}.")
 
 
 def check_reused_inversion(

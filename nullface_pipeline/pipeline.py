@@ -44,6 +44,8 @@ from .photo import anonymize_photo  # noqa: F401
 from .photo_options import PhotoOptions  # noqa: F401
 from .photo_records import AnonymizedPhoto  # noqa: F401
 from .pipeline_mixin import NullFaceMixin
+from .pipeline_output import NullFacePipelineOutput  # noqa: F401
+from .prompt_tokens import tokenize
 from .protocols import FaceAnalyser  # noqa: F401
 from .unet_denoiser import UNetDenoiser  # noqa: F401
 
@@ -135,6 +137,6 @@ class StableDiffusionNullFacePipeline(
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""See [`NullFaceMixin.prompt_conditions`]: `prompt_embeds` and nothing else, whatever the size."""
-        tokens = self.tokenize(self.tokenizer, prompt).to(self._execution_device)
+        tokens = tokenize(self.tokenizer, prompt).to(self._execution_device)
         prompt_embeds = self.text_encoder(tokens)[0]
         return {"prompt_embeds": prompt_embeds.to(self.unet.dtype)}

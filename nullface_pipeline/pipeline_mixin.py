@@ -16,16 +16,15 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import torch
 import torch.nn.functional as F
 from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
-from diffusers.utils import BaseOutput, logging
+from diffusers.utils import logging
 
 from .ddpm_inversion import (
     DDPMInversion,
@@ -38,12 +37,14 @@ from .ddpm_inversion import (
     invert,
 )
 from .face_adapter import FaceAdapterMixin, adapter_scale, check_face_adapter, embedding_size
-from .face_identity import choose_face, detect_faces, opposite_identity
+from .face_identity import opposite_identity
 from .face_parsing import face_part_masks
 from .image_inputs import IMAGE_PROCESSOR, count_images, image_to_tensor, mask_to_tensor, to_uint8
 from .input_checks import (
+    Generators,
+    check_callback_inputs,
     check_edit_inputs,
-    check_identity_embeds,
+    check_identity_inputs,
     check_inversion_inputs,
     check_mask_inputs,
     check_reused_inversion,
@@ -51,33 +52,19 @@ from .input_checks import (
 from .photo import anonymize_photo
 from .photo_options import PRESETS, PhotoOptions, with_named_options
 from .photo_records import AnonymizedPhoto
+from .pipeline_output import NullFacePipelineOutput
 from .unet_denoiser import UNetDenoiser, default_inversion_batch_size
 
 
 logger = logging.get_logger(__name__)  # pylint: disable=invalid-name
 
 
-@dataclass
-class NullFacePipelineOutput(BaseOutput):
-    """
-    Output class for NullFace pipelines.
-
-    Args:
-        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`)
-            The anonymized images: a list of `B` PIL images, an array of shape `(B, H, W, 3)` or a tensor of shape
-            `(B, 3, H, W)`, values in [0, 1]; latents of shape `(B, C, h, w)` for `output_type="latent"`.
-    """
-
-    images: list[PIL.Image.Image] | np.ndarray | torch.Tensor
-
-
 class NullFaceMixin(FaceAdapterMixin):
     r"""
     The method, for a [`DiffusionPipeline`] with a VAE, a UNet and a scheduler as components.
 
-    A plain mixin, because diffusers takes any `DiffusionPipeline` that a custom pipeline's file imports for another
-    pipeline. A class has it before its other bases, calls `_prepare` at the end of its `__init__`, names the published
-    file of its adapter in `face_adapter_name`, and encodes text in `prompt_conditions`.
+    Not a `DiffusionPipeline` itself, because diffusers would take it for a second pipeline of the file. A pipeline has
+    it before its other bases, calls `_prepare` at the end of `__init__`, and sets `face_adapter_name`.
     """
 
     _callback_tensor_inputs = ["latents", "noise_pred", "identity_embeds"]
@@ -107,57 +94,13 @@ class NullFaceMixin(FaceAdapterMixin):
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""
-        The text conditions of the UNet.
-
-        Args:
-            prompt (`str` or `list[str]`): one text, or N.
-            height, width (`int`): of the images, in pixels.
+        The text conditions of the UNet for images of a size in pixels.
 
         Returns:
-            `dict[str, torch.Tensor]`: `prompt_embeds` (N, tokens, channels), and whatever else the UNet's
-            `added_cond_kwargs` hold, (N, channels) or (1, channels) by name; N is 1 for one text.
+            `dict[str, torch.Tensor]`: `prompt_embeds` (N, tokens, channels) for N prompts, and the UNet's
+            `added_cond_kwargs` of shape (N, channels) or (1, channels).
         """
         raise NotImplementedError
-
-    def tokenize(self, tokenizer: Any, prompt: str | list[str]) -> torch.Tensor:
-        r"""(N, tokens) int64, of the length that the text encoder takes."""
-        longest = tokenizer(prompt, padding="longest", return_tensors="pt").input_ids.shape[-1]
-        if longest > tokenizer.model_max_length:
-            logger.warning(
-                f"A prompt has {longest} tokens; the text encoder takes {tokenizer.model_max_length} and does not see the "
-                "rest."
-            )
-        return tokenizer(
-            prompt,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-
-    def embed_faces(self, image: PipelineImageInput, face_index: int | None = None) -> torch.Tensor:
-        r"""
-        Recognize the face in each image.
-
-        Args:
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
-                One or more images, as for [`__call__`].
-            face_index (`int`, *optional*):
-                Which face to take where there are several, 0 being the largest. By default there must be exactly one.
-
-        Returns:
-            `torch.Tensor`: (B, 512) float32 embeddings of unit norm.
-
-        Raises:
-            ValueError: if an image shows no face, or several and none was chosen.
-        """
-        if self.face_analyser is None:
-            raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
-        embeds = [
-            choose_face(detect_faces(self.face_analyser, pixels), face_index).embedding
-            for pixels in to_uint8(self.prepare_image(image))
-        ]
-        return torch.from_numpy(np.stack(embeds))
 
     def prepare_image(self, image: PipelineImageInput) -> torch.Tensor:
         r"""Bring images of any accepted form to (B, 3, H, W) float32 in [-1, 1]; raises ValueError on a wrong size."""
@@ -170,8 +113,7 @@ class NullFaceMixin(FaceAdapterMixin):
         The mask of what changes, on the latent grid: (B, 1, h, w) float32 in [0, 1], or `None` for everything.
 
         Args:
-            mask_image: One mask, or one for each image; white is anonymized. Takes precedence over `keep`.
-            keep: Names of regions to keep; the face around them is anonymized.
+            mask_image, keep: as for [`__call__`].
             pixels: (B, 3, H, W) in [-1, 1].
         """
         if mask_image is not None:
@@ -205,20 +147,18 @@ class NullFaceMixin(FaceAdapterMixin):
         eta: float | None = None,
         ip_adapter_scale: float | None = None,
         inversion_batch_size: int | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         strength: float | None = None,
     ) -> DDPMInversion:
         r"""
         Invert images once for many edits of them (section 3.2).
 
         Args:
-            image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
-                One or more images of one size, as for [`__call__`].
-            num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale, inversion_batch_size, generator,
-                strength: As for [`__call__`].
+            image, num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale, inversion_batch_size,
+                generator, strength: As for [`__call__`].
 
         Returns:
-            [`DDPMInversion`]: a frozen record to pass to [`__call__`] as `inversion`, any number of times.
+            [`DDPMInversion`]: to pass to [`__call__`] as `inversion`, any number of times.
         """
         settings = InversionSettings.from_arguments(
             given_settings(
@@ -254,22 +194,15 @@ class NullFaceMixin(FaceAdapterMixin):
         pixels: torch.Tensor,
         settings: InversionSettings,
         inversion_batch_size: int | None,
-        generator: torch.Generator | list[torch.Generator] | None,
+        generator: Generators,
     ) -> DDPMInversion:
         device = self._execution_device
         latents = self.encode_image(pixels)
         batch_size = inversion_batch_size or default_inversion_batch_size(self.unet, device, latents.shape[-2:])
+        schedule = settings.kept_steps(self.scheduler.config).to(device)
+        null_embeds = torch.zeros(1, embedding_size(self.unet), device=device)
         with adapter_scale(self.unet, settings.ip_adapter_scale):
-            return invert(
-                denoiser,
-                latents,
-                settings.kept_steps(self.scheduler.config).to(device),
-                settings,
-                torch.zeros(1, embedding_size(self.unet), device=device),
-                batch_size,
-                generator,
-                self.progress_bar,
-            )
+            return invert(denoiser, latents, schedule, settings, null_embeds, batch_size, generator, self.progress_bar)
 
     def _denoise(
         self,
@@ -334,8 +267,8 @@ class NullFaceMixin(FaceAdapterMixin):
         face_index: int | None = None,
         inversion: DDPMInversion | None = None,
         inversion_batch_size: int | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        identity_generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
+        identity_generator: Generators = None,
         output_type: str | None = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
@@ -350,50 +283,41 @@ class NullFaceMixin(FaceAdapterMixin):
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
-                One or more images of one aligned face each, all of one size whose sides are multiples of 8. Arrays of
-                shape `(H, W, 3)` or `(B, H, W, 3)` and tensors of shape `(3, H, W)` or `(B, 3, H, W)` have values in
-                [0, 1].
+                One or more images of one aligned face each, all of one size whose sides are multiples of 8. Arrays
+                `([B,] H, W, 3)` and tensors `([B,] 3, H, W)` have values in [0, 1].
             identity_embeds (`torch.Tensor` or `np.ndarray`, *optional*):
-                ArcFace embeddings of the people shown, of shape `(B, 512)` and any norm. By default they are computed
-                by the models of [`load_face_models`].
+                ArcFace embeddings of the people shown, `(B, 512)`. By default those of [`embed_faces`].
             mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these, *optional*):
-                One mask, or one for each image, of the images' size: white is anonymized, black is left alone. Takes
-                precedence over `keep`.
+                One mask, or one for each image: white is anonymized, black is kept. Takes precedence over `keep`.
             keep (`tuple[str]` or `list[str]`, *optional*):
-                Regions of the face to leave as they are, such as `("eyes", "mouth")`; the rest of the face changes and
-                the background is held. `()` keeps nothing of the face. With neither `keep` nor `mask_image` the whole
-                image is free to change.
+                Regions of the face to keep, such as `("eyes", "mouth")`; the rest of the face changes, the background
+                is kept. With neither `keep` nor `mask_image` the whole image may change.
             num_inference_steps (`int`, *optional*):
                 T, the number of steps of the full schedule; 100 by default.
             skip (`float`, *optional*):
-                T_skip as a fraction of T in [0, 1): how many of the noisiest steps are left out; 0.7 by default. Higher
-                values stay closer to the input.
+                T_skip / T in [0, 1): share of the noisiest steps left out, 0.7 by default. Higher values stay closer
+                to the input.
             guidance_scale (`float`, *optional*, defaults to 10.0):
                 lambda_cfg of Eq. 3, how strongly the result is pushed towards the new identity.
             identity_scale (`float`, *optional*, defaults to 1.0):
                 lambda_id, the norm of the negated embedding. Negative values push towards the person instead.
             identity_angle (`float`, *optional*, defaults to 0.0):
-                Degrees in [0, 180]. The negated embedding is turned by a random angle up to this one, so that the same
-                person can be given different faces.
+                Largest random rotation of the negated embedding, in degrees from 0 to 180.
             mask_start (`float`, *optional*, defaults to 0.8):
-                Fraction of T from which on the mask is applied (Eq. 4). Earlier steps change the whole image; lower
-                values keep more. With `timesteps` it is a fraction of T = 100: 0.8 masks from timestep 191 on.
+                Fraction of T (of 100 with `timesteps`) from which on the mask is applied (Eq. 4); lower keeps more.
             eta (`float`, *optional*):
                 Share of noise in a step, in (0, 1]; 1 by default, which is DDPM.
             ip_adapter_scale (`float`, *optional*):
-                Weight of the identity tokens in the UNet's cross-attention, for this call, 1 by default; what
-                [`set_ip_adapter_scale`] set is ignored and left as it is.
+                Weight of the identity tokens in the UNet's cross-attention, 1 by default. [`set_ip_adapter_scale`]
+                has no effect on this method.
             face_index (`int`, *optional*):
-                Which face's identity to take where an image shows several, 0 being the largest. By default there must
-                be exactly one.
+                Index of the face whose identity is taken, 0 being the largest. By default there must be one face.
             inversion ([`DDPMInversion`], *optional*):
-                What [`invert`] returned for the same images. Its `num_inference_steps`, `skip`, `timesteps`,
-                `solver_order`, `eta` and `ip_adapter_scale` are used; passing others is an error. It stands where other
-                pipelines take `latents`.
+                Result of [`invert`] for the same images, with its settings; passing other settings is an error.
             inversion_batch_size (`int`, *optional*):
                 Samples in one UNet call of the inversion; by default 4 on a CPU, and what fits with CUDA.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-                Makes the result deterministic; a list has one generator for each image.
+                Generator of the noise maps; a list has one for each image.
             identity_generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
                 Separate randomness for `identity_angle`; `generator` by default.
             output_type (`str`, *optional*, defaults to `"pil"`):
@@ -401,30 +325,27 @@ class NullFaceMixin(FaceAdapterMixin):
             return_dict (`bool`, *optional*, defaults to `True`):
                 Whether to return a [`NullFacePipelineOutput`] instead of a plain tuple.
             callback_on_step_end (`Callable`, *optional*):
-                Called after each denoising step as `callback_on_step_end(pipe, step, timestep, callback_kwargs)`;
-                `latents` and `identity_embeds` in the dictionary it returns replace the pipeline's own.
+                Called after each step as `callback_on_step_end(pipe, step, timestep, callback_kwargs)`. It returns a
+                dictionary, whose `latents` and `identity_embeds` replace the pipeline's own.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
                 Which of `latents`, `noise_pred` and `identity_embeds` to put into `callback_kwargs`.
             timesteps (`list[int]`, *optional*):
-                The steps to take, in place of `num_inference_steps` and `skip`: strictly decreasing integers from 999
-                to 1, such as those of [`few_step_timesteps`]. S of them take 3 S - 1 evaluations of the UNet.
+                Steps to take instead of those of `num_inference_steps` and `skip`: strictly decreasing integers from
+                999 to 1, e.g. by [`few_step_timesteps`]. S of them take 3 S - 1 evaluations of the UNet.
             solver_order (`int`, *optional*):
-                1, the default, is DDPM. 2 is SDE-DPM-Solver++ 2M, which makes use of the step before; it takes an `eta`
-                of 1.
+                1 (default) is DDPM; 2 is SDE-DPM-Solver++ 2M, which needs `eta=1`.
             prompt (`str` or `list[str]`, *optional*, defaults to `""`):
-                Description of the new face, `"an old man with a beard"`; one text, or one for each image. It conditions
-                the identity prediction only, so that it acts with `guidance_scale`.
+                Description of the new face, one or one for each image. Its effect grows with `guidance_scale`.
             strength (`float`, *optional*):
                 1 - `skip`, as diffusers' image-to-image pipelines call it.
 
         Examples:
 
         Returns:
-            [`NullFacePipelineOutput`] or `tuple`:
-                The images, of the size of the input.
+            [`NullFacePipelineOutput`] or `tuple`: the images, of the size of the input.
 
         Raises:
-            ValueError: if an argument has a wrong value, shape or size, or no face, or more than one, is found.
+            ValueError: if an argument has a wrong value, shape or size, or not exactly one face is found.
             RuntimeError: if the FaceID adapter, or a face model that is needed, is not loaded.
         """
         # 1. Check inputs
@@ -445,18 +366,10 @@ class NullFaceMixin(FaceAdapterMixin):
             batch_size, guidance_scale, identity_scale, identity_angle, mask_start, identity_generator, prompt
         )
         check_mask_inputs(mask_image, keep, has_parser=self.face_parser is not None)
-        if identity_embeds is not None:
-            identity_embeds = torch.as_tensor(identity_embeds)
-            check_identity_embeds(identity_embeds, (batch_size, embedding_size(self.unet)))
-        elif self.face_analyser is None:
-            raise RuntimeError(
-                "No face models are loaded. Call `pipe.load_face_models()` first, or pass `identity_embeds`."
-            )
-        unknown = sorted(set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs))
-        if unknown:
-            raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` has to be in {self._callback_tensor_inputs}, but found {unknown}."
-            )
+        check_identity_inputs(
+            identity_embeds, (batch_size, embedding_size(self.unet)), has_analyser=self.face_analyser is not None
+        )
+        check_callback_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         self._guidance_scale = guidance_scale
         self._interrupt = False
 
@@ -464,8 +377,9 @@ class NullFaceMixin(FaceAdapterMixin):
         pixels = self.prepare_image(image)
         if inversion is not None:
             check_reused_inversion(inversion, given, batch_size, self._latent_size(pixels))
-        if identity_embeds is None:
-            identity_embeds = self.embed_faces(image, face_index)
+        identity_embeds = (
+            self.embed_faces(image, face_index) if identity_embeds is None else torch.as_tensor(identity_embeds)
+        )
         mask = self.prepare_mask(mask_image, keep, pixels)
 
         # 3. Invert
@@ -514,27 +428,22 @@ class NullFaceMixin(FaceAdapterMixin):
         r"""
         Anonymize every face that is found in a photo of any size, and check that it worked.
 
-        Each face is aligned, anonymized at the resolution of the model and pasted back through the inverse transform
-        with a soft edge. Then it is detected and embedded again. While it still matches the person it is retried with
-        stronger settings, and in the end covered. A face that the detector finds only in the finished picture is
-        covered too.
+        Each face is aligned, anonymized at the model's resolution and pasted back. A result that still matches the
+        person is retried with stronger settings and finally covered, and so is a face that is found only afterwards.
 
         Args:
             photo (`PIL.Image.Image`, `str` or `os.PathLike`):
-                The photo, or the path of its file. Its EXIF orientation is applied. Of its metadata only the colour
-                profile is carried over.
+                The photo or its path. EXIF orientation is applied; of the metadata only the color profile is kept.
             options ([`PhotoOptions`], *optional*):
-                Options that were checked before.
+                The options.
             arguments:
-                Attributes of [`PhotoOptions`] by name: `keep=("eyes", "mouth")`, `seed=0`. They take precedence over
-                `options`.
+                Options by name, such as `keep=("eyes", "mouth")`. They take precedence over `options`.
 
         Returns:
             [`AnonymizedPhoto`]: the photo as a new image of the same size, and a record of each face.
 
         Raises:
-            PhotoRefusedError: if this photo cannot be anonymized; nothing of it is returned. `NoFaceFoundError` and
-                `TooManyFacesError` are `ValueError`s too, `FaceNotHiddenError` is a `RuntimeError`.
+            PhotoRefusedError: if this photo cannot be anonymized, for example `NoFaceFoundError`.
             TypeError, ValueError: if an option is of a wrong type or out of range, or the photo cannot be read.
             RuntimeError: if the FaceID adapter or the face models are not loaded.
         """

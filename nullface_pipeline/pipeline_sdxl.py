@@ -46,6 +46,8 @@ from .photo import anonymize_photo  # noqa: F401
 from .photo_options import PhotoOptions  # noqa: F401
 from .photo_records import AnonymizedPhoto  # noqa: F401
 from .pipeline_mixin import NullFaceMixin
+from .pipeline_output import NullFacePipelineOutput  # noqa: F401
+from .prompt_tokens import tokenize
 from .protocols import FaceAnalyser  # noqa: F401
 from .unet_denoiser import UNetDenoiser  # noqa: F401
 
@@ -163,7 +165,7 @@ class StableDiffusionXLNullFacePipeline(
         """
         penultimate = []
         for tokenizer, text_encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
-            tokens = self.tokenize(tokenizer, prompt).to(self._execution_device)
+            tokens = tokenize(tokenizer, prompt).to(self._execution_device)
             output = text_encoder(tokens, output_hidden_states=True)
             penultimate.append(output.hidden_states[-2])
         return {

@@ -21,6 +21,7 @@ CORE = (
     "face_identity",
     "face_regions",
     "face_parsing",
+    "image_inputs",
     "face_adapter",
     "photo_options",
     "face_covers",
@@ -30,10 +31,11 @@ CORE = (
     "identity_prior",
     "identity_choices",
     "face_edit",
-    "image_inputs",
     "input_checks",
     "photo",
     "unet_denoiser",
+    "prompt_tokens",
+    "pipeline_output",
     "pipeline_mixin",
 )
 PIPELINES = ("pipeline", "pipeline_sdxl")
