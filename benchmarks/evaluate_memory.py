@@ -22,8 +22,8 @@ import PIL.Image
 import psutil
 
 from nullface_pipeline.evaluation.cache import Cache
+from nullface_pipeline.evaluation.cached_models import CachedModels
 from nullface_pipeline.evaluation.html_report import write_html
-from nullface_pipeline.evaluation.look import Look
 from nullface_pipeline.evaluation.pairs import Method
 from nullface_pipeline.evaluation.report import write_figures
 from nullface_pipeline.evaluation.run import evaluate
@@ -71,14 +71,14 @@ def measure(folder: Path) -> dict[str, float]:
     """Megabytes before, at the peak, and seconds of one evaluation of a folder."""
     start, before, watched = time.perf_counter(), held_memory(), Watched()
     watched.start()
-    look = Look(cast(Any, RedSquares()), Cache(folder / "cache.sqlite"), quiet=True)
+    models = CachedModels(cast(Any, RedSquares()), Cache(folder / "cache.sqlite"), quiet=True)
     recognizers = [Patterns("first"), Patterns("second")]
-    result = evaluate(folder / "originals", [Method("some", folder / "results")], recognizers, look)
+    result = evaluate(folder / "originals", [Method("some", folder / "results")], recognizers, models)
     write_figures(result, folder / "report")
     write_html(result, folder / "report")
     return {
         "people": len(result.originals),
-        "asked anew": look.cache.made,
+        "asked anew": models.cache.made,
         "megabytes before": round(before, 1),
         "megabytes at the peak": round(watched.peak, 1),
         "seconds": round(time.perf_counter() - start, 1),

@@ -3,7 +3,7 @@
     python -m docs.make_evaluation REPORTS
 
 `REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, made as the page says, and the
-pictures that they judge: the folders `originals` and, of tables 1 to 3, `pictures`. Tables are printed in Markdown, to be put into the page.
+pictures that they recognizer: the folders `originals` and, of tables 1 to 3, `pictures`. Tables are printed in Markdown, to be put into the page.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import PIL.Image
 
 
 FOLDER = Path(__file__).parent / "evaluation"
-JUDGES = ("dlib", "MobileFace", "VGGFace2")
+RECOGNIZERS = ("dlib", "MobileFace", "VGGFace2")
 # With digits after the point.
 MEASURES = {
     "head pose (Hopenet type)": 1,
@@ -48,7 +48,7 @@ class Report:
         self.figures: dict[tuple[str, str, str], dict[str, Any]] = {
             (figure["method"], figure["name"], figure["recognizer"]): figure
             for figure in record["figures"]
-            if figure["denominator"] in ("forced", "")
+            if figure["denominator"] in ("gt_aligned", "")
         }
 
     def rate(self, method: str, name: str, recognizer: str) -> dict[str, float]:
@@ -70,12 +70,21 @@ def in_words(rate: dict[str, float]) -> str:
 
 def table(report: Report) -> str:
     """Markdown rows of all methods of a report."""
-    header = ["", *JUDGES, "inverted, dlib", "worst attack", "pose", "landmarks", "expression", "SSIM outside"]
+    header = [
+        "",
+        *RECOGNIZERS,
+        "least similar, dlib",
+        "worst attack",
+        "pose",
+        "landmarks",
+        "expression",
+        "SSIM outside",
+    ]
     lines = [header, ["---"] * len(header)]
     for method in report.methods:
         attack, recognizer, worst = report.worst(method)
-        cells = [in_words(report.rate(method, "rank 1", judge)) for judge in JUDGES]
-        cells.append(in_words(report.rate(method, "inverted attack: rank 1", "dlib")))
+        cells = [in_words(report.rate(method, "rank 1", recognizer)) for recognizer in RECOGNIZERS]
+        cells.append(in_words(report.rate(method, "least_similar attack: rank 1", "dlib")))
         cells.append(f"{worst['value']:.1f} {attack}, {recognizer}")
         for name, digits in MEASURES.items():
             figure = report.figures.get((method, name, ""))
@@ -87,13 +96,13 @@ def table(report: Report) -> str:
 def draw_regions(report: Report, path: Path) -> None:
     """Rank 1 for seven sets of kept regions."""
     figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    width = 0.8 / len(JUDGES)
-    for place, judge in enumerate(JUDGES):
-        rates = [report.rate(method, "rank 1", judge) for method in report.methods]
+    width = 0.8 / len(RECOGNIZERS)
+    for place, recognizer in enumerate(RECOGNIZERS):
+        rates = [report.rate(method, "rank 1", recognizer) for method in report.methods]
         values = np.array([rate["value"] for rate in rates])
         spread = [values - [rate["low"] for rate in rates], [rate["high"] for rate in rates] - values]
-        at = np.arange(len(rates)) + (place - (len(JUDGES) - 1) / 2) * width
-        axis.bar(at, values, width, yerr=spread, capsize=2, label=judge, error_kw={"linewidth": 0.8})
+        at = np.arange(len(rates)) + (place - (len(RECOGNIZERS) - 1) / 2) * width
+        axis.bar(at, values, width, yerr=spread, capsize=2, label=recognizer, error_kw={"linewidth": 0.8})
     axis.set_xticks(range(len(report.methods)), [name.removesuffix(" kept") for name in report.methods], fontsize=9)
     axis.set(ylabel="found at rank 1, %", ylim=(0, None))
     axis.legend()
@@ -107,9 +116,9 @@ def draw_figures(report: Report, path: Path) -> None:
     for column, (title, points) in zip(axes.T, FIGURES.items()):
         for prefix in ("",) if "mask" not in title else ("eyes kept, ", "mouth kept, "):
             methods = [SAME.get(prefix + name, prefix + name) for name in points]
-            for judge in JUDGES if not prefix else ("dlib",):
-                rates = [report.rate(method, "rank 1", judge)["value"] for method in methods]
-                column[0].plot(list(points.values()), rates, marker="o", label=prefix + judge)
+            for recognizer in RECOGNIZERS if not prefix else ("dlib",):
+                rates = [report.rate(method, "rank 1", recognizer)["value"] for method in methods]
+                column[0].plot(list(points.values()), rates, marker="o", label=prefix + recognizer)
             worst = [report.worst(method)[2]["value"] for method in methods]
             column[0].plot(list(points.values()), worst, ":", color="0.4", label=f"{prefix}worst attack")
             kept = [report.figures[method, "landmarks (dlib)", ""]["value"] for method in methods]

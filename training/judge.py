@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from nullface_pipeline.evaluation.attacks import inverted, naive
-from nullface_pipeline.evaluation.judges import DlibRecognizer, Recognizer
-from nullface_pipeline.evaluation.rates import Gallery, own_similarities
+from nullface_pipeline.evaluation.attacks import least_similar, most_similar
+from nullface_pipeline.evaluation.rates import Gallery, genuine_scores
+from nullface_pipeline.evaluation.recognizers import DlibRecognizer, Recognizer
 from training.portraits import Portrait
 
 
@@ -32,10 +32,10 @@ class Judge:
             self.gallery.embeddings,
             np.array([self.rows[portrait.id] for portrait in portraits]),
         )
-        ranks = naive(*matched)
+        ranks = most_similar(*matched)
         return {
             "rank1": 100.0 * float(ranks.found_within(1).mean()),
-            "inverted_rank1": 100.0 * float(inverted(*matched).found_within(1).mean()),
+            "inverted_rank1": 100.0 * float(least_similar(*matched).found_within(1).mean()),
             "median_rank": float(np.median(ranks.middle)),
-            "similarity": float(own_similarities(*matched).mean()),
+            "similarity": float(genuine_scores(*matched).mean()),
         }

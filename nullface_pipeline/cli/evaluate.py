@@ -13,8 +13,8 @@ from nullface_pipeline.cli.options import FLAG, number, path
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.evaluation.judges import Recognizer
     from nullface_pipeline.evaluation.pairs import Method
+    from nullface_pipeline.evaluation.recognizers import Recognizer
     from nullface_pipeline.evaluation.results import Evaluation
 
 PAPER = "The paper's tables and figures"
@@ -43,7 +43,7 @@ def evaluate(
             metavar="NAME=FOLDER", help="Results, matched by name; or one of blur, pixelate, box. Several times."
         ),
     ] = None,
-    again: Annotated[
+    second_run: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER",
@@ -93,7 +93,7 @@ def evaluate(
     model: Annotated[
         str, typer.Option(metavar="NAME", help="What makes the pictures: tiny or sd15.", rich_help_panel=PAPER)
     ] = "sd15",
-    people: Annotated[
+    num_subjects: Annotated[
         int | None,
         typer.Option(
             parser=number(2, 1_000_000, whole=True),
@@ -102,7 +102,7 @@ def evaluate(
             rich_help_panel=PAPER,
         ),
     ] = None,
-    recover: Annotated[
+    reversal_attack: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Try to undo results with tiny, sd15 or sdxl. Takes minutes a method."),
     ] = None,
@@ -115,10 +115,12 @@ def evaluate(
     show_originals: Annotated[
         bool, typer.Option("--show-originals", metavar=FLAG, help="Show originals beside their results in the report.")
     ] = False,
-    forget: Annotated[
+    clear_cache: Annotated[
         bool,
         typer.Option(
-            "--forget", metavar=FLAG, help="Delete the embeddings that earlier runs remember, and do nothing else."
+            "--clear-cache",
+            metavar=FLAG,
+            help="Delete the embeddings that earlier runs remember, and do nothing else.",
         ),
     ] = False,
 ) -> None:
@@ -127,19 +129,19 @@ def evaluate(
     Exit code: 0, 5 if a result is its own original, 2 for wrong usage, 1 for
     other errors. A stopped run goes on where it was.
     """
-    if forget:
-        return _forget()
+    if clear_cache:
+        return _clear_cache()
     try:
         if paper is not None:
-            originals, method = _paper(paper, images, table, figure, model, people, output)
+            originals, method = _paper(paper, images, table, figure, model, num_subjects, output)
             skip_missing = True  # those in which no face is found, which were named
         if originals is None or not method or output is None:
             raise ValueError("Name the photos with --originals, at least one --method, and the report with --output.")
         if not originals.is_dir():
             raise ValueError(f"{originals} is no folder.")
-        methods = _methods(method, again or [])
+        methods = _methods(method, second_run or [])
         result = _evaluate(
-            originals, methods, recognizer or ["dlib", "tiny"], detector, recover, skip_missing, weights or []
+            originals, methods, recognizer or ["dlib", "tiny"], detector, reversal_attack, skip_missing, weights or []
         )
         _report(result, output, show_originals)
     except (OSError, ValueError) as error:
@@ -154,7 +156,7 @@ def _paper(
     table: int | None,
     figure: int | None,
     model: str,
-    people: int | None,
+    num_subjects: int | None,
     output: Path | None,
 ) -> tuple[Path, list[str]]:
     """Make the pictures of a table or figure; the originals, and the methods as for `--method`."""
@@ -165,7 +167,7 @@ def _paper(
     if images is None or output is None:
         raise ValueError("--paper needs the photos with --images and a folder with --output.")
     settings = asked_settings(table, figure)
-    photos = draw_photos(images, paper, table, people)
+    photos = draw_photos(images, paper, table, num_subjects)
     if table == 1:
         for line in reported(paper):
             console.print(line)
@@ -185,13 +187,13 @@ def _paper(
     return images, [*(f"{name}={output / 'pictures' / name}" for name in names), *baselines]
 
 
-def _forget() -> None:
-    from nullface_pipeline.evaluation.cache import forget
+def _clear_cache() -> None:
+    from nullface_pipeline.evaluation.cache import clear_cache
 
-    console.print("Forgotten." if forget() else "Nothing was remembered.")
+    console.print("Cache deleted." if clear_cache() else "The cache is empty.")
 
 
-def _methods(asked: list[str], again: list[str]) -> "list[Method]":
+def _methods(asked: list[str], second_run: list[str]) -> "list[Method]":
     """The methods by name, with their second results."""
     from nullface_pipeline.evaluation.pairs import read_method
 
@@ -200,10 +202,12 @@ def _methods(asked: list[str], again: list[str]) -> "list[Method]":
         if method.name in methods:
             raise ValueError(f"Two methods are called {method.name}: give each a name of its own.")
         methods[method.name] = method
-    for second in map(read_method, again):
+    for second in map(read_method, second_run):
         if second.folder is None or methods.get(second.name, second).folder is None or second.name not in methods:
-            raise ValueError(f"--again {second.name} needs a folder, and a --method {second.name}=FOLDER beside it.")
-        methods[second.name] = replace(methods[second.name], again=second.folder)
+            raise ValueError(
+                f"--second-run {second.name} needs a folder, and a --method {second.name}=FOLDER beside it."
+            )
+        methods[second.name] = replace(methods[second.name], second_run=second.folder)
     return list(methods.values())
 
 
@@ -212,15 +216,15 @@ def _evaluate(
     methods: "list[Method]",
     asked: list[str],
     detector: DetectorName,
-    recover: str | None,
+    reversal_attack: str | None,
     skip_missing: bool,
     weights: list[str],
 ) -> "Evaluation":
     from nullface_pipeline.evaluation.cache import Cache
-    from nullface_pipeline.evaluation.judges import Detector, MissingModelError
-    from nullface_pipeline.evaluation.look import Look
+    from nullface_pipeline.evaluation.cached_models import CachedModels
+    from nullface_pipeline.evaluation.recognizers import Detector, MissingModelError
     from nullface_pipeline.evaluation.run import evaluate
-    from nullface_pipeline.evaluation.what_is_kept import load_measures, read_weights
+    from nullface_pipeline.evaluation.utility_metrics import load_measures, read_weights
 
     quiet_libraries()
     recognizers, not_run = _recognizers(asked)
@@ -229,15 +233,15 @@ def _evaluate(
         found_by = Detector(detector)
     except MissingModelError as error:
         raise ValueError(f"--detector {detector} {error}.") from error
-    pipe = None if recover is None else _load(recover)
+    pipe = None if reversal_attack is None else _load(reversal_attack)
     return evaluate(
         originals,
         methods,
         recognizers,
-        Look(found_by, Cache()),
+        CachedModels(found_by, Cache()),
         measures,
         skip_missing=skip_missing,
-        recover_with=pipe,
+        reversal_pipe=pipe,
         not_run=not_run | without,
     )
 
@@ -246,9 +250,9 @@ def _recognizers(asked: list[str]) -> "tuple[list[Recognizer], dict[str, str]]":
     """Those that are there, and what the others need."""
     from functools import partial
 
-    from nullface_pipeline.evaluation.judges import load_recognizer, those_there
+    from nullface_pipeline.evaluation.recognizers import load_available, load_recognizer
 
-    recognizers, not_run = those_there({name: partial(load_recognizer, name) for name in asked})
+    recognizers, not_run = load_available({name: partial(load_recognizer, name) for name in asked})
     for name, needs in not_run.items():
         notice(f"{name}: not run: {needs}.")
     if not recognizers:
@@ -271,7 +275,7 @@ def _load(model: str) -> Any:
 def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
     """Write everything, and print the one table."""
     from nullface_pipeline.evaluation.html_report import write_html
-    from nullface_pipeline.evaluation.judges import MissingModelError
+    from nullface_pipeline.evaluation.recognizers import MissingModelError
     from nullface_pipeline.evaluation.report import summary_table, write_figures
 
     written = write_figures(result, output)

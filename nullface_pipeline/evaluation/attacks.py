@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import torch
 
-from nullface_pipeline.evaluation.rates import Ranks, Rate, own_ranks
+from nullface_pipeline.evaluation.rates import Ranks, Rate, mated_ranks
 from nullface_pipeline.evaluation.tables import BLOCK, normalized_table, scratch_table
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
@@ -22,24 +22,24 @@ FOLDS = 5
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))
 
 
-def naive(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
+def most_similar(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
     """Nothing is known of the method: the most similar original first. The paper's re-identification."""
-    return own_ranks(probes, gallery, own)
+    return mated_ranks(probes, gallery, own)
 
 
-def inverted(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
+def least_similar(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
     """The method is known to move away from the person: the *least* similar original first. Follows from the paper's
     c_id = -lambda_id * e (section 3.3); no source measures it.
     """
-    return own_ranks(probes, gallery, own, np.negative)
+    return mated_ranks(probes, gallery, own, np.negative)
 
 
-def absolute(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
+def most_or_least_similar(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
     """Too alike or too unlike: the highest |cosine| first."""
-    return own_ranks(probes, gallery, own, np.abs)
+    return mated_ranks(probes, gallery, own, np.abs)
 
 
-def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
+def learned_linear(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
     """A map from anonymized to original embeddings is learnt on other people, whom the attacker anonymized himself.
 
     The light form of the parrot attack (Newton et al. 2005; Hanisch et al., arXiv 2304.01635): a ridge regression, and
@@ -55,7 +55,7 @@ def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = Non
         judged = np.flatnonzero(fold == held_out)
         for rows in np.split(judged, range(BLOCK, len(judged), BLOCK)):
             guesses[rows] = (probes[rows] - mean) @ weights
-    return own_ranks(normalized_table(guesses), gallery, own)
+    return mated_ranks(normalized_table(guesses), gallery, own)
 
 
 def ridge(
@@ -102,22 +102,22 @@ def ridge(
     return mean.astype(np.float32), weights.astype(np.float32)
 
 
-MATCHING: dict[str, Callable[..., Ranks]] = {
-    "naive": naive,
-    "inverted": inverted,
-    "absolute": absolute,
-    "parrot": parrot,
+MATCHING_ATTACKS: dict[str, Callable[..., Ranks]] = {
+    "most_similar": most_similar,
+    "least_similar": least_similar,
+    "most_or_least_similar": most_or_least_similar,
+    "learned_linear": learned_linear,
 }
 
 
-def linkability(first: np.ndarray, second: np.ndarray) -> Ranks:
+def linkage(first: np.ndarray, second: np.ndarray) -> Ranks:
     """Whether two anonymizations of one person are known for the same: (N, D) results of one run are looked for among
     those of another (Article 29 Working Party, Opinion 05/2014: singling out, linkability, inference).
     """
-    return own_ranks(first, second)
+    return mated_ranks(first, second)
 
 
-def recovery(
+def reverse(
     pipe: StableDiffusionNullFacePipeline, faces: list[PIL.Image.Image], embeds: np.ndarray, **settings: Any
 ) -> list[PIL.Image.Image]:
     """The method once more on its own results, towards an identity instead of away from it (paper, section 6).
@@ -159,7 +159,7 @@ def worst_attack(embedded: Mapping[str, tuple[np.ndarray, np.ndarray]], own: np.
         own (`np.ndarray`, *optional*): (N,) int, each probe's own row of the gallery; by default row by row.
     """
     ranks = {
-        name: {attack: match(probes, gallery, own) for attack, match in MATCHING.items()}
+        name: {attack: match(probes, gallery, own) for attack, match in MATCHING_ATTACKS.items()}
         for name, (probes, gallery) in embedded.items()
     }
     return worst_of(ranks, chance=1.0 / len(next(iter(embedded.values()))[1]))

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 from skimage.transform import SimilarityTransform
 
-from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_parsing import IMAGENET_MEAN, IMAGENET_STD
 from nullface_pipeline.fetch_weights import file_hash
@@ -57,7 +57,7 @@ class HeadPose:
 
 
 class Gaze:
-    """Where the eyes look, by MobileGaze (Gaze360; github.com/yakhyo/gaze-estimation) in ONNX format.
+    """Gaze direction, by MobileGaze (Gaze360; github.com/yakhyo/gaze-estimation) in ONNX format.
 
     L2CS-like, and not L2CS-Net, with which papers measure.
 

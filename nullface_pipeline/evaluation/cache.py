@@ -1,7 +1,7 @@
 """What recognizers and detectors said of pictures, kept so that one more method costs only its own pictures.
 
 An embedding is biometric: whoever has it can look for the person. So it is kept among the user's own files, where the
-folder pipeline keeps its records, never in a report, and `forget` deletes all of it.
+folder pipeline keeps its records, never in a report, and `clear_cache` deletes all of it.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ def cache_path() -> Path:
     return state_folder() / "evaluation.sqlite"
 
 
-def forget() -> bool:
+def clear_cache() -> bool:
     """Delete what is remembered; returns whether there was anything."""
     files = [cache_path().with_name(cache_path().name + suffix) for suffix in ("", "-wal", "-shm")]
     there = [file for file in files if file.exists()]
@@ -51,7 +51,7 @@ class Cache:
             self.database.execute("PRAGMA synchronous=NORMAL")
             self.database.execute("CREATE TABLE IF NOT EXISTS arrays (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
         except sqlite3.DatabaseError as error:
-            raise OSError(f"{path} cannot be used ({error}): give --forget to begin anew.") from error
+            raise OSError(f"{path} cannot be used ({error}): give --clear-cache to begin anew.") from error
         self.made = 0
 
     def remember(self, made_from: tuple[str | bytes, ...], make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -58,7 +58,7 @@ def write_html(evaluation: Evaluation, folder: Path, show_originals: bool = Fals
         plots.similarity_plot(evaluation),
         "<h2>Privacy and what is kept</h2>",
         plots.trade_plot(evaluation),
-        *_recovery(evaluation),
+        *_reversal(evaluation),
         "<h2>Faces</h2>",
         *(part for method in evaluation.methods for part in _strips(evaluation, method, show_originals)),
         "<h2>Every figure</h2>",
@@ -91,7 +91,7 @@ def _leaks(evaluation: Evaluation) -> list[str]:
 
 def _how(evaluation: Evaluation) -> list[str]:
     """What the numbers mean, in words."""
-    judges = "".join(
+    recognizers = "".join(
         f"<li>{html.escape(label(recognizer))}: {html.escape(recognizer.description)}"
         f"{', centred on the gallery' if recognizer.centred else ''}</li>"
         for recognizer in evaluation.recognizers
@@ -103,29 +103,29 @@ def _how(evaluation: Evaluation) -> list[str]:
     return [
         f"<p>Each result is looked for among all {len(evaluation.originals)} originals; guessing finds "
         f"{100 * evaluation.chance:.2g} %.{faceless} Results are aligned by their originals' landmarks, so that no face "
-        "drops out. Rates in %, in brackets their 95 % intervals. <b>Worst attack</b>: the best of naive, inverted, absolute and parrot "
+        "drops out. Rates in %, in brackets their 95 % intervals. <b>Worst attack</b>: the best of the matching attacks "
         "matching by any recognizer.</p>",
-        f"<ul>{judges}{not_run}</ul>",
+        f"<ul>{recognizers}{not_run}</ul>",
     ]
 
 
-def _recovery(evaluation: Evaluation) -> list[str]:
-    plot = plots.recovery_plot(evaluation)
+def _reversal(evaluation: Evaluation) -> list[str]:
+    plot = plots.reversal_plot(evaluation)
     words = (
         "<p>The method once more on its own results. Solid: towards the negative of the result's embedding, which an "
         "attacker has. Dashed: towards the person's own, which only who knows the answer has.</p>"
     )
-    return ["<h2>Recovery</h2>", words, plot] if plot else []
+    return ["<h2>Reversal attack</h2>", words, plot] if plot else []
 
 
 def _strips(evaluation: Evaluation, method: MethodResult, show_originals: bool) -> list[str]:
     """The most similar results, some at random, and those without a face."""
-    judge = next((r for r in evaluation.recognizers if r.independent), evaluation.recognizers[0])
-    similarity = method.recognitions[judge.name].similarity
+    recognizer = next((r for r in evaluation.recognizers if r.independent), evaluation.recognizers[0])
+    similarity = method.recognitions[recognizer.name].similarity
     some = np.random.default_rng(0).permutation(len(method.results))[:STRIP]
     undetected = [index for index, result in enumerate(method.results) if result.face is None]
     strips = {
-        f"most like their originals to {judge.name}": np.argsort(-similarity)[:STRIP].tolist(),
+        f"most similar to their originals by {recognizer.name}": np.argsort(-similarity)[:STRIP].tolist(),
         "at random": sorted(some.tolist()),
         f"no face found ({len(undetected)}, the first {UNDETECTED} shown)": undetected[:UNDETECTED],
     }

@@ -1,6 +1,6 @@
 """What a measure of attributes or of quality looks like to the evaluation.
 
-A measure's constructor raises `judges.MissingModelError` where its model is not there; the report then says
+A measure's constructor raises `recognizers.MissingModelError` where its model is not there; the report then says
 `not run: needs ...`.
 """
 

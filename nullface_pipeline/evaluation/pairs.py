@@ -49,12 +49,12 @@ class Method:
     Attributes:
         name (`str`): in the tables.
         folder (`Path`, *optional*): of the results; None for a baseline.
-        again (`Path`, *optional*): a folder of second results of the same photos, with another seed.
+        second_run (`Path`, *optional*): a folder of second results of the same photos, with another seed.
     """
 
     name: str
     folder: Path | None = None
-    again: Path | None = None
+    second_run: Path | None = None
 
 
 def read_method(asked: str) -> Method:

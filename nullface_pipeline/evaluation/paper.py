@@ -91,31 +91,33 @@ def asked_settings(table: int | None, figure: int | None) -> tuple[Setting, ...]
     if table is not None:
         return TABLES[table]
     if figure == 10:
-        raise ValueError("Figure 10 tries to undo results: use --recover with --method instead of --figure 10.")
+        raise ValueError(
+            "Figure 10 tries to undo results: use --reversal-attack with --method instead of --figure 10."
+        )
     if figure not in FIGURES:
         raise ValueError(f"--figure {figure} is not measured here; {', '.join(map(str, FIGURES))} are.")
     return FIGURES[figure]
 
 
-def draw_photos(images: Path, data_set: str, table: int | None, people: int | None) -> list[Path]:
+def draw_photos(images: Path, data_set: str, table: int | None, num_subjects: int | None) -> list[Path]:
     """The photos to anonymize, always the same ones of a folder.
 
     Args:
-        people (`int`, *optional*): how many to draw, of any set; by default the whole of the paper's for table 1, and
+        num_subjects (`int`, *optional*): how many to draw, of any set; by default the whole of the paper's for table 1, and
             `SUBSET` of it else.
 
     Raises:
         ValueError: if the folder does not hold the paper's set, or fewer photos than asked for.
     """
     photos = list(photos_by_name(images).values())
-    if people is None and len(photos) != DATA_SETS[data_set]:
+    if num_subjects is None and len(photos) != DATA_SETS[data_set]:
         raise ValueError(
             f"{images} holds {len(photos)} photos; the paper's set of {data_set} has {DATA_SETS[data_set]}. Give "
-            "--people to draw so many of another set."
+            "--num-subjects to draw so many of another set."
         )
-    count = people or (len(photos) if table == 1 else SUBSET)
+    count = num_subjects or (len(photos) if table == 1 else SUBSET)
     if count > len(photos):
-        raise ValueError(f"--people {count}: {images} holds {len(photos)} photos.")
+        raise ValueError(f"--num-subjects {count}: {images} holds {len(photos)} photos.")
     return sorted(random.Random(0).sample(photos, count))
 
 

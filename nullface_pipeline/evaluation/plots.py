@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nullface_pipeline.evaluation.judges import MissingModelError
 from nullface_pipeline.evaluation.rates import cumulative_matches
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 from nullface_pipeline.evaluation.report import cmc_length, label, with_unit
 from nullface_pipeline.evaluation.results import Evaluation
 
@@ -40,8 +40,8 @@ def cmc_plot(evaluation: Evaluation) -> str:
     with panels(len(evaluation.recognizers)) as (_, axes, made):
         for axis, recognizer in zip(axes, evaluation.recognizers):
             for method in evaluation.methods:
-                naive = method.recognitions[recognizer.name].attacks["naive"]
-                rates = cumulative_matches(naive.found_within, len(ranks))
+                ranks_of = method.recognitions[recognizer.name].attacks["most_similar"]
+                rates = cumulative_matches(ranks_of.found_within, len(ranks))
                 axis.plot(ranks, 100 * np.array(rates), label=method.name)
             axis.plot(ranks, 100 * ranks * evaluation.chance, color="grey", linestyle=":", label="chance")
             axis.set(title=label(recognizer), xlabel="rank", ylabel="found within, %", ylim=(0, None))
@@ -55,9 +55,9 @@ def similarity_plot(evaluation: Evaluation) -> str:
     edges = np.linspace(-1, 1, BINS + 1)
     with panels(len(evaluation.recognizers)) as (_, axes, made):
         for axis, recognizer in zip(axes, evaluation.recognizers):
-            strangers = evaluation.strangers[recognizer.name].coarse(BINS)
-            density = strangers / max(strangers.sum(), 1) * BINS / 2
-            axis.fill_between(edges[:-1], density, step="post", color="lightgrey", label="strangers")
+            impostors = evaluation.impostor_scores[recognizer.name].coarse(BINS)
+            density = impostors / max(impostors.sum(), 1) * BINS / 2
+            axis.fill_between(edges[:-1], density, step="post", color="lightgrey", label="impostors")
             for method in evaluation.methods:
                 similarity = method.recognitions[recognizer.name].similarity
                 counts, _ = np.histogram(similarity, bins=BINS // 4, range=(-1, 1))
@@ -92,16 +92,16 @@ def trade_plot(evaluation: Evaluation) -> str:
     return made[0]
 
 
-def recovery_plot(evaluation: Evaluation) -> str:
-    """Rank 1 after recovery over guidance, a line for each skip; one panel for each recognizer. "" if none was tried."""
-    tried = [method for method in evaluation.methods if method.recovered]
+def reversal_plot(evaluation: Evaluation) -> str:
+    """Rank 1 of the reversal attack over guidance, a line for each skip; one panel for each recognizer. "" if none was tried."""
+    tried = [method for method in evaluation.methods if method.reversal]
     if not tried:
         return ""
     with panels(len(evaluation.recognizers)) as (_, axes, made):
         for axis, recognizer in zip(axes, evaluation.recognizers):
             for method in tried:
                 lines: dict[tuple[str, float], list[tuple[float, float]]] = {}
-                for point in method.recovered:
+                for point in method.reversal:
                     rate = 100 * point.rank1[recognizer.name].value
                     lines.setdefault((point.towards, point.skip), []).append((point.guidance_scale, rate))
                 for (towards, skip), points in lines.items():

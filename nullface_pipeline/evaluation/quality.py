@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 from nullface_pipeline.fetch_weights import file_hash
 
 

@@ -19,7 +19,7 @@ CELLS = 2**18
 Z = 1.959964
 # Cosines that differ by less are a tie: a matrix product rounds one sum differently in different places.
 TIE = 1e-6
-# Steps of the histogram of strangers' similarities over [-1, 1]; thresholds are exact to one of them.
+# Steps of the histogram of impostor scores over [-1, 1]; thresholds are exact to one of them.
 BINS = 200_000
 
 Score = Callable[[np.ndarray], np.ndarray]
@@ -95,7 +95,7 @@ class Ranks:
         return self.greater + (self.equal + 1) / 2
 
 
-def own_ranks(
+def mated_ranks(
     probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None, score: Score = np.positive
 ) -> Ranks:
     """Rank the whole gallery for each probe.
@@ -116,7 +116,7 @@ def own_ranks(
     return Ranks(np.concatenate(greater), np.concatenate(equal))
 
 
-def own_similarities(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+def genuine_scores(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
     """(N,) cosines of each probe to its own original."""
     own = np.arange(len(probes)) if own is None else own
     similarities = [
@@ -144,8 +144,8 @@ def cumulative_matches(found: Callable[[int], np.ndarray], last: int = 20) -> li
 
 
 @dataclass(frozen=True, eq=False)
-class Strangers:
-    """How alike different people of a gallery are.
+class ImpostorScores:
+    """Similarities of different people of a gallery.
 
     Attributes:
         counts (`np.ndarray`): (`BINS`,) int64, pairs by their cosine, from -1 to 1.
@@ -154,7 +154,7 @@ class Strangers:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, gallery: np.ndarray) -> "Strangers":
+    def of(cls, gallery: np.ndarray) -> "ImpostorScores":
         """Of all pairs of the rows of a (G, D) gallery, each pair once."""
         counts = np.zeros(BINS, dtype=np.int64)
         rows = block_size(len(gallery))
@@ -194,36 +194,36 @@ class Gallery:
 
     embeddings: np.ndarray
     mean: np.ndarray | float
-    strangers: Strangers
+    impostor_scores: ImpostorScores
 
     @classmethod
     def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
         """From (G, D) embeddings."""
         mean = raw.mean(axis=0, dtype=np.float32) if centred else 0.0
         embeddings = normalized_table(raw, mean)
-        return cls(embeddings, mean, Strangers.of(embeddings))
+        return cls(embeddings, mean, ImpostorScores.of(embeddings))
 
     def probes(self, raw: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """(N, D) unit norm, comparable with `embeddings`: of all raw embeddings, or of (N,) int rows."""
         return normalized_table(raw, self.mean, rows)
 
 
-def three_rates(forced: np.ndarray, own: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:
+def three_rates(gt_aligned: np.ndarray, redetected: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:
     """The same matches over three denominators.
 
     Args:
-        forced (`np.ndarray`): (N,) in [0, 1], matches where the *original's* landmarks align the result. Nothing drops
+        gt_aligned (`np.ndarray`): (N,) in [0, 1], matches where the *original's* landmarks align the result. Nothing drops
             out and an attacker may do it: the headline.
-        own (`np.ndarray`): (N,) matches where the result's own landmarks align it; whatever where there are none.
+        redetected (`np.ndarray`): (N,) matches where the result's own landmarks align it; whatever where there are none.
         detected (`np.ndarray`): (N,) bool, whether a face was found in the result.
 
     Returns:
-        "forced"; "all": over all N, what was not detected counts as not matched; "detected": over what was detected, as
+        "gt_aligned"; "redetected": over all N, what was not detected counts as not matched; "detected_only": over what was detected, as
         the published figures seem to be.
     """
-    matched = float(own[detected].sum())
+    matched = float(redetected[detected].sum())
     return {
-        "forced": Rate(float(forced.sum()), len(forced)),
-        "all": Rate(matched, len(own)),
-        "detected": Rate(matched, int(detected.sum())),
+        "gt_aligned": Rate(float(gt_aligned.sum()), len(gt_aligned)),
+        "redetected": Rate(matched, len(redetected)),
+        "detected_only": Rate(matched, int(detected.sum())),
     }

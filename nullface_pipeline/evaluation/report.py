@@ -14,8 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from nullface_pipeline.evaluation.judges import Recognizer
 from nullface_pipeline.evaluation.rates import Mean, Rate, cumulative_matches
+from nullface_pipeline.evaluation.recognizers import Recognizer
 from nullface_pipeline.evaluation.results import FALSE_ACCEPT_RATES, Evaluation, MethodResult
 from nullface_pipeline.photo_files import write_whole
 
@@ -32,7 +32,7 @@ class Figure:
     Attributes:
         method, recognizer (`str`): whose; "" where no recognizer has a part in it.
         name (`str`): what it is; rates are shares in [0, 1].
-        denominator (`str`): "forced", "all" or "detected", see `rates.three_rates`; "" where there is one only.
+        denominator (`str`): "gt_aligned", "redetected" or "detected_only", see `rates.three_rates`; "" where there is one only.
         value, low, high (`float`): with its 95 % interval; None where there is none.
         count (`int`): of how many results.
     """
@@ -51,7 +51,7 @@ def figures(evaluation: Evaluation) -> Iterator[Figure]:
     """All of them, method by method."""
     for method in evaluation.methods:
         worst = evaluation.worst(method)
-        yield of_rate(method, worst.recognizer, f"worst attack at rank 1: {worst.attack}", "forced", worst.rate)
+        yield of_rate(method, worst.recognizer, f"worst attack at rank 1: {worst.attack}", "gt_aligned", worst.rate)
         for recognizer in evaluation.recognizers:
             yield from _recognition_figures(evaluation, method, recognizer.name)
         yield of_rate(method, "", "detected", "", method.detected)
@@ -60,10 +60,12 @@ def figures(evaluation: Evaluation) -> Iterator[Figure]:
             yield of_mean(method, name, mean)
         for name, value in method.sets.items():
             yield Figure(method.name, "", name, "", value, None, None, len(method.results))
-        for recovered in method.recovered:
-            setting = f"guidance {recovered.guidance_scale}, skip {recovered.skip}"
-            for name, rate in recovered.rank1.items():
-                yield of_rate(method, name, f"recovered ({recovered.towards}), {setting}: rank 1", "forced", rate)
+        for reversal in method.reversal:
+            setting = f"guidance {reversal.guidance_scale}, skip {reversal.skip}"
+            for name, rate in reversal.rank1.items():
+                yield of_rate(
+                    method, name, f"reversal attack ({reversal.towards}), {setting}: rank 1", "gt_aligned", rate
+                )
 
 
 def _recognition_figures(evaluation: Evaluation, method: MethodResult, name: str) -> Iterator[Figure]:
@@ -78,21 +80,19 @@ def _recognition_figures(evaluation: Evaluation, method: MethodResult, name: str
             for denominator, rate in recognition.accepted(threshold).items():
                 yield of_rate(method, name, f"TAR at FAR {far:g}", denominator, rate)
     similarity = float(np.median(recognition.similarity))
-    yield Figure(method.name, name, "median similarity", "forced", similarity, None, None, len(method.results))
+    yield Figure(method.name, name, "median similarity", "gt_aligned", similarity, None, None, len(method.results))
     for attack, ranks in recognition.attacks.items():
         for k in RANKS:
-            yield of_rate(method, name, f"{attack} attack: rank {k}", "forced", ranks.rate(k))
-    if name in method.linked:
-        linked = method.linked[name]
-        found = linked.ranks.found_within(1)
-        yield of_rate(
-            method, name, "linked to a second result: rank 1", "forced", Rate(float(found.sum()), len(found))
-        )
+            yield of_rate(method, name, f"{attack} attack: rank {k}", "gt_aligned", ranks.rate(k))
+    if name in method.linkage:
+        linkage = method.linkage[name]
+        found = linkage.ranks.found_within(1)
+        yield of_rate(method, name, "linkage attack: rank 1", "gt_aligned", Rate(float(found.sum()), len(found)))
         for far in FALSE_ACCEPT_RATES:
-            threshold = linked.strangers.threshold(far)
+            threshold = linkage.impostor_scores.threshold(far)
             if threshold is not None:
-                rate = Rate(float((linked.similarity >= threshold).sum()), len(linked.similarity))
-                yield of_rate(method, name, f"linked to a second result: TAR at FAR {far:g}", "forced", rate)
+                rate = Rate(float((linkage.similarity >= threshold).sum()), len(linkage.similarity))
+                yield of_rate(method, name, f"linkage attack: TAR at FAR {far:g}", "gt_aligned", rate)
 
 
 def of_rate(method: MethodResult, recognizer: str, name: str, denominator: str, rate: Rate) -> Figure:
@@ -116,25 +116,25 @@ def as_json(evaluation: Evaluation) -> str:
     record: dict[str, Any] = {
         "settings": evaluation.settings,
         "originals": len(evaluation.originals),
-        "originals without a face": evaluation.faceless,
-        "chance at rank 1": evaluation.chance,
+        "originals_without_face": evaluation.faceless,
+        "chance_at_rank_1": evaluation.chance,
         "recognizers": [
             {
                 "name": recognizer.name,
                 "independent": recognizer.independent,
-                "what": recognizer.description,
+                "description": recognizer.description,
                 "centred": recognizer.centred,
-                "weights and preprocessing": recognizer.fingerprint,
-                "pairs of strangers": evaluation.strangers[recognizer.name].pairs,
+                "fingerprint": recognizer.fingerprint,
+                "impostor_pairs": evaluation.impostor_scores[recognizer.name].pairs,
                 "thresholds": {f"{far:g}": t for far, t in evaluation.thresholds[recognizer.name].items()},
             }
             for recognizer in evaluation.recognizers
         ],
-        "not run": evaluation.not_run,
+        "not_run": evaluation.not_run,
         "figures": [asdict(figure) for figure in figures(evaluation)],
-        "CMC, forced": {
+        "cmc_gt_aligned": {
             method.name: {
-                name: cumulative_matches(recognition.attacks["naive"].found_within, cmc_length(evaluation))
+                name: cumulative_matches(recognition.attacks["most_similar"].found_within, cmc_length(evaluation))
                 for name, recognition in method.recognitions.items()
             }
             for method in evaluation.methods
@@ -198,7 +198,7 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     for method in evaluation.methods:
         worst, means = evaluation.worst(method), method.means()
         row = [method.name, str(len(method.results)), f"{percent(worst.rate)} {worst.attack}, {worst.recognizer}"]
-        row += [percent(method.recognitions[r.name].rates(1)["forced"]) for r in evaluation.recognizers]
+        row += [percent(method.recognitions[r.name].rates(1)["gt_aligned"]) for r in evaluation.recognizers]
         row += [percent(method.detected), *(in_words(means[name]) for name in measures)]
         row += [f"{method.sets[name]:.4g}" if name in method.sets else "" for name in sets]
         rows.append([*row, str(method.leaks)])
@@ -221,9 +221,9 @@ def summary_table(evaluation: Evaluation) -> Table:
 
 def attack_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     """Header and rows: rank 1 of every attack by every recognizer."""
-    linked = any(method.linked for method in evaluation.methods)
+    linkage = any(method.linkage for method in evaluation.methods)
     header = ["method", "recognizer", *_attacks(evaluation)]
-    header += ["median similarity", "TAR at FAR 0.01", *(["two results linked"] if linked else [])]
+    header += ["median similarity", "TAR at FAR 0.01", *(["linkage attack"] if linkage else [])]
     rows = []
     for method in evaluation.methods:
         for recognizer in evaluation.recognizers:
@@ -231,9 +231,9 @@ def attack_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
             threshold = evaluation.thresholds[recognizer.name][FALSE_ACCEPT_RATES[0]]
             row = [method.name, label(recognizer), *(percent(r.rate()) for r in recognition.attacks.values())]
             row.append(f"{np.median(recognition.similarity):+.2f}")
-            row.append("-" if threshold is None else percent(recognition.accepted(threshold)["forced"]))
-            if linked:
-                row.append(percent(method.linked[recognizer.name].ranks.rate()) if method.linked else "-")
+            row.append("-" if threshold is None else percent(recognition.accepted(threshold)["gt_aligned"]))
+            if linkage:
+                row.append(percent(method.linkage[recognizer.name].ranks.rate()) if method.linkage else "-")
             rows.append(row)
     return header, rows
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from nullface_pipeline.evaluation.attacks import WorstAttack, worst_of
-from nullface_pipeline.evaluation.judges import Recognizer
 from nullface_pipeline.evaluation.pairs import Picture
-from nullface_pipeline.evaluation.rates import Mean, Ranks, Rate, Strangers, three_rates
+from nullface_pipeline.evaluation.rates import ImpostorScores, Mean, Ranks, Rate, three_rates
+from nullface_pipeline.evaluation.recognizers import Recognizer
 from nullface_pipeline.face_identity import FaceLocation
 
 
@@ -50,33 +50,35 @@ class Recognition:
 
     Attributes:
         similarity (`np.ndarray`): (N,) cosine to the own original, aligned by the original's landmarks.
-        attacks (`dict[str, Ranks]`): of each attack in `attacks.MATCHING`, aligned so too.
-        own_similarity, own_ranks: the same for the naive attack, aligned by the result's own landmarks; where no face
+        attacks (`dict[str, Ranks]`): of each attack in `attacks.MATCHING_ATTACKS`, aligned so too.
+        redetected_similarity, redetected_ranks: the same for the most similar match, aligned by the result's own landmarks; where no face
             was detected NaN, and a rank behind the whole gallery.
     """
 
     similarity: np.ndarray
     attacks: dict[str, Ranks]
-    own_similarity: np.ndarray
-    own_ranks: Ranks
+    redetected_similarity: np.ndarray
+    redetected_ranks: Ranks
 
     @property
     def detected(self) -> np.ndarray:
         """(N,) bool, whether a face was found in the result where the original has it."""
-        return np.isfinite(self.own_similarity)
+        return np.isfinite(self.redetected_similarity)
 
     def rates(self, k: int) -> dict[str, Rate]:
-        """How often the naive attack has the person among the first k, by denominator, see `three_rates`."""
-        return three_rates(self.attacks["naive"].found_within(k), self.own_ranks.found_within(k), self.detected)
+        """How often the most similar match has the person among the first k, by denominator, see `three_rates`."""
+        return three_rates(
+            self.attacks["most_similar"].found_within(k), self.redetected_ranks.found_within(k), self.detected
+        )
 
     def accepted(self, threshold: float) -> dict[str, Rate]:
         """How often the result passes for the person at a threshold, by denominator: the TAR at its FAR."""
-        own = np.nan_to_num(self.own_similarity, nan=-2.0) >= threshold
-        return three_rates(self.similarity >= threshold, own, self.detected)
+        redetected = np.nan_to_num(self.redetected_similarity, nan=-2.0) >= threshold
+        return three_rates(self.similarity >= threshold, redetected, self.detected)
 
 
 @dataclass(frozen=True, eq=False)
-class Linked:
+class LinkageResult:
     """Two anonymizations of N people, as one recognizer sees them.
 
     Attributes:
@@ -87,11 +89,11 @@ class Linked:
 
     ranks: Ranks
     similarity: np.ndarray
-    strangers: Strangers
+    impostor_scores: ImpostorScores
 
 
 @dataclass(frozen=True)
-class Recovered:
+class ReversalResult:
     """Rank 1 of people after the method was run backwards with one setting.
 
     Attributes:
@@ -115,8 +117,8 @@ class MethodResult:
         recognitions (`dict[str, Recognition]`): by recognizer.
         distances (`dict[str, np.ndarray]`): (N,) by measure; NaN where it could not be taken.
         sets (`dict[str, float]`): of the measures of whole sets.
-        linked (`dict[str, Linked]`): by recognizer; empty without second results.
-        recovered (`list[Recovered]`): empty where recovery was not tried.
+        linkage (`dict[str, LinkageResult]`): by recognizer; empty without second results.
+        reversal (`list[ReversalResult]`): empty where the reversal attack was not run.
     """
 
     name: str
@@ -124,8 +126,8 @@ class MethodResult:
     recognitions: dict[str, Recognition]
     distances: dict[str, np.ndarray] = field(default_factory=dict)
     sets: dict[str, float] = field(default_factory=dict)
-    linked: dict[str, Linked] = field(default_factory=dict)
-    recovered: list[Recovered] = field(default_factory=list)
+    linkage: dict[str, LinkageResult] = field(default_factory=dict)
+    reversal: list[ReversalResult] = field(default_factory=list)
 
     @property
     def detected(self) -> Rate:
@@ -150,7 +152,7 @@ class Evaluation:
         originals (`list[Original]`): the G in which a face was found: the gallery.
         faceless (`list[str]`): of the originals in which none was found; nothing is said of them.
         recognizers (`list[Recognizer]`): that were asked.
-        strangers (`dict[str, Strangers]`): the gallery's, by recognizer.
+        impostor_scores (`dict[str, ImpostorScores]`): the gallery's, by recognizer.
         units (`dict[str, str]`): by measure.
         not_run (`dict[str, str]`): what lacks its model, and what it needs.
         settings (`dict[str, Any]`): for the record.
@@ -159,7 +161,7 @@ class Evaluation:
     originals: list[Original]
     faceless: list[str]
     recognizers: list[Recognizer]
-    strangers: dict[str, Strangers]
+    impostor_scores: dict[str, ImpostorScores]
     methods: list[MethodResult]
     units: dict[str, str]
     not_run: dict[str, str]
@@ -169,8 +171,8 @@ class Evaluation:
     def thresholds(self) -> dict[str, dict[float, float | None]]:
         """Similarities by recognizer and false accept rate, calibrated on the gallery's strangers."""
         return {
-            name: {far: strangers.threshold(far) for far in FALSE_ACCEPT_RATES}
-            for name, strangers in self.strangers.items()
+            name: {far: scores.threshold(far) for far in FALSE_ACCEPT_RATES}
+            for name, scores in self.impostor_scores.items()
         }
 
     @property

@@ -42,8 +42,8 @@ def test_a_report_is_made(originals, tmp_path):
     record = json.loads((report / "results.json").read_text())
     assert record["originals"] == 2 and not record["recognizers"][0]["independent"]
     assert (tmp_path / "state").is_dir()
-    forgotten = invoke("evaluate", "--forget")
-    assert forgotten.exit_code == 0 and "Forgotten" in forgotten.output
+    cleared = invoke("evaluate", "--clear-cache")
+    assert cleared.exit_code == 0 and "deleted" in cleared.output
     assert not [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
 
 
@@ -63,7 +63,10 @@ def test_a_leak_is_told_and_changes_the_exit_code(originals, tmp_path):
         (["--originals", "absent", "--method", "box", "-o", "report"], "absent is no folder"),
         (["--originals", "{originals}", "--method", "mosaic", "-o", "report"], "--method is 'mosaic'"),
         (["--originals", "{originals}", "--method", "box", "--method", "box", "-o", "report"], "called box"),
-        (["--originals", "{originals}", "--method", "box", "--again", "x={originals}", "-o", "report"], "--again x"),
+        (
+            ["--originals", "{originals}", "--method", "box", "--second-run", "x={originals}", "-o", "report"],
+            "--second-run x",
+        ),
         (["--originals", "{originals}", "--method", "box", "--recognizer", "nobody", "-o", "report"], "nobody"),
         (["--originals", "{originals}", "--method", "a={empty}", "-o", "report"], "There are no photos in"),
         (["--originals", "{originals}", "--method", "a={one}", "-o", "report"], "--skip-missing"),

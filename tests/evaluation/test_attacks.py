@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from nullface_pipeline.evaluation.attacks import (
-    MATCHING,
+    MATCHING_ATTACKS,
     STRENGTHS,
-    absolute,
-    inverted,
-    linkability,
-    naive,
-    parrot,
+    learned_linear,
+    least_similar,
+    linkage,
+    most_or_least_similar,
+    most_similar,
     ridge,
     worst_attack,
 )
@@ -27,12 +27,12 @@ def rank1(ranks):
 
 def test_copies_are_found_and_opposites_are_found_by_who_looks_for_them():
     faces = random_faces(200)
-    assert rank1(naive(faces, faces)) == 1.0
-    assert rank1(naive(-faces, faces)) == 0.0
-    assert rank1(inverted(-faces, faces)) == 1.0
-    assert rank1(inverted(faces, faces)) == 0.0
+    assert rank1(most_similar(faces, faces)) == 1.0
+    assert rank1(most_similar(-faces, faces)) == 0.0
+    assert rank1(least_similar(-faces, faces)) == 1.0
+    assert rank1(least_similar(faces, faces)) == 0.0
     for probes in (faces, -faces):
-        assert rank1(absolute(probes, faces)) == 1.0
+        assert rank1(most_or_least_similar(probes, faces)) == 1.0
 
 
 def test_a_fixed_map_is_learnt_from_other_people():
@@ -41,12 +41,12 @@ def test_a_fixed_map_is_learnt_from_other_people():
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((64, 64)))[0].astype(np.float32)
     noise = 0.05 * np.random.default_rng(2).standard_normal(faces.shape).astype(np.float32)
     hidden = normalized(faces @ turn + noise)
-    assert rank1(naive(hidden, faces)) < 0.05
-    assert rank1(parrot(hidden, faces)) > 0.95
+    assert rank1(most_similar(hidden, faces)) < 0.05
+    assert rank1(learned_linear(hidden, faces)) > 0.95
 
 
 def test_a_parrot_learns_nothing_from_what_tells_nothing():
-    assert rank1(parrot(random_faces(300, seed=3), random_faces(300))) < 0.03
+    assert rank1(learned_linear(random_faces(300, seed=3), random_faces(300))) < 0.03
 
 
 @pytest.mark.parametrize("block", [7, 256])
@@ -64,7 +64,7 @@ def test_the_ridge_solves_its_equation(block, monkeypatch):
     assert min(np.abs(solution - weights).max() for solution in solutions) < 1e-5
 
 
-@pytest.mark.parametrize("attack", MATCHING.values(), ids=MATCHING)
+@pytest.mark.parametrize("attack", MATCHING_ATTACKS.values(), ids=MATCHING_ATTACKS)
 def test_attacks_take_probes_of_any_rows(attack):
     faces = random_faces(60)
     own = np.random.default_rng(4).permutation(60)[:40]
@@ -74,8 +74,8 @@ def test_attacks_take_probes_of_any_rows(attack):
 
 def test_one_person_twice_is_linked():
     first = random_faces(100)
-    assert rank1(linkability(first, normalized(first + 0.01))) == 1.0
-    assert rank1(linkability(first, random_faces(100, seed=5))) < 0.1
+    assert rank1(linkage(first, normalized(first + 0.01))) == 1.0
+    assert rank1(linkage(first, random_faces(100, seed=5))) < 0.1
 
 
 def test_the_worst_attack_is_named():
@@ -84,5 +84,5 @@ def test_the_worst_attack_is_named():
     embedded = {"blind": (random_faces(100, seed=6), faces), "knowing": (-faces, faces)}
     worst = worst_attack(embedded)
     assert (worst.recognizer, worst.rate.value, worst.chance) == ("knowing", 1.0, 0.01)
-    assert worst.attack in ("inverted", "absolute", "parrot")
+    assert worst.attack in ("least_similar", "most_or_least_similar", "learned_linear")
     assert worst.rate.interval[0] > 0.95

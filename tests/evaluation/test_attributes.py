@@ -21,7 +21,7 @@ from nullface_pipeline.evaluation.attributes import (
     face_box,
     face_square,
 )
-from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 
 
 POSE_NETWORK = Path(__file__).parents[3] / "shared/models/head_pose_66.onnx"

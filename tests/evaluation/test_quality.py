@@ -5,8 +5,8 @@ import pytest
 import torch
 from skimage import data
 
-from nullface_pipeline.evaluation.judges import MissingModelError
 from nullface_pipeline.evaluation.quality import LPIPS, MUSIQ, SSIM, FIDAndKID, distances, quality_change, scores
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 
 
 PHOTO = data.astronaut()[:96, 160:288]

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from nullface_pipeline.evaluation import attributes, quality
-from nullface_pipeline.evaluation.judges import those_there
 from nullface_pipeline.evaluation.measures import FaceMeasure, PairMeasure, SetMeasure
+from nullface_pipeline.evaluation.recognizers import load_available
 from nullface_pipeline.evaluation.run import Measures
 
 
@@ -36,9 +36,9 @@ def load_measures(weights: Mapping[str, Path]) -> tuple[Measures, dict[str, str]
         quality.FIDAndKID.name: partial(quality.FIDAndKID, weights.get("inception")),
         quality.MUSIQ.name: partial(quality.MUSIQ, weights.get("musiq")),
     }
-    faces, faces_not_run = those_there(face_makers)
-    pairs, pairs_not_run = those_there(pair_makers)
-    sets, sets_not_run = those_there(set_makers)
+    faces, faces_not_run = load_available(face_makers)
+    pairs, pairs_not_run = load_available(pair_makers)
+    sets, sets_not_run = load_available(set_makers)
     return Measures(faces, pairs, sets), faces_not_run | pairs_not_run | sets_not_run
 
 

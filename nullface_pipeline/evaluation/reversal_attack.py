@@ -1,4 +1,4 @@
-"""The recovery attack: a pipeline is run on a method's results, over a grid of settings (the paper's figure 10)."""
+"""The reversal attack: a pipeline is run on a method's results, over a grid of settings (the paper's figure 10)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -8,10 +8,10 @@ import PIL.Image
 import torch
 from rich.progress import track
 
-from nullface_pipeline.evaluation.attacks import naive, recovery
-from nullface_pipeline.evaluation.judges import Recognizer
+from nullface_pipeline.evaluation.attacks import most_similar, reverse
 from nullface_pipeline.evaluation.rates import Gallery
-from nullface_pipeline.evaluation.results import Recovered, Result
+from nullface_pipeline.evaluation.recognizers import Recognizer
+from nullface_pipeline.evaluation.results import Result, ReversalResult
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
@@ -20,37 +20,39 @@ from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 GUIDANCE_SCALES = (2.5, 5.0, 10.0)
 SKIPS = (0.5, 0.7)
 STEPS = 50
-# Recovery takes seconds a person and setting.
-PEOPLE = 48
+# The attack takes seconds a person and setting.
+NUM_SUBJECTS = 48
 
 
-def recover(
+def reverse_results(
     pipe: StableDiffusionNullFacePipeline,
     method: str,
     results: Sequence[Result],
     recognizers: Sequence[Recognizer],
-    seen: Mapping[str, Gallery],
+    galleries: Mapping[str, Gallery],
     quiet: bool = False,
-) -> list[Recovered]:
+) -> list[ReversalResult]:
     """Try every setting on some of the results, evenly spread, and look for the people in the whole gallery."""
-    chosen = [results[index] for index in np.unique(np.linspace(0, len(results) - 1, PEOPLE).astype(int))]
+    chosen = [results[index] for index in np.unique(np.linspace(0, len(results) - 1, NUM_SUBJECTS).astype(int))]
     rows = np.array([result.row for result in chosen])
     settings = list(product(("negated", "positive"), SKIPS, GUIDANCE_SCALES))
     raw: dict[tuple[str, float, float], list[list[np.ndarray]]] = {setting: [] for setting in settings}
-    for result in track(chosen, f"{method}: recovery", disable=quiet):
-        for setting, photo in _recovered_photos(pipe, result, settings):
+    for result in track(chosen, f"{method}: reversal attack", disable=quiet):
+        for setting, photo in _reversed_photos(pipe, result, settings):
             raw[setting].append([recognizer(photo, result.original.face.landmarks) for recognizer in recognizers])
-    recovered = []
+    attacks = []
     for towards, skip, guidance_scale in settings:
         rank1 = {}
         for recognizer, embeddings in zip(recognizers, zip(*raw[towards, skip, guidance_scale])):
-            gallery = seen[recognizer.name]
-            rank1[recognizer.name] = naive(gallery.probes(np.stack(embeddings)), gallery.embeddings, rows).rate()
-        recovered.append(Recovered(towards, guidance_scale, skip, rank1))
-    return recovered
+            gallery = galleries[recognizer.name]
+            rank1[recognizer.name] = most_similar(
+                gallery.probes(np.stack(embeddings)), gallery.embeddings, rows
+            ).rate()
+        attacks.append(ReversalResult(towards, guidance_scale, skip, rank1))
+    return attacks
 
 
-def _recovered_photos(
+def _reversed_photos(
     pipe: StableDiffusionNullFacePipeline, result: Result, settings: Sequence[tuple[str, float, float]]
 ) -> Iterator[tuple[tuple[str, float, float], np.ndarray]]:
     """Each setting and the (H, W, 3) uint8 RGB photo that comes out; one inversion for all settings of one skip."""
@@ -68,8 +70,8 @@ def _recovered_photos(
         for skip in SKIPS
     }
     for towards, skip, guidance_scale in settings:
-        recovered = recovery(
+        reversed_face = reverse(
             pipe, [face], embeds[towards][None], guidance_scale=guidance_scale, inversion=inversions[skip]
         )[0]
-        pasted = crop.paste(photo, np.asarray(recovered), edge_feather(crop.size))
+        pasted = crop.paste(photo, np.asarray(reversed_face), edge_feather(crop.size))
         yield (towards, skip, guidance_scale), pasted
