@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from nullface_pipeline.evaluation.attacks import least_similar, most_similar
-from nullface_pipeline.evaluation.rates import Gallery, genuine_scores
+from nullface_pipeline.evaluation.rates import Gallery, genuine_scores, mated_ranks
 from nullface_pipeline.evaluation.recognizers import DlibRecognizer, Recognizer
 from training.portraits import Portrait
 
@@ -32,10 +31,10 @@ class Judge:
             self.gallery.embeddings,
             np.array([self.rows[portrait.id] for portrait in portraits]),
         )
-        ranks = most_similar(*matched)
+        ranks = mated_ranks(*matched)
         return {
             "rank1": 100.0 * float(ranks.found_within(1).mean()),
-            "inverted_rank1": 100.0 * float(least_similar(*matched).found_within(1).mean()),
+            "inverted_rank1": 100.0 * float(mated_ranks(*matched, np.negative).found_within(1).mean()),
             "median_rank": float(np.median(ranks.middle)),
             "similarity": float(genuine_scores(*matched).mean()),
         }

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
-from nullface_pipeline.evaluation.tables import BLOCK, normalized_table
 
-
-# Cosines that are held at a time: blocks of a large gallery have fewer probes.
+# Most probes compared at a time, and most cosines held at a time: a large gallery takes fewer probes.
+BLOCK = 256
 CELLS = 2**18
 # Of 95 % of a normal distribution.
 Z = 1.959964
@@ -39,16 +39,12 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval (Wilson 1927): it does not end at 0 when nobody was found."""
+        """Wilson's 95 % interval: its upper end is above 0 even for 0 hits."""
         if not self.count:
             return 0.0, 1.0
-        centre = self.value + Z * Z / (2 * self.count)
-        spread = Z * math.sqrt(self.value * (1 - self.value) / self.count + Z * Z / (4 * self.count**2))
-        scale = 1 + Z * Z / self.count
-        # Rounding must not put a rate of 0 or 1 outside its own interval.
-        return min(self.value, max(0.0, (centre - spread) / scale)), max(
-            self.value, min(1.0, (centre + spread) / scale)
-        )
+        # SciPy takes whole numbers only; ties make `hits` fractional.
+        interval = binomtest(round(self.hits), self.count).proportion_ci(method="wilson")
+        return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -95,6 +91,13 @@ class Ranks:
         return self.greater + (self.equal + 1) / 2
 
 
+def normalized(embeddings: np.ndarray) -> np.ndarray:
+    """(N, D) rows at unit norm, float32; a row of zeros stays."""
+    embeddings = embeddings.astype(np.float32)
+    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return embeddings
+
+
 def mated_ranks(
     probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None, score: Score = np.positive
 ) -> Ranks:
@@ -118,12 +121,7 @@ def mated_ranks(
 
 def genuine_scores(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
     """(N,) cosines of each probe to its own original."""
-    own = np.arange(len(probes)) if own is None else own
-    similarities = [
-        (probes[start : start + BLOCK] * gallery[own[start : start + BLOCK]]).sum(axis=1)
-        for start in range(0, len(probes), BLOCK)
-    ]
-    return np.concatenate([np.zeros(0, np.float32), *similarities])
+    return np.einsum("nd,nd->n", probes, gallery if own is None else gallery[own])
 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -200,12 +198,12 @@ class Gallery:
     def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
         """From (G, D) embeddings."""
         mean = raw.mean(axis=0, dtype=np.float32) if centred else 0.0
-        embeddings = normalized_table(raw, mean)
+        embeddings = normalized(raw - mean)
         return cls(embeddings, mean, ImpostorScores.of(embeddings))
 
-    def probes(self, raw: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """(N, D) unit norm, comparable with `embeddings`: of all raw embeddings, or of (N,) int rows."""
-        return normalized_table(raw, self.mean, rows)
+    def probes(self, raw: np.ndarray) -> np.ndarray:
+        """(N, D) raw embeddings to unit norm, comparable with `embeddings`."""
+        return normalized(raw - self.mean)
 
 
 def three_rates(gt_aligned: np.ndarray, redetected: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from skimage.transform import SimilarityTransform
 
-from nullface_pipeline.evaluation.tables import normalized
+from nullface_pipeline.evaluation.rates import normalized
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import FACEID_RECOGNIZER, FaceLocation, embed_face, locate_faces
 from nullface_pipeline.fetch_weights import file_hash

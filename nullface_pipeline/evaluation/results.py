@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nullface_pipeline.evaluation.attacks import WorstAttack, worst_of
+from nullface_pipeline.evaluation.attacks import WorstAttack, worst_attack
 from nullface_pipeline.evaluation.pairs import Picture
 from nullface_pipeline.evaluation.rates import ImpostorScores, Mean, Ranks, Rate, three_rates
 from nullface_pipeline.evaluation.recognizers import Recognizer
@@ -183,4 +183,4 @@ class Evaluation:
     def worst(self, method: MethodResult) -> WorstAttack:
         """The best that an attacker gets, over all recognizers."""
         ranks = {name: recognition.attacks for name, recognition in method.recognitions.items()}
-        return worst_of(ranks, self.chance)
+        return worst_attack(ranks)

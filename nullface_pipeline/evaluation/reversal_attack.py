@@ -8,8 +8,7 @@ import PIL.Image
 import torch
 from rich.progress import track
 
-from nullface_pipeline.evaluation.attacks import most_similar, reverse
-from nullface_pipeline.evaluation.rates import Gallery
+from nullface_pipeline.evaluation.rates import Gallery, mated_ranks
 from nullface_pipeline.evaluation.recognizers import Recognizer
 from nullface_pipeline.evaluation.results import Result, ReversalResult
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
@@ -45,9 +44,7 @@ def reverse_results(
         rank1 = {}
         for recognizer, embeddings in zip(recognizers, zip(*raw[towards, skip, guidance_scale])):
             gallery = galleries[recognizer.name]
-            rank1[recognizer.name] = most_similar(
-                gallery.probes(np.stack(embeddings)), gallery.embeddings, rows
-            ).rate()
+            rank1[recognizer.name] = mated_ranks(gallery.probes(np.stack(embeddings)), gallery.embeddings, rows).rate()
         attacks.append(ReversalResult(towards, guidance_scale, skip, rank1))
     return attacks
 
@@ -70,8 +67,13 @@ def _reversed_photos(
         for skip in SKIPS
     }
     for towards, skip, guidance_scale in settings:
-        reversed_face = reverse(
-            pipe, [face], embeds[towards][None], guidance_scale=guidance_scale, inversion=inversions[skip]
-        )[0]
+        # The method once more, towards an identity instead of away from it (paper, section 6).
+        (reversed_face,) = pipe(
+            [face],
+            identity_embeds=torch.from_numpy(embeds[towards][None]),
+            identity_scale=-1.0,
+            guidance_scale=guidance_scale,
+            inversion=inversions[skip],
+        ).images
         pasted = crop.paste(photo, np.asarray(reversed_face), edge_feather(crop.size))
         yield (towards, skip, guidance_scale), pasted

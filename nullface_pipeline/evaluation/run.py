@@ -12,7 +12,7 @@ import numpy as np
 from rich.progress import track
 
 from nullface_pipeline import __version__
-from nullface_pipeline.evaluation.attacks import MATCHING_ATTACKS, linkage, most_similar
+from nullface_pipeline.evaluation.attacks import matching_attacks
 from nullface_pipeline.evaluation.cached_models import CachedModels
 from nullface_pipeline.evaluation.measures import FaceMeasure, PairMeasure, SetMeasure
 from nullface_pipeline.evaluation.pairs import (
@@ -24,7 +24,7 @@ from nullface_pipeline.evaluation.pairs import (
     match_results,
     photos_by_name,
 )
-from nullface_pipeline.evaluation.rates import Gallery, ImpostorScores, Ranks, genuine_scores
+from nullface_pipeline.evaluation.rates import Gallery, ImpostorScores, Ranks, genuine_scores, mated_ranks
 from nullface_pipeline.evaluation.recognizers import Recognizer, holds
 from nullface_pipeline.evaluation.results import (
     Evaluation,
@@ -36,7 +36,6 @@ from nullface_pipeline.evaluation.results import (
     ReversalResult,
 )
 from nullface_pipeline.evaluation.reversal_attack import reverse_results
-from nullface_pipeline.evaluation.tables import scratch_table
 
 
 # Raw embeddings by recognizer: (N, D) aligned by the original's landmarks, and (N, D) by the result's own, of which the
@@ -218,7 +217,7 @@ def embed_results(
 def put(table: dict[str, np.ndarray], name: str, row: int, embedding: np.ndarray, count: int) -> None:
     """A (D,) embedding into a row of the (`count`, D) ones of a recognizer, which are zeros at first."""
     if name not in table:
-        table[name] = scratch_table(count, len(embedding))
+        table[name] = np.zeros((count, len(embedding)), np.float32)
     table[name][row] = embedding
 
 
@@ -230,13 +229,13 @@ def recognize(
     leaked = np.array([result.leaked for result in results])
     detected = np.array([result.face is not None for result in results])
     probes = gallery.probes(gt_aligned)
-    attacks = {name: match(probes, gallery.embeddings, rows) for name, match in MATCHING_ATTACKS.items()}
+    attacks = matching_attacks(probes, gallery.embeddings, rows)
     redetected_similarity = np.full(len(rows), np.nan)
     behind = np.full(len(rows), len(gallery.embeddings))
     redetected_ranks = Ranks(behind, np.ones_like(behind))
     if detected.any():
-        found = gallery.probes(redetected, np.flatnonzero(detected))
-        ranks = most_similar(found, gallery.embeddings, rows[detected])
+        found = gallery.probes(redetected[detected])
+        ranks = mated_ranks(found, gallery.embeddings, rows[detected])
         redetected_ranks.greater[detected], redetected_ranks.equal[detected] = ranks.greater, ranks.equal
         redetected_similarity[detected] = genuine_scores(found, gallery.embeddings, rows[detected])
     # An untouched photo is re-identified, whatever a recognizer thinks of it.
@@ -262,11 +261,11 @@ def link(
     linkage_results = {}
     for name, gallery in galleries.items():
         probes, others = (
-            gallery.probes(embedded[name][0], chosen)
+            gallery.probes(embedded[name][0][chosen])
             for embedded, chosen in zip((first_embedded, second_embedded), both)
         )
         linkage_results[name] = LinkageResult(
-            linkage(probes, others), genuine_scores(probes, others), ImpostorScores.of(others)
+            mated_ranks(probes, others), genuine_scores(probes, others), ImpostorScores.of(others)
         )
     return linkage_results
 

@@ -13,9 +13,9 @@ from nullface_pipeline.evaluation.rates import (
     cumulative_matches,
     genuine_scores,
     mated_ranks,
+    normalized,
     three_rates,
 )
-from nullface_pipeline.evaluation.tables import normalized
 
 
 def random_faces(count, size=32, seed=0):
@@ -80,6 +80,17 @@ def test_an_interval_holds_its_rate(count):
     for hits in (0, 1, count - 1, count):
         low, high = Rate(hits, count).interval
         assert 0.0 <= low <= hits / count <= high <= 1.0
+
+
+def test_intervals_of_fractional_hits_hold_their_rate():
+    """Ties count as fractions of a hit; SciPy takes whole numbers."""
+    low, high = Rate(2.4, 12).interval
+    assert 0.0 < low < 0.2 < high < 0.6
+
+
+def test_rows_are_normalized_and_zeros_stay():
+    rows = normalized(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    assert rows.dtype == np.float32 and rows == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
 
 
 def test_no_cases_say_nothing():
