@@ -72,7 +72,7 @@ def similarity_plot(evaluation: Evaluation) -> str:
     return made[0]
 
 
-def trade_plot(evaluation: Evaluation) -> str:
+def trade_off_plot(evaluation: Evaluation) -> str:
     """The worst attack against what is kept: one panel for each measure, or for the share of faces still detected."""
     measures: list[str] = list(dict.fromkeys(name for method in evaluation.methods for name in method.distances))
     with panels(max(1, len(measures))) as (_, axes, made):

@@ -145,7 +145,7 @@ def test_the_page_loads_nothing_and_shows_no_originals(evaluation, tmp_path):
     assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
     assert "ours &amp; co" in page and "steering &lt;own&gt;" in page
     assert "MUSIQ: not run: needs pyiqa" in page
-    assert "1 of the results are their originals" in page
+    assert "1 results are identical to their originals" in page
     assert page.count("<svg") == 4, "CMC, similarities, privacy and utility, reversal attack"
     shown = len(pictures(page))
     with_originals = write_html(evaluation, tmp_path, show_originals=True).read_text()
