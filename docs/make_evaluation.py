@@ -21,10 +21,10 @@ FOLDER = Path(__file__).parent / "evaluation"
 RECOGNIZERS = ("dlib", "MobileFace", "VGGFace2")
 # With digits after the point.
 MEASURES = {
-    "head pose (Hopenet type)": 1,
-    "landmarks (dlib)": 1,
-    "expression (dlib landmarks)": 1,
-    "SSIM outside the face": 3,
+    "head_pose_hopenet_type": 1,
+    "landmarks_dlib": 1,
+    "expression_dlib_landmarks": 1,
+    "ssim_outside_the_face": 3,
 }
 FIGURES = {
     "figure 3: skip": {f"skip {v:g}": v for v in (0.0, 0.3, 0.5, 0.7, 0.9)},
@@ -45,23 +45,22 @@ class Report:
     def __init__(self, folder: Path) -> None:
         record = json.loads((folder / "results.json").read_text())
         self.methods = list(dict.fromkeys(figure["method"] for figure in record["figures"]))
-        self.figures: dict[tuple[str, str, str], dict[str, Any]] = {
-            (figure["method"], figure["name"], figure["recognizer"]): figure
+        self.figures: dict[tuple[str, str, str, str], dict[str, Any]] = {
+            (figure["method"], figure["attack"], figure["metric"], figure["recognizer"]): figure
             for figure in record["figures"]
-            if figure["denominator"] in ("gt_aligned", "")
+            if figure["denominator"] in ("gt_aligned", "") and figure["gallery"] in ("same_photo", "")
         }
 
-    def rate(self, method: str, name: str, recognizer: str) -> dict[str, float]:
+    def rate(self, method: str, attack: str, recognizer: str, metric: str = "rank_1") -> dict[str, float]:
         """In %, with `low` and `high`."""
-        figure = self.figures[method, name, recognizer]
+        figure = self.figures[method, attack, metric, recognizer]
         return {key: 100.0 * figure[key] for key in ("value", "low", "high")}
 
     def worst(self, method: str) -> tuple[str, str, dict[str, float]]:
         """Attack, recognizer and rate."""
-        name, recognizer = next(
-            (name, by) for at, name, by in self.figures if at == method and name.startswith("worst attack")
-        )
-        return name.rpartition(": ")[2], recognizer, self.rate(method, name, recognizer)
+        metric = "worst_attack_rank_1"
+        attack, recognizer = next((by, who) for at, by, what, who in self.figures if (at, what) == (method, metric))
+        return attack, recognizer, self.rate(method, attack, recognizer, metric)
 
 
 def in_words(rate: dict[str, float]) -> str:
@@ -83,11 +82,11 @@ def table(report: Report) -> str:
     lines = [header, ["---"] * len(header)]
     for method in report.methods:
         attack, recognizer, worst = report.worst(method)
-        cells = [in_words(report.rate(method, "rank 1", recognizer)) for recognizer in RECOGNIZERS]
-        cells.append(in_words(report.rate(method, "least_similar attack: rank 1", "dlib")))
+        cells = [in_words(report.rate(method, "most_similar", recognizer)) for recognizer in RECOGNIZERS]
+        cells.append(in_words(report.rate(method, "least_similar", "dlib")))
         cells.append(f"{worst['value']:.1f} {attack}, {recognizer}")
         for name, digits in MEASURES.items():
-            figure = report.figures.get((method, name, ""))
+            figure = report.figures.get((method, "", name, ""))
             cells.append("" if figure is None else f"{figure['value']:.{digits}f}")
         lines.append([method, *cells])
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
@@ -98,7 +97,7 @@ def draw_regions(report: Report, path: Path) -> None:
     figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
     width = 0.8 / len(RECOGNIZERS)
     for place, recognizer in enumerate(RECOGNIZERS):
-        rates = [report.rate(method, "rank 1", recognizer) for method in report.methods]
+        rates = [report.rate(method, "most_similar", recognizer) for method in report.methods]
         values = np.array([rate["value"] for rate in rates])
         spread = [values - [rate["low"] for rate in rates], [rate["high"] for rate in rates] - values]
         at = np.arange(len(rates)) + (place - (len(RECOGNIZERS) - 1) / 2) * width
@@ -117,11 +116,11 @@ def draw_figures(report: Report, path: Path) -> None:
         for prefix in ("",) if "mask" not in title else ("eyes kept, ", "mouth kept, "):
             methods = [SAME.get(prefix + name, prefix + name) for name in points]
             for recognizer in RECOGNIZERS if not prefix else ("dlib",):
-                rates = [report.rate(method, "rank 1", recognizer)["value"] for method in methods]
+                rates = [report.rate(method, "most_similar", recognizer)["value"] for method in methods]
                 column[0].plot(list(points.values()), rates, marker="o", label=prefix + recognizer)
             worst = [report.worst(method)[2]["value"] for method in methods]
             column[0].plot(list(points.values()), worst, ":", color="0.4", label=f"{prefix}worst attack")
-            kept = [report.figures[method, "landmarks (dlib)", ""]["value"] for method in methods]
+            kept = [report.figures[method, "", "landmarks_dlib", ""]["value"] for method in methods]
             column[1].plot(list(points.values()), kept, marker="o", label=prefix or None)
         column[0].set(title=title, ylim=(-2, None))
         column[1].set(ylim=(0, None))

@@ -1,4 +1,4 @@
-"""`nullface evaluate`: how safe folders of anonymized photos are, and what they keep."""
+"""`nullface evaluate`: re-identification and utility of folders of anonymized photos."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -34,7 +34,7 @@ def evaluate(
     originals: Annotated[
         Path | None,
         typer.Option(
-            parser=path, metavar="PATH", help="Folder of the originals: one person a photo, each person once."
+            parser=path, metavar="PATH", help="Folder of the originals: one photo a person, see also --pairs."
         ),
     ] = None,
     method: Annotated[
@@ -46,9 +46,20 @@ def evaluate(
     second_run: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=FOLDER",
-            help="A method's second results, with another seed: can the two be linked?",
+            metavar="NAME=FOLDER", help="Second results of a method with another seed, for the linkage attack."
         ),
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="PATH", help="Other photos of the same people, matched by name."),
+    ] = None,
+    gallery_run: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="Results of the gallery's photos, for the linkage attack."),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="FILE", help="CSV file of several photos a person: subject, file."),
     ] = None,
     recognizer: Annotated[
         list[str] | None,
@@ -138,10 +149,18 @@ def evaluate(
         if originals is None or not method or output is None:
             raise ValueError("Name the photos with --originals, at least one --method, and the report with --output.")
         if not originals.is_dir():
-            raise ValueError(f"{originals} is no folder.")
-        methods = _methods(method, second_run or [])
+            raise ValueError(f"{originals} is not a folder.")
+        methods = _methods(method, second_run or [], gallery_run or [])
         result = _evaluate(
-            originals, methods, recognizer or ["dlib", "tiny"], detector, reversal_attack, skip_missing, weights or []
+            originals,
+            methods,
+            recognizer or ["dlib", "tiny"],
+            detector,
+            reversal_attack,
+            skip_missing,
+            weights or [],
+            gallery,
+            pairs,
         )
         _report(result, output, show_originals)
     except (OSError, ValueError) as error:
@@ -193,21 +212,24 @@ def _clear_cache() -> None:
     console.print("Cache deleted." if clear_cache() else "The cache is empty.")
 
 
-def _methods(asked: list[str], second_run: list[str]) -> "list[Method]":
-    """The methods by name, with their second results."""
+def _methods(asked: list[str], second_run: list[str], gallery_run: list[str]) -> "list[Method]":
+    """The methods, with the folders of their further results."""
     from nullface_pipeline.evaluation.pairs import read_method
 
     methods = {}
     for method in map(read_method, asked):
         if method.name in methods:
-            raise ValueError(f"Two methods are called {method.name}: give each a name of its own.")
+            raise ValueError(f"Two methods are called {method.name}; give each its own name.")
         methods[method.name] = method
-    for second in map(read_method, second_run):
-        if second.folder is None or methods.get(second.name, second).folder is None or second.name not in methods:
-            raise ValueError(
-                f"--second-run {second.name} needs a folder, and a --method {second.name}=FOLDER beside it."
-            )
-        methods[second.name] = replace(methods[second.name], second_run=second.folder)
+    further = [("--second-run", run) for run in second_run] + [("--gallery-run", run) for run in gallery_run]
+    for option, given in further:
+        run = read_method(given)
+        if run.folder is None or run.name not in methods or methods[run.name].folder is None:
+            raise ValueError(f"{option} {run.name} needs a folder, and a --method {run.name}=FOLDER.")
+        if option == "--second-run":
+            methods[run.name] = replace(methods[run.name], second_run=run.folder)
+        else:
+            methods[run.name] = replace(methods[run.name], gallery_run=run.folder)
     return list(methods.values())
 
 
@@ -219,6 +241,8 @@ def _evaluate(
     reversal_attack: str | None,
     skip_missing: bool,
     weights: list[str],
+    gallery: Path | None,
+    pairs: Path | None,
 ) -> "Evaluation":
     from nullface_pipeline.evaluation.cache import Cache
     from nullface_pipeline.evaluation.cached_models import CachedModels
@@ -243,6 +267,8 @@ def _evaluate(
         skip_missing=skip_missing,
         reversal_pipe=pipe,
         not_run=not_run | without,
+        gallery=gallery,
+        pairs=pairs,
     )
 
 
@@ -276,7 +302,7 @@ def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
     """Write everything, and print the one table."""
     from nullface_pipeline.evaluation.html_report import write_html
     from nullface_pipeline.evaluation.recognizers import MissingModelError
-    from nullface_pipeline.evaluation.report import summary_table, write_figures
+    from nullface_pipeline.evaluation.report import TITLES, summary_table, write_figures
 
     written = write_figures(result, output)
     try:
@@ -284,13 +310,20 @@ def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
     except MissingModelError as error:
         notice(f"index.html: not made: {error}.")
     console.print(summary_table(result))
-    people = len(result.originals)
-    console.print(f"{people} people; guessing finds {100 * result.chance:.2g} %.")
+    for name, gallery in result.galleries.items():
+        chance = f"{100 * gallery.chance:.2g} %"
+        console.print(f"{TITLES[name].capitalize()} gallery: {gallery.size} people, chance level {chance} at rank 1.")
+        if gallery.excluded:
+            notice(
+                f"{len(gallery.excluded)} people have no photo in the {TITLES[name]} gallery and are excluded from it."
+            )
+        if gallery.ignored:
+            notice(f"{gallery.ignored} photos of the {TITLES[name]} gallery have no original and are ignored.")
     for method in result.methods:
         if method.leaks:
-            notice(f"LEAK: {method.leaks} results of {method.name} are their originals, pixel for pixel.")
+            notice(f"LEAK: {method.leaks} results of {method.name} are identical to their originals.")
     if result.faceless:
-        notice(f"No face was found in {len(result.faceless)} originals; nothing is said of them.")
+        notice(f"No face was found in {len(result.faceless)} originals; they are excluded.")
     if show_originals:
         notice("The report shows originals: do not publish it.")
     console.print(f"Wrote {', '.join(show(path) for path in written)}.", soft_wrap=True)

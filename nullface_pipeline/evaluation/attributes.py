@@ -191,7 +191,7 @@ def open_network(path: Path | str | None, what: str) -> onnxruntime.InferenceSes
         MissingModelError: if there is no such file.
     """
     if path is None or not Path(path).is_file():
-        raise MissingModelError(f"needs {what}" + ("" if path is None else f" ({path} is no file)"))
+        raise MissingModelError(f"needs {what}" + ("" if path is None else f" ({path} is not a file)"))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -14,8 +14,8 @@ import PIL.Image
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from nullface_pipeline.evaluation import plots
-from nullface_pipeline.evaluation.report import Figure, attack_table, figures, label, summary
-from nullface_pipeline.evaluation.results import Evaluation, MethodResult, Result
+from nullface_pipeline.evaluation.report import TITLES, Figure, attack_table, figures, label, summary
+from nullface_pipeline.evaluation.results import SAME_PHOTO, Evaluation, MethodResult, Result
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.photo_files import write_whole
 
@@ -62,12 +62,17 @@ def write_html(evaluation: Evaluation, folder: Path, show_originals: bool = Fals
         label=label,
         summary=summary(evaluation),
         attacks=attack_table(evaluation),
-        plots={
-            "cmc": plots.cmc_plot(evaluation),
-            "similarity": plots.similarity_plot(evaluation),
-            "trade_off": plots.trade_off_plot(evaluation),
-            "reversal": plots.reversal_plot(evaluation),
-        },
+        titles=TITLES,
+        galleries=[
+            {
+                "title": TITLES[name],
+                "cmc": plots.cmc_plot(evaluation, name),
+                "similarity": plots.similarity_plot(evaluation, name),
+                "trade_off": plots.trade_off_plot(evaluation, name),
+                "reversal": plots.reversal_plot(evaluation, name),
+            }
+            for name in evaluation.galleries
+        ],
         faces=[(method, list(strips(evaluation, method, show_originals))) for method in evaluation.methods],
         size=FACE,
         columns=[column.name for column in fields(Figure)],
@@ -82,7 +87,9 @@ def write_html(evaluation: Evaluation, folder: Path, show_originals: bool = Fals
 def strips(evaluation: Evaluation, method: MethodResult, show_originals: bool) -> Iterator[Strip]:
     """The most similar results, some at random, and those without a face."""
     recognizer = next((r for r in evaluation.recognizers if r.independent), evaluation.recognizers[0])
-    similarity = method.recognitions[recognizer.name].similarity
+    recognition = method.recognitions[SAME_PHOTO][recognizer.name]
+    similarity = np.full(len(method.results), np.nan)
+    similarity[recognition.index] = recognition.similarity
     some = np.random.default_rng(0).permutation(len(method.results))[:STRIP]
     undetected = [index for index, result in enumerate(method.results) if result.face is None]
     chosen: dict[str, Sequence[int]] = {

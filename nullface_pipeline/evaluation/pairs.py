@@ -49,12 +49,14 @@ class Method:
     Attributes:
         name (`str`): in the tables.
         folder (`Path`, *optional*): of the results; None for a baseline.
-        second_run (`Path`, *optional*): a folder of second results of the same photos, with another seed.
+        second_run (`Path`, *optional*): folder of second results of the same photos, with another seed.
+        gallery_run (`Path`, *optional*): folder of results of the gallery's photos.
     """
 
     name: str
     folder: Path | None = None
     second_run: Path | None = None
+    gallery_run: Path | None = None
 
 
 def read_method(asked: str) -> Method:
@@ -69,7 +71,7 @@ def read_method(asked: str) -> Method:
     if not (name and folder):
         raise ValueError(f"`method` is {asked!r}: give NAME=FOLDER, or one of {', '.join(BASELINES)}.")
     if not Path(folder).is_dir():
-        raise ValueError(f"`method` is {asked!r}, but {folder} is no folder.")
+        raise ValueError(f"`method` is {asked!r}, but {folder} is not a folder.")
     return Method(name, Path(folder))
 
 
@@ -80,7 +82,7 @@ def photos_by_name(folder: Path) -> dict[str, Path]:
         ValueError: if there are none, or two of one name.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder.")
+        raise ValueError(f"{folder} is not a folder.")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if is_photo_name(path.name) and path.is_file():

@@ -206,6 +206,6 @@ def weights_file(path: Path | str | None, name: str, option: str) -> Path:
     file = Path(path) if path is not None else Path(torch.hub.get_dir()) / "checkpoints" / name
     if not file.is_file():
         raise MissingModelError(
-            f"needs {name}: --weights {option}=FILE" + ("" if path is None else f" ({path} is no file)")
+            f"needs {name}: --weights {option}=FILE" + ("" if path is None else f" ({path} is not a file)")
         )
     return file

@@ -99,29 +99,29 @@ def normalized(embeddings: np.ndarray) -> np.ndarray:
 
 
 def mated_ranks(
-    probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None, score: Score = np.positive
+    probes: np.ndarray, gallery: np.ndarray, mates: np.ndarray | None = None, score: Score = np.positive
 ) -> Ranks:
     """Rank the whole gallery for each probe.
 
     Args:
         probes (`np.ndarray`): (N, D) unit norm.
         gallery (`np.ndarray`): (G, D) unit norm.
-        own (`np.ndarray`, *optional*): (N,) int, each probe's own row of the gallery; by default row by row.
+        mates (`np.ndarray`, *optional*): (N,) int, the gallery row of each probe's person; by default row by row.
         score (`Callable`): cosines to scores, of which the highest is ranked first.
     """
-    own = np.arange(len(probes)) if own is None else own
+    mates = np.arange(len(probes)) if mates is None else mates
     greater, equal = [], []
     for start, cosines in similarity_blocks(probes, gallery):
         scores = score(cosines)
-        mine = scores[np.arange(len(scores)), own[start : start + len(scores)]][:, None]
+        mine = scores[np.arange(len(scores)), mates[start : start + len(scores)]][:, None]
         greater.append((scores > mine + TIE).sum(axis=1))
         equal.append((np.abs(scores - mine) <= TIE).sum(axis=1))
     return Ranks(np.concatenate(greater), np.concatenate(equal))
 
 
-def genuine_scores(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
+def genuine_scores(probes: np.ndarray, gallery: np.ndarray, mates: np.ndarray | None = None) -> np.ndarray:
     """(N,) cosines of each probe to its own original."""
-    return np.einsum("nd,nd->n", probes, gallery if own is None else gallery[own])
+    return np.einsum("nd,nd->n", probes, gallery if mates is None else gallery[mates])
 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -152,14 +152,20 @@ class ImpostorScores:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, gallery: np.ndarray) -> "ImpostorScores":
-        """Of all pairs of the rows of a (G, D) gallery, each pair once."""
+    def of(cls, gallery: np.ndarray, subjects: np.ndarray | None = None) -> "ImpostorScores":
+        """Count all pairs of different people in a (G, D) gallery, each pair once.
+
+        Args:
+            subjects (`np.ndarray`, *optional*): (G,) int, who is shown; by default everybody once.
+        """
         counts = np.zeros(BINS, dtype=np.int64)
         rows = block_size(len(gallery))
         for start in range(0, len(gallery), rows):
             cosines = gallery[start : start + rows] @ gallery[start:].T
-            later = np.arange(cosines.shape[1]) > np.arange(len(cosines))[:, None]
-            bins = ((cosines[later] + 1.0) * (BINS / 2)).astype(np.int64)
+            pairs = np.arange(cosines.shape[1]) > np.arange(len(cosines))[:, None]
+            if subjects is not None:
+                pairs &= np.not_equal.outer(subjects[start : start + rows], subjects[start:])
+            bins = ((cosines[pairs] + 1.0) * (BINS / 2)).astype(np.int64)
             counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
         return cls(counts)
 

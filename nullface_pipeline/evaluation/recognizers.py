@@ -95,7 +95,7 @@ class OnnxRecognizer:
             _, channels, height, width = self.input.shape
         # ONNX Runtime has an exception of its own for each of its error codes.
         except Exception as error:
-            raise ValueError(f"{path} is no recognizer in ONNX format with one (N, 3, H, W) input.") from error
+            raise ValueError(f"{path} is not a recognizer in ONNX format with one (N, 3, H, W) input.") from error
         if channels != 3 or height != width:
             raise ValueError(f"{path} takes {self.input.shape}; a recognizer here takes (N, 3, size, size) pictures.")
         self.size = height if isinstance(height, int) else ARCFACE_SIZE
@@ -219,7 +219,7 @@ def load_recognizer(asked: str) -> Recognizer:
     name, given, rest = asked.partition("=")
     file, *words = rest.split(",")
     if not (name and given and file):
-        raise ValueError(f"{asked!r} is no recognizer: name tiny, buffalo_l, dlib, or NAME=FILE.onnx.")
+        raise ValueError(f"{asked!r} is not a recognizer: name tiny, buffalo_l, dlib, or NAME=FILE.onnx.")
     if unknown := set(words) - set(ONNX_WORDS):
         raise ValueError(f"{asked!r} has {', '.join(sorted(unknown))}; known are {', '.join(ONNX_WORDS)}.")
     if not Path(file).is_file():

@@ -1,4 +1,4 @@
-"""The reversal attack: a pipeline is run on a method's results, over a grid of settings (the paper's figure 10)."""
+"""Reversal attack: a pipeline runs on a method's results, over a grid of settings (the paper's figure 10)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -8,9 +8,10 @@ import PIL.Image
 import torch
 from rich.progress import track
 
-from nullface_pipeline.evaluation.rates import Gallery, mated_ranks
+from nullface_pipeline.evaluation.galleries import PhotoGallery
+from nullface_pipeline.evaluation.rates import mated_ranks
 from nullface_pipeline.evaluation.recognizers import Recognizer
-from nullface_pipeline.evaluation.results import Result, ReversalResult
+from nullface_pipeline.evaluation.results import SAME_PHOTO, Result, ReversalResult
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
@@ -22,37 +23,48 @@ STEPS = 50
 # The attack takes seconds a person and setting.
 NUM_SUBJECTS = 48
 
+# Direction, skip and guidance scale.
+Setting = tuple[str, float, float]
+
 
 def reverse_results(
     pipe: StableDiffusionNullFacePipeline,
     method: str,
     results: Sequence[Result],
     recognizers: Sequence[Recognizer],
-    galleries: Mapping[str, Gallery],
+    galleries: Mapping[str, PhotoGallery],
     quiet: bool = False,
 ) -> list[ReversalResult]:
-    """Try every setting on some of the results, evenly spread, and look for the people in the whole gallery."""
-    chosen = [results[index] for index in np.unique(np.linspace(0, len(results) - 1, NUM_SUBJECTS).astype(int))]
-    rows = np.array([result.row for result in chosen])
+    """Run every setting on up to `NUM_SUBJECTS` results, evenly spread, and search each whole gallery for the people."""
+    rows = np.array([result.row for result in results])
+    searched = np.flatnonzero(galleries[SAME_PHOTO].mates(rows) >= 0)
+    chosen = [
+        results[searched[index]] for index in np.unique(np.linspace(0, len(searched) - 1, NUM_SUBJECTS).astype(int))
+    ]
     settings = list(product(("negated", "positive"), SKIPS, GUIDANCE_SCALES))
-    raw: dict[tuple[str, float, float], list[list[np.ndarray]]] = {setting: [] for setting in settings}
+    raw: dict[Setting, list[list[np.ndarray]]] = {setting: [] for setting in settings}
     for result in track(chosen, f"{method}: reversal attack", disable=quiet):
         for setting, photo in _reversed_photos(pipe, result, settings):
             raw[setting].append([recognizer(photo, result.original.face.landmarks) for recognizer in recognizers])
     attacks = []
-    for towards, skip, guidance_scale in settings:
+    for (name, gallery), setting in product(galleries.items(), settings):
+        mates = gallery.mates(np.array([result.row for result in chosen]))
+        if not (mates >= 0).any():
+            continue
         rank1 = {}
-        for recognizer, embeddings in zip(recognizers, zip(*raw[towards, skip, guidance_scale])):
-            gallery = galleries[recognizer.name]
-            rank1[recognizer.name] = mated_ranks(gallery.probes(np.stack(embeddings)), gallery.embeddings, rows).rate()
-        attacks.append(ReversalResult(towards, guidance_scale, skip, rank1))
+        for recognizer, embeddings in zip(recognizers, zip(*raw[setting])):
+            of = gallery.embedded[recognizer.name]
+            probes = of.probes(np.stack(embeddings)[mates >= 0])
+            rank1[recognizer.name] = mated_ranks(probes, of.embeddings, mates[mates >= 0]).rate()
+        towards, skip, guidance_scale = setting
+        attacks.append(ReversalResult(name, towards, guidance_scale, skip, rank1))
     return attacks
 
 
 def _reversed_photos(
-    pipe: StableDiffusionNullFacePipeline, result: Result, settings: Sequence[tuple[str, float, float]]
-) -> Iterator[tuple[tuple[str, float, float], np.ndarray]]:
-    """Each setting and the (H, W, 3) uint8 RGB photo that comes out; one inversion for all settings of one skip."""
+    pipe: StableDiffusionNullFacePipeline, result: Result, settings: Sequence[Setting]
+) -> Iterator[tuple[Setting, np.ndarray]]:
+    """Each setting and its (H, W, 3) uint8 RGB photo; settings with the same skip share an inversion."""
     photo, landmarks = result.picture.unread().pixels, result.original.face.landmarks
     crop = FaceCrop.from_landmarks(landmarks, pipe.unet.config.sample_size * pipe.vae_scale_factor)
     face = PIL.Image.fromarray(crop.crop_image(photo))

@@ -62,6 +62,15 @@ def person(number, found=True):
     return image
 
 
+def other_photo(number, photo=1):
+    """Another photo of a person: the same pattern with noise, on another background."""
+    image = person(number)
+    noise = np.random.default_rng([number, photo]).integers(-40, 41, (16, 16, 3))
+    image[PATTERN] = np.clip(image[PATTERN].astype(int) + noise, 1, 254)
+    image[40:] = 30 + photo
+    return image
+
+
 def negative(image):
     """The same face with the negative of the pattern."""
     result = image.copy()

@@ -50,7 +50,7 @@ def test_what_is_missing_is_told_or_left_out_on_purpose(tmp_path):
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="no photos"):
         photos_by_name(tmp_path)
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="not a folder"):
         photos_by_name(tmp_path / "absent")
     write(tmp_path / "a.png"), write(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="one name"):
