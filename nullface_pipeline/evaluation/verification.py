@@ -42,9 +42,11 @@ def read_pairs(file: Path, names: Sequence[str]) -> dict[str, str]:
         The subject of each name, in the order of the file.
 
     Raises:
-        ValueError: for a missing column, an unknown or repeated photo, an empty subject, or too few subjects with two
+        ValueError: for a missing file or column, an unknown or repeated photo, an empty subject, or too few subjects with two
             photos.
     """
+    if not file.is_file():
+        raise ValueError(f"{file} is not a file.")
     subjects: dict[str, str] = {}
     known = set(names)
     with file.open(newline="", encoding="utf-8-sig") as text:

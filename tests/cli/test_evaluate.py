@@ -51,7 +51,7 @@ def test_a_report_is_made(originals, tmp_path):
 
 
 def test_galleries_of_other_photos_are_searched(originals, tmp_path):
-    """One person has another photo; a photo of somebody else is ignored."""
+    """A photo of a third person is ignored."""
     photos = {path.stem: np.asarray(PIL.Image.open(path)) for path in originals.iterdir()}
     (tmp_path / "gallery").mkdir()
     for name, photo in (("first", photos["first"]), ("second", photos["second"]), ("third", photos["first"])):
