@@ -1,9 +1,9 @@
-"""Make the tables, plots and faces of the page "Evaluation" from the reports of `nullface evaluate`.
+"""Make the tables, plots and faces of `evaluation-results.md` from reports of `nullface evaluate`.
 
     python -m docs.make_evaluation REPORTS
 
-`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, made as the page says, and the
-pictures that they recognizer: the folders `originals` and, of tables 1 to 3, `pictures`. Tables are printed in Markdown, to be put into the page.
+`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, and the
+folders `originals` and `pictures` (tables 1 to 3). Tables are printed in Markdown, for the page.
 """
 
 import argparse
