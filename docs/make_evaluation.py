@@ -2,8 +2,9 @@
 
     python -m docs.make_evaluation REPORTS
 
-`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, and the
-folders `originals` and `pictures` (tables 1 to 3). Tables are printed in Markdown, for the page.
+`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, and
+the folders `originals` and `pictures` (tables 1 to 3). Tables are printed in Markdown, for the
+page.
 """
 
 import argparse

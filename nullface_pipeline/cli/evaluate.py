@@ -3,7 +3,7 @@
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nullface_pipeline.evaluation.pairs import Method
     from nullface_pipeline.evaluation.recognizers import Recognizer
     from nullface_pipeline.evaluation.results import Evaluation
+    from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
 PAPER = "The paper's tables and figures"
 
@@ -39,15 +40,11 @@ def evaluate(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER", help="Results, matched by name; or one of blur, pixelate, box. Several times."
-        ),
+        typer.Option(metavar="NAME=FOLDER", help="Results, matched by name; or blur, pixelate, box. Repeatable."),
     ] = None,
     second_run: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER", help="Second results of a method with another seed, for the linkage attack."
-        ),
+        typer.Option(metavar="NAME=FOLDER", help="Second results with another seed, for the linkage attack."),
     ] = None,
     gallery: Annotated[
         Path | None,
@@ -65,80 +62,79 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="dlib, tiny, buffalo_l, or NAME=FILE.onnx and with commas bgr, centred, steered. Several times; dlib "
-            "and tiny by default.",
+            help="dlib, tiny, buffalo_l or NAME=FILE.onnx[,bgr][,centred][,steered]. Default: dlib, tiny.",
         ),
     ] = None,
     detector: Annotated[
-        DetectorName, typer.Option(metavar="NAME", help="Finds the faces: tiny or buffalo_l.")
+        DetectorName, typer.Option(metavar="NAME", help="Face detector: tiny or buffalo_l.")
     ] = DetectorName.tiny,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", parser=path, metavar="PATH", help="Folder for the report.")
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE", help="Of a measure: pose, gaze, 3dmm, lpips, inception, musiq. Several times."
-        ),
+        typer.Option(metavar="NAME=FILE", help="Weights of pose, gaze, 3dmm, lpips, inception or musiq. Repeatable."),
     ] = None,
     paper: Annotated[
         PaperSet | None,
         typer.Option(
             metavar="SET",
-            help="Make and measure the paper's pictures, with --images, of celeba-hq or ffhq.",
+            help="Evaluate the paper's settings on celeba-hq or ffhq, with --images.",
             rich_help_panel=PAPER,
         ),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Folder of the set's aligned photos.", rich_help_panel=PAPER),
+        typer.Option(parser=path, metavar="PATH", help="Folder of aligned photos.", rich_help_panel=PAPER),
     ] = None,
     table: Annotated[
         int | None,
-        typer.Option(parser=number(1, 3, whole=True), metavar="N", help="1, 2 or 3.", rich_help_panel=PAPER),
+        typer.Option(parser=number(1, 3, whole=True), metavar="N", help="Table 1, 2 or 3.", rich_help_panel=PAPER),
     ] = None,
     figure: Annotated[
         int | None,
-        typer.Option(parser=number(3, 12, whole=True), metavar="N", help="3, 4, 5, 11 or 12.", rich_help_panel=PAPER),
+        typer.Option(
+            parser=number(3, 12, whole=True), metavar="N", help="Figure 3, 4, 5, 11 or 12.", rich_help_panel=PAPER
+        ),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="What makes the pictures: tiny or sd15.", rich_help_panel=PAPER)
+        str, typer.Option(metavar="NAME", help="Model set: tiny or sd15.", rich_help_panel=PAPER)
     ] = "sd15",
     num_subjects: Annotated[
         int | None,
         typer.Option(
             parser=number(2, 1_000_000, whole=True),
             metavar="N",
-            help="Draw so many of the photos, of any set, instead of the paper's number.",
+            help="Number of photos to use, of any set.",
             rich_help_panel=PAPER,
         ),
     ] = None,
     reversal_attack: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Try to undo results with tiny, sd15 or sdxl. Takes minutes a method."),
+        typer.Option(metavar="NAME", help="Model set of the reversal attack: tiny, sd15 or sdxl. Takes minutes."),
     ] = None,
     skip_missing: Annotated[
         bool,
         typer.Option(
-            "--skip-missing", metavar=FLAG, help="Leave originals without a result out of a method's figures."
+            "--skip-missing", metavar=FLAG, help="Exclude originals without a result from a method's figures."
         ),
     ] = False,
     show_originals: Annotated[
-        bool, typer.Option("--show-originals", metavar=FLAG, help="Show originals beside their results in the report.")
+        bool, typer.Option("--show-originals", metavar=FLAG, help="Show originals in the report.")
     ] = False,
     clear_cache: Annotated[
         bool,
         typer.Option(
             "--clear-cache",
             metavar=FLAG,
-            help="Delete the embeddings that earlier runs remember, and do nothing else.",
+            help="Delete the cached embeddings and exit.",
         ),
     ] = False,
 ) -> None:
-    """Measure how often people are found again, and what is kept of faces.
+    """Measure re-identification and utility of anonymized photos.
 
     Exit code: 0, 5 if a result is its own original, 2 for wrong usage, 1 for
-    other errors. A stopped run goes on where it was.
+    other errors. A stopped run continues.
     """
     if clear_cache:
         return _clear_cache()
@@ -147,7 +143,7 @@ def evaluate(
             originals, method = _paper(paper, images, table, figure, model, num_subjects, output)
             skip_missing = True  # those in which no face is found, which were named
         if originals is None or not method or output is None:
-            raise ValueError("Name the photos with --originals, at least one --method, and the report with --output.")
+            raise ValueError("Pass --originals, --output and at least one --method.")
         if not originals.is_dir():
             raise ValueError(f"{originals} is not a folder.")
         methods = _methods(method, second_run or [], gallery_run or [])
@@ -178,13 +174,15 @@ def _paper(
     num_subjects: int | None,
     output: Path | None,
 ) -> tuple[Path, list[str]]:
-    """Make the pictures of a table or figure; the originals, and the methods as for `--method`."""
+    """Compute the results of a table or figure; returns the originals and the methods as for
+    `--method`.
+    """
     from rich.progress import track
 
     from nullface_pipeline.evaluation.paper import asked_settings, draw_photos, reported
 
     if images is None or output is None:
-        raise ValueError("--paper needs the photos with --images and a folder with --output.")
+        raise ValueError("--paper needs --images and --output.")
     settings = asked_settings(table, figure)
     photos = draw_photos(images, paper, table, num_subjects)
     if table == 1:
@@ -273,7 +271,7 @@ def _evaluate(
 
 
 def _recognizers(asked: list[str]) -> "tuple[list[Recognizer], dict[str, str]]":
-    """Those that are there, and what the others need."""
+    """The available recognizers, and what the others need."""
     from functools import partial
 
     from nullface_pipeline.evaluation.recognizers import load_available, load_recognizer
@@ -282,24 +280,24 @@ def _recognizers(asked: list[str]) -> "tuple[list[Recognizer], dict[str, str]]":
     for name, needs in not_run.items():
         notice(f"{name}: not run: {needs}.")
     if not recognizers:
-        raise ValueError("No recognizer is there, so nobody can be asked: see the notices.")
+        raise ValueError("No recognizer could be loaded.")
     if len({each.name for each in recognizers}) < len(recognizers):
-        raise ValueError("Two recognizers have one name: give each --recognizer a name of its own.")
+        raise ValueError("Two recognizers have the same name; give each its own name.")
     return recognizers, not_run
 
 
-def _load(model: str) -> Any:
+def _load(model: str) -> "StableDiffusionNullFacePipeline":
     from nullface_pipeline.model_sets import load_model_set
 
     try:
         return load_model_set(model)
-    # Libraries raise what they like for a model that is not there.
+    # Libraries raise errors of any type for a missing model.
     except Exception as error:
-        raise ValueError(f"{model}: it could not be loaded: {words(error).splitlines()[0]}") from error
+        raise ValueError(f"{model} could not be loaded: {words(error).splitlines()[0]}") from error
 
 
 def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
-    """Write everything, and print the one table."""
+    """Write the report and print the main table."""
     from nullface_pipeline.evaluation.html_report import write_html
     from nullface_pipeline.evaluation.recognizers import MissingModelError
     from nullface_pipeline.evaluation.report import TITLES, summary_table, write_figures

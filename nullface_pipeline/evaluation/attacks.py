@@ -1,7 +1,8 @@
 """Matching attacks: a gallery of photos is ranked for each anonymized face.
 
-The attacks take (N, D) probes and a (G, D) gallery of unit-norm rows, one photo a person. The gallery may hold the
-originals themselves (same-photo gallery) or other photos of the same people (different-photo gallery).
+The attacks take (N, D) probes and a (G, D) gallery of unit-norm rows, one photo a person. The
+gallery may hold the originals themselves (same-photo gallery) or other photos of the same people
+(different-photo gallery).
 """
 
 from collections.abc import Mapping
@@ -35,10 +36,11 @@ def matching_attacks(
     Args:
         probes (`np.ndarray`): (N, D) unit norm.
         gallery (`np.ndarray`): (G, D) unit norm.
-        mates (`np.ndarray`, *optional*): (N,) int, the gallery row of each probe's person; row by row by default. -1 if
-            the person is not in the gallery: the learned attack trains on such a probe, and no attack ranks it.
-        originals (`np.ndarray`, *optional*): (N, D) unit norm, the photos from which the probes were made; by default
-            the gallery holds them. The learned attack trains on them.
+        mates (`np.ndarray`, *optional*): (N,) int, the gallery row of each probe's person; row by
+            row by default. -1 if the person is not in the gallery: the learned attack trains on
+            such a probe, and no attack ranks it.
+        originals (`np.ndarray`, *optional*): (N, D) unit norm, the photos from which the probes
+            were made; by default the gallery holds them. The learned attack trains on them.
 
     Returns:
         Ranks of the M probes with a mate, by attack.
@@ -54,8 +56,8 @@ def matching_attacks(
 def predict_originals(probes: np.ndarray, originals: np.ndarray) -> np.ndarray:
     """Predict original from anonymized embeddings, by ridge regression on the other folds' people.
 
-    The attacker has anonymized other people and learns what the method does: a linear form of the parrot attack (Newton
-    et al. 2005; Hanisch et al., arXiv 2304.01635).
+    The attacker has anonymized other people and learns what the method does: a linear form of the
+    parrot attack (Newton et al. 2005; Hanisch et al., arXiv 2304.01635).
 
     Args:
         probes, originals (`np.ndarray`): (N, D) and (N, E), one pair a person.
@@ -76,7 +78,9 @@ def predict_originals(probes: np.ndarray, originals: np.ndarray) -> np.ndarray:
 
 
 def ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a ridge regression; generalized cross-validation (Golub, Heath and Wahba 1979) selects its strength.
+    """Fit a ridge regression with the strength of generalized cross-validation.
+
+    Golub, Heath and Wahba (1979).
 
     Args:
         inputs, targets (`np.ndarray`): (N, D) and (N, E).
@@ -107,7 +111,9 @@ def ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 @dataclass(frozen=True)
 class WorstAttack:
-    """The attack and recognizer with the highest rank-1 rate; a maximum over many rates is biased upwards.
+    """The attack and recognizer with the highest rank-1 rate.
+
+    A maximum over many rates is biased upwards.
 
     Attributes:
         recognizer, attack (`str`): their names.

@@ -119,8 +119,8 @@ def other_photos(
     copies = [photo.name for photo in photos if photo.content == originals[rows[photo.name]].content]
     if copies:
         raise ValueError(
-            f"The gallery holds the original itself for {len(copies)} people: {listed(copies)}. A different-photo gallery "
-            "needs other photos of them."
+            f"The gallery holds the original itself for {len(copies)} people: {listed(copies)}. A different-photo "
+            "gallery needs other photos of them."
         )
     people = np.array([rows[photo.name] for photo in photos])
     excluded = [original.name for row, original in enumerate(originals) if row not in set(people.tolist())]

@@ -1,9 +1,9 @@
-"""The plots of a report, as SVG text."""
+"""Plots of a report as SVG."""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,22 +13,25 @@ from nullface_pipeline.evaluation.report import ORIGINALS, cmc_length, label, wi
 from nullface_pipeline.evaluation.results import Evaluation
 
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
 PANEL = (4.2, 3.2)  # inches
 BINS = 100
 
 
 @contextmanager
-def panels(count: int) -> Iterator[tuple[Any, list[Any], list[str]]]:
-    """A figure of `count` panels side by side; its SVG is appended to the list when the block ends."""
+def panels(count: int) -> Iterator[tuple["list[Axes]", list[str]]]:
+    """Panels side by side, and a list to which their SVG is appended when the block ends."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # Letters stay letters, so that plots are small and can be searched; the same data make the same bytes; a "$" in a
-    # method's name is not TeX.
+    # Text stays text, output is reproducible, and "$" in a method's name is not TeX.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "nullface", "text.parse_math": False, "font.size": 9}):
         figure = Figure(figsize=(PANEL[0] * count, PANEL[1]), layout="constrained")
         made: list[str] = []
-        yield figure, list(np.atleast_1d(figure.subplots(1, count))), made
+        yield list(np.atleast_1d(figure.subplots(1, count))), made
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     made.append(file.getvalue()[file.getvalue().index("<svg") :])
@@ -38,7 +41,7 @@ def cmc_plot(evaluation: Evaluation, gallery: str) -> str:
     """Rank-k rates of the most similar match in a gallery, one panel for each recognizer."""
     searched = evaluation.galleries[gallery]
     ranks = np.arange(1, cmc_length(searched) + 1)
-    with panels(len(evaluation.recognizers)) as (_, axes, made):
+    with panels(len(evaluation.recognizers)) as (axes, made):
         for axis, recognizer in zip(axes, evaluation.recognizers):
             found = {
                 method.name: method.recognitions[gallery][recognizer.name].attacks["most_similar"].found_within
@@ -48,8 +51,8 @@ def cmc_plot(evaluation: Evaluation, gallery: str) -> str:
                 found[ORIGINALS] = searched.originals[recognizer.name].ranks.found_within
             for name, found_within in found.items():
                 rates = cumulative_matches(found_within, len(ranks))
-                style = {"color": "black", "linestyle": "--"} if name == ORIGINALS else {}
-                axis.plot(ranks, 100 * np.array(rates), label=name, **style)
+                color, line = ("black", "--") if name == ORIGINALS else (None, "-")
+                axis.plot(ranks, 100 * np.array(rates), label=name, color=color, linestyle=line)
             axis.plot(ranks, 100 * ranks * searched.chance, color="grey", linestyle=":", label="chance")
             axis.set(title=label(recognizer), xlabel="rank", ylabel="found within, %", ylim=(0, None))
             axis.grid(alpha=0.3)
@@ -58,9 +61,9 @@ def cmc_plot(evaluation: Evaluation, gallery: str) -> str:
 
 
 def similarity_plot(evaluation: Evaluation, gallery: str) -> str:
-    """Histograms of impostor and genuine scores in a gallery, with thresholds; one panel for each recognizer."""
+    """Histograms of impostor and genuine scores in a gallery, one panel for each recognizer."""
     edges, searched = np.linspace(-1, 1, BINS + 1), evaluation.galleries[gallery]
-    with panels(len(evaluation.recognizers)) as (_, axes, made):
+    with panels(len(evaluation.recognizers)) as (axes, made):
         for axis, recognizer in zip(axes, evaluation.recognizers):
             impostors = searched.impostor_scores[recognizer.name].coarse(BINS)
             density = impostors / max(impostors.sum(), 1) * BINS / 2
@@ -70,7 +73,7 @@ def similarity_plot(evaluation: Evaluation, gallery: str) -> str:
                 _stairs(axis, similarity, edges, label=method.name)
             if recognizer.name in searched.originals:
                 similarity = searched.originals[recognizer.name].similarity
-                _stairs(axis, similarity, edges, label=ORIGINALS, color="black", linestyle="--")
+                _stairs(axis, similarity, edges, label=ORIGINALS)
             for far, threshold in searched.thresholds[recognizer.name].items():
                 if threshold is not None:
                     axis.axvline(threshold, color="black", linewidth=0.6, linestyle="--")
@@ -81,16 +84,17 @@ def similarity_plot(evaluation: Evaluation, gallery: str) -> str:
     return made[0]
 
 
-def _stairs(axis: Any, similarity: np.ndarray, edges: np.ndarray, **style: str) -> None:
+def _stairs(axis: "Axes", similarity: np.ndarray, edges: np.ndarray, label: str) -> None:
     """Density of similarities in a quarter of the bins."""
     counts, _ = np.histogram(similarity, bins=BINS // 4, range=(-1, 1))
-    axis.stairs(counts / counts.sum() * BINS / 8, edges[::4], **style)
+    color, line = ("black", "--") if label == ORIGINALS else (None, "-")
+    axis.stairs(counts / counts.sum() * BINS / 8, edges[::4], label=label, color=color, linestyle=line)
 
 
 def trade_off_plot(evaluation: Evaluation, gallery: str) -> str:
-    """Worst attack in a gallery against utility: one panel for each measure, or for the share of detected faces."""
+    """Worst attack in a gallery against utility, one panel for each measure."""
     measures: list[str] = list(dict.fromkeys(name for method in evaluation.methods for name in method.distances))
-    with panels(max(1, len(measures))) as (_, axes, made):
+    with panels(max(1, len(measures))) as (axes, made):
         for axis, measure in zip(axes, measures or [""]):
             for method in evaluation.methods:
                 rate = method.worst(gallery).rate
@@ -114,7 +118,7 @@ def reversal_plot(evaluation: Evaluation, gallery: str) -> str:
     }
     if not any(points_of.values()):
         return ""
-    with panels(len(evaluation.recognizers)) as (_, axes, made):
+    with panels(len(evaluation.recognizers)) as (axes, made):
         for axis, recognizer in zip(axes, evaluation.recognizers):
             for name, points_of_method in points_of.items():
                 lines: dict[tuple[str, float], list[tuple[float, float]]] = {}
@@ -131,7 +135,7 @@ def reversal_plot(evaluation: Evaluation, gallery: str) -> str:
 
 
 def check_matplotlib() -> None:
-    """Raises MissingModelError where plots cannot be made."""
+    """Raise MissingModelError if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

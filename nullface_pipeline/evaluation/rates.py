@@ -1,7 +1,8 @@
-"""How often people are found again: ranks, rates and thresholds from embeddings, with intervals.
+"""Ranks, rates with intervals and thresholds from embeddings.
 
-A *probe* is an anonymized face, the *gallery* holds the originals; embeddings are rows of unit norm. Similarities are
-computed in blocks of probes, so that ten thousand pictures need a few megabytes, never an N x N matrix.
+A *probe* is an anonymized face, and the *gallery* holds photos of the same people. Embeddings are
+rows of unit norm. Similarities are computed in blocks of probes, so that memory does not grow with
+the square of their number.
 """
 
 import math
@@ -12,14 +13,15 @@ import numpy as np
 from scipy.stats import binomtest
 
 
-# Most probes compared at a time, and most cosines held at a time: a large gallery takes fewer probes.
+# Most probes compared at a time, and most cosines held at a time: a large gallery takes fewer
+# probes.
 BLOCK = 256
 CELLS = 2**18
-# Of 95 % of a normal distribution.
+# Quantile of the normal distribution for 95 % intervals.
 Z = 1.959964
-# Cosines that differ by less are a tie: a matrix product rounds one sum differently in different places.
+# Cosines that differ by less are a tie: matrix products round differently in different places.
 TIE = 1e-6
-# Steps of the histogram of impostor scores over [-1, 1]; thresholds are exact to one of them.
+# Bins of impostor scores over [-1, 1]; thresholds are exact to one bin.
 BINS = 200_000
 
 Score = Callable[[np.ndarray], np.ndarray]
@@ -27,14 +29,14 @@ Score = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of `count` cases; `hits` is not whole where ties are broken by chance."""
+    """Share of `count` cases; `hits` is fractional for ties."""
 
     hits: float
     count: int
 
     @property
     def value(self) -> float:
-        """In [0, 1]; NaN of no cases."""
+        """Share in [0, 1]; NaN for no cases."""
         return self.hits / self.count if self.count else math.nan
 
     @property
@@ -49,7 +51,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean of `count` values, and the half width of its 95 % interval (normal approximation); NaN of no values."""
+    """Mean of `count` values and half the width of its 95 % interval (normal approximation)."""
 
     value: float
     half_width: float
@@ -57,7 +59,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Mean":
-        """Of (N,) values; those that are NaN do not count."""
+        """Mean of (N,) values, without those that are NaN; NaN for none."""
         values = values[np.isfinite(values)]
         if not len(values):
             return cls(math.nan, math.nan, 0)
@@ -67,27 +69,27 @@ class Mean:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """Where N probes' own originals stand in the gallery.
+    """Ranks of N probes' mates in the gallery.
 
     Attributes:
-        greater (`np.ndarray`): (N,) int, gallery entries that score higher than the own one.
-        equal (`np.ndarray`): (N,) int, entries that score the same, the own one included.
+        greater (`np.ndarray`): (N,) int, gallery entries that score higher than the mate.
+        equal (`np.ndarray`): (N,) int, entries that score the same, including the mate.
     """
 
     greater: np.ndarray
     equal: np.ndarray
 
     def found_within(self, k: int) -> np.ndarray:
-        """(N,) in [0, 1]: whether the own one is among the first k; of ties, the chance that it is."""
+        """(N,) in [0, 1]: whether the mate is among the first k; for ties, the probability."""
         return np.clip((k - self.greater) / self.equal, 0.0, 1.0)
 
     def rate(self, k: int = 1) -> Rate:
-        """How often the own one is among the first k."""
+        """Rank-k rate."""
         return Rate(float(self.found_within(k).sum()), len(self.greater))
 
     @property
     def middle(self) -> np.ndarray:
-        """(N,) the own rank, from 1; ties count half."""
+        """(N,) rank of the mate, from 1; ties count half."""
         return self.greater + (self.equal + 1) / 2
 
 
@@ -106,7 +108,8 @@ def mated_ranks(
     Args:
         probes (`np.ndarray`): (N, D) unit norm.
         gallery (`np.ndarray`): (G, D) unit norm.
-        mates (`np.ndarray`, *optional*): (N,) int, the gallery row of each probe's person; by default row by row.
+        mates (`np.ndarray`, *optional*): (N,) int, the gallery row of each probe's person; by
+        default row by row.
         score (`Callable`): cosines to scores, of which the highest is ranked first.
     """
     mates = np.arange(len(probes)) if mates is None else mates
@@ -120,30 +123,30 @@ def mated_ranks(
 
 
 def genuine_scores(probes: np.ndarray, gallery: np.ndarray, mates: np.ndarray | None = None) -> np.ndarray:
-    """(N,) cosines of each probe to its own original."""
+    """(N,) cosines of each probe to its mate."""
     return np.einsum("nd,nd->n", probes, gallery if mates is None else gallery[mates])
 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The first row of each block of probes, and its (up to `BLOCK`, G) cosines to the gallery."""
+    """Yield the first row of each block of probes, and its (B, G) cosines to the gallery."""
     rows = block_size(len(gallery))
     for start in range(0, len(probes), rows):
         yield start, probes[start : start + rows] @ gallery.T
 
 
 def block_size(gallery: int) -> int:
-    """How many probes are compared at a time with a gallery of so many."""
+    """Number of probes that are compared with a gallery at a time."""
     return min(BLOCK, max(1, CELLS // gallery))
 
 
 def cumulative_matches(found: Callable[[int], np.ndarray], last: int = 20) -> list[float]:
-    """The CMC: mean of `found(k)` for k = 1 to `last`."""
+    """CMC curve: mean of `found(k)` for k = 1 to `last`."""
     return [float(found(k).mean()) for k in range(1, last + 1)]
 
 
 @dataclass(frozen=True, eq=False)
 class ImpostorScores:
-    """Similarities of different people of a gallery.
+    """Histogram of similarities between different people of a gallery.
 
     Attributes:
         counts (`np.ndarray`): (`BINS`,) int64, pairs by their cosine, from -1 to 1.
@@ -171,14 +174,13 @@ class ImpostorScores:
 
     @property
     def pairs(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return int(self.counts.sum())
 
     def threshold(self, far: float) -> float | None:
-        """The lowest similarity that at most a share `far` of the pairs reach; None if there are too few pairs to say.
+        """Lowest similarity that at most a share `far` of pairs reaches; None for too few pairs.
 
-        Calibrated here, on the very pictures that are judged: a threshold from another data set, crop or network says
-        nothing.
+        Thresholds from another data set, crop or network do not apply here.
         """
         allowed = far * self.pairs
         if allowed < 1:
@@ -188,13 +190,13 @@ class ImpostorScores:
         return float(passing[0] / (BINS / 2) - 1.0) if len(passing) else 1.0
 
     def coarse(self, bins: int = 100) -> np.ndarray:
-        """(bins,) int64, the same pairs in fewer steps."""
+        """(bins,) int64, the same pairs in fewer bins."""
         return self.counts.reshape(bins, -1).sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """The originals as one recognizer sees them: (G, D) unit norm, and the mean that probes are centred by too."""
+    """Gallery of one recognizer: (G, D) unit norm, and the mean subtracted from probes too."""
 
     embeddings: np.ndarray
     mean: np.ndarray | float
@@ -202,28 +204,29 @@ class Gallery:
 
     @classmethod
     def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
-        """From (G, D) embeddings."""
+        """Build a gallery from (G, D) raw embeddings."""
         mean = raw.mean(axis=0, dtype=np.float32) if centred else 0.0
         embeddings = normalized(raw - mean)
         return cls(embeddings, mean, ImpostorScores.of(embeddings))
 
     def probes(self, raw: np.ndarray) -> np.ndarray:
-        """(N, D) raw embeddings to unit norm, comparable with `embeddings`."""
+        """Center and normalize (N, D) raw embeddings for comparison with `embeddings`."""
         return normalized(raw - self.mean)
 
 
 def three_rates(gt_aligned: np.ndarray, redetected: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:
-    """The same matches over three denominators.
+    """Match rates over three denominators.
 
     Args:
-        gt_aligned (`np.ndarray`): (N,) in [0, 1], matches where the *original's* landmarks align the result. Nothing drops
-            out and an attacker may do it: the headline.
-        redetected (`np.ndarray`): (N,) matches where the result's own landmarks align it; whatever where there are none.
-        detected (`np.ndarray`): (N,) bool, whether a face was found in the result.
+        gt_aligned (`np.ndarray`): (N,) in [0, 1], matches of results aligned by the original's
+            landmarks. No result drops out.
+        redetected (`np.ndarray`): (N,) matches of results aligned by their own landmarks; ignored
+            where no face was detected.
+        detected (`np.ndarray`): (N,) bool, whether a face was detected in the result.
 
     Returns:
-        "gt_aligned"; "redetected": over all N, what was not detected counts as not matched; "detected_only": over what was detected, as
-        the published figures seem to be.
+        "gt_aligned"; "redetected", over all N, without a match where no face was detected;
+        "detected_only", over the results with a face, as published figures seem to be.
     """
     matched = float(redetected[detected].sum())
     return {

@@ -1,4 +1,4 @@
-"""An evaluation in numbers: results.json, table.csv, per_image.csv, and tables for the terminal and the page."""
+"""Figures of an evaluation as JSON, CSV, and tables for the terminal and the page."""
 
 import csv
 import io
@@ -44,11 +44,12 @@ class Figure:
     Attributes:
         method (`str`): "" for the originals themselves.
         recognizer (`str`): "" where none is involved.
-        gallery (`str`): "same_photo", "different_photo" or, for verification, "pairs"; "" where nothing is searched.
+        gallery (`str`): "same_photo", "different_photo" or, for verification, "pairs"; "" where
+        nothing is searched.
         attack (`str`): "" where none is involved.
         metric (`str`): rates are shares in [0, 1].
-        denominator (`str`): "gt_aligned", "redetected" or "detected_only", see `rates.three_rates`; "" where there is
-            only one.
+        denominator (`str`): "gt_aligned", "redetected" or "detected_only", see `rates.three_rates`;
+            "" where there is only one.
         value, low, high (`float`): with the 95 % interval; None where there is none.
         count (`int`): number of results, or of folds for verification.
     """
@@ -303,7 +304,7 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 
 def _originals_row(evaluation: Evaluation, without: int) -> list[str]:
-    """The originals in the main table: only the different-photo gallery and the pairs say something about them."""
+    """Row of the originals in the main table: different-photo gallery and pairs only."""
     row = [ORIGINALS, str(len(evaluation.originals)), *[""] * len(evaluation.galleries)]
     for recognizer in evaluation.recognizers:
         for gallery in evaluation.galleries.values():
@@ -327,7 +328,7 @@ def _accepted(verification: Verification) -> str:
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """`summary` for the terminal: one column a method; a star marks recognizers that are not independent."""
+    """`summary` for the terminal: one column a method, a star for not independent."""
     header, rows = summary(evaluation)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in (header[0], *(row[0] for row in rows)):

@@ -53,11 +53,12 @@ class Recognition:
 
     Attributes:
         index (`np.ndarray`): (M,) int, positions in the method's list of results.
-        similarity (`np.ndarray`): (M,) cosines to the person's photo in the gallery, aligned by the original's
-            landmarks.
-        attacks (`dict[str, Ranks]`): by the name in `attacks.MATCHING_ATTACKS`, aligned in the same way.
-        redetected_similarity, redetected_ranks: of the most similar match, aligned by the result's own landmarks.
-            Without a detected face: NaN, and a rank after the whole gallery.
+        similarity (`np.ndarray`): (M,) cosines to the person's photo in the gallery, aligned by the
+            original's landmarks.
+        attacks (`dict[str, Ranks]`): by the name in `attacks.MATCHING_ATTACKS`, aligned in the same
+        way.
+        redetected_similarity, redetected_ranks: of the most similar match, aligned by the result's
+            own landmarks. Without a detected face: NaN, and a rank after the whole gallery.
     """
 
     index: np.ndarray
@@ -84,7 +85,7 @@ class Recognition:
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """M probes searched in a gallery, most similar first: originals, or results among other results (linkage).
+    """M probes searched in a gallery: originals, or results among other results (linkage).
 
     Attributes:
         ranks (`Ranks`): of the person's entry in the gallery.
@@ -97,7 +98,7 @@ class SearchResult:
     impostor_scores: ImpostorScores
 
     def accepted(self, far: float) -> Rate | None:
-        """True accept rate at a false accept rate; None if there are too few impostor pairs for a threshold."""
+        """True accept rate at a false accept rate; None for too few impostor pairs."""
         threshold = self.impostor_scores.threshold(far)
         if threshold is None:
             return None
@@ -109,8 +110,8 @@ class ReversalResult:
     """Rank 1 in one gallery after the method was run backwards with one setting.
 
     Attributes:
-        towards (`str`): "negated" (the negated embedding of the result, which an attacker has) or "positive" (the
-            person's own embedding: an upper bound).
+        towards (`str`): "negated" (the negated embedding of the result, which an attacker has) or
+            "positive" (the person's own embedding: an upper bound).
         rank1 (`dict[str, Rate]`): by recognizer.
     """
 
@@ -130,8 +131,8 @@ class MethodResult:
         recognitions (`dict[str, dict[str, Recognition]]`): by gallery and recognizer.
         distances (`dict[str, np.ndarray]`): (N,) by measure; NaN where it could not be taken.
         sets (`dict[str, float]`): measures of whole sets.
-        linkage (`dict[str, dict[str, SearchResult]]`): by gallery and recognizer; a gallery is missing without second
-            results.
+        linkage (`dict[str, dict[str, SearchResult]]`): by gallery and recognizer; a gallery is
+            missing without second results.
         reversal (`list[ReversalResult]`): empty unless the reversal attack was run.
         verification (`dict[str, Verification]`): by recognizer; empty without a pairs file.
     """
@@ -171,8 +172,9 @@ class GallerySummary:
     Attributes:
         size (`int`): G.
         impostor_scores (`dict[str, ImpostorScores]`): by recognizer.
-        originals (`dict[str, SearchResult]`): the originals searched in it, by recognizer: what recognition finds
-            without anonymization. Empty for the same-photo gallery, which holds them.
+        originals (`dict[str, SearchResult]`): the originals searched in it, by recognizer: what
+            recognition finds without anonymization. Empty for the same-photo gallery, which holds
+            them.
         excluded (`list[str]`): originals of people who are not in the gallery.
         ignored (`int`): photos in the gallery's folder that belong to no original.
     """
@@ -190,7 +192,7 @@ class GallerySummary:
 
     @cached_property
     def thresholds(self) -> dict[str, dict[float, float | None]]:
-        """Similarity thresholds by recognizer and false accept rate, from the gallery's impostor scores."""
+        """Thresholds by recognizer and false accept rate, from the impostor scores."""
         return {
             name: {far: scores.threshold(far) for far in FALSE_ACCEPT_RATES}
             for name, scores in self.impostor_scores.items()
@@ -204,11 +206,13 @@ class Evaluation:
     Attributes:
         originals (`list[Original]`): those with a face.
         faceless (`list[str]`): names of the originals without a detected face; they are excluded.
-        galleries (`dict[str, GallerySummary]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` where there are other photos.
+        galleries (`dict[str, GallerySummary]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` where there are
+        other photos.
         units (`dict[str, str]`): by measure.
         not_run (`dict[str, str]`): by measure or recognizer without its model, what it needs.
         settings (`dict[str, str]`): version and detector.
-        verification (`dict[str, Verification]`): of the originals, by recognizer; empty without a pairs file.
+        verification (`dict[str, Verification]`): of the originals, by recognizer; empty without a
+        pairs file.
     """
 
     originals: list[Original]

@@ -1,4 +1,4 @@
-"""Reversal attack: a pipeline runs on a method's results, over a grid of settings (the paper's figure 10)."""
+"""Reversal attack: a pipeline runs on a method's results (the paper's figure 10)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -35,12 +35,11 @@ def reverse_results(
     galleries: Mapping[str, PhotoGallery],
     quiet: bool = False,
 ) -> list[ReversalResult]:
-    """Run every setting on up to `NUM_SUBJECTS` results, evenly spread, and search each whole gallery for the people."""
+    """Run every setting on up to `NUM_SUBJECTS` results and search each whole gallery."""
     rows = np.array([result.row for result in results])
     searched = np.flatnonzero(galleries[SAME_PHOTO].mates(rows) >= 0)
-    chosen = [
-        results[searched[index]] for index in np.unique(np.linspace(0, len(searched) - 1, NUM_SUBJECTS).astype(int))
-    ]
+    spread = np.unique(np.linspace(0, len(searched) - 1, NUM_SUBJECTS).astype(int))
+    chosen = [results[number] for number in searched[spread]]
     settings = list(product(("negated", "positive"), SKIPS, GUIDANCE_SCALES))
     raw: dict[Setting, list[list[np.ndarray]]] = {setting: [] for setting in settings}
     for result in track(chosen, f"{method}: reversal attack", disable=quiet):
@@ -64,7 +63,7 @@ def reverse_results(
 def _reversed_photos(
     pipe: StableDiffusionNullFacePipeline, result: Result, settings: Sequence[Setting]
 ) -> Iterator[tuple[Setting, np.ndarray]]:
-    """Each setting and its (H, W, 3) uint8 RGB photo; settings with the same skip share an inversion."""
+    """Yield each setting and its (H, W, 3) uint8 RGB photo; a skip has one inversion."""
     photo, landmarks = result.picture.unread().pixels, result.original.face.landmarks
     crop = FaceCrop.from_landmarks(landmarks, pipe.unet.config.sample_size * pipe.vae_scale_factor)
     face = PIL.Image.fromarray(crop.crop_image(photo))

@@ -50,8 +50,8 @@ from nullface_pipeline.evaluation.verification import Verification, read_pairs, 
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
 
-# Raw embeddings by recognizer: (N, D) aligned by the original's landmarks, and (N, D) aligned by the result's own, of
-# which rows without a detected face are zero.
+# Raw embeddings by recognizer: (N, D) aligned by the original's landmarks, and (N, D) aligned by
+# the result's own, of which rows without a detected face are zero.
 Embedded = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -70,7 +70,8 @@ class Setup:
 
     Attributes:
         originals (`list[Original]`): P photos with a face.
-        galleries (`dict[str, PhotoGallery]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` where there are other photos.
+        galleries (`dict[str, PhotoGallery]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` where there are
+        other photos.
         raw (`dict[str, np.ndarray]`): (P, D) embeddings of the originals, by recognizer.
         subjects (`np.ndarray`, *optional*): (P,) int, who is shown, from a pairs file.
         files (`dict[Path, dict[str, Path]]`): results by folder and name.
@@ -103,20 +104,24 @@ def evaluate(
     """Evaluate methods by their results for the same originals.
 
     Args:
-        originals (`Path`): folder of photos, one person each. Each person once, unless `pairs` says who is shown.
+        originals (`Path`): folder of photos, one person each. Each person once, unless `pairs` says
+        who is shown.
         methods (`Sequence[Method]`): with different names.
         recognizers (`Sequence[Recognizer]`): at least one, with different names.
         models (`CachedModels`): detector and cache.
-        skip_missing (`bool`): exclude originals without a result from a method's figures instead of raising. They stay
-            in the gallery.
+        skip_missing (`bool`): exclude originals without a result from a method's figures instead of
+            raising. They stay in the gallery.
         reversal_pipe (*optional*): pipeline with face models; runs the reversal attack.
         not_run (`Mapping[str, str]`, *optional*): what lacks its model, for the report.
-        gallery (`Path`, *optional*): folder of other photos of the same people, with the names of the originals.
-        pairs (`Path`, *optional*): CSV file of several photos a person, see `verification.read_pairs`. The first photo
-            of a person is searched for, and the second is the person's photo in the different-photo gallery.
+        gallery (`Path`, *optional*): folder of other photos of the same people, with the names of
+        the originals.
+        pairs (`Path`, *optional*): CSV file of several photos a person, see
+            `verification.read_pairs`. The first photo of a person is searched for, and the second
+            is the person's photo in the different-photo gallery.
 
     Raises:
-        ValueError: for photos that are missing, unreadable, or of another size or crop than their originals.
+        ValueError: for photos that are missing, unreadable, or of another size or crop than their
+            originals.
     """
     if gallery is not None and pairs is not None:
         raise ValueError("`gallery` and `pairs` exclude each other: the pairs file names the other photos.")
@@ -160,7 +165,8 @@ def match_files(
         names, gallery: names of the originals, and of the photos in the gallery's folder.
 
     Raises:
-        ValueError: if results are missing, or if a method has results of a gallery and there is none.
+        ValueError: if results are missing, or if a method has results of a gallery and there is
+            none.
     """
     files = {}
     for method in methods:
@@ -287,7 +293,7 @@ def recognize(
 def search_detected(
     gallery: Gallery, raw: np.ndarray, mates: np.ndarray, detected: np.ndarray
 ) -> tuple[np.ndarray, Ranks]:
-    """Similarities and ranks of (M, D) raw embeddings; NaN and a rank after the whole gallery where nothing was detected."""
+    """Search (M, D) raw embeddings; NaN and the rank after the gallery where no face was detected."""
     similarity = np.full(len(raw), np.nan)
     ranks = Ranks(np.full(len(raw), len(gallery.embeddings)), np.ones(len(raw), int))
     if detected.any():
@@ -303,7 +309,8 @@ def link(
 ) -> dict[str, dict[str, SearchResult]]:
     """Run the linkage attack: are two results of a person recognized as one person?
 
-    Same photo: the second run. Different photo: results of the gallery's photos; baselines are applied to them.
+    Same photo: the second run. Different photo: results of the gallery's photos; baselines are
+    applied to them.
     """
     same, linkage = setup.galleries[SAME_PHOTO], {}
     rows = np.array([result.row for result in results])
@@ -342,7 +349,9 @@ def link_runs(
     second: Embedded,
     setup: Setup,
 ) -> dict[str, SearchResult]:
-    """Search results of one run among those of another, of the people who are in both, by recognizer.
+    """Search results of one run among those of another, by recognizer.
+
+    Only people with results in both runs take part.
 
     Args:
         first_people, second_people (`np.ndarray`): (N,) and (M,) int, who is shown.
@@ -359,7 +368,7 @@ def link_runs(
 
 
 def verify_photos(setup: Setup, raw: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, Verification]:
-    """Verify originals or results against the other originals, by recognizer; empty without a pairs file.
+    """Verify photos against the other originals, by recognizer; empty without a pairs file.
 
     Args:
         raw: (N, D) embeddings by recognizer.
@@ -379,7 +388,7 @@ def verify_photos(setup: Setup, raw: Mapping[str, np.ndarray], rows: np.ndarray)
 def measure_distances(
     method: str, results: Sequence[Result], measures: Measures, models: CachedModels
 ) -> dict[str, np.ndarray]:
-    """Distances of each measure of faces or pairs as (N,), by name; NaN where a face could not be described."""
+    """Distances by measure, (N,); NaN where a face could not be described."""
     names = [measure.name for measure in measures.faces] + [measure.name for measure in measures.pairs]
     distances: dict[str, list[float]] = {name: [] for name in names}
     if not distances:

@@ -1,4 +1,4 @@
-"""All measures of what is kept, as far as their models are there."""
+"""Loads the utility metrics whose models are available."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,10 +14,10 @@ WEIGHTS = ("pose", "gaze", "3dmm", "lpips", "inception", "musiq")
 
 
 def load_measures(weights: Mapping[str, Path]) -> tuple[Measures, dict[str, str]]:
-    """What can be measured, and by name what the others need.
+    """Load the available metrics; returns them, and what the others need by name.
 
     Args:
-        weights (`Mapping[str, Path]`): files by the names of `WEIGHTS`.
+        weights (`Mapping[str, Path]`): files by name in `WEIGHTS`.
     """
     face_makers: dict[str, Callable[[], FaceMeasure]] = {
         attributes.HeadPose.name: partial(attributes.HeadPose, weights.get("pose")),
@@ -43,11 +43,13 @@ def load_measures(weights: Mapping[str, Path]) -> tuple[Measures, dict[str, str]
 
 
 def read_weights(asked: Sequence[str]) -> dict[str, Path]:
-    """`NAME=FILE` to files by name; raises ValueError for a name that is none of `WEIGHTS`, or no such file."""
+    """Parse `NAME=FILE`; raises ValueError for an unknown name or a missing file."""
     files = {}
     for each in asked:
         name, _, file = each.partition("=")
         if name not in WEIGHTS or not Path(file).is_file():
-            raise ValueError(f"--weights {each}: name one of {', '.join(WEIGHTS)}, and a file: pose=FILE.onnx.")
+            raise ValueError(
+                f"--weights {each}: pass NAME=FILE with a name of {', '.join(WEIGHTS)} and an existing file."
+            )
         files[name] = Path(file)
     return files

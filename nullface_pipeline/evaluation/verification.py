@@ -20,8 +20,8 @@ class Verification:
     """Accept rates over pairs of different photos, averaged over `FOLDS` folds of subjects.
 
     Attributes:
-        true_accepts, false_accepts (`dict[float, Mean]`): by the false accept rate for which the threshold was set.
-            False accepts are those measured in the test folds.
+        true_accepts, false_accepts (`dict[float, Mean]`): by the false accept rate for which the
+            threshold was set. False accepts are those measured in the test folds.
         genuine_pairs, impostor_pairs (`int`): pairs in the test folds.
     """
 
@@ -42,8 +42,8 @@ def read_pairs(file: Path, names: Sequence[str]) -> dict[str, str]:
         The subject of each name, in the order of the file.
 
     Raises:
-        ValueError: for a missing file or column, an unknown or repeated photo, an empty subject, or too few subjects with two
-            photos.
+        ValueError: for a missing file or column, an unknown or repeated photo, an empty subject, or
+            too few subjects with two photos.
     """
     if not file.is_file():
         raise ValueError(f"{file} is not a file.")
@@ -83,12 +83,14 @@ def verify(
 ) -> Verification:
     """Compare probes with all other photos of the same fold.
 
-    The threshold of a fold comes from the originals of the nine others: the lowest similarity that at most a given
-    share of their impostor pairs reaches. A rate for which they have too few pairs has a `Mean` of no values.
+    The threshold of a fold comes from the originals of the nine others: the lowest similarity that
+    at most a given share of their impostor pairs reaches. A rate for which they have too few pairs
+    has a `Mean` of no values.
 
     Args:
         probes (`np.ndarray`): (N, D) unit norm, anonymized or original.
-        rows (`np.ndarray`): (N,) int, the photo of the gallery from which each probe was made; never compared with it.
+        rows (`np.ndarray`): (N,) int, the photo of the gallery from which each probe was made;
+        never compared with it.
         gallery (`np.ndarray`): (P, D) unit norm, originals.
         subjects (`np.ndarray`): (P,) int.
         rates: false accept rates.

@@ -37,7 +37,9 @@ class RedSquares:
 
 
 class Patterns:
-    """The pattern where the landmarks say; the negative of a pattern is the negative embedding. Counts its calls."""
+    """The pattern where the landmarks say; the negative of a pattern is the negative embedding.
+    Counts its calls.
+    """
 
     independent = True
     centred = False

@@ -47,7 +47,9 @@ def other_photos(faces):
 
 
 def test_the_learned_attack_trains_on_originals_and_searches_other_photos():
-    """Trained on the other photos it would learn nothing here: they are paired with the wrong people."""
+    """Trained on the other photos it would learn nothing here: they are paired with the wrong
+    people.
+    """
     faces = random_faces(400)
     order = np.random.default_rng(5).permutation(400)
     gallery, mates = other_photos(faces)[order], np.argsort(order)

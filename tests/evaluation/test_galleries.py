@@ -44,7 +44,9 @@ def originals(tmp_path):
 
 
 def test_ranks_of_faces_placed_by_hand(models, tmp_path):
-    """Each result lies beside its original, but the other photo of person 1 lies beside the result of person 2."""
+    """Each result lies beside its original, but the other photo of person 1 lies beside the result
+    of person 2.
+    """
     originals = write(tmp_path / "originals", [at_angle(degrees) for degrees in (0, 90, 180)])
     results = write(tmp_path / "results", [at_angle(degrees, 1) for degrees in (10, 100, 190)])
     gallery = write(tmp_path / "gallery", [at_angle(degrees, 2) for degrees in (20, 200, 150)])
@@ -110,7 +112,9 @@ def test_a_gallery_of_the_originals_is_refused(originals, models, tmp_path):
 
 
 def test_results_of_different_photos_are_linked(originals, models, tmp_path):
-    """A pseudonym is linked across photos; fresh faces are not. Baselines are applied to the gallery."""
+    """A pseudonym is linked across photos; fresh faces are not. Baselines are applied to the
+    gallery.
+    """
     gallery = write(tmp_path / "gallery", [other_photo(number) for number in range(PEOPLE)])
     first = write(tmp_path / "first", [person(number + 100) for number in range(PEOPLE)])
     pseudonym = write(tmp_path / "pseudonym", [other_photo(number + 100) for number in range(PEOPLE - 1)])

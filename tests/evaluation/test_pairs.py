@@ -53,7 +53,7 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="not a folder"):
         photos_by_name(tmp_path / "absent")
     write(tmp_path / "a.png"), write(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="same name"):
         photos_by_name(tmp_path)
 
 

@@ -87,5 +87,5 @@ def test_what_lacks_its_model_is_told(tmp_path, monkeypatch):
     assert [measure.name for measure in measures.pairs] == ["SSIM outside the face"]
     assert {"gaze (MobileGaze)", "FID and KID", "LPIPS outside the face"} <= set(not_run)
     assert all(reason.startswith("needs") for reason in not_run.values())
-    with pytest.raises(ValueError, match="name one of pose"):
+    with pytest.raises(ValueError, match="NAME=FILE"):
         read_weights(["nose=FILE"])

@@ -70,7 +70,7 @@ def test_without_weights_a_measure_says_what_it_needs(measure, empty_cache):
     pytest.importorskip("torch_fidelity")
     with pytest.raises(MissingModelError, match="^needs .*pth"):
         measure()
-    with pytest.raises(MissingModelError, match="is no file"):
+    with pytest.raises(MissingModelError, match="is not a file"):
         measure("not/there.pth")
 
 

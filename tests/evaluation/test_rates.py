@@ -1,4 +1,6 @@
-"""Ranks, rates, thresholds: against numbers known by hand, and in memory that does not grow with the square."""
+"""Ranks, rates, thresholds: against numbers known by hand, and in memory that does not grow with
+the square.
+"""
 
 import tracemalloc
 

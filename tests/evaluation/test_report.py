@@ -1,4 +1,6 @@
-"""What is written down: every figure with its interval, nothing biometric, and originals only if asked for."""
+"""What is written down: every figure with its interval, nothing biometric, and originals only if
+asked for.
+"""
 
 import base64
 import csv
