@@ -6,8 +6,10 @@ import pytest
 from nullface_pipeline.evaluation import reversal_attack
 from nullface_pipeline.evaluation.cache import Cache
 from nullface_pipeline.evaluation.cached_models import CachedModels
+from nullface_pipeline.evaluation.html_report import write_html
 from nullface_pipeline.evaluation.pairs import Method
 from nullface_pipeline.evaluation.rates import Rate
+from nullface_pipeline.evaluation.report import figures, summary
 from nullface_pipeline.evaluation.run import evaluate
 
 from .small_world import Patterns, RedSquares, negative, other_photo, person, unmarked, write
@@ -186,6 +188,22 @@ def test_a_pairs_file_gives_both_galleries_and_verification(several, models, tmp
     assert verified.genuine_pairs == 2 * (PEOPLE - 1) + 6
     assert verified.true_accepts[0.01].value == copies.verification["patterns"].true_accepts[0.01].value == 1.0
     assert fresh.verification["patterns"].true_accepts[0.01].value < 0.2
+
+
+def test_verification_is_reported_for_originals_and_methods(several, models, tmp_path):
+    folder, pairs = several
+    evaluation = evaluate(folder, [Method("copies", folder), Method("box")], [Patterns()], models, pairs=pairs)
+    found = {
+        figure.method: (figure.value, figure.count)
+        for figure in figures(evaluation)
+        if (figure.gallery, figure.metric) == ("pairs", "tar_at_far_0.01")
+    }
+    assert found == {"": (1.0, 10), "copies": (1.0, 10), "box": (1.0, 10)}, "the box covers no pattern here"
+    header, rows = summary(evaluation)
+    column = header.index("TAR at FAR 0.01, pairs, patterns")
+    assert [row[column] for row in rows] == ["100.0 ± 0.0"] * 3
+    assert {len(row) for row in rows} == {len(header)}
+    assert "mean of ten folds" in " ".join(write_html(evaluation, tmp_path).read_text().split())
 
 
 def test_gallery_and_pairs_exclude_each_other(several, models):
