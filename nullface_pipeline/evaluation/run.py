@@ -309,37 +309,54 @@ def link(
 ) -> dict[str, dict[str, SearchResult]]:
     """Run the linkage attack: are two results of a person recognized as one person?
 
-    Same photo: the second run. Different photo: results of the gallery's photos; baselines are
-    applied to them.
+    Returns:
+        By gallery and recognizer. Same photo: the second run. Different photo: results of the
+        gallery's photos. A gallery without such results is missing.
     """
-    same, linkage = setup.galleries[SAME_PHOTO], {}
     rows = np.array([result.row for result in results])
-    probed = same.mates(rows) >= 0
+    probed = setup.galleries[SAME_PHOTO].mates(rows) >= 0
     first = {name: raw[probed] for name, (raw, _) in embedded.items()}
-    if method.second_run is not None:
-        title = f"{method.name}, second run"
-        second = find_results(title, method.name, setup.originals, setup.files[method.second_run], setup.models)
-        second = [result for result in second if same.mates(np.array([result.row]))[0] >= 0]
-        second_rows = np.array([result.row for result in second])
-        linkage[SAME_PHOTO] = link_runs(rows[probed], first, second_rows, embed_results(title, second, setup), setup)
-    different = setup.galleries.get(DIFFERENT_PHOTO)
-    if different is None:
-        return linkage
+    second_runs = {
+        SAME_PHOTO: second_run(method, setup),
+        DIFFERENT_PHOTO: gallery_run(method, results, embedded, setup),
+    }
+    return {
+        gallery: link_runs(rows[probed], first, *second, setup)
+        for gallery, second in second_runs.items()
+        if second is not None
+    }
+
+
+def second_run(method: Method, setup: Setup) -> tuple[np.ndarray, Embedded] | None:
+    """Who is shown, (M,) int, and embeddings of a method's second run, if there is one."""
+    if method.second_run is None:
+        return None
+    title = f"{method.name}, second run"
+    results = find_results(title, method.name, setup.originals, setup.files[method.second_run], setup.models)
+    return np.array([result.row for result in results]), embed_results(title, results, setup)
+
+
+def gallery_run(
+    method: Method, results: Sequence[Result], embedded: Embedded, setup: Setup
+) -> tuple[np.ndarray, Embedded] | None:
+    """Who is shown, (M,) int, and embeddings of results of the gallery's photos, if there are any.
+
+    Baselines are applied to the photos. The results of a pairs file's photos include them.
+    """
+    gallery = setup.galleries.get(DIFFERENT_PHOTO)
+    if gallery is None:
+        return None
     if setup.subjects is not None:
-        # The results of the pairs file's photos include those of the gallery's photos.
-        numbers = different.photo_numbers(results)
-        others = {name: (raw[numbers >= 0], redetected[numbers >= 0]) for name, (raw, redetected) in embedded.items()}
-        people = different.people[numbers[numbers >= 0]]
-    elif method.folder is None or method.gallery_run is not None:
-        title = f"{method.name}, gallery"
-        files = None if method.gallery_run is None else setup.files[method.gallery_run]
-        second = find_results(title, method.name, different.photos, files, setup.models)
-        others = embed_results(title, second, setup)
-        people = different.people[[result.row for result in second]]
-    else:
-        return linkage
-    linkage[DIFFERENT_PHOTO] = link_runs(rows[probed], first, people, others, setup)
-    return linkage
+        numbers = gallery.photo_numbers(results)
+        shown = numbers >= 0
+        raw = {name: (gt_aligned[shown], redetected[shown]) for name, (gt_aligned, redetected) in embedded.items()}
+        return gallery.people[numbers[shown]], raw
+    if method.folder is not None and method.gallery_run is None:
+        return None
+    title = f"{method.name}, gallery"
+    files = None if method.gallery_run is None else setup.files[method.gallery_run]
+    others = find_results(title, method.name, gallery.photos, files, setup.models)
+    return gallery.people[[result.row for result in others]], embed_results(title, others, setup)
 
 
 def link_runs(
