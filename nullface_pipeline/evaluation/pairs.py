@@ -12,6 +12,7 @@ from nullface_pipeline.evaluation.baselines import BASELINES, VERSION
 from nullface_pipeline.face_identity import FaceLocation
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder.jobs import is_photo_name
+from nullface_pipeline.photo_records import OptionError
 
 
 # Names listed in an error.
@@ -70,9 +71,9 @@ def read_method(asked: str) -> Method:
     if not given and name in BASELINES:
         return Method(name)
     if not (name and folder):
-        raise ValueError(f"`method` is {asked!r}: give NAME=FOLDER, or one of {', '.join(BASELINES)}.")
+        raise OptionError("method", f"is {asked!r}. Pass NAME=FOLDER or one of {', '.join(BASELINES)}.")
     if not Path(folder).is_dir():
-        raise ValueError(f"`method` is {asked!r}, but {folder} is not a folder.")
+        raise OptionError("method", f"is {asked!r}, but {folder} is not a folder.")
     return Method(name, Path(folder))
 
 
@@ -114,9 +115,9 @@ def match_results(names: Sequence[str], folder: Path, skip_missing: bool = False
             "without suffix."
         )
     if missing and not skip_missing:
-        raise ValueError(
-            f"{folder} has no result for {len(missing)} of {len(names)} originals: {listed(missing)}. Add them, or "
-            "skip them with `skip_missing`."
+        raise OptionError(
+            "skip_missing",
+            f"is off, but {folder} has no result for {len(missing)} of {len(names)} originals: {listed(missing)}.",
         )
     return {name: results[name] for name in names if name in results}
 

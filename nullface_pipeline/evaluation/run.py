@@ -47,6 +47,7 @@ from nullface_pipeline.evaluation.results import (
 )
 from nullface_pipeline.evaluation.reversal_attack import reverse_results
 from nullface_pipeline.evaluation.verification import Verification, read_pairs, verify
+from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
 
@@ -124,7 +125,7 @@ def evaluate(
             originals.
     """
     if gallery is not None and pairs is not None:
-        raise ValueError("`gallery` and `pairs` exclude each other: the pairs file names the other photos.")
+        raise OptionError("gallery", "and `pairs` exclude each other; the pairs file lists the other photos.")
     photos = photos_by_name(originals)
     shown = None if pairs is None else read_pairs(pairs, list(photos))
     if shown is not None:
@@ -175,7 +176,7 @@ def match_files(
                 files[folder] = match_results(names, folder, skip_missing)
         if method.gallery_run is not None:
             if gallery is None:
-                raise ValueError(f"{method.name} has results of the gallery's photos, but there is no `gallery`.")
+                raise OptionError("gallery_run", f"of {method.name} needs `gallery`.")
             in_gallery = [name for name in gallery if name in set(names)]
             files[method.gallery_run] = match_results(in_gallery, method.gallery_run, skip_missing)
     return files

@@ -133,7 +133,7 @@ def test_results_of_different_photos_are_linked(originals, models, tmp_path):
     assert linkage["new"]["different_photo"]["patterns"].ranks.rate().value < 0.3
     assert linkage["box"]["different_photo"]["patterns"].ranks.rate().count == PEOPLE
     assert linkage["x"] == {} and "same_photo" not in linkage["same"]
-    with pytest.raises(ValueError, match="no `gallery`"):
+    with pytest.raises(ValueError, match="needs `gallery`"):
         evaluate(originals, methods[:1], [Patterns()], models, skip_missing=True)
 
 
