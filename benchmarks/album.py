@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.video import STRANGERS
 from nullface_pipeline.albums import find_people
-from nullface_pipeline.evaluation.judges import DlibRecognizer
+from nullface_pipeline.evaluation.recognizers import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.model_sets import load_model_set
 from training.portraits import Portrait, five_points, load_portraits
@@ -115,12 +115,12 @@ def main() -> None:
         # A patch is nobody's face.
         kept = np.array(shows_face)
         # dlib's descriptors of strangers share a large mean, and are alike by 0.8 and more with it.
-        for judge, less_mean in (("dlib", True), ("dlib", False), ("tiny", False)):
-            mean = before[judge].mean(axis=0) * less_mean
-            originals, new = centred(before[judge], mean)[kept], centred(after[judge], mean)[kept]
+        for recognizer, less_mean in (("dlib", True), ("dlib", False), ("tiny", False)):
+            mean = before[recognizer].mean(axis=0) * less_mean
+            originals, new = centred(before[recognizer], mean)[kept], centred(after[recognizer], mean)[kept]
             own = figures(originals, originals, whose[kept])
             found = {**figures(originals, new, whose[kept]), "originals_person": own["person"]}
-            told = {"run": name, "judge": judge, "less_mean": less_mean, "covered": int((~kept).sum())}
+            told = {"run": name, "recognizer": recognizer, "less_mean": less_mean, "covered": int((~kept).sum())}
             print(json.dumps({**told, **found}), flush=True)
         one = {
             kind: taken_for_one(described_by["dlib"][kept], whose[kept])

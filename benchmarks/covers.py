@@ -17,11 +17,10 @@ import cv2
 import numpy as np
 from rich.progress import track
 
-from nullface_pipeline.evaluation.attacks import MATCHING
+from nullface_pipeline.evaluation.attacks import MATCHING_ATTACKS, matching_attacks
 from nullface_pipeline.evaluation.baselines import blur, pixelate
-from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, Recognizer, load_recognizer
-from nullface_pipeline.evaluation.rates import own_ranks
-from nullface_pipeline.evaluation.tables import normalized
+from nullface_pipeline.evaluation.rates import mated_ranks, normalized
+from nullface_pipeline.evaluation.recognizers import InsightFaceRecognizer, OnnxRecognizer, Recognizer, load_recognizer
 from nullface_pipeline.face_covers import Ellipse, cover_faces
 from nullface_pipeline.face_identity import FaceLocation, locate_faces
 from nullface_pipeline.model_sets import load_detector
@@ -89,7 +88,7 @@ def embedded(recognizer: Recognizer, seen: list[Seen]) -> np.ndarray:
 def matched(first: np.ndarray, second: np.ndarray) -> float:
     """Rank 1 in % of each row of the first among those of the second, both centred."""
     probes, gallery = (normalized(each - each.mean(axis=0)) for each in (first, second))
-    return 100.0 * own_ranks(probes, gallery).rate().value
+    return 100.0 * mated_ranks(probes, gallery).rate().value
 
 
 def rates(way: Way, people: list[Seen], others: list[Seen], recognizers: list[Recognizer]) -> list[float]:
@@ -102,7 +101,7 @@ def rates(way: Way, people: list[Seen], others: list[Seen], recognizers: list[Re
         gallery, probes = embedded(recognizer, people), embedded(recognizer, covered)
         middle = gallery.mean(axis=0) if recognizer.centred else 0.0
         probes, gallery = normalized(probes - middle), normalized(gallery - middle)
-        by_attack.append([100.0 * attack(probes, gallery).rate().value for attack in MATCHING.values()])
+        by_attack.append([100.0 * ranks.rate().value for ranks in matching_attacks(probes, gallery).values()])
         alike.append(matched(embedded(recognizer, mine), embedded(recognizer, theirs)))
     by_pixels = matched(np.stack([coarse(*each) for each in mine]), np.stack([coarse(*each) for each in theirs]))
     return [*np.max(by_attack, axis=0), max(alike), by_pixels]
@@ -137,7 +136,7 @@ def main() -> None:
             people.append((photo, mine))
             others.append((other, theirs))
     print(f"{len(people)} people; guessing finds {100 / len(people):.1f} %")
-    print("| cover |", " | ".join([*MATCHING, "covered alike", "by its pixels", "taken for a face"]), "|")
+    print("| cover |", " | ".join([*MATCHING_ATTACKS, "covered alike", "by its pixels", "taken for a face"]), "|")
     for name, way in WAYS.items():
         row = [*rates(way, people, others, recognizers), found_anyway(way, people, analyser)]
         print(f"| {name} |", " | ".join(f"{value:.1f} %" for value in row), "|", flush=True)

@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from nullface_pipeline.evaluation.attacks import MATCHING, linkability
-from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, Recognizer, load_recognizer
-from nullface_pipeline.evaluation.rates import Gallery, Rate
+from nullface_pipeline.evaluation.attacks import MATCHING_ATTACKS, matching_attacks
+from nullface_pipeline.evaluation.rates import Gallery, Rate, mated_ranks
+from nullface_pipeline.evaluation.recognizers import InsightFaceRecognizer, OnnxRecognizer, Recognizer, load_recognizer
 from nullface_pipeline.face_identity import DetectedFace, locate_faces
 from nullface_pipeline.face_masks import face_masks
 from nullface_pipeline.face_target import FaceTarget, make_target
@@ -263,12 +263,12 @@ class Results:
         """Rank 1 of each attack by each recognizer, over all seeds."""
         rates: dict[str, dict[str, Rate]] = {}
         for index, name in enumerate(self.names):
-            for attack, match in MATCHING.items():
-                found = [
-                    match(self.probes(rows, index), self.galleries[index].embeddings, np.array(list(rows)))
-                    for rows in self.ways[way].values()
-                ]
-                hits = np.concatenate([ranks.found_within(1) for ranks in found])
+            of_seeds = [
+                matching_attacks(self.probes(rows, index), self.galleries[index].embeddings, np.array(list(rows)))
+                for rows in self.ways[way].values()
+            ]
+            for attack in MATCHING_ATTACKS:
+                hits = np.concatenate([ranks[attack].found_within(1) for ranks in of_seeds])
                 rates.setdefault(name, {})[attack] = Rate(float(hits.sum()), len(hits))
         return rates
 
@@ -281,7 +281,7 @@ class Results:
         rates = {}
         for index, name in enumerate(self.names):
             first, second = (self.probes({n: rows[n] for n in both}, index) for rows in seeds[:2])
-            hits = linkability(first, second).found_within(1)
+            hits = mated_ranks(first, second).found_within(1)
             rates[name] = Rate(float(hits.sum()), len(hits))
         return rates
 

@@ -21,7 +21,7 @@ import torch
 from scipy.interpolate import RBFInterpolator
 
 from nullface_pipeline.evaluation.attributes import find_68, shape_predictor
-from nullface_pipeline.evaluation.judges import DlibRecognizer
+from nullface_pipeline.evaluation.recognizers import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_options import PhotoOptions

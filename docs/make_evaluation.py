@@ -1,9 +1,10 @@
-"""Make the tables, plots and faces of the page "Evaluation" from the reports of `nullface evaluate`.
+"""Make the tables, plots and faces of `evaluation-results.md` from reports of `nullface evaluate`.
 
     python -m docs.make_evaluation REPORTS
 
-`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, made as the page says, and the
-pictures that they judge: the folders `originals` and, of tables 1 to 3, `pictures`. Tables are printed in Markdown, to be put into the page.
+`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, and
+the folders `originals` and `pictures` (tables 1 to 3). Tables are printed in Markdown, for the
+page.
 """
 
 import argparse
@@ -18,13 +19,13 @@ import PIL.Image
 
 
 FOLDER = Path(__file__).parent / "evaluation"
-JUDGES = ("dlib", "MobileFace", "VGGFace2")
+RECOGNIZERS = ("dlib", "MobileFace", "VGGFace2")
 # With digits after the point.
 MEASURES = {
-    "head pose (Hopenet type)": 1,
-    "landmarks (dlib)": 1,
-    "expression (dlib landmarks)": 1,
-    "SSIM outside the face": 3,
+    "head_pose_hopenet_type": 1,
+    "landmarks_dlib": 1,
+    "expression_dlib_landmarks": 1,
+    "ssim_outside_the_face": 3,
 }
 FIGURES = {
     "figure 3: skip": {f"skip {v:g}": v for v in (0.0, 0.3, 0.5, 0.7, 0.9)},
@@ -45,23 +46,22 @@ class Report:
     def __init__(self, folder: Path) -> None:
         record = json.loads((folder / "results.json").read_text())
         self.methods = list(dict.fromkeys(figure["method"] for figure in record["figures"]))
-        self.figures: dict[tuple[str, str, str], dict[str, Any]] = {
-            (figure["method"], figure["name"], figure["recognizer"]): figure
+        self.figures: dict[tuple[str, str, str, str], dict[str, Any]] = {
+            (figure["method"], figure["attack"], figure["metric"], figure["recognizer"]): figure
             for figure in record["figures"]
-            if figure["denominator"] in ("forced", "")
+            if figure["denominator"] in ("gt_aligned", "") and figure["gallery"] in ("same_photo", "")
         }
 
-    def rate(self, method: str, name: str, recognizer: str) -> dict[str, float]:
+    def rate(self, method: str, attack: str, recognizer: str, metric: str = "rank_1") -> dict[str, float]:
         """In %, with `low` and `high`."""
-        figure = self.figures[method, name, recognizer]
+        figure = self.figures[method, attack, metric, recognizer]
         return {key: 100.0 * figure[key] for key in ("value", "low", "high")}
 
     def worst(self, method: str) -> tuple[str, str, dict[str, float]]:
         """Attack, recognizer and rate."""
-        name, recognizer = next(
-            (name, by) for at, name, by in self.figures if at == method and name.startswith("worst attack")
-        )
-        return name.rpartition(": ")[2], recognizer, self.rate(method, name, recognizer)
+        metric = "worst_attack_rank_1"
+        attack, recognizer = next((by, who) for at, by, what, who in self.figures if (at, what) == (method, metric))
+        return attack, recognizer, self.rate(method, attack, recognizer, metric)
 
 
 def in_words(rate: dict[str, float]) -> str:
@@ -70,15 +70,24 @@ def in_words(rate: dict[str, float]) -> str:
 
 def table(report: Report) -> str:
     """Markdown rows of all methods of a report."""
-    header = ["", *JUDGES, "inverted, dlib", "worst attack", "pose", "landmarks", "expression", "SSIM outside"]
+    header = [
+        "",
+        *RECOGNIZERS,
+        "least similar, dlib",
+        "worst attack",
+        "pose",
+        "landmarks",
+        "expression",
+        "SSIM outside",
+    ]
     lines = [header, ["---"] * len(header)]
     for method in report.methods:
         attack, recognizer, worst = report.worst(method)
-        cells = [in_words(report.rate(method, "rank 1", judge)) for judge in JUDGES]
-        cells.append(in_words(report.rate(method, "inverted attack: rank 1", "dlib")))
+        cells = [in_words(report.rate(method, "most_similar", recognizer)) for recognizer in RECOGNIZERS]
+        cells.append(in_words(report.rate(method, "least_similar", "dlib")))
         cells.append(f"{worst['value']:.1f} {attack}, {recognizer}")
         for name, digits in MEASURES.items():
-            figure = report.figures.get((method, name, ""))
+            figure = report.figures.get((method, "", name, ""))
             cells.append("" if figure is None else f"{figure['value']:.{digits}f}")
         lines.append([method, *cells])
     return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
@@ -87,13 +96,13 @@ def table(report: Report) -> str:
 def draw_regions(report: Report, path: Path) -> None:
     """Rank 1 for seven sets of kept regions."""
     figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    width = 0.8 / len(JUDGES)
-    for place, judge in enumerate(JUDGES):
-        rates = [report.rate(method, "rank 1", judge) for method in report.methods]
+    width = 0.8 / len(RECOGNIZERS)
+    for place, recognizer in enumerate(RECOGNIZERS):
+        rates = [report.rate(method, "most_similar", recognizer) for method in report.methods]
         values = np.array([rate["value"] for rate in rates])
         spread = [values - [rate["low"] for rate in rates], [rate["high"] for rate in rates] - values]
-        at = np.arange(len(rates)) + (place - (len(JUDGES) - 1) / 2) * width
-        axis.bar(at, values, width, yerr=spread, capsize=2, label=judge, error_kw={"linewidth": 0.8})
+        at = np.arange(len(rates)) + (place - (len(RECOGNIZERS) - 1) / 2) * width
+        axis.bar(at, values, width, yerr=spread, capsize=2, label=recognizer, error_kw={"linewidth": 0.8})
     axis.set_xticks(range(len(report.methods)), [name.removesuffix(" kept") for name in report.methods], fontsize=9)
     axis.set(ylabel="found at rank 1, %", ylim=(0, None))
     axis.legend()
@@ -107,12 +116,12 @@ def draw_figures(report: Report, path: Path) -> None:
     for column, (title, points) in zip(axes.T, FIGURES.items()):
         for prefix in ("",) if "mask" not in title else ("eyes kept, ", "mouth kept, "):
             methods = [SAME.get(prefix + name, prefix + name) for name in points]
-            for judge in JUDGES if not prefix else ("dlib",):
-                rates = [report.rate(method, "rank 1", judge)["value"] for method in methods]
-                column[0].plot(list(points.values()), rates, marker="o", label=prefix + judge)
+            for recognizer in RECOGNIZERS if not prefix else ("dlib",):
+                rates = [report.rate(method, "most_similar", recognizer)["value"] for method in methods]
+                column[0].plot(list(points.values()), rates, marker="o", label=prefix + recognizer)
             worst = [report.worst(method)[2]["value"] for method in methods]
             column[0].plot(list(points.values()), worst, ":", color="0.4", label=f"{prefix}worst attack")
-            kept = [report.figures[method, "landmarks (dlib)", ""]["value"] for method in methods]
+            kept = [report.figures[method, "", "landmarks_dlib", ""]["value"] for method in methods]
             column[1].plot(list(points.values()), kept, marker="o", label=prefix or None)
         column[0].set(title=title, ylim=(-2, None))
         column[1].set(ylim=(0, None))

@@ -26,7 +26,7 @@ import torch
 from rich.progress import track
 
 from nullface_pipeline.evaluation.baselines import pixelate
-from nullface_pipeline.evaluation.judges import InsightFaceRecognizer, OnnxRecognizer, holds
+from nullface_pipeline.evaluation.recognizers import InsightFaceRecognizer, OnnxRecognizer, holds
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import DetectedFace, FaceLocation, embed_face, locate_faces
 from nullface_pipeline.face_masks import MASK_MARGIN, mask_picture

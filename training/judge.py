@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from nullface_pipeline.evaluation.attacks import inverted, naive
-from nullface_pipeline.evaluation.judges import DlibRecognizer, Recognizer
-from nullface_pipeline.evaluation.rates import Gallery, own_similarities
+from nullface_pipeline.evaluation.rates import Gallery, genuine_scores, mated_ranks
+from nullface_pipeline.evaluation.recognizers import DlibRecognizer, Recognizer
 from training.portraits import Portrait
 
 
@@ -32,10 +31,10 @@ class Judge:
             self.gallery.embeddings,
             np.array([self.rows[portrait.id] for portrait in portraits]),
         )
-        ranks = naive(*matched)
+        ranks = mated_ranks(*matched)
         return {
             "rank1": 100.0 * float(ranks.found_within(1).mean()),
-            "inverted_rank1": 100.0 * float(inverted(*matched).found_within(1).mean()),
+            "inverted_rank1": 100.0 * float(mated_ranks(*matched, np.negative).found_within(1).mean()),
             "median_rank": float(np.median(ranks.middle)),
-            "similarity": float(own_similarities(*matched).mean()),
+            "similarity": float(genuine_scores(*matched).mean()),
         }

@@ -1,9 +1,9 @@
-"""`nullface evaluate`: how safe folders of anonymized photos are, and what they keep."""
+"""`nullface evaluate`: re-identification and utility of folders of anonymized photos."""
 
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,10 @@ from nullface_pipeline.cli.options import FLAG, number, path
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.evaluation.judges import Recognizer
     from nullface_pipeline.evaluation.pairs import Method
+    from nullface_pipeline.evaluation.recognizers import Recognizer
     from nullface_pipeline.evaluation.results import Evaluation
+    from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
 PAPER = "The paper's tables and figures"
 
@@ -34,112 +35,128 @@ def evaluate(
     originals: Annotated[
         Path | None,
         typer.Option(
-            parser=path, metavar="PATH", help="Folder of the originals: one person a photo, each person once."
+            parser=path, metavar="PATH", help="Folder of the originals: one photo a person, see also --pairs."
         ),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER", help="Results, matched by name; or one of blur, pixelate, box. Several times."
-        ),
+        typer.Option(metavar="NAME=FOLDER", help="Results, matched by name; or blur, pixelate, box. Repeatable."),
     ] = None,
-    again: Annotated[
+    second_run: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER",
-            help="A method's second results, with another seed: can the two be linked?",
-        ),
+        typer.Option(metavar="NAME=FOLDER", help="Second results with another seed, for the linkage attack."),
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="PATH", help="Other photos of the same people, matched by name."),
+    ] = None,
+    gallery_run: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="Results of the gallery's photos, for the linkage attack."),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="FILE", help="CSV file of several photos a person: subject, file."),
     ] = None,
     recognizer: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="dlib, tiny, buffalo_l, or NAME=FILE.onnx and with commas bgr, centred, steered. Several times; dlib "
-            "and tiny by default.",
+            help="dlib, tiny, buffalo_l or NAME=FILE.onnx[,bgr][,centred][,steered]. Default: dlib, tiny.",
         ),
     ] = None,
     detector: Annotated[
-        DetectorName, typer.Option(metavar="NAME", help="Finds the faces: tiny or buffalo_l.")
+        DetectorName, typer.Option(metavar="NAME", help="Face detector: tiny or buffalo_l.")
     ] = DetectorName.tiny,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", parser=path, metavar="PATH", help="Folder for the report.")
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE", help="Of a measure: pose, gaze, 3dmm, lpips, inception, musiq. Several times."
-        ),
+        typer.Option(metavar="NAME=FILE", help="Weights of pose, gaze, 3dmm, lpips, inception or musiq. Repeatable."),
     ] = None,
     paper: Annotated[
         PaperSet | None,
         typer.Option(
             metavar="SET",
-            help="Make and measure the paper's pictures, with --images, of celeba-hq or ffhq.",
+            help="Evaluate the paper's settings on celeba-hq or ffhq, with --images.",
             rich_help_panel=PAPER,
         ),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Folder of the set's aligned photos.", rich_help_panel=PAPER),
+        typer.Option(parser=path, metavar="PATH", help="Folder of aligned photos.", rich_help_panel=PAPER),
     ] = None,
     table: Annotated[
         int | None,
-        typer.Option(parser=number(1, 3, whole=True), metavar="N", help="1, 2 or 3.", rich_help_panel=PAPER),
+        typer.Option(parser=number(1, 3, whole=True), metavar="N", help="Table 1, 2 or 3.", rich_help_panel=PAPER),
     ] = None,
     figure: Annotated[
         int | None,
-        typer.Option(parser=number(3, 12, whole=True), metavar="N", help="3, 4, 5, 11 or 12.", rich_help_panel=PAPER),
+        typer.Option(
+            parser=number(3, 12, whole=True), metavar="N", help="Figure 3, 4, 5, 11 or 12.", rich_help_panel=PAPER
+        ),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="What makes the pictures: tiny or sd15.", rich_help_panel=PAPER)
+        str, typer.Option(metavar="NAME", help="Model set: tiny or sd15.", rich_help_panel=PAPER)
     ] = "sd15",
-    people: Annotated[
+    num_subjects: Annotated[
         int | None,
         typer.Option(
             parser=number(2, 1_000_000, whole=True),
             metavar="N",
-            help="Draw so many of the photos, of any set, instead of the paper's number.",
+            help="Number of photos to use, of any set.",
             rich_help_panel=PAPER,
         ),
     ] = None,
-    recover: Annotated[
+    reversal_attack: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Try to undo results with tiny, sd15 or sdxl. Takes minutes a method."),
+        typer.Option(metavar="NAME", help="Model set of the reversal attack: tiny, sd15 or sdxl. Takes minutes."),
     ] = None,
     skip_missing: Annotated[
         bool,
         typer.Option(
-            "--skip-missing", metavar=FLAG, help="Leave originals without a result out of a method's figures."
+            "--skip-missing", metavar=FLAG, help="Exclude originals without a result from a method's figures."
         ),
     ] = False,
     show_originals: Annotated[
-        bool, typer.Option("--show-originals", metavar=FLAG, help="Show originals beside their results in the report.")
+        bool, typer.Option("--show-originals", metavar=FLAG, help="Show originals in the report.")
     ] = False,
-    forget: Annotated[
+    clear_cache: Annotated[
         bool,
         typer.Option(
-            "--forget", metavar=FLAG, help="Delete the embeddings that earlier runs remember, and do nothing else."
+            "--clear-cache",
+            metavar=FLAG,
+            help="Delete the cached embeddings and exit.",
         ),
     ] = False,
 ) -> None:
-    """Measure how often people are found again, and what is kept of faces.
+    """Measure re-identification and utility of anonymized photos.
 
     Exit code: 0, 5 if a result is its own original, 2 for wrong usage, 1 for
-    other errors. A stopped run goes on where it was.
+    other errors. A stopped run continues.
     """
-    if forget:
-        return _forget()
+    if clear_cache:
+        return _clear_cache()
     try:
         if paper is not None:
-            originals, method = _paper(paper, images, table, figure, model, people, output)
+            originals, method = _paper(paper, images, table, figure, model, num_subjects, output)
             skip_missing = True  # those in which no face is found, which were named
         if originals is None or not method or output is None:
-            raise ValueError("Name the photos with --originals, at least one --method, and the report with --output.")
+            raise ValueError("Pass --originals, --output and at least one --method.")
         if not originals.is_dir():
-            raise ValueError(f"{originals} is no folder.")
-        methods = _methods(method, again or [])
+            raise ValueError(f"{originals} is not a folder.")
+        methods = _methods(method, second_run or [], gallery_run or [])
         result = _evaluate(
-            originals, methods, recognizer or ["dlib", "tiny"], detector, recover, skip_missing, weights or []
+            originals,
+            methods,
+            recognizer or ["dlib", "tiny"],
+            detector,
+            reversal_attack,
+            skip_missing,
+            weights or [],
+            gallery,
+            pairs,
         )
         _report(result, output, show_originals)
     except (OSError, ValueError) as error:
@@ -154,18 +171,20 @@ def _paper(
     table: int | None,
     figure: int | None,
     model: str,
-    people: int | None,
+    num_subjects: int | None,
     output: Path | None,
 ) -> tuple[Path, list[str]]:
-    """Make the pictures of a table or figure; the originals, and the methods as for `--method`."""
+    """Compute the results of a table or figure; returns the originals and the methods as for
+    `--method`.
+    """
     from rich.progress import track
 
     from nullface_pipeline.evaluation.paper import asked_settings, draw_photos, reported
 
     if images is None or output is None:
-        raise ValueError("--paper needs the photos with --images and a folder with --output.")
+        raise ValueError("--paper needs --images and --output.")
     settings = asked_settings(table, figure)
-    photos = draw_photos(images, paper, table, people)
+    photos = draw_photos(images, paper, table, num_subjects)
     if table == 1:
         for line in reported(paper):
             console.print(line)
@@ -185,25 +204,30 @@ def _paper(
     return images, [*(f"{name}={output / 'pictures' / name}" for name in names), *baselines]
 
 
-def _forget() -> None:
-    from nullface_pipeline.evaluation.cache import forget
+def _clear_cache() -> None:
+    from nullface_pipeline.evaluation.cache import clear_cache
 
-    console.print("Forgotten." if forget() else "Nothing was remembered.")
+    console.print("Cache deleted." if clear_cache() else "The cache is empty.")
 
 
-def _methods(asked: list[str], again: list[str]) -> "list[Method]":
-    """The methods by name, with their second results."""
+def _methods(asked: list[str], second_run: list[str], gallery_run: list[str]) -> "list[Method]":
+    """The methods, with the folders of their further results."""
     from nullface_pipeline.evaluation.pairs import read_method
 
     methods = {}
     for method in map(read_method, asked):
         if method.name in methods:
-            raise ValueError(f"Two methods are called {method.name}: give each a name of its own.")
+            raise ValueError(f"Two methods are called {method.name}; give each its own name.")
         methods[method.name] = method
-    for second in map(read_method, again):
-        if second.folder is None or methods.get(second.name, second).folder is None or second.name not in methods:
-            raise ValueError(f"--again {second.name} needs a folder, and a --method {second.name}=FOLDER beside it.")
-        methods[second.name] = replace(methods[second.name], again=second.folder)
+    further = [("--second-run", run) for run in second_run] + [("--gallery-run", run) for run in gallery_run]
+    for option, given in further:
+        run = read_method(given)
+        if run.folder is None or run.name not in methods or methods[run.name].folder is None:
+            raise ValueError(f"{option} {run.name} needs a folder, and a --method {run.name}=FOLDER.")
+        if option == "--second-run":
+            methods[run.name] = replace(methods[run.name], second_run=run.folder)
+        else:
+            methods[run.name] = replace(methods[run.name], gallery_run=run.folder)
     return list(methods.values())
 
 
@@ -212,15 +236,17 @@ def _evaluate(
     methods: "list[Method]",
     asked: list[str],
     detector: DetectorName,
-    recover: str | None,
+    reversal_attack: str | None,
     skip_missing: bool,
     weights: list[str],
+    gallery: Path | None,
+    pairs: Path | None,
 ) -> "Evaluation":
     from nullface_pipeline.evaluation.cache import Cache
-    from nullface_pipeline.evaluation.judges import Detector, MissingModelError
-    from nullface_pipeline.evaluation.look import Look
+    from nullface_pipeline.evaluation.cached_models import CachedModels
+    from nullface_pipeline.evaluation.recognizers import Detector, MissingModelError
     from nullface_pipeline.evaluation.run import evaluate
-    from nullface_pipeline.evaluation.what_is_kept import load_measures, read_weights
+    from nullface_pipeline.evaluation.utility_metrics import load_measures, read_weights
 
     quiet_libraries()
     recognizers, not_run = _recognizers(asked)
@@ -229,50 +255,52 @@ def _evaluate(
         found_by = Detector(detector)
     except MissingModelError as error:
         raise ValueError(f"--detector {detector} {error}.") from error
-    pipe = None if recover is None else _load(recover)
+    pipe = None if reversal_attack is None else _load(reversal_attack)
     return evaluate(
         originals,
         methods,
         recognizers,
-        Look(found_by, Cache()),
+        CachedModels(found_by, Cache()),
         measures,
         skip_missing=skip_missing,
-        recover_with=pipe,
+        reversal_pipe=pipe,
         not_run=not_run | without,
+        gallery=gallery,
+        pairs=pairs,
     )
 
 
 def _recognizers(asked: list[str]) -> "tuple[list[Recognizer], dict[str, str]]":
-    """Those that are there, and what the others need."""
+    """The available recognizers, and what the others need."""
     from functools import partial
 
-    from nullface_pipeline.evaluation.judges import load_recognizer, those_there
+    from nullface_pipeline.evaluation.recognizers import load_available, load_recognizer
 
-    recognizers, not_run = those_there({name: partial(load_recognizer, name) for name in asked})
+    recognizers, not_run = load_available({name: partial(load_recognizer, name) for name in asked})
     for name, needs in not_run.items():
         notice(f"{name}: not run: {needs}.")
     if not recognizers:
-        raise ValueError("No recognizer is there, so nobody can be asked: see the notices.")
+        raise ValueError("No recognizer could be loaded.")
     if len({each.name for each in recognizers}) < len(recognizers):
-        raise ValueError("Two recognizers have one name: give each --recognizer a name of its own.")
+        raise ValueError("Two recognizers have the same name; give each its own name.")
     return recognizers, not_run
 
 
-def _load(model: str) -> Any:
+def _load(model: str) -> "StableDiffusionNullFacePipeline":
     from nullface_pipeline.model_sets import load_model_set
 
     try:
         return load_model_set(model)
-    # Libraries raise what they like for a model that is not there.
+    # Libraries raise errors of any type for a missing model.
     except Exception as error:
-        raise ValueError(f"{model}: it could not be loaded: {words(error).splitlines()[0]}") from error
+        raise ValueError(f"{model} could not be loaded: {words(error).splitlines()[0]}") from error
 
 
 def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
-    """Write everything, and print the one table."""
+    """Write the report and print the main table."""
     from nullface_pipeline.evaluation.html_report import write_html
-    from nullface_pipeline.evaluation.judges import MissingModelError
-    from nullface_pipeline.evaluation.report import summary_table, write_figures
+    from nullface_pipeline.evaluation.recognizers import MissingModelError
+    from nullface_pipeline.evaluation.report import TITLES, summary_table, write_figures
 
     written = write_figures(result, output)
     try:
@@ -280,13 +308,20 @@ def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
     except MissingModelError as error:
         notice(f"index.html: not made: {error}.")
     console.print(summary_table(result))
-    people = len(result.originals)
-    console.print(f"{people} people; guessing finds {100 * result.chance:.2g} %.")
+    for name, gallery in result.galleries.items():
+        chance = f"{100 * gallery.chance:.2g} %"
+        console.print(f"{TITLES[name].capitalize()} gallery: {gallery.size} people, chance level {chance} at rank 1.")
+        if gallery.excluded:
+            notice(
+                f"{len(gallery.excluded)} people have no photo in the {TITLES[name]} gallery and are excluded from it."
+            )
+        if gallery.ignored:
+            notice(f"{gallery.ignored} photos of the {TITLES[name]} gallery have no original and are ignored.")
     for method in result.methods:
         if method.leaks:
-            notice(f"LEAK: {method.leaks} results of {method.name} are their originals, pixel for pixel.")
+            notice(f"LEAK: {method.leaks} results of {method.name} are identical to their originals.")
     if result.faceless:
-        notice(f"No face was found in {len(result.faceless)} originals; nothing is said of them.")
+        notice(f"No face was found in {len(result.faceless)} originals; they are excluded.")
     if show_originals:
         notice("The report shows originals: do not publish it.")
     console.print(f"Wrote {', '.join(show(path) for path in written)}.", soft_wrap=True)

@@ -1,99 +1,106 @@
-"""What somebody can do to find out who was in an anonymized picture.
+"""Matching attacks: a gallery of photos is ranked for each anonymized face.
 
-Matching attacks rank a gallery of originals for each anonymized probe. They take (N, D) probes and a (G, D) gallery of
-unit-norm rows, and optionally each probe's own row of the gallery; one photo a person.
+The attacks take (N, D) probes and a (G, D) gallery of unit-norm rows, one photo a person. The
+gallery may hold the originals themselves (same-photo gallery) or other photos of the same people
+(different-photo gallery).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import PIL.Image
-import torch
 
-from nullface_pipeline.evaluation.rates import Ranks, Rate, own_ranks
-from nullface_pipeline.evaluation.tables import BLOCK, normalized_table, scratch_table
-from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.evaluation.rates import Ranks, Rate, Score, mated_ranks, normalized
 
+
+# Attacks that rank the gallery by a score of the cosine.
+SCORES: dict[str, Score] = {
+    # The paper's re-identification; needs no knowledge of the method.
+    "most_similar": np.positive,
+    # For methods that move away from the person: the paper's c_id = -lambda_id * e (section 3.3).
+    "least_similar": np.negative,
+    "most_or_least_similar": np.abs,
+}
+MATCHING_ATTACKS = (*SCORES, "learned_linear")
 
 FOLDS = 5
-# Strengths of the ridge, as shares of the largest singular value squared.
+# Ridge strengths, relative to the largest squared singular value.
 STRENGTHS = tuple(10.0**power for power in range(-6, 2))
 
 
-def naive(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
-    """Nothing is known of the method: the most similar original first. The paper's re-identification."""
-    return own_ranks(probes, gallery, own)
-
-
-def inverted(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
-    """The method is known to move away from the person: the *least* similar original first. Follows from the paper's
-    c_id = -lambda_id * e (section 3.3); no source measures it.
-    """
-    return own_ranks(probes, gallery, own, np.negative)
-
-
-def absolute(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
-    """Too alike or too unlike: the highest |cosine| first."""
-    return own_ranks(probes, gallery, own, np.abs)
-
-
-def parrot(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> Ranks:
-    """A map from anonymized to original embeddings is learnt on other people, whom the attacker anonymized himself.
-
-    The light form of the parrot attack (Newton et al. 2005; Hanisch et al., arXiv 2304.01635): a ridge regression, and
-    everybody is judged by a map learnt on the other folds' people. Both sides are centred.
-    """
-    gallery = normalized_table(gallery, gallery.mean(axis=0))
-    own = np.arange(len(probes)) if own is None else own
-    fold = np.arange(len(probes)) % FOLDS
-    guesses = scratch_table(len(probes), gallery.shape[1])
-    # One probe alone leaves nobody to learn from.
-    for held_out in range(min(FOLDS, len(probes)) if len(probes) > 1 else 0):
-        mean, weights = ridge(probes, gallery, np.flatnonzero(fold != held_out), own)
-        judged = np.flatnonzero(fold == held_out)
-        for rows in np.split(judged, range(BLOCK, len(judged), BLOCK)):
-            guesses[rows] = (probes[rows] - mean) @ weights
-    return own_ranks(normalized_table(guesses), gallery, own)
-
-
-def ridge(
-    probes: np.ndarray, gallery: np.ndarray, learnt: np.ndarray, own: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The ridge regression from probes to their originals; its strength is chosen by generalized cross-validation (Golub,
-    Heath and Wahba 1979). Goes by blocks, so that it needs no more memory for more people.
+def matching_attacks(
+    probes: np.ndarray, gallery: np.ndarray, mates: np.ndarray | None = None, originals: np.ndarray | None = None
+) -> dict[str, Ranks]:
+    """Run every attack of `MATCHING_ATTACKS`.
 
     Args:
-        probes, gallery (`np.ndarray`): (N, D) and (G, E).
-        learnt (`np.ndarray`): (L,) int, the rows of probes to learn from.
-        own (`np.ndarray`): (N,) int, each probe's row of the gallery.
+        probes (`np.ndarray`): (N, D) unit norm.
+        gallery (`np.ndarray`): (G, D) unit norm.
+        mates (`np.ndarray`, *optional*): (N,) int, the gallery row of each probe's person; row by
+            row by default. -1 if the person is not in the gallery: the learned attack trains on
+            such a probe, and no attack ranks it.
+        originals (`np.ndarray`, *optional*): (N, D) unit norm, the photos from which the probes
+            were made; by default the gallery holds them. The learned attack trains on them.
 
     Returns:
-        The (D,) mean of the probes, to be taken off, and (D, E) float32 weights.
+        Ranks of the M probes with a mate, by attack.
     """
-    count = len(learnt)
-    blocks = [learnt[start : start + BLOCK] for start in range(0, count, BLOCK)]
-    mean = np.sum([probes[rows].sum(axis=0, dtype=np.float64) for rows in blocks], axis=0) / count
-    within = np.zeros(2 * (probes.shape[1],))
-    across = np.zeros((probes.shape[1], gallery.shape[1]))
-    unexplained = 0.0
-    for rows in blocks:
-        x, y = probes[rows] - mean, gallery[own[rows]].astype(np.float64)
-        within += x.T @ x
-        across += x.T @ y
-        unexplained += float((y**2).sum())
+    mates = np.arange(len(probes)) if mates is None else mates
+    originals = gallery[mates] if originals is None else originals
+    mated = mates >= 0
+    ranks = {name: mated_ranks(probes[mated], gallery, mates[mated], score) for name, score in SCORES.items()}
+    predicted = predict_originals(probes, originals - gallery.mean(axis=0))[mated]
+    return ranks | {"learned_linear": mated_ranks(predicted, normalized(gallery - gallery.mean(axis=0)), mates[mated])}
+
+
+def predict_originals(probes: np.ndarray, originals: np.ndarray) -> np.ndarray:
+    """Predict original from anonymized embeddings, by ridge regression on the other folds' people.
+
+    The attacker has anonymized other people and learns what the method does: a linear form of the
+    parrot attack (Newton et al. 2005; Hanisch et al., arXiv 2304.01635).
+
+    Args:
+        probes, originals (`np.ndarray`): (N, D) and (N, E), one pair a person.
+
+    Returns:
+        (N, E) unit norm; zeros for a single person, who leaves nobody to train on.
+    """
+    originals = normalized(originals)
+    predicted = np.zeros_like(originals)
+    if len(probes) < 2:
+        return predicted
+    fold = np.arange(len(probes)) % FOLDS
+    for number in range(min(FOLDS, len(probes))):
+        test = fold == number
+        mean, weights = ridge(probes[~test], originals[~test])
+        predicted[test] = (probes[test] - mean) @ weights
+    return normalized(predicted)
+
+
+def ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a ridge regression with the strength of generalized cross-validation.
+
+    Golub, Heath and Wahba (1979).
+
+    Args:
+        inputs, targets (`np.ndarray`): (N, D) and (N, E).
+
+    Returns:
+        The (D,) mean to subtract from inputs, and (D, E) float32 weights.
+    """
+    count, mean = len(inputs), inputs.mean(axis=0, dtype=np.float64)
+    x, y = inputs - mean, targets.astype(np.float64)
     # X = U S Vt: the squares of S and V from X^T X, and U^T Y = S^-1 V^T X^T Y.
-    squares, v = np.linalg.eigh(within)
-    there = squares > max(squares[-1], 1e-18) * 1e-12
-    squares, v = squares[there], v[:, there]
-    projected = v.T @ across / np.sqrt(squares)[:, None]
-    unexplained -= float((projected**2).sum())
+    squares, v = np.linalg.eigh(x.T @ x)
+    kept = squares > max(squares[-1], 1e-18) * 1e-12
+    squares, v = squares[kept], v[:, kept]
+    projected = v.T @ (x.T @ y) / np.sqrt(squares)[:, None]
+    unexplained = float((y**2).sum() - (projected**2).sum())
 
     def error(strength: float) -> float:
         shrink = squares / (squares + strength)
         residual = unexplained + float((((1 - shrink)[:, None] * projected) ** 2).sum())
-        # One degree of freedom went into the mean.
+        # The mean takes one degree of freedom.
         return residual / max(1 - (shrink.sum() + 1) / count, 1e-9) ** 2
 
     largest = float(squares.max(initial=1e-18))
@@ -102,73 +109,28 @@ def ridge(
     return mean.astype(np.float32), weights.astype(np.float32)
 
 
-MATCHING: dict[str, Callable[..., Ranks]] = {
-    "naive": naive,
-    "inverted": inverted,
-    "absolute": absolute,
-    "parrot": parrot,
-}
-
-
-def linkability(first: np.ndarray, second: np.ndarray) -> Ranks:
-    """Whether two anonymizations of one person are known for the same: (N, D) results of one run are looked for among
-    those of another (Article 29 Working Party, Opinion 05/2014: singling out, linkability, inference).
-    """
-    return own_ranks(first, second)
-
-
-def recovery(
-    pipe: StableDiffusionNullFacePipeline, faces: list[PIL.Image.Image], embeds: np.ndarray, **settings: Any
-) -> list[PIL.Image.Image]:
-    """The method once more on its own results, towards an identity instead of away from it (paper, section 6).
-
-    Args:
-        faces (`list[PIL.Image.Image]`): B aligned anonymized faces of the model's size.
-        embeds (`np.ndarray`): (B, 512), the identity moved towards. An attacker has only what the result shows: the
-            result's own embedding negated, since the result stands opposite to the person. The paper's "positive
-            embedding" is the person's own, which only somebody has who knows the answer; it is the upper bound.
-        settings: of the pipeline: `guidance_scale`, `skip` or `inversion`, and so on.
-
-    Returns:
-        B aligned faces.
-    """
-    return pipe(faces, identity_embeds=torch.from_numpy(embeds), identity_scale=-1.0, **settings).images
-
-
 @dataclass(frozen=True)
 class WorstAttack:
-    """The best that an attacker gets at rank 1.
+    """The attack and recognizer with the highest rank-1 rate.
+
+    A maximum over many rates is biased upwards.
 
     Attributes:
-        recognizer, attack (`str`): with which it was reached.
-        rate (`Rate`): its rank 1. The highest of many is itself a little above what it would be elsewhere.
-        chance (`float`): what guessing gets.
+        recognizer, attack (`str`): their names.
+        rate (`Rate`): at rank 1.
     """
 
     recognizer: str
     attack: str
     rate: Rate
-    chance: float
 
 
-def worst_attack(embedded: Mapping[str, tuple[np.ndarray, np.ndarray]], own: np.ndarray | None = None) -> WorstAttack:
-    """The highest rank 1 of every matching attack by every recognizer, independent or not.
-
-    Args:
-        embedded: (N, D) probes and (G, D) gallery by the recognizer's name.
-        own (`np.ndarray`, *optional*): (N,) int, each probe's own row of the gallery; by default row by row.
-    """
-    ranks = {
-        name: {attack: match(probes, gallery, own) for attack, match in MATCHING.items()}
-        for name, (probes, gallery) in embedded.items()
-    }
-    return worst_of(ranks, chance=1.0 / len(next(iter(embedded.values()))[1]))
-
-
-def worst_of(ranks: Mapping[str, Mapping[str, Ranks]], chance: float) -> WorstAttack:
-    """As `worst_attack`, of ranks that are known: by recognizer and attack."""
+def worst_attack(ranks: Mapping[str, Mapping[str, Ranks]]) -> WorstAttack:
+    """Find the highest rank-1 rate in ranks by recognizer and attack."""
     rates = {
-        (name, attack): ranks_of.rate() for name, attacks in ranks.items() for attack, ranks_of in attacks.items()
+        (recognizer, attack): ranks_of.rate()
+        for recognizer, attacks in ranks.items()
+        for attack, ranks_of in attacks.items()
     }
     recognizer, attack = max(rates, key=lambda key: rates[key].value)
-    return WorstAttack(recognizer, attack, rates[recognizer, attack], chance)
+    return WorstAttack(recognizer, attack, rates[recognizer, attack])

@@ -1,7 +1,7 @@
-"""What a face does, before and after: head pose, gaze, landmarks, expression. Each measure is as in `measures.FaceMeasure`.
+"""Attribute metrics of faces: head pose, gaze, landmarks, expression.
 
-All look where the face was in the original, so that nothing drops out with a detector. A measure that is not the paper's
-carries its own name.
+Each implements `measures.FaceMeasure` and uses the landmarks of the original, so that no result
+drops out. Metrics that differ from the paper's have names of their own.
 """
 
 from functools import cache
@@ -13,27 +13,28 @@ import numpy as np
 import onnxruntime
 from skimage.transform import SimilarityTransform
 
-from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_parsing import IMAGENET_MEAN, IMAGENET_STD
 from nullface_pipeline.fetch_weights import file_hash
 
 
-# Where dlib's face detector sees the box of an aligned face, in sides of the crop: how far below its centre, and how
-# long a side is. Medians of 439 portraits, spread 0.03 and 0.06.
+# Box of dlib's face detector in an aligned face: offset below the centre and side, in sides of the
+# crop. Medians of 439 portraits, spread 0.03 and 0.06.
 BOX_BELOW, BOX_SIDE = 0.08, 0.63
 
 SHAPE_PREDICTOR = "models/shape_predictor_68_face_landmarks.dat"
 RIGHT_EYE, LEFT_EYE = slice(36, 42), slice(42, 48)
-# What moves with an expression: brows, eyes and mouth.
+# Landmarks that move with an expression: brows, eyes and mouth.
 MOVING = np.r_[17:27, 36:68]
 
 
 class HeadPose:
-    """Yaw, pitch and roll by a Hopenet-type network, the paper's kind, in ONNX format.
+    """Yaw, pitch and roll by a Hopenet-type network in ONNX format, as in the paper.
 
     Args:
-        path (`Path`): takes (1, 3, 224, 224) RGB normalised as ImageNet's, and returns three heads of 66 bins of 3 degrees.
+        path (`Path`): takes (1, 3, 224, 224) RGB normalised as ImageNet's, and returns three heads
+        of 66 bins of 3 degrees.
 
     Raises:
         MissingModelError: if there is no such file.
@@ -57,12 +58,13 @@ class HeadPose:
 
 
 class Gaze:
-    """Where the eyes look, by MobileGaze (Gaze360; github.com/yakhyo/gaze-estimation) in ONNX format.
+    """Gaze direction, by MobileGaze (Gaze360; github.com/yakhyo/gaze-estimation) in ONNX format.
 
     L2CS-like, and not L2CS-Net, with which papers measure.
 
     Args:
-        path (`Path`): takes a face normalised as ImageNet's, and returns yaw and pitch in 90 bins of 4 degrees.
+        path (`Path`): takes a face normalised as ImageNet's, and returns yaw and pitch in 90 bins
+        of 4 degrees.
 
     Raises:
         MissingModelError: if there is no such file.
@@ -86,13 +88,14 @@ class Gaze:
 
 
 class Expression3DMM:
-    """Expression coefficients of a 3D morphable model, by a regressor of Deep3DFaceRecon's kind in ONNX format.
+    """Expression coefficients of a 3D morphable model, by a Deep3DFaceRecon-type network.
 
-    Its own alignment needs the morphable model, which may not be passed on; here it is shown the face's box. So methods
-    can be compared with each other, and not with figures of papers.
+    The original alignment needs the morphable model, which must not be redistributed; here the
+    input is the face's box. Compare methods with each other, not with figures of papers.
 
     Args:
-        path (`Path`): takes (1, 3, 224, 224) RGB in [0, 1] and returns 257 coefficients; 80 to 143 are the expression.
+        path (`Path`): takes (1, 3, 224, 224) RGB in [0, 1] and returns 257 coefficients; 80 to 143
+        are the expression.
 
     Raises:
         MissingModelError: if there is no such file.
@@ -115,12 +118,12 @@ class Expression3DMM:
         return self.session.run(None, {self.session.get_inputs()[0].name: pixels})[0][0, self.coefficients]
 
     def distance(self, original: np.ndarray, anonymized: np.ndarray) -> float:
-        """Euclidean distance of the coefficients, as the paper's."""
+        """Euclidean distance of the coefficients, as in the paper."""
         return float(np.linalg.norm(original - anonymized))
 
 
 class Landmarks:
-    """The 68 landmarks of dlib's shape predictor, which is for research only.
+    """68 landmarks by dlib's shape predictor, which is licensed for research only.
 
     Raises:
         MissingModelError: if dlib or its predictor is not installed.
@@ -143,19 +146,19 @@ class Landmarks:
 
 
 class ExpressionLandmarks(Landmarks):
-    """How brows, eyes and mouth moved, the face as a whole apart: a stand-in for expression that needs no more than dlib."""
+    """Movement of brows, eyes and mouth relative to the face, by dlib's landmarks."""
 
     name = "expression (dlib landmarks)"
 
     def distance(self, original: np.ndarray, anonymized: np.ndarray) -> float:
-        """Mean distance of brows, eyes and mouth after one face is turned, scaled and shifted onto the other."""
+        """Mean distance of brows, eyes and mouth after a similarity transform."""
         onto = SimilarityTransform.from_estimate(anonymized, original)
         moved = np.linalg.norm(onto(anonymized) - original, axis=-1)[MOVING]
         return 100.0 * float(moved.mean() / eye_distance(original))
 
 
 class MouthOpening(Landmarks):
-    """The gap between the lips over the mouth's width."""
+    """Height of the open mouth over its width."""
 
     name = "mouth opening (dlib)"
     unit = "mouth widths"
@@ -171,7 +174,7 @@ class MouthOpening(Landmarks):
 
 
 class EyeOpening(MouthOpening):
-    """The height of the eyes over their width, the mean of both."""
+    """Height over width of the eyes, averaged over both."""
 
     name = "eye opening (dlib)"
     unit = "eye widths"
@@ -185,31 +188,31 @@ class EyeOpening(MouthOpening):
 
 
 def open_network(path: Path | str | None, what: str) -> onnxruntime.InferenceSession:
-    """One thread a network: many small pictures go through it.
+    """Open an ONNX network with one thread, which is fastest for small images.
 
     Raises:
         MissingModelError: if there is no such file.
     """
     if path is None or not Path(path).is_file():
-        raise MissingModelError(f"needs {what}" + ("" if path is None else f" ({path} is no file)"))
+        raise MissingModelError(f"needs {what}" + ("" if path is None else f" ({path} is not a file)"))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def fingerprint(name: str, path: Path | str | None) -> str:
-    """Of a measure and its weights."""
+    """Fingerprint of a measure and its weights."""
     return f"{name} 1 {file_hash(Path(str(path)))}"
 
 
 def input_size(session: onnxruntime.InferenceSession) -> int:
-    """The side of the square pictures that a network takes; 224 where its file leaves it open."""
+    """Side of a network's square input; 224 if its file leaves it open."""
     side = session.get_inputs()[0].shape[-1]
     return side if isinstance(side, int) else 224
 
 
 def network_input(session: onnxruntime.InferenceSession, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(1, 3, side, side) float32, normalised as ImageNet's: the box of a face, a quarter wider on every side."""
+    """(1, 3, side, side) float32, ImageNet-normalised: the face's box, widened by a quarter."""
     face = face_square(image, landmarks, input_size(session), widening=0.25)
     pixels = (face / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
     return pixels.transpose(2, 0, 1)[None].astype(np.float32)
@@ -222,20 +225,20 @@ def face_angles(
     bin_degrees: float,
     first_degree: float,
 ) -> np.ndarray:
-    """(heads,) degrees that a network with a head of bins for each angle sees in a face."""
+    """Predict (heads,) angles in degrees by a network with one head of bins for each."""
     heads = session.run(None, {session.get_inputs()[0].name: network_input(session, image, landmarks)})
     return np.array([expected_degrees(head[0], bin_degrees, first_degree) for head in heads])
 
 
 def face_box(landmarks: np.ndarray) -> np.ndarray:
-    """(4,) x0, y0, x1, y1 of the upright square from chin to brow that (5, 2) landmarks imply, in their pixels."""
+    """(4,) x0, y0, x1, y1 of the upright square from chin to brow, from (5, 2) landmarks."""
     crop = FaceCrop.from_landmarks(landmarks, 1)  # its centre is its origin
     centre, half = crop.points_to_photo(np.array([[0.0, BOX_BELOW]]))[0], BOX_SIDE / crop.scale / 2.0
     return np.concatenate([centre - half, centre + half])
 
 
 def face_square(image: np.ndarray, landmarks: np.ndarray, size: int, widening: float = 0.0) -> np.ndarray:
-    """(size, size, 3) uint8: the face's box, so many boxes wider on every side. It is not turned upright."""
+    """Crop the face's box, widened by `widening` boxes on every side, to (size, size, 3) uint8."""
     box = face_box(landmarks)
     reach = widening * (box[2:] - box[:2])
     low, scale = box[:2] - reach, size / (box[2:] - box[:2] + 2.0 * reach)
@@ -244,14 +247,14 @@ def face_square(image: np.ndarray, landmarks: np.ndarray, size: int, widening: f
 
 
 def expected_degrees(logits: np.ndarray, bin_degrees: float, first_degree: float) -> float:
-    """The mean angle of a network that sorts angles into bins, from (bins,) logits."""
+    """Expected angle of (bins,) logits over angle bins."""
     share = np.exp(logits - logits.max())
     return float(bin_degrees * (np.arange(len(logits)) * share).sum() / share.sum() + first_degree)
 
 
 @cache
 def shape_predictor() -> Any:
-    """dlib's, of 68 points.
+    """Load dlib's shape predictor of 68 points.
 
     Raises:
         MissingModelError: if it is not installed.
@@ -269,7 +272,7 @@ def shape_predictor() -> Any:
 
 
 def find_68(predictor: Any, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(68, 2) float64 pixels, started from the box that (5, 2) landmarks imply."""
+    """Predict (68, 2) float64 landmarks in pixels, from the box of (5, 2) landmarks."""
     import dlib
 
     box = dlib.rectangle(*face_box(landmarks).round().astype(int).tolist())
@@ -277,10 +280,10 @@ def find_68(predictor: Any, image: np.ndarray, landmarks: np.ndarray) -> np.ndar
 
 
 def eye_distance(points: np.ndarray) -> float:
-    """Between the eyes' centres, of (68, 2) landmarks."""
+    """Distance between the centres of the eyes, of (68, 2) landmarks."""
     return float(np.linalg.norm(points[RIGHT_EYE].mean(axis=0) - points[LEFT_EYE].mean(axis=0)))
 
 
 def span(points: np.ndarray, first: int, second: int) -> float:
-    """The distance of two of the landmarks."""
+    """Distance of two landmarks."""
     return float(np.linalg.norm(points[first] - points[second]))

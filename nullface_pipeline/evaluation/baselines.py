@@ -1,4 +1,4 @@
-"""The ways of hiding a face that everybody has: what deface and Presidio do, in proportion to the face.
+"""Baselines: blur, pixelation and black box, as by deface and Presidio.
 
 Each takes an (H, W, 3) uint8 RGB photo and the original's face, and returns a new photo.
 """
@@ -11,17 +11,17 @@ import numpy as np
 from nullface_pipeline.face_identity import FaceLocation
 
 
-# deface widens the detector's box by this factor before it hides anything.
+# deface widens the detector's box by this factor.
 BOX_SCALE = 1.3
-# Pixelated faces are so many blocks wide.
+# Width of a pixelated face in blocks.
 BLOCKS = 8
 
-# To be counted up when a result changes.
+# Increase when a result changes: part of the cache key.
 VERSION = "1"
 
 
 def blur(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
-    """As deface does by default: a box blur over half the face's width and height, in an ellipse."""
+    """Box blur over half the face's width and height in an ellipse; deface's default."""
     x0, y0, x1, y1 = wide_box(face, photo.shape[:2])
     part = photo[y0:y1, x0:x1]
     blurred = cv2.blur(part, (max(1, (x1 - x0) // 2), max(1, (y1 - y0) // 2)))
@@ -30,7 +30,7 @@ def blur(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
 
 
 def pixelate(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
-    """As deface's mosaic, but the face is eight blocks wide however large it is."""
+    """Pixelate the face to a width of eight blocks; deface uses blocks of a fixed size."""
     x0, y0, x1, y1 = wide_box(face, photo.shape[:2])
     part = photo[y0:y1, x0:x1]
     rows = max(1, round(BLOCKS * part.shape[0] / part.shape[1]))
@@ -39,7 +39,7 @@ def pixelate(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
 
 
 def box(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
-    """As Presidio's image redactor: a black rectangle."""
+    """Black rectangle, as by Presidio's image redactor."""
     x0, y0, x1, y1 = wide_box(face, photo.shape[:2])
     return _with_part(photo, np.zeros_like(photo[y0:y1, x0:x1]), x0, y0)
 
@@ -52,7 +52,7 @@ BASELINES: dict[str, Callable[[np.ndarray, FaceLocation], np.ndarray]] = {
 
 
 def wide_box(face: FaceLocation, photo_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The box (x0, y0, x1, y1), end exclusive, in whole pixels, widened and cut to an (H, W) photo; one pixel at least."""
+    """Widened box (x0, y0, x1, y1) in whole pixels, end exclusive, clipped to an (H, W) photo."""
     centre, half = (face.box[:2] + face.box[2:]) / 2, BOX_SCALE * (face.box[2:] - face.box[:2]) / 2
     height, width = photo_size
     x0, y0 = np.clip(np.floor(centre - half), 0, [width - 1, height - 1]).astype(int)
@@ -61,7 +61,7 @@ def wide_box(face: FaceLocation, photo_size: tuple[int, int]) -> tuple[int, int,
 
 
 def face_mask(face: FaceLocation, photo_size: tuple[int, int]) -> np.ndarray:
-    """(H, W) float32, 1 in the ellipse within the wide box and 0 elsewhere: where the face is."""
+    """(H, W) float32 mask of the face: 1 in the ellipse within the wide box, 0 elsewhere."""
     mask = np.zeros(photo_size, dtype=np.float32)
     centre, size = (face.box[:2] + face.box[2:]) / 2, BOX_SCALE * (face.box[2:] - face.box[:2])
     cv2.ellipse(mask, (tuple(centre.tolist()), tuple(size.tolist()), 0.0), 1.0, -1)

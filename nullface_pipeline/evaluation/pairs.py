@@ -1,4 +1,4 @@
-"""Which photo belongs to which original: by the name without its suffix, below the two folders."""
+"""Photos of originals and results, matched by their path without suffix."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -12,21 +12,22 @@ from nullface_pipeline.evaluation.baselines import BASELINES, VERSION
 from nullface_pipeline.face_identity import FaceLocation
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_folder.jobs import is_photo_name
+from nullface_pipeline.photo_records import OptionError
 
 
-# Names that an error lists before it says "and so on".
+# Names listed in an error.
 NAMED = 5
-# Eye distances by which faces may lie elsewhere than in their originals.
+# Largest common shift of the faces against their originals, in eye distances.
 MAX_SHIFT = 0.5
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture that is read or made when its pixels are first asked for; let go of it and they are gone.
+    """Image that is loaded when its pixels are first used.
 
     Attributes:
-        digest (`str`): of the file's bytes, or of what the picture is made from.
-        make (`Callable`): returns (H, W, 3) uint8 RGB.
+        digest (`str`): of the file's bytes, or of everything from which the image is computed.
+        make (`Callable`): loads (H, W, 3) uint8 RGB.
     """
 
     digest: str
@@ -38,27 +39,30 @@ class Picture:
         return self.make()
 
     def unread(self) -> "Picture":
-        """The same picture, without its pixels."""
+        """The same image without loaded pixels."""
         return Picture(self.digest, self.make)
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way of hiding faces: a folder of its results, or one of `BASELINES` by name.
+    """Anonymization method: a folder of its results, or the name of a baseline.
 
     Attributes:
         name (`str`): in the tables.
-        folder (`Path`, *optional*): of the results; None for a baseline.
-        again (`Path`, *optional*): a folder of second results of the same photos, with another seed.
+        folder (`Path`, *optional*): folder of the results; None for a baseline.
+        second_run (`Path`, *optional*): folder of second results of the same photos, with another
+        seed.
+        gallery_run (`Path`, *optional*): folder of results of the gallery's photos.
     """
 
     name: str
     folder: Path | None = None
-    again: Path | None = None
+    second_run: Path | None = None
+    gallery_run: Path | None = None
 
 
 def read_method(asked: str) -> Method:
-    """`NAME=FOLDER`, or the name of a baseline.
+    """Parse `NAME=FOLDER` or the name of a baseline.
 
     Raises:
         ValueError: if it is neither.
@@ -67,26 +71,26 @@ def read_method(asked: str) -> Method:
     if not given and name in BASELINES:
         return Method(name)
     if not (name and folder):
-        raise ValueError(f"`method` is {asked!r}: give NAME=FOLDER, or one of {', '.join(BASELINES)}.")
+        raise OptionError("method", f"is {asked!r}. Pass NAME=FOLDER or one of {', '.join(BASELINES)}.")
     if not Path(folder).is_dir():
-        raise ValueError(f"`method` is {asked!r}, but {folder} is no folder.")
+        raise OptionError("method", f"is {asked!r}, but {folder} is not a folder.")
     return Method(name, Path(folder))
 
 
 def photos_by_name(folder: Path) -> dict[str, Path]:
-    """The photos below a folder by their path in it without suffix, sorted.
+    """Photos below a folder by their relative path without suffix, sorted.
 
     Raises:
-        ValueError: if there are none, or two of one name.
+        ValueError: if there are none, or if two have one name.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder.")
+        raise ValueError(f"{folder} is not a folder.")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if is_photo_name(path.name) and path.is_file():
             name = path.relative_to(folder).with_suffix("").as_posix()
             if name in found:
-                raise ValueError(f"{found[name]} and {path} have one name: photos are matched by it, rename one.")
+                raise ValueError(f"{found[name]} and {path} have the same name without suffix. Rename one.")
             found[name] = path
     if not found:
         raise ValueError(f"There are no photos in {folder}.")
@@ -94,26 +98,26 @@ def photos_by_name(folder: Path) -> dict[str, Path]:
 
 
 def match_results(names: Sequence[str], folder: Path, skip_missing: bool = False) -> dict[str, Path]:
-    """The result of each original.
+    """Match each original with its result.
 
     Args:
         names: of the originals, see `photos_by_name`.
-        skip_missing (`bool`): leave out originals without a result, instead of raising.
+        skip_missing (`bool`): skip originals without a result instead of raising.
 
     Raises:
-        ValueError: if results are missing and were not to be skipped, or there are none at all.
+        ValueError: if results are missing and not skipped, or if there are none at all.
     """
     results = photos_by_name(folder)
     missing = [name for name in names if name not in results]
     if len(missing) == len(names):
         raise ValueError(
-            f"Nothing in {folder} has the name of an original, {listed(missing)} for example: results are matched by "
-            "their path without the suffix."
+            f"No photo in {folder} has the name of an original ({listed(missing)}). Results are matched by their path "
+            "without suffix."
         )
     if missing and not skip_missing:
-        raise ValueError(
-            f"{folder} has no result for {len(missing)} of {len(names)} originals: {listed(missing)}. Add them, or leave "
-            "them out with `skip_missing`; the table then says how many."
+        raise OptionError(
+            "skip_missing",
+            f"is off, but {folder} has no result for {len(missing)} of {len(names)} originals: {listed(missing)}.",
         )
     return {name: results[name] for name in names if name in results}
 
@@ -124,7 +128,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def file_picture(path: Path) -> Picture:
-    """A photo in a file; raises ValueError when its pixels are asked for and it cannot be read."""
+    """Photo in a file; loading raises ValueError if it cannot be read."""
 
     def make() -> np.ndarray:
         try:
@@ -136,7 +140,7 @@ def file_picture(path: Path) -> Picture:
 
 
 def baseline_picture(name: str, original: Picture, face: FaceLocation) -> Picture:
-    """What a baseline makes of an original."""
+    """Original with a baseline applied."""
     made_from = f"{original.digest} {name} {VERSION} {face.box.tolist()}"
     return Picture(
         hashlib.sha256(made_from.encode()).hexdigest(), lambda: BASELINES[name](original.unread().pixels, face)
@@ -144,25 +148,29 @@ def baseline_picture(name: str, original: Picture, face: FaceLocation) -> Pictur
 
 
 def check_size(name: str, method: str, original: tuple[int, int], result: tuple[int, int]) -> None:
-    """That a result has its original's (H, W): landmarks of the one are used in the other.
+    """Check that a result has the size of its original, whose landmarks are used in it.
 
     Raises:
-        ValueError: if it has another.
+        ValueError: if the sizes differ.
     """
     if original != result:
         raise ValueError(
             f"{method}: the result of {name} is {result[1]} x {result[0]} pixels, its original {original[1]} x "
-            f"{original[0]}. Compare pictures of one size and crop: scale the results, or cut the originals as they are."
+            f"{original[0]}. Scale the results to the originals, or crop the originals like the results."
         )
 
 
 def check_crop(method: str, originals: np.ndarray, results: np.ndarray) -> None:
-    """That faces do not all lie elsewhere than they lay, by (N, 5, 2) landmarks of both where a face was found in both.
+    """Check that results have the crop of their originals.
 
-    A method that destroys faces leaves patterns that are taken for one, here and there; another crop moves all alike.
+    A different crop shifts all faces in the same direction; false detections in destroyed faces do
+    not.
+
+    Args:
+        originals, results (`np.ndarray`): (N, 5, 2) landmarks of faces detected in both.
 
     Raises:
-        ValueError: if the crops differ: the originals' landmarks miss the results' faces.
+        ValueError: if the crops differ.
     """
     eyes = np.linalg.norm(originals[:, 1] - originals[:, 0], axis=1)
     shifts = (results - originals).mean(axis=1) / np.maximum(eyes, 1e-6)[:, None]  # (N, 2) eye distances
@@ -170,6 +178,6 @@ def check_crop(method: str, originals: np.ndarray, results: np.ndarray) -> None:
     length, spread = np.linalg.norm(usual), np.median(np.linalg.norm(shifts - usual, axis=1))
     if length > MAX_SHIFT and spread < length / 2:
         raise ValueError(
-            f"{method}: faces lie {length:.1f} eye distances from where they are in the originals. The crops differ: cut "
-            "the originals as the results are cut, and name that folder as the originals."
+            f"{method}: faces lie {length:.1f} eye distances from those of the originals. The crops differ: crop the "
+            "originals like the results."
         )

@@ -1,7 +1,8 @@
-"""The settings of the paper's tables and figures. `paper_pictures` makes their pictures.
+"""Settings of the paper's tables and figures.
 
-T = 100, 70 steps skipped, lambda_id = 1, the mask from step 80 on, unless a figure sweeps it. Figures sweep over the whole
-face. Where the paper only shows the ends of a sweep, the points between are this project's.
+T = 100, 70 skipped steps, lambda_id = 1, and the mask from step 80 on, unless a figure sweeps it.
+Figures use the whole face. If the paper shows only the ends of a sweep, the points between are this
+project's.
 """
 
 import random
@@ -14,20 +15,20 @@ from nullface_pipeline.evaluation.pairs import photos_by_name
 
 PAPER_STEPS = 100
 
-# Photos of the paper's test sets.
+# Number of photos in the paper's test sets.
 DATA_SETS = {"celeba-hq": 4852, "ffhq": 4722}
 
-# Photos of tables 2 and 3, drawn from the set. Which ones the paper drew was not found published.
+# Number of photos for tables 2 and 3. The paper's selection was not found published.
 SUBSET = 1000
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way of anonymizing: a row of a table, or a point of a figure.
+    """Settings of one row of a table or one point of a figure.
 
     Attributes:
-        name (`str`): of the row, and of the folder of its pictures.
-        keep (`tuple[str, ...]`): regions that stay; the face around them changes.
+        name (`str`): of the row and of the folder of its results.
+        keep (`tuple[str, ...]`): regions kept unchanged.
         guidance_scale (`float`): lambda_cfg.
         identity_scale (`float`): lambda_id.
         skip (`float`): T_skip / T.
@@ -45,7 +46,7 @@ class Setting:
 EYES_AND_MOUTH = Setting("NullFace", keep=("eyes", "mouth"))
 WHOLE_FACE = Setting("NullFace, whole face")
 
-# In the order of what is left of a person.
+# In the order of the paper: most identifiable first.
 REGION_SETS = (
     ("eyes", "nose"),
     ("eyes", "mouth"),
@@ -77,7 +78,7 @@ FIGURES = {
     ),
 }
 
-# Re-identified photos of table 1 as far as they follow from its percentages, by data set.
+# Rates of table 1 by data set, with the counts that they imply.
 REPORTED = {
     "celeba-hq": {"NullFace": "0.21 % (10 of 4,852)", "FALCO": "0.10 % (5 of 4,852)", "DP2": "0.84 %"},
     "ffhq": {"NullFace": "0.34 % (16 of 4,722)", "RiDDLE": "0.51 % (24 of 4,722)"},
@@ -85,41 +86,43 @@ REPORTED = {
 
 
 def asked_settings(table: int | None, figure: int | None) -> tuple[Setting, ...]:
-    """Those of one table or one figure; raises ValueError for none, both, or a figure that has none."""
+    """Settings of one table or figure; raises ValueError for none, both or an unknown one."""
     if (table is None) == (figure is None):
-        raise ValueError("Name one table with --table, or one figure with --figure.")
+        raise ValueError("Pass either --table or --figure.")
     if table is not None:
         return TABLES[table]
     if figure == 10:
-        raise ValueError("Figure 10 tries to undo results: use --recover with --method instead of --figure 10.")
+        raise ValueError(
+            "Figure 10 is the reversal attack: use --reversal-attack with --method instead of --figure 10."
+        )
     if figure not in FIGURES:
         raise ValueError(f"--figure {figure} is not measured here; {', '.join(map(str, FIGURES))} are.")
     return FIGURES[figure]
 
 
-def draw_photos(images: Path, data_set: str, table: int | None, people: int | None) -> list[Path]:
-    """The photos to anonymize, always the same ones of a folder.
+def draw_photos(images: Path, data_set: str, table: int | None, num_subjects: int | None) -> list[Path]:
+    """Draw the photos to anonymize; the same ones every time.
 
     Args:
-        people (`int`, *optional*): how many to draw, of any set; by default the whole of the paper's for table 1, and
-            `SUBSET` of it else.
+        num_subjects (`int`, *optional*): number of photos, of any set. By default all photos of the
+            paper's set for table 1, `SUBSET` otherwise.
 
     Raises:
-        ValueError: if the folder does not hold the paper's set, or fewer photos than asked for.
+        ValueError: if the folder does not hold the paper's set, or too few photos.
     """
     photos = list(photos_by_name(images).values())
-    if people is None and len(photos) != DATA_SETS[data_set]:
+    if num_subjects is None and len(photos) != DATA_SETS[data_set]:
         raise ValueError(
             f"{images} holds {len(photos)} photos; the paper's set of {data_set} has {DATA_SETS[data_set]}. Give "
-            "--people to draw so many of another set."
+            "--num-subjects to use another set."
         )
-    count = people or (len(photos) if table == 1 else SUBSET)
+    count = num_subjects or (len(photos) if table == 1 else SUBSET)
     if count > len(photos):
-        raise ValueError(f"--people {count}: {images} holds {len(photos)} photos.")
+        raise ValueError(f"--num-subjects {count}: {images} holds {len(photos)} photos.")
     return sorted(random.Random(0).sample(photos, count))
 
 
 def reported(data_set: str) -> Iterator[str]:
-    """A line for each figure of the paper, so that nobody takes them for measured here."""
+    """One line for each published rate, marked as reported."""
     for method, rate in REPORTED[data_set].items():
         yield f"reported by the paper, rank 1 on {data_set}: {method} {rate}"

@@ -1,7 +1,7 @@
-"""Makes the pictures of the paper's settings, a folder a setting, from a folder of aligned faces; one inversion a photo.
+"""Results for the paper's settings from aligned faces: one folder a setting, one inversion a photo.
 
-Pictures are what the pipeline returns for an aligned face, whole, as the paper's were: nothing is pasted back, and nothing
-is verified. They are for measuring, not for publishing.
+Results are the pipeline's output for the aligned face, as in the paper. They are not pasted back
+and not verified: use them for measurements only.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,8 +30,8 @@ class Subject:
     """One aligned photo, ready for the pipeline.
 
     Attributes:
-        name (`str`): of its file, without the suffix.
-        size (`tuple[int, int]`): width and height of the photo; pictures are brought back to it.
+        name (`str`): of its file without suffix.
+        size (`tuple[int, int]`): width and height of the photo; results are resized to it.
         face (`PIL.Image.Image`): the photo at the model's size.
         embedding (`np.ndarray`): (512,) float32.
         labels (`np.ndarray`): (size, size) int64, parsed.
@@ -55,14 +55,16 @@ def make_pictures(
     batch_size: int = BATCH,
     inpainter: FaceInpaintPipeline | None = None,
 ) -> Iterator[tuple[Path, str]]:
-    """Write `output/SETTING/NAME.png` for every setting and photo; what is there already is not made again.
+    """Write `output/SETTING/NAME.png` for every setting and photo that has none.
 
     Args:
-        photos (`Sequence[Path]`): square photos of one aligned face each; a photo's place among them is its seed.
-        inpainter ([`FaceInpaintPipeline`], *optional*): makes the pictures of `inpainting_name` besides, over the whole face.
+        photos (`Sequence[Path]`): square photos of one aligned face each; the index of a photo is
+        its seed.
+        inpainter ([`FaceInpaintPipeline`], *optional*): also computes the baseline of table 2, over
+        the whole face.
 
     Yields:
-        Each photo after its pictures are made, with the reason if there are none, and "" otherwise.
+        Each photo when it is done, with the reason if it was skipped, and "" otherwise.
     """
     names = [setting.name for setting in settings] + ([inpainting_name(inpainter)] if inpainter else [])
     for start in range(0, len(photos), batch_size):
@@ -89,12 +91,12 @@ def make_pictures(
 
 
 def inpainting_name(inpainter: FaceInpaintPipeline) -> str:
-    """What the baseline of table 2 is called, by what it is."""
+    """Name of the baseline of table 2."""
     return "inpainting by blending" if is_blending(inpainter) else "SD Inpainting"
 
 
 def read_subject(pipe: StableDiffusionNullFacePipeline, path: Path, seed: int) -> Subject:
-    """Raises ValueError if the photo is not square or shows no face."""
+    """Read a photo; raises ValueError if it is not square or shows no face."""
     photo = read_photo(path).image
     if photo.width != photo.height:
         raise ValueError(f"{path.name} is {photo.width} x {photo.height}; aligned faces are square.")
@@ -115,7 +117,7 @@ def anonymized(
     settings: Sequence[Setting],
     num_inference_steps: int,
 ) -> Iterator[tuple[str, list[PIL.Image.Image]]]:
-    """The name and the pictures of each setting; settings that skip as much share one inversion."""
+    """Name and results of each setting; settings with the same skip share an inversion."""
     faces = [subject.face for subject in subjects]
     for skip, group in groupby(sorted(settings, key=lambda setting: setting.skip), key=lambda setting: setting.skip):
         inversion = pipe.invert(
@@ -142,7 +144,7 @@ def inpainted(
     subjects: list[Subject],
     num_inference_steps: int,
 ) -> list[PIL.Image.Image]:
-    """Whole faces made by the baseline of table 2."""
+    """Whole faces inpainted by the baseline of table 2."""
     return inpainter.inpaint(
         [subject.face for subject in subjects],
         masks(pipe, subjects, ()),
@@ -153,24 +155,24 @@ def inpainted(
 
 
 def embeddings(subjects: list[Subject]) -> torch.Tensor:
-    """(B, 512) float32."""
+    """Embeddings of the subjects, (B, 512) float32."""
     return torch.from_numpy(np.stack([subject.embedding for subject in subjects]))
 
 
 def masks(
     pipe: StableDiffusionNullFacePipeline, subjects: list[Subject], keep: Sequence[str]
 ) -> list[PIL.Image.Image]:
-    """What of each face may change, white."""
+    """Masks of the regions that may change, in white."""
     return [mask_picture(anonymization_mask(s.labels, pipe.face_parser.labels, keep)) for s in subjects]
 
 
 def generators(subjects: list[Subject]) -> list[torch.Generator]:
-    """One for each, so that a photo's noise does not depend on which others there are."""
+    """One generator a subject: noise does not depend on the other photos."""
     return [torch.Generator().manual_seed(subject.seed) for subject in subjects]
 
 
 def write_all(pictures: list[PIL.Image.Image], subjects: list[Subject], folder: Path) -> None:
-    """Write pictures at the sizes of their photos."""
+    """Write results at the sizes of their photos."""
     for picture, subject in zip(pictures, subjects):
         full = picture.resize(subject.size, PIL.Image.Resampling.LANCZOS) if picture.size != subject.size else picture
         write_picture(full, folder / f"{subject.name}.png")

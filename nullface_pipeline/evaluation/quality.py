@@ -1,32 +1,32 @@
-"""How a picture fares where nothing should have changed, and how natural a set of pictures looks.
+"""Image quality metrics outside the face, and of whole sets.
 
-Measures are as in `measures.PairMeasure` and `measures.SetMeasure`. Their packages come with the extra `evaluation`, their
-weights with nobody: FILE is what the reader of the licence has fetched.
+They implement `measures.PairMeasure` and `measures.SetMeasure`. The extra `evaluation` installs
+their packages; users fetch the weights under their licences.
 """
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from skimage.metrics import structural_similarity
 
-from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 from nullface_pipeline.fetch_weights import file_hash
 
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET = "alexnet-owt-7be5be79.pth"
-# Largest subset of KID, torchmetrics' default. Subsets hold at most half of a set: equal ones would have no spread.
+# Largest subset of KID, torchmetrics' default. Subsets hold at most half of a set: equal ones would
+# have no spread.
 KID_SUBSET = 1000
 SMALLEST_SET = 4
 
 
 class SSIM:
-    """Structural similarity outside the mask; 1 is the same."""
+    """Structural similarity outside the mask; 1 for identical images."""
 
     name = "SSIM outside the face"
     fingerprint = f"{name} 1"
@@ -40,13 +40,14 @@ class SSIM:
 
 
 class LPIPS:
-    """Learned perceptual distance (AlexNet) outside the mask; 0 is the same.
+    """Learned perceptual distance (AlexNet) outside the mask; 0 for identical images.
 
     Args:
-        path (`Path`, *optional*): torchvision's ImageNet weights of AlexNet; by default what torch's cache holds.
+        path (`Path`, *optional*): torchvision's ImageNet weights of AlexNet; by default those in
+        torch's cache.
 
     Raises:
-        MissingModelError: if the package `lpips` or the weights are not there.
+        MissingModelError: if the package `lpips` or the weights are missing.
     """
 
     name = "LPIPS outside the face"
@@ -77,15 +78,17 @@ class LPIPS:
 
 
 class FIDAndKID:
-    """Fréchet and kernel Inception distance between originals and results; 0 is the same set.
+    """Fréchet and kernel Inception distance between originals and results; 0 for identical sets.
 
-    FID grows as sets shrink: compare only sets of one size. KID does not, and comes with its spread over subsets.
+    FID grows as sets shrink: compare only sets of one size. KID does not; its spread over subsets
+    is reported.
 
     Args:
-        path (`Path`, *optional*): torch-fidelity's Inception weights; by default what torch's cache holds.
+        path (`Path`, *optional*): torch-fidelity's Inception weights; by default those in torch's
+        cache.
 
     Raises:
-        MissingModelError: if torchmetrics, torch-fidelity or the weights are not there.
+        MissingModelError: if torchmetrics, torch-fidelity or the weights are missing.
     """
 
     name = "FID and KID"
@@ -100,13 +103,13 @@ class FIDAndKID:
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
     def __call__(self, originals: Iterable[np.ndarray], anonymized: Iterable[np.ndarray]) -> dict[str, float]:
-        """See `measures.SetMeasure`: "FID", "KID" and "KID spread"; empty for fewer than four pictures."""
+        """See `measures.SetMeasure`: "FID", "KID" and "KID spread"; empty for fewer than 4 photos."""
         features = [inception_features(self.network, images) for images in (originals, anonymized)]
         return distances(*features)
 
 
 class MUSIQ:
-    """Image quality by MUSIQ through pyiqa, which is for noncommercial use and which the user has installed.
+    """Image quality by MUSIQ through pyiqa, which is licensed for noncommercial use.
 
     Args:
         path (`Path`, *optional*): its weights; by default pyiqa fetches them.
@@ -131,32 +134,32 @@ class MUSIQ:
 
 
 def unmasked(original: np.ndarray, anonymized: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The anonymized picture with the original's pixels wherever the mask reaches, so that no window looks into it."""
+    """The anonymized image with the original's pixels inside the mask."""
     return np.where(mask[..., None] > 0.0, original, anonymized)
 
 
 def outside(values: np.ndarray, mask: np.ndarray) -> float:
-    """The mean of an (H, W) map where the mask is 0; NaN if it is nowhere."""
+    """Mean of an (H, W) map where the mask is 0; NaN if the mask covers all of it."""
     free = mask <= 0.0
     return float(values[free].mean()) if free.any() else float("nan")
 
 
 @torch.no_grad()
-def inception_features(network: Any, images: Iterable[np.ndarray]) -> torch.Tensor:
-    """(N, 2048) float64 features of (H, W, 3) uint8 images of any sizes, one after the other."""
+def inception_features(network: torch.nn.Module, images: Iterable[np.ndarray]) -> torch.Tensor:
+    """Compute (N, 2048) float64 Inception features of (H, W, 3) uint8 images of any size."""
     features = [network(torch.from_numpy(image.copy()).permute(2, 0, 1)[None])[0] for image in images]
     return torch.stack(features).double()
 
 
 def distances(originals: torch.Tensor, anonymized: torch.Tensor) -> dict[str, float]:
-    """FID and KID between (N, D) and (M, D) features, by torchmetrics."""
+    """Compute FID and KID of (N, D) and (M, D) features with torchmetrics."""
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
     smallest = min(len(originals), len(anonymized))
     if smallest < SMALLEST_SET:
         return {}
-    # Both are told features in place of pictures, so that each picture is looked at once.
+    # Both take features instead of images, so that Inception runs once an image.
     features = torch.nn.Identity()
     features.num_features = torch.tensor(originals.shape[1])
     fid = FrechetInceptionDistance(features).set_dtype(torch.float64)
@@ -171,17 +174,18 @@ def distances(originals: torch.Tensor, anonymized: torch.Tensor) -> dict[str, fl
 
 
 def scores(network: Callable[[torch.Tensor], torch.Tensor], images: Iterable[np.ndarray]) -> np.ndarray:
-    """(N,) what a network of pyiqa says of (H, W, 3) uint8 images."""
+    """Score (H, W, 3) uint8 images with a network of pyiqa; (N,)."""
     pixels = (torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255.0 for image in images)
     with torch.no_grad():
         return np.array([float(network(picture)) for picture in pixels])
 
 
 def quality_change(name: str, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """The paper's distance, which is that of the means, so that errors of opposite sign cancel, and that of the pairs.
+    """Distance of the mean scores, as in the paper, and mean distance of the pairs.
 
     Args:
-        before, after (`np.ndarray`): (N,) scores of the originals and of the anonymized pictures, in one order.
+        before, after (`np.ndarray`): (N,) scores of the originals and of the anonymized pictures,
+        in one order.
     """
     return {
         name: float(after.mean()),
@@ -192,20 +196,20 @@ def quality_change(name: str, before: np.ndarray, after: np.ndarray) -> dict[str
 
 
 def require(module: str, packages: str) -> None:
-    """Raises MissingModelError unless a package is installed."""
+    """Raise MissingModelError unless a package is installed."""
     if find_spec(module) is None:
         raise MissingModelError(f"needs packages: pip install {packages}")
 
 
 def weights_file(path: Path | str | None, name: str, option: str) -> Path:
-    """The file given, or that in torch's cache.
+    """Path of the weights: the given file, or the one in torch's cache.
 
     Raises:
-        MissingModelError: if it is not there.
+        MissingModelError: if it is missing.
     """
     file = Path(path) if path is not None else Path(torch.hub.get_dir()) / "checkpoints" / name
     if not file.is_file():
         raise MissingModelError(
-            f"needs {name}: --weights {option}=FILE" + ("" if path is None else f" ({path} is no file)")
+            f"needs {name}: --weights {option}=FILE" + ("" if path is None else f" ({path} is not a file)")
         )
     return file

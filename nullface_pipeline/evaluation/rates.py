@@ -1,7 +1,8 @@
-"""How often people are found again: ranks, rates and thresholds from embeddings, with intervals.
+"""Ranks, rates with intervals and thresholds from embeddings.
 
-A *probe* is an anonymized face, the *gallery* holds the originals; embeddings are rows of unit norm. Similarities are
-computed in blocks of probes, so that ten thousand pictures need a few megabytes, never an N x N matrix.
+A *probe* is an anonymized face, and the *gallery* holds photos of the same people. Embeddings are
+rows of unit norm. Similarities are computed in blocks of probes, so that memory does not grow with
+the square of their number.
 """
 
 import math
@@ -9,17 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import binomtest
 
-from nullface_pipeline.evaluation.tables import BLOCK, normalized_table
 
-
-# Cosines that are held at a time: blocks of a large gallery have fewer probes.
+# Most probes compared at a time, and most cosines held at a time: a large gallery takes fewer
+# probes.
+BLOCK = 256
 CELLS = 2**18
-# Of 95 % of a normal distribution.
+# Quantile of the normal distribution for 95 % intervals.
 Z = 1.959964
-# Cosines that differ by less are a tie: a matrix product rounds one sum differently in different places.
+# Cosines that differ by less are a tie: matrix products round differently in different places.
 TIE = 1e-6
-# Steps of the histogram of strangers' similarities over [-1, 1]; thresholds are exact to one of them.
+# Bins of impostor scores over [-1, 1]; thresholds are exact to one bin.
 BINS = 200_000
 
 Score = Callable[[np.ndarray], np.ndarray]
@@ -27,33 +29,29 @@ Score = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of `count` cases; `hits` is not whole where ties are broken by chance."""
+    """Share of `count` cases; `hits` is fractional for ties."""
 
     hits: float
     count: int
 
     @property
     def value(self) -> float:
-        """In [0, 1]; NaN of no cases."""
+        """Share in [0, 1]; NaN for no cases."""
         return self.hits / self.count if self.count else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval (Wilson 1927): it does not end at 0 when nobody was found."""
+        """Wilson's 95 % interval: its upper end is above 0 even for 0 hits."""
         if not self.count:
             return 0.0, 1.0
-        centre = self.value + Z * Z / (2 * self.count)
-        spread = Z * math.sqrt(self.value * (1 - self.value) / self.count + Z * Z / (4 * self.count**2))
-        scale = 1 + Z * Z / self.count
-        # Rounding must not put a rate of 0 or 1 outside its own interval.
-        return min(self.value, max(0.0, (centre - spread) / scale)), max(
-            self.value, min(1.0, (centre + spread) / scale)
-        )
+        # SciPy takes whole numbers only; ties make `hits` fractional.
+        interval = binomtest(round(self.hits), self.count).proportion_ci(method="wilson")
+        return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean of `count` values, and the half width of its 95 % interval (normal approximation); NaN of no values."""
+    """Mean of `count` values and half the width of its 95 % interval (normal approximation)."""
 
     value: float
     half_width: float
@@ -61,7 +59,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Mean":
-        """Of (N,) values; those that are NaN do not count."""
+        """Mean of (N,) values, without those that are NaN; NaN for none."""
         values = values[np.isfinite(values)]
         if not len(values):
             return cls(math.nan, math.nan, 0)
@@ -71,81 +69,84 @@ class Mean:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """Where N probes' own originals stand in the gallery.
+    """Ranks of N probes' mates in the gallery.
 
     Attributes:
-        greater (`np.ndarray`): (N,) int, gallery entries that score higher than the own one.
-        equal (`np.ndarray`): (N,) int, entries that score the same, the own one included.
+        greater (`np.ndarray`): (N,) int, gallery entries that score higher than the mate.
+        equal (`np.ndarray`): (N,) int, entries that score the same, including the mate.
     """
 
     greater: np.ndarray
     equal: np.ndarray
 
     def found_within(self, k: int) -> np.ndarray:
-        """(N,) in [0, 1]: whether the own one is among the first k; of ties, the chance that it is."""
+        """(N,) in [0, 1]: whether the mate is among the first k; for ties, the probability."""
         return np.clip((k - self.greater) / self.equal, 0.0, 1.0)
 
     def rate(self, k: int = 1) -> Rate:
-        """How often the own one is among the first k."""
+        """Rank-k rate."""
         return Rate(float(self.found_within(k).sum()), len(self.greater))
 
     @property
     def middle(self) -> np.ndarray:
-        """(N,) the own rank, from 1; ties count half."""
+        """(N,) rank of the mate, from 1; ties count half."""
         return self.greater + (self.equal + 1) / 2
 
 
-def own_ranks(
-    probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None, score: Score = np.positive
+def normalized(embeddings: np.ndarray) -> np.ndarray:
+    """(N, D) rows at unit norm, float32; a row of zeros stays."""
+    embeddings = embeddings.astype(np.float32)
+    embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    return embeddings
+
+
+def mated_ranks(
+    probes: np.ndarray, gallery: np.ndarray, mates: np.ndarray | None = None, score: Score = np.positive
 ) -> Ranks:
     """Rank the whole gallery for each probe.
 
     Args:
         probes (`np.ndarray`): (N, D) unit norm.
         gallery (`np.ndarray`): (G, D) unit norm.
-        own (`np.ndarray`, *optional*): (N,) int, each probe's own row of the gallery; by default row by row.
+        mates (`np.ndarray`, *optional*): (N,) int, the gallery row of each probe's person; by
+        default row by row.
         score (`Callable`): cosines to scores, of which the highest is ranked first.
     """
-    own = np.arange(len(probes)) if own is None else own
+    mates = np.arange(len(probes)) if mates is None else mates
     greater, equal = [], []
     for start, cosines in similarity_blocks(probes, gallery):
         scores = score(cosines)
-        mine = scores[np.arange(len(scores)), own[start : start + len(scores)]][:, None]
+        mine = scores[np.arange(len(scores)), mates[start : start + len(scores)]][:, None]
         greater.append((scores > mine + TIE).sum(axis=1))
         equal.append((np.abs(scores - mine) <= TIE).sum(axis=1))
     return Ranks(np.concatenate(greater), np.concatenate(equal))
 
 
-def own_similarities(probes: np.ndarray, gallery: np.ndarray, own: np.ndarray | None = None) -> np.ndarray:
-    """(N,) cosines of each probe to its own original."""
-    own = np.arange(len(probes)) if own is None else own
-    similarities = [
-        (probes[start : start + BLOCK] * gallery[own[start : start + BLOCK]]).sum(axis=1)
-        for start in range(0, len(probes), BLOCK)
-    ]
-    return np.concatenate([np.zeros(0, np.float32), *similarities])
+def genuine_scores(probes: np.ndarray, gallery: np.ndarray, mates: np.ndarray | None = None) -> np.ndarray:
+    """(N,) cosines of each probe to its mate."""
+    return np.einsum("nd,nd->n", probes, gallery if mates is None else gallery[mates])
 
 
 def similarity_blocks(probes: np.ndarray, gallery: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The first row of each block of probes, and its (up to `BLOCK`, G) cosines to the gallery."""
+    """Yield the first row of each block of probes, and its (B, G) cosines to the gallery."""
     rows = block_size(len(gallery))
     for start in range(0, len(probes), rows):
         yield start, probes[start : start + rows] @ gallery.T
 
 
 def block_size(gallery: int) -> int:
-    """How many probes are compared at a time with a gallery of so many."""
+    """Number of probes that are compared with a gallery at a time."""
     return min(BLOCK, max(1, CELLS // gallery))
 
 
 def cumulative_matches(found: Callable[[int], np.ndarray], last: int = 20) -> list[float]:
-    """The CMC: mean of `found(k)` for k = 1 to `last`."""
+    """CMC curve: mean of `found(k)` for k = 1 to `last`."""
     return [float(found(k).mean()) for k in range(1, last + 1)]
 
 
 @dataclass(frozen=True, eq=False)
-class Strangers:
-    """How alike different people of a gallery are.
+class ImpostorScores:
+    """Histogram of similarities between different people of a gallery.
 
     Attributes:
         counts (`np.ndarray`): (`BINS`,) int64, pairs by their cosine, from -1 to 1.
@@ -154,27 +155,32 @@ class Strangers:
     counts: np.ndarray
 
     @classmethod
-    def of(cls, gallery: np.ndarray) -> "Strangers":
-        """Of all pairs of the rows of a (G, D) gallery, each pair once."""
+    def of(cls, gallery: np.ndarray, subjects: np.ndarray | None = None) -> "ImpostorScores":
+        """Count all pairs of different people in a (G, D) gallery, each pair once.
+
+        Args:
+            subjects (`np.ndarray`, *optional*): (G,) int, who is shown; by default everybody once.
+        """
         counts = np.zeros(BINS, dtype=np.int64)
         rows = block_size(len(gallery))
         for start in range(0, len(gallery), rows):
             cosines = gallery[start : start + rows] @ gallery[start:].T
-            later = np.arange(cosines.shape[1]) > np.arange(len(cosines))[:, None]
-            bins = ((cosines[later] + 1.0) * (BINS / 2)).astype(np.int64)
+            pairs = np.arange(cosines.shape[1]) > np.arange(len(cosines))[:, None]
+            if subjects is not None:
+                pairs &= np.not_equal.outer(subjects[start : start + rows], subjects[start:])
+            bins = ((cosines[pairs] + 1.0) * (BINS / 2)).astype(np.int64)
             counts += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
         return cls(counts)
 
     @property
     def pairs(self) -> int:
-        """How many pairs there are."""
+        """Number of pairs."""
         return int(self.counts.sum())
 
     def threshold(self, far: float) -> float | None:
-        """The lowest similarity that at most a share `far` of the pairs reach; None if there are too few pairs to say.
+        """Lowest similarity that at most a share `far` of pairs reaches; None for too few pairs.
 
-        Calibrated here, on the very pictures that are judged: a threshold from another data set, crop or network says
-        nothing.
+        Thresholds from another data set, crop or network do not apply here.
         """
         allowed = far * self.pairs
         if allowed < 1:
@@ -184,46 +190,47 @@ class Strangers:
         return float(passing[0] / (BINS / 2) - 1.0) if len(passing) else 1.0
 
     def coarse(self, bins: int = 100) -> np.ndarray:
-        """(bins,) int64, the same pairs in fewer steps."""
+        """(bins,) int64, the same pairs in fewer bins."""
         return self.counts.reshape(bins, -1).sum(axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """The originals as one recognizer sees them: (G, D) unit norm, and the mean that probes are centred by too."""
+    """Gallery of one recognizer: (G, D) unit norm, and the mean subtracted from probes too."""
 
     embeddings: np.ndarray
     mean: np.ndarray | float
-    strangers: Strangers
+    impostor_scores: ImpostorScores
 
     @classmethod
     def of(cls, raw: np.ndarray, centred: bool) -> "Gallery":
-        """From (G, D) embeddings."""
+        """Build a gallery from (G, D) raw embeddings."""
         mean = raw.mean(axis=0, dtype=np.float32) if centred else 0.0
-        embeddings = normalized_table(raw, mean)
-        return cls(embeddings, mean, Strangers.of(embeddings))
+        embeddings = normalized(raw - mean)
+        return cls(embeddings, mean, ImpostorScores.of(embeddings))
 
-    def probes(self, raw: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """(N, D) unit norm, comparable with `embeddings`: of all raw embeddings, or of (N,) int rows."""
-        return normalized_table(raw, self.mean, rows)
+    def probes(self, raw: np.ndarray) -> np.ndarray:
+        """Center and normalize (N, D) raw embeddings for comparison with `embeddings`."""
+        return normalized(raw - self.mean)
 
 
-def three_rates(forced: np.ndarray, own: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:
-    """The same matches over three denominators.
+def three_rates(gt_aligned: np.ndarray, redetected: np.ndarray, detected: np.ndarray) -> dict[str, Rate]:
+    """Match rates over three denominators.
 
     Args:
-        forced (`np.ndarray`): (N,) in [0, 1], matches where the *original's* landmarks align the result. Nothing drops
-            out and an attacker may do it: the headline.
-        own (`np.ndarray`): (N,) matches where the result's own landmarks align it; whatever where there are none.
-        detected (`np.ndarray`): (N,) bool, whether a face was found in the result.
+        gt_aligned (`np.ndarray`): (N,) in [0, 1], matches of results aligned by the original's
+            landmarks. No result drops out.
+        redetected (`np.ndarray`): (N,) matches of results aligned by their own landmarks; ignored
+            where no face was detected.
+        detected (`np.ndarray`): (N,) bool, whether a face was detected in the result.
 
     Returns:
-        "forced"; "all": over all N, what was not detected counts as not matched; "detected": over what was detected, as
-        the published figures seem to be.
+        "gt_aligned"; "redetected", over all N, without a match where no face was detected;
+        "detected_only", over the results with a face, as published figures seem to be.
     """
-    matched = float(own[detected].sum())
+    matched = float(redetected[detected].sum())
     return {
-        "forced": Rate(float(forced.sum()), len(forced)),
-        "all": Rate(matched, len(own)),
-        "detected": Rate(matched, int(detected.sum())),
+        "gt_aligned": Rate(float(gt_aligned.sum()), len(gt_aligned)),
+        "redetected": Rate(matched, len(redetected)),
+        "detected_only": Rate(matched, int(detected.sum())),
     }

@@ -1,40 +1,43 @@
-"""What an evaluation found, before it is written down: arrays over people, and no embeddings."""
+"""Results of an evaluation as arrays over people; they hold no embeddings."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from nullface_pipeline.evaluation.attacks import WorstAttack, worst_of
-from nullface_pipeline.evaluation.judges import Recognizer
+from nullface_pipeline.evaluation.attacks import WorstAttack, worst_attack
 from nullface_pipeline.evaluation.pairs import Picture
-from nullface_pipeline.evaluation.rates import Mean, Ranks, Rate, Strangers, three_rates
+from nullface_pipeline.evaluation.rates import ImpostorScores, Mean, Ranks, Rate, three_rates
+from nullface_pipeline.evaluation.recognizers import Recognizer
+from nullface_pipeline.evaluation.verification import Verification
 from nullface_pipeline.face_identity import FaceLocation
 
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 
+# The originals themselves, and other photos of the same people.
+SAME_PHOTO, DIFFERENT_PHOTO = "same_photo", "different_photo"
+
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """One original and its face."""
+    """A photo that was not anonymized, and its face."""
 
     name: str
     picture: Picture
     size: tuple[int, int]  # (H, W)
-    content: bytes  # a digest of its pixels
+    content: bytes  # digest of its pixels
     face: FaceLocation
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a method made of one original.
+    """Anonymized version of an original.
 
     Attributes:
-        row (`int`): the original's, in the gallery.
-        face (`FaceLocation`, *optional*): found in the result, where the original has it.
-        leaked (`bool`): pixel for pixel the original.
+        row (`int`): index of the original.
+        face (`FaceLocation`, *optional*): face in the result, at the place of the original's face.
+        leaked (`bool`): whether its pixels are those of the original.
     """
 
     row: int
@@ -46,59 +49,73 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Recognition:
-    """N results of one method as one recognizer sees them.
+    """M results of one method, searched in one gallery by one recognizer.
 
     Attributes:
-        similarity (`np.ndarray`): (N,) cosine to the own original, aligned by the original's landmarks.
-        attacks (`dict[str, Ranks]`): of each attack in `attacks.MATCHING`, aligned so too.
-        own_similarity, own_ranks: the same for the naive attack, aligned by the result's own landmarks; where no face
-            was detected NaN, and a rank behind the whole gallery.
+        index (`np.ndarray`): (M,) int, positions in the method's list of results.
+        similarity (`np.ndarray`): (M,) cosines to the person's photo in the gallery, aligned by the
+            original's landmarks.
+        attacks (`dict[str, Ranks]`): by the name in `attacks.MATCHING_ATTACKS`, aligned in the same
+        way.
+        redetected_similarity, redetected_ranks: of the most similar match, aligned by the result's
+            own landmarks. Without a detected face: NaN, and a rank after the whole gallery.
     """
 
+    index: np.ndarray
     similarity: np.ndarray
     attacks: dict[str, Ranks]
-    own_similarity: np.ndarray
-    own_ranks: Ranks
+    redetected_similarity: np.ndarray
+    redetected_ranks: Ranks
 
     @property
     def detected(self) -> np.ndarray:
-        """(N,) bool, whether a face was found in the result where the original has it."""
-        return np.isfinite(self.own_similarity)
+        """(M,) bool, whether a face was detected in the result at the place of the original's face."""
+        return np.isfinite(self.redetected_similarity)
 
     def rates(self, k: int) -> dict[str, Rate]:
-        """How often the naive attack has the person among the first k, by denominator, see `three_rates`."""
-        return three_rates(self.attacks["naive"].found_within(k), self.own_ranks.found_within(k), self.detected)
+        """Rank-k rates of the most similar match by denominator, see `three_rates`."""
+        matched = self.attacks["most_similar"].found_within(k)
+        return three_rates(matched, self.redetected_ranks.found_within(k), self.detected)
 
     def accepted(self, threshold: float) -> dict[str, Rate]:
-        """How often the result passes for the person at a threshold, by denominator: the TAR at its FAR."""
-        own = np.nan_to_num(self.own_similarity, nan=-2.0) >= threshold
-        return three_rates(self.similarity >= threshold, own, self.detected)
+        """True accept rates at a threshold by denominator, see `three_rates`."""
+        redetected = np.nan_to_num(self.redetected_similarity, nan=-2.0) >= threshold
+        return three_rates(self.similarity >= threshold, redetected, self.detected)
 
 
 @dataclass(frozen=True, eq=False)
-class Linked:
-    """Two anonymizations of N people, as one recognizer sees them.
+class SearchResult:
+    """M probes searched in a gallery: originals, or results among other results (linkage).
 
     Attributes:
-        ranks (`Ranks`): of the person's second result among all second results.
-        similarity (`np.ndarray`): (N,) between the two.
-        strangers (`Strangers`): the second results of different people.
+        ranks (`Ranks`): of the person's entry in the gallery.
+        similarity (`np.ndarray`): (M,) genuine scores.
+        impostor_scores (`ImpostorScores`): of the gallery.
     """
 
     ranks: Ranks
     similarity: np.ndarray
-    strangers: Strangers
+    impostor_scores: ImpostorScores
+
+    def accepted(self, far: float) -> Rate | None:
+        """True accept rate at a false accept rate; None for too few impostor pairs."""
+        threshold = self.impostor_scores.threshold(far)
+        if threshold is None:
+            return None
+        return Rate(float((self.similarity >= threshold).sum()), len(self.similarity))
 
 
 @dataclass(frozen=True)
-class Recovered:
-    """Rank 1 of people after the method was run backwards with one setting.
+class ReversalResult:
+    """Rank 1 in one gallery after the method was run backwards with one setting.
 
     Attributes:
-        towards (`str`): "negated" (what an attacker has) or "positive" (the person's own embedding: the upper bound).
+        towards (`str`): "negated" (the negated embedding of the result, which an attacker has) or
+            "positive" (the person's own embedding: an upper bound).
         rank1 (`dict[str, Rate]`): by recognizer.
     """
 
+    gallery: str
     towards: str
     guidance_scale: float
     skip: float
@@ -107,39 +124,79 @@ class Recovered:
 
 @dataclass(frozen=True, eq=False)
 class MethodResult:
-    """All that is known of one method.
+    """All results of one method.
 
     Attributes:
-        name (`str`): of the method.
         results (`list[Result]`): N of them, in the order of the originals.
-        recognitions (`dict[str, Recognition]`): by recognizer.
+        recognitions (`dict[str, dict[str, Recognition]]`): by gallery and recognizer.
         distances (`dict[str, np.ndarray]`): (N,) by measure; NaN where it could not be taken.
-        sets (`dict[str, float]`): of the measures of whole sets.
-        linked (`dict[str, Linked]`): by recognizer; empty without second results.
-        recovered (`list[Recovered]`): empty where recovery was not tried.
+        sets (`dict[str, float]`): measures of whole sets.
+        linkage (`dict[str, dict[str, SearchResult]]`): by gallery and recognizer; a gallery is
+            missing without second results.
+        reversal (`list[ReversalResult]`): empty unless the reversal attack was run.
+        verification (`dict[str, Verification]`): by recognizer; empty without a pairs file.
     """
 
     name: str
     results: list[Result]
-    recognitions: dict[str, Recognition]
+    recognitions: dict[str, dict[str, Recognition]]
     distances: dict[str, np.ndarray] = field(default_factory=dict)
     sets: dict[str, float] = field(default_factory=dict)
-    linked: dict[str, Linked] = field(default_factory=dict)
-    recovered: list[Recovered] = field(default_factory=list)
+    linkage: dict[str, dict[str, SearchResult]] = field(default_factory=dict)
+    reversal: list[ReversalResult] = field(default_factory=list)
+    verification: dict[str, Verification] = field(default_factory=dict)
 
     @property
     def detected(self) -> Rate:
-        """In how many results a face was found where the original has it."""
+        """Share of results with a face at the place of the original's face."""
         return Rate(sum(result.face is not None for result in self.results), len(self.results))
 
     @property
     def leaks(self) -> int:
-        """How many results are their originals."""
+        """Number of results that are identical to their originals."""
         return sum(result.leaked for result in self.results)
 
     def means(self) -> dict[str, Mean]:
-        """Of `distances`."""
+        """Means of `distances`."""
         return {name: Mean.of(values) for name, values in self.distances.items()}
+
+    def worst(self, gallery: str) -> WorstAttack:
+        """The matching attack and recognizer with the highest rank-1 rate in a gallery."""
+        return worst_attack({name: of.attacks for name, of in self.recognitions[gallery].items()})
+
+
+@dataclass(frozen=True, eq=False)
+class GallerySummary:
+    """A gallery of G people, without its embeddings.
+
+    Attributes:
+        size (`int`): G.
+        impostor_scores (`dict[str, ImpostorScores]`): by recognizer.
+        originals (`dict[str, SearchResult]`): the originals searched in it, by recognizer: what
+            recognition finds without anonymization. Empty for the same-photo gallery, which holds
+            them.
+        excluded (`list[str]`): originals of people who are not in the gallery.
+        ignored (`int`): photos in the gallery's folder that belong to no original.
+    """
+
+    size: int
+    impostor_scores: dict[str, ImpostorScores]
+    originals: dict[str, SearchResult] = field(default_factory=dict)
+    excluded: list[str] = field(default_factory=list)
+    ignored: int = 0
+
+    @property
+    def chance(self) -> float:
+        """Chance level at rank 1."""
+        return 1.0 / self.size
+
+    @cached_property
+    def thresholds(self) -> dict[str, dict[float, float | None]]:
+        """Thresholds by recognizer and false accept rate, from the impostor scores."""
+        return {
+            name: {far: scores.threshold(far) for far in FALSE_ACCEPT_RATES}
+            for name, scores in self.impostor_scores.items()
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,38 +204,23 @@ class Evaluation:
     """All methods on one set of originals.
 
     Attributes:
-        originals (`list[Original]`): the G in which a face was found: the gallery.
-        faceless (`list[str]`): of the originals in which none was found; nothing is said of them.
-        recognizers (`list[Recognizer]`): that were asked.
-        strangers (`dict[str, Strangers]`): the gallery's, by recognizer.
+        originals (`list[Original]`): those with a face.
+        faceless (`list[str]`): names of the originals without a detected face; they are excluded.
+        galleries (`dict[str, GallerySummary]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` where there are
+        other photos.
         units (`dict[str, str]`): by measure.
-        not_run (`dict[str, str]`): what lacks its model, and what it needs.
-        settings (`dict[str, Any]`): for the record.
+        not_run (`dict[str, str]`): by measure or recognizer without its model, what it needs.
+        settings (`dict[str, str]`): version and detector.
+        verification (`dict[str, Verification]`): of the originals, by recognizer; empty without a
+        pairs file.
     """
 
     originals: list[Original]
     faceless: list[str]
     recognizers: list[Recognizer]
-    strangers: dict[str, Strangers]
+    galleries: dict[str, GallerySummary]
     methods: list[MethodResult]
     units: dict[str, str]
     not_run: dict[str, str]
-    settings: dict[str, Any]
-
-    @cached_property
-    def thresholds(self) -> dict[str, dict[float, float | None]]:
-        """Similarities by recognizer and false accept rate, calibrated on the gallery's strangers."""
-        return {
-            name: {far: strangers.threshold(far) for far in FALSE_ACCEPT_RATES}
-            for name, strangers in self.strangers.items()
-        }
-
-    @property
-    def chance(self) -> float:
-        """What guessing gets at rank 1."""
-        return 1.0 / len(self.originals)
-
-    def worst(self, method: MethodResult) -> WorstAttack:
-        """The best that an attacker gets, over all recognizers."""
-        ranks = {name: recognition.attacks for name, recognition in method.recognitions.items()}
-        return worst_of(ranks, self.chance)
+    settings: dict[str, str]
+    verification: dict[str, Verification] = field(default_factory=dict)

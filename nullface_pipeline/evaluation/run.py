@@ -1,20 +1,27 @@
-"""One evaluation: read, find, embed, rank, measure.
+"""One evaluation: read the photos, detect and embed faces, run the attacks, measure utility.
 
-Pictures are read one after the other and let go; embeddings lie in files of one method at a time.
+Photos are read one after the other and released; raw embeddings are kept for one method at a time.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.progress import track
 
 from nullface_pipeline import __version__
-from nullface_pipeline.evaluation.attacks import MATCHING, linkability, naive
-from nullface_pipeline.evaluation.judges import Recognizer, holds
-from nullface_pipeline.evaluation.look import Look
+from nullface_pipeline.evaluation.attacks import matching_attacks
+from nullface_pipeline.evaluation.cached_models import CachedModels
+from nullface_pipeline.evaluation.galleries import (
+    PhotoGallery,
+    embed_originals,
+    find_originals,
+    other_photos,
+    photos_of_subjects,
+    same_photos,
+    summarize,
+)
 from nullface_pipeline.evaluation.measures import FaceMeasure, PairMeasure, SetMeasure
 from nullface_pipeline.evaluation.pairs import (
     Method,
@@ -25,256 +32,399 @@ from nullface_pipeline.evaluation.pairs import (
     match_results,
     photos_by_name,
 )
-from nullface_pipeline.evaluation.rates import Gallery, Ranks, Strangers, own_similarities
-from nullface_pipeline.evaluation.recover import recover
+from nullface_pipeline.evaluation.rates import Gallery, ImpostorScores, Ranks, genuine_scores, mated_ranks
+from nullface_pipeline.evaluation.recognizers import Recognizer, holds
 from nullface_pipeline.evaluation.results import (
+    DIFFERENT_PHOTO,
+    FALSE_ACCEPT_RATES,
+    SAME_PHOTO,
     Evaluation,
-    Linked,
     MethodResult,
     Original,
     Recognition,
-    Recovered,
     Result,
+    SearchResult,
 )
-from nullface_pipeline.evaluation.tables import scratch_table
+from nullface_pipeline.evaluation.reversal_attack import reverse_results
+from nullface_pipeline.evaluation.verification import Verification, read_pairs, verify
+from nullface_pipeline.photo_records import OptionError
+from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 
 
-# Raw embeddings by recognizer: (N, D) aligned by the original's landmarks, and (N, D) by the result's own, of which the
-# rows without a detected face are zero.
+# Raw embeddings by recognizer: (N, D) aligned by the original's landmarks, and (N, D) aligned by
+# the result's own, of which rows without a detected face are zero.
 Embedded = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured besides who is found again."""
+    """Utility metrics: of faces, of pairs of photos and of whole sets."""
 
     faces: Sequence[FaceMeasure] = ()
     pairs: Sequence[PairMeasure] = ()
     sets: Sequence[SetMeasure] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What all methods of an evaluation share.
+
+    Attributes:
+        originals (`list[Original]`): P photos with a face.
+        galleries (`dict[str, PhotoGallery]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` where there are
+        other photos.
+        raw (`dict[str, np.ndarray]`): (P, D) embeddings of the originals, by recognizer.
+        subjects (`np.ndarray`, *optional*): (P,) int, who is shown, from a pairs file.
+        files (`dict[Path, dict[str, Path]]`): results by folder and name.
+        reversal_pipe (*optional*): pipeline for the reversal attack.
+    """
+
+    originals: list[Original]
+    galleries: dict[str, PhotoGallery]
+    raw: dict[str, np.ndarray]
+    subjects: np.ndarray | None
+    files: dict[Path, dict[str, Path]]
+    recognizers: Sequence[Recognizer]
+    models: CachedModels
+    measures: Measures
+    reversal_pipe: StableDiffusionNullFacePipeline | None
+
+
 def evaluate(
     originals: Path,
     methods: Sequence[Method],
     recognizers: Sequence[Recognizer],
-    look: Look,
+    models: CachedModels,
     measures: Measures = Measures(),
     skip_missing: bool = False,
-    recover_with: Any | None = None,
+    reversal_pipe: StableDiffusionNullFacePipeline | None = None,
     not_run: Mapping[str, str] | None = None,
+    gallery: Path | None = None,
+    pairs: Path | None = None,
 ) -> Evaluation:
-    """Judge methods by what they made of the same originals.
+    """Evaluate methods by their results for the same originals.
 
     Args:
-        originals (`Path`): a folder of photos, one person each and each person once.
-        methods (`Sequence[Method]`): each of a name of its own.
-        recognizers (`Sequence[Recognizer]`): each of a name of its own, at least one.
-        look (`Look`): the detector, and where answers are remembered.
-        measures (`Measures`): what else is measured.
-        skip_missing (`bool`): leave originals without a result out of a method's figures, instead of raising. They stay
-            in the gallery.
-        recover_with (*optional*): a pipeline of this project with face models, to try the recovery attack with.
+        originals (`Path`): folder of photos, one person each. Each person once, unless `pairs` says
+        who is shown.
+        methods (`Sequence[Method]`): with different names.
+        recognizers (`Sequence[Recognizer]`): at least one, with different names.
+        models (`CachedModels`): detector and cache.
+        skip_missing (`bool`): exclude originals without a result from a method's figures instead of
+            raising. They stay in the gallery.
+        reversal_pipe (*optional*): pipeline with face models; runs the reversal attack.
         not_run (`Mapping[str, str]`, *optional*): what lacks its model, for the report.
+        gallery (`Path`, *optional*): folder of other photos of the same people, with the names of
+        the originals.
+        pairs (`Path`, *optional*): CSV file of several photos a person, see
+            `verification.read_pairs`. The first photo of a person is searched for, and the second
+            is the person's photo in the different-photo gallery.
 
     Raises:
-        ValueError: for pictures that are missing, unreadable, or of another size or crop than their originals.
+        ValueError: for photos that are missing, unreadable, or of another size or crop than their
+            originals.
     """
+    if gallery is not None and pairs is not None:
+        raise OptionError("gallery", "and `pairs` exclude each other; the pairs file lists the other photos.")
     photos = photos_by_name(originals)
-    # All folders before any picture is read.
-    folders = {folder for method in methods for folder in (method.folder, method.again) if folder is not None}
-    files = {folder: match_results(list(photos), folder, skip_missing) for folder in folders}
-    gallery, faceless = find_originals(photos, look)
-    seen = see_originals(gallery, recognizers, look)
-    judged = [
-        judge_method(method, files, gallery, seen, recognizers, look, measures, recover_with) for method in methods
-    ]
+    shown = None if pairs is None else read_pairs(pairs, list(photos))
+    if shown is not None:
+        photos = {name: photos[name] for name in shown}
+    others = None if gallery is None else photos_by_name(gallery)
+    # All folders are matched before the first photo is read.
+    files = match_files(methods, list(photos), None if others is None else list(others), skip_missing)
+    found, faceless = find_originals(photos, models, "originals")
+    raw = embed_originals(found, recognizers, models, "originals")
+    subjects = None
+    if shown is not None:
+        subjects = np.unique([shown[original.name] for original in found], return_inverse=True)[1]
+        galleries = photos_of_subjects(found, raw, subjects, recognizers)
+    else:
+        galleries = {SAME_PHOTO: same_photos(found, raw, recognizers)}
+    if others is not None:
+        galleries[DIFFERENT_PHOTO] = other_photos(found, others, recognizers, models)
+    setup = Setup(found, galleries, raw, subjects, files, recognizers, models, measures, reversal_pipe)
     return Evaluation(
-        originals=gallery,
+        originals=found,
         faceless=faceless,
         recognizers=list(recognizers),
-        strangers={name: gallery_seen.strangers for name, gallery_seen in seen.items()},
-        methods=judged,
+        galleries=summarize(galleries, found, raw),
+        methods=[evaluate_method(method, setup) for method in methods],
         units={measure.name: measure.unit for measure in measures.faces},
         not_run=dict(not_run or {}),
-        settings={"version": __version__, "detector": look.detector.name},
+        settings={"version": __version__, "detector": models.detector.name},
+        verification=verify_photos(setup, raw, np.arange(len(found))),
     )
 
 
-def judge_method(
-    method: Method,
-    files: Mapping[Path, Mapping[str, Path]],
-    gallery: Sequence[Original],
-    seen: Mapping[str, Gallery],
-    recognizers: Sequence[Recognizer],
-    look: Look,
-    measures: Measures,
-    recover_with: Any | None,
-) -> MethodResult:
-    """All that is known of one method; `files` are the results by folder and name."""
-    results = find_results(method.name, gallery, None if method.folder is None else files[method.folder], look)
-    embedded = embed_results(method.name, results, recognizers, look)
-    linked: dict[str, Linked] = {}
-    if method.again is not None:
-        name = f"{method.name}, again"
-        second = find_results(name, gallery, files[method.again], look)
-        linked = link(results, embedded, second, embed_results(name, second, recognizers, look), seen)
-    recovered: list[Recovered] = []
-    if recover_with is not None and method.folder is not None:
-        recovered = recover(recover_with, method.name, results, recognizers, seen, look.quiet)
+def match_files(
+    methods: Sequence[Method], names: Sequence[str], gallery: Sequence[str] | None, skip_missing: bool
+) -> dict[Path, dict[str, Path]]:
+    """Results by folder and name.
+
+    Args:
+        names, gallery: names of the originals, and of the photos in the gallery's folder.
+
+    Raises:
+        ValueError: if results are missing, or if a method has results of a gallery and there is
+            none.
+    """
+    files = {}
+    for method in methods:
+        for folder in (method.folder, method.second_run):
+            if folder is not None:
+                files[folder] = match_results(names, folder, skip_missing)
+        if method.gallery_run is not None:
+            if gallery is None:
+                raise OptionError("gallery_run", f"of {method.name} needs `gallery`.")
+            in_gallery = [name for name in gallery if name in set(names)]
+            files[method.gallery_run] = match_results(in_gallery, method.gallery_run, skip_missing)
+    return files
+
+
+def evaluate_method(method: Method, setup: Setup) -> MethodResult:
+    """Evaluate one method."""
+    files = None if method.folder is None else setup.files[method.folder]
+    results = find_results(method.name, method.name, setup.originals, files, setup.models)
+    embedded = embed_results(method.name, results, setup)
     return MethodResult(
         name=method.name,
         results=results,
-        recognitions={name: recognize(seen[name], results, *embedded[name]) for name in embedded},
-        distances=measure_distances(method.name, results, measures, look),
-        sets=measure_sets(results, measures.sets),
-        linked=linked,
-        recovered=recovered,
+        recognitions={name: recognize(method.name, name, results, embedded, setup) for name in setup.galleries},
+        distances=measure_distances(method.name, results, setup.measures, setup.models),
+        sets=measure_sets(results, setup.measures.sets),
+        linkage=link(method, results, embedded, setup),
+        reversal=[]
+        if setup.reversal_pipe is None or method.folder is None
+        else reverse_results(
+            setup.reversal_pipe, method.name, results, setup.recognizers, setup.galleries, setup.models.quiet
+        ),
+        verification=verify_photos(
+            setup, {name: raw for name, (raw, _) in embedded.items()}, np.array([result.row for result in results])
+        ),
     )
 
 
-def find_originals(photos: Mapping[str, Path], look: Look) -> tuple[list[Original], list[str]]:
-    """The originals in which a face is found, and the names of the others.
-
-    Raises:
-        ValueError: if there are fewer than two faces: nobody can be told from nobody else.
-    """
-    found, faceless = [], []
-    for name, path in track(photos.items(), "originals", disable=look.quiet):
-        picture = file_picture(path)
-        face = look.face(picture)
-        if face is None:
-            faceless.append(name)
-        else:
-            found.append(Original(name, picture.unread(), *look.size_and_content(picture), face))
-    if len(found) < 2:
-        raise ValueError(f"Faces were found in {len(found)} originals; two people at least are needed.")
-    return found, faceless
-
-
 def find_results(
-    method: str, gallery: Sequence[Original], files: Mapping[str, Path] | None, look: Look
+    title: str, method: str, originals: Sequence[Original], files: Mapping[str, Path] | None, models: CachedModels
 ) -> list[Result]:
-    """A method's results of the originals in the gallery; without `files`, those of the baseline of this name.
+    """Find the results of the originals; without `files`, compute those of the baseline `method`.
+
+    Args:
+        title (`str`): shown in progress and errors.
 
     Raises:
-        ValueError: for results of another size or crop than their originals, or if none is left.
+        ValueError: for results of another size or crop than their originals, or if there are none.
     """
     results, moved = [], []
-    chosen = [(row, original) for row, original in enumerate(gallery) if files is None or original.name in files]
-    for row, original in track(chosen, f"{method}: faces", disable=look.quiet):
+    chosen = [(row, original) for row, original in enumerate(originals) if files is None or original.name in files]
+    for row, original in track(chosen, f"{title}: faces", disable=models.quiet):
         if files is None:
             picture = baseline_picture(method, original.picture, original.face)
         else:
             picture = file_picture(files[original.name])
-        size, content = look.size_and_content(picture)
-        check_size(original.name, method, original.size, size)
-        face = look.face(picture, original.face.landmarks)
+        size, content = models.size_and_content(picture)
+        check_size(original.name, title, original.size, size)
+        face = models.face(picture, original.face.landmarks)
         if face is not None:
             moved.append((original.face.landmarks, face.landmarks))
         there = face if face is not None and holds(face, original.face.landmarks[2]) else None
         results.append(Result(row, original, picture.unread(), there, content == original.content))
     if not results:
-        raise ValueError(f"{method}: no result belongs to an original in which a face was found.")
-    # Where fewer faces are found than not, the method destroys them, and says nothing of the crop.
+        raise ValueError(f"{title}: no result belongs to an original in which a face was found.")
+    # A method that leaves few faces destroys them; their places say nothing about the crop.
     if files is not None and 2 * len(moved) >= len(results):
-        check_crop(method, *(np.array(points) for points in zip(*moved)))
+        check_crop(title, *(np.array(points) for points in zip(*moved)))
     return results
 
 
-def see_originals(gallery: Sequence[Original], recognizers: Sequence[Recognizer], look: Look) -> dict[str, Gallery]:
-    """The gallery of each recognizer."""
-    raw: dict[str, np.ndarray] = {}
-    for row, original in track(enumerate(gallery), "originals: who", total=len(gallery), disable=look.quiet):
-        picture = original.picture.unread()
-        for recognizer in recognizers:
-            put(raw, recognizer.name, row, look.embedding(recognizer, picture, original.face.landmarks), len(gallery))
-    return {r.name: Gallery.of(raw.pop(r.name), r.centred) for r in recognizers}
-
-
-def embed_results(method: str, results: Sequence[Result], recognizers: Sequence[Recognizer], look: Look) -> Embedded:
-    """What every recognizer says of every result."""
-    forced: dict[str, np.ndarray] = {}
-    own: dict[str, np.ndarray] = {}
-    for row, result in track(enumerate(results), f"{method}: who", total=len(results), disable=look.quiet):
+def embed_results(title: str, results: Sequence[Result], setup: Setup) -> Embedded:
+    """Embed every result with every recognizer."""
+    gt_aligned: dict[str, list[np.ndarray]] = {recognizer.name: [] for recognizer in setup.recognizers}
+    redetected: dict[str, list[np.ndarray]] = {recognizer.name: [] for recognizer in setup.recognizers}
+    for result in track(results, f"{title}: embeddings", disable=setup.models.quiet):
         picture = result.picture.unread()
-        for recognizer in recognizers:
-            name, at_original = recognizer.name, result.original.face.landmarks
-            put(forced, name, row, look.embedding(recognizer, picture, at_original), len(results))
-            if result.face is not None:
-                put(own, name, row, look.embedding(recognizer, picture, result.face.landmarks), len(results))
-    return {name: (forced[name], own[name] if name in own else np.zeros_like(forced[name])) for name in forced}
+        for recognizer in setup.recognizers:
+            embedding = setup.models.embedding(recognizer, picture, result.original.face.landmarks)
+            gt_aligned[recognizer.name].append(embedding)
+            redetected[recognizer.name].append(
+                np.zeros_like(embedding)
+                if result.face is None
+                else setup.models.embedding(recognizer, picture, result.face.landmarks)
+            )
+    return {
+        name: (np.array(gt_aligned[name], np.float32), np.array(redetected[name], np.float32)) for name in gt_aligned
+    }
 
 
-def put(table: dict[str, np.ndarray], name: str, row: int, embedding: np.ndarray, count: int) -> None:
-    """A (D,) embedding into a row of the (`count`, D) ones of a recognizer, which are zeros at first."""
-    if name not in table:
-        table[name] = scratch_table(count, len(embedding))
-    table[name][row] = embedding
+def recognize(
+    method: str, gallery: str, results: Sequence[Result], embedded: Embedded, setup: Setup
+) -> dict[str, Recognition]:
+    """Search the results in one gallery with every recognizer.
 
-
-def recognize(seen: Gallery, results: Sequence[Result], forced: np.ndarray, own: np.ndarray) -> Recognition:
-    """One recognizer's gallery and raw embeddings of N results to ranks and similarities."""
+    Raises:
+        ValueError: if no result shows a person of the gallery.
+    """
     rows = np.array([result.row for result in results])
-    leaked = np.array([result.leaked for result in results])
-    detected = np.array([result.face is not None for result in results])
-    probes = seen.probes(forced)
-    attacks = {name: match(probes, seen.embeddings, rows) for name, match in MATCHING.items()}
-    own_similarity = np.full(len(rows), np.nan)
-    behind = np.full(len(rows), len(seen.embeddings))
-    own_ranks = Ranks(behind, np.ones_like(behind))
+    same, searched = setup.galleries[SAME_PHOTO], setup.galleries[gallery]
+    # With several photos of a person, only the first one is searched for.
+    probed = np.flatnonzero(same.mates(rows) >= 0)
+    mates = searched.mates(rows)
+    index = probed[mates[probed] >= 0]
+    if not len(index):
+        raise ValueError(f"{method}: no result shows a person who has a photo in the {gallery} gallery.")
+    leaked = np.array([results[number].leaked for number in index])
+    detected = np.array([results[number].face is not None for number in index])
+    recognitions = {}
+    for name, (gt_aligned, redetected) in embedded.items():
+        of = searched.embedded[name]
+        probes = of.probes(gt_aligned)
+        originals = same.embedded[name].embeddings[same.mates(rows)[probed]]
+        attacks = matching_attacks(probes[probed], of.embeddings, mates[probed], originals)
+        similarity, ranks = search_detected(of, redetected[index], mates[index], detected)
+        if gallery == SAME_PHOTO:
+            # An unchanged photo is re-identified, whatever its similarity.
+            for each in (attacks["most_similar"], ranks):
+                each.greater[leaked], each.equal[leaked] = 0, 1
+        scores = genuine_scores(probes[index], of.embeddings, mates[index])
+        recognitions[name] = Recognition(index, scores, attacks, similarity, ranks)
+    return recognitions
+
+
+def search_detected(
+    gallery: Gallery, raw: np.ndarray, mates: np.ndarray, detected: np.ndarray
+) -> tuple[np.ndarray, Ranks]:
+    """Search (M, D) raw embeddings; NaN and the rank after the gallery where no face was detected."""
+    similarity = np.full(len(raw), np.nan)
+    ranks = Ranks(np.full(len(raw), len(gallery.embeddings)), np.ones(len(raw), int))
     if detected.any():
-        found = seen.probes(own, np.flatnonzero(detected))
-        ranks = naive(found, seen.embeddings, rows[detected])
-        own_ranks.greater[detected], own_ranks.equal[detected] = ranks.greater, ranks.equal
-        own_similarity[detected] = own_similarities(found, seen.embeddings, rows[detected])
-    # An untouched photo is re-identified, whatever a recognizer thinks of it.
-    for ranks in (attacks["naive"], own_ranks):
-        ranks.greater[leaked], ranks.equal[leaked] = 0, 1
-    return Recognition(own_similarities(probes, seen.embeddings, rows), attacks, own_similarity, own_ranks)
+        probes = gallery.probes(raw[detected])
+        found = mated_ranks(probes, gallery.embeddings, mates[detected])
+        ranks.greater[detected], ranks.equal[detected] = found.greater, found.equal
+        similarity[detected] = genuine_scores(probes, gallery.embeddings, mates[detected])
+    return similarity, ranks
 
 
 def link(
-    first: Sequence[Result],
-    first_embedded: Embedded,
-    second: Sequence[Result],
-    second_embedded: Embedded,
-    seen: Mapping[str, Gallery],
-) -> dict[str, Linked]:
-    """Whether the two results of a person are known for one person's, by recognizer; aligned by the original's
-    landmarks.
+    method: Method, results: Sequence[Result], embedded: Embedded, setup: Setup
+) -> dict[str, dict[str, SearchResult]]:
+    """Run the linkage attack: are two results of a person recognized as one person?
+
+    Returns:
+        By gallery and recognizer. Same photo: the second run. Different photo: results of the
+        gallery's photos. A gallery without such results is missing.
     """
-    first_rows, second_rows = (np.array([result.row for result in results]) for results in (first, second))
-    _, *both = np.intersect1d(first_rows, second_rows, return_indices=True)
-    linked = {}
-    for name, gallery in seen.items():
-        probes, others = (
-            gallery.probes(embedded[name][0], chosen)
-            for embedded, chosen in zip((first_embedded, second_embedded), both)
+    rows = np.array([result.row for result in results])
+    probed = setup.galleries[SAME_PHOTO].mates(rows) >= 0
+    first = {name: raw[probed] for name, (raw, _) in embedded.items()}
+    second_runs = {
+        SAME_PHOTO: second_run(method, setup),
+        DIFFERENT_PHOTO: gallery_run(method, results, embedded, setup),
+    }
+    return {
+        gallery: link_runs(rows[probed], first, *second, setup)
+        for gallery, second in second_runs.items()
+        if second is not None
+    }
+
+
+def second_run(method: Method, setup: Setup) -> tuple[np.ndarray, Embedded] | None:
+    """Who is shown, (M,) int, and embeddings of a method's second run, if there is one."""
+    if method.second_run is None:
+        return None
+    title = f"{method.name}, second run"
+    results = find_results(title, method.name, setup.originals, setup.files[method.second_run], setup.models)
+    return np.array([result.row for result in results]), embed_results(title, results, setup)
+
+
+def gallery_run(
+    method: Method, results: Sequence[Result], embedded: Embedded, setup: Setup
+) -> tuple[np.ndarray, Embedded] | None:
+    """Who is shown, (M,) int, and embeddings of results of the gallery's photos, if there are any.
+
+    Baselines are applied to the photos. The results of a pairs file's photos include them.
+    """
+    gallery = setup.galleries.get(DIFFERENT_PHOTO)
+    if gallery is None:
+        return None
+    if setup.subjects is not None:
+        numbers = gallery.photo_numbers(results)
+        shown = numbers >= 0
+        raw = {name: (gt_aligned[shown], redetected[shown]) for name, (gt_aligned, redetected) in embedded.items()}
+        return gallery.people[numbers[shown]], raw
+    if method.folder is not None and method.gallery_run is None:
+        return None
+    title = f"{method.name}, gallery"
+    files = None if method.gallery_run is None else setup.files[method.gallery_run]
+    others = find_results(title, method.name, gallery.photos, files, setup.models)
+    return gallery.people[[result.row for result in others]], embed_results(title, others, setup)
+
+
+def link_runs(
+    first_people: np.ndarray,
+    first: Mapping[str, np.ndarray],
+    second_people: np.ndarray,
+    second: Embedded,
+    setup: Setup,
+) -> dict[str, SearchResult]:
+    """Search results of one run among those of another, by recognizer.
+
+    Only people with results in both runs take part.
+
+    Args:
+        first_people, second_people (`np.ndarray`): (N,) and (M,) int, who is shown.
+        first, second: raw embeddings.
+    """
+    _, first_index, second_index = np.intersect1d(first_people, second_people, return_indices=True)
+    linkage = {}
+    for name, gallery in setup.galleries[SAME_PHOTO].embedded.items():
+        probes, others = gallery.probes(first[name][first_index]), gallery.probes(second[name][0][second_index])
+        linkage[name] = SearchResult(
+            mated_ranks(probes, others), genuine_scores(probes, others), ImpostorScores.of(others)
         )
-        linked[name] = Linked(linkability(probes, others), own_similarities(probes, others), Strangers.of(others))
-    return linked
+    return linkage
 
 
-def measure_distances(method: str, results: Sequence[Result], measures: Measures, look: Look) -> dict[str, np.ndarray]:
-    """(N,) by the name of each measure of faces or pairs; NaN where a face could not be described."""
+def verify_photos(setup: Setup, raw: Mapping[str, np.ndarray], rows: np.ndarray) -> dict[str, Verification]:
+    """Verify photos against the other originals, by recognizer; empty without a pairs file.
+
+    Args:
+        raw: (N, D) embeddings by recognizer.
+        rows (`np.ndarray`): (N,) int, their originals.
+    """
+    if setup.subjects is None:
+        return {}
+    verification = {}
+    for recognizer in setup.recognizers:
+        gallery = Gallery.of(setup.raw[recognizer.name], recognizer.centred)
+        verification[recognizer.name] = verify(
+            gallery.probes(raw[recognizer.name]), rows, gallery.embeddings, setup.subjects, FALSE_ACCEPT_RATES
+        )
+    return verification
+
+
+def measure_distances(
+    method: str, results: Sequence[Result], measures: Measures, models: CachedModels
+) -> dict[str, np.ndarray]:
+    """Distances by measure, (N,); NaN where a face could not be described."""
     names = [measure.name for measure in measures.faces] + [measure.name for measure in measures.pairs]
     distances: dict[str, list[float]] = {name: [] for name in names}
     if not distances:
         return {}
-    for result in track(results, f"{method}: what is kept", disable=look.quiet):
+    for result in track(results, f"{method}: utility metrics", disable=models.quiet):
         before, after = result.original.picture.unread(), result.picture.unread()
         landmarks = result.original.face.landmarks
         for measure in measures.faces:
-            described = [look.description(measure, picture, landmarks) for picture in (before, after)]
+            described = [models.description(measure, picture, landmarks) for picture in (before, after)]
             known = all(description.size for description in described)
             distances[measure.name].append(measure.distance(*described) if known else np.nan)
         for pair_measure in measures.pairs:
-            distances[pair_measure.name].append(look.pair(pair_measure, before, after, result.original.face))
+            distances[pair_measure.name].append(models.pair(pair_measure, before, after, result.original.face))
     return {name: np.array(values) for name, values in distances.items()}
 
 
 def measure_sets(results: Sequence[Result], measures: Sequence[SetMeasure]) -> dict[str, float]:
-    """All figures of all measures of sets."""
+    """Compute the measures of whole sets."""
     figures: dict[str, float] = {}
     for measure in measures:
         figures |= measure(

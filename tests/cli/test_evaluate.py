@@ -38,13 +38,31 @@ def test_a_report_is_made(originals, tmp_path):
     result = invoke("evaluate", *arguments, "--output", report)
     assert result.exit_code == 0, result.output
     assert {path.name for path in report.iterdir()} == {"results.json", "table.csv", "per_image.csv", "index.html"}
-    assert "guessing finds 50 %" in result.output and "rank 1, tiny*" in result.output
+    assert (
+        "Same photo gallery: 2 people, chance level 50 % at rank 1." in result.output
+        and "rank 1, tiny*" in result.output
+    )
     record = json.loads((report / "results.json").read_text())
     assert record["originals"] == 2 and not record["recognizers"][0]["independent"]
     assert (tmp_path / "state").is_dir()
-    forgotten = invoke("evaluate", "--forget")
-    assert forgotten.exit_code == 0 and "Forgotten" in forgotten.output
+    cleared = invoke("evaluate", "--clear-cache")
+    assert cleared.exit_code == 0 and "deleted" in cleared.output
     assert not [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+
+
+def test_galleries_of_other_photos_are_searched(originals, tmp_path):
+    """A photo of a third person is ignored."""
+    photos = {path.stem: np.asarray(PIL.Image.open(path)) for path in originals.iterdir()}
+    (tmp_path / "gallery").mkdir()
+    for name, photo in (("first", photos["first"]), ("second", photos["second"]), ("third", photos["first"])):
+        PIL.Image.fromarray((0.8 * photo).astype(np.uint8)).save(tmp_path / "gallery" / f"{name}.jpg")
+    arguments = ["--originals", originals, "--method", "blur", "--recognizer", "tiny", "-o", tmp_path / "report"]
+    result = invoke("evaluate", *arguments, "--gallery", tmp_path / "gallery")
+    assert result.exit_code == 0, result.output
+    assert "Different photo gallery: 2 people" in result.output and "1 photos of the different photo" in result.output
+    assert "rank 1, different photo, tiny*" in result.output
+    galleries = json.loads((tmp_path / "report" / "results.json").read_text())["galleries"]
+    assert galleries["different_photo"]["people"] == 2
 
 
 def test_a_leak_is_told_and_changes_the_exit_code(originals, tmp_path):
@@ -60,10 +78,23 @@ def test_a_leak_is_told_and_changes_the_exit_code(originals, tmp_path):
         ([], "--originals"),
         (["--method", "box", "-o", "report"], "--originals"),
         (["--originals", "{originals}", "-o", "report"], "--method"),
-        (["--originals", "absent", "--method", "box", "-o", "report"], "absent is no folder"),
+        (["--originals", "absent", "--method", "box", "-o", "report"], "absent is not a folder"),
         (["--originals", "{originals}", "--method", "mosaic", "-o", "report"], "--method is 'mosaic'"),
         (["--originals", "{originals}", "--method", "box", "--method", "box", "-o", "report"], "called box"),
-        (["--originals", "{originals}", "--method", "box", "--again", "x={originals}", "-o", "report"], "--again x"),
+        (
+            ["--originals", "{originals}", "--method", "box", "--second-run", "x={originals}", "-o", "report"],
+            "--second-run x",
+        ),
+        (["--originals", "{originals}", "--method", "box", "--gallery", "{empty}", "-o", "report"], "no photos in"),
+        (
+            ["--originals", "{originals}", "--method", "box", "--gallery", "{originals}", "-o", "r"],
+            "the original itself",
+        ),
+        (["--originals", "{originals}", "--method", "box", "--pairs", "absent.csv", "-o", "report"], "absent.csv"),
+        (
+            ["--originals", "{originals}", "--method", "box", "--gallery-run", "x={originals}", "-o", "r"],
+            "--gallery-run",
+        ),
         (["--originals", "{originals}", "--method", "box", "--recognizer", "nobody", "-o", "report"], "nobody"),
         (["--originals", "{originals}", "--method", "a={empty}", "-o", "report"], "There are no photos in"),
         (["--originals", "{originals}", "--method", "a={one}", "-o", "report"], "--skip-missing"),

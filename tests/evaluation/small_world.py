@@ -37,7 +37,9 @@ class RedSquares:
 
 
 class Patterns:
-    """The pattern where the landmarks say; the negative of a pattern is the negative embedding. Counts its calls."""
+    """The pattern where the landmarks say; the negative of a pattern is the negative embedding.
+    Counts its calls.
+    """
 
     independent = True
     centred = False
@@ -59,6 +61,15 @@ def person(number, found=True):
     image[PATTERN] = np.random.default_rng(number).integers(0, 256, (16, 16, 3))
     if found:
         image[8:16, 12:20] = MARK
+    return image
+
+
+def other_photo(number, photo=1):
+    """Another photo of a person: the same pattern with noise, on another background."""
+    image = person(number)
+    noise = np.random.default_rng([number, photo]).integers(-40, 41, (16, 16, 3))
+    image[PATTERN] = np.clip(image[PATTERN].astype(int) + noise, 1, 254)
+    image[40:] = 30 + photo
     return image
 
 

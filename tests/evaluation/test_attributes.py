@@ -1,4 +1,6 @@
-"""Attributes of faces: that each measure sees what it is named after, and says what it needs where it is not there."""
+"""Attributes of faces: that each measure sees what it is named after, and says what it needs where
+it is not there.
+"""
 
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from nullface_pipeline.evaluation.attributes import (
     face_box,
     face_square,
 )
-from nullface_pipeline.evaluation.judges import MissingModelError
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 
 
 POSE_NETWORK = Path(__file__).parents[3] / "shared/models/head_pose_66.onnx"
@@ -127,7 +129,9 @@ class TestLandmarks:
         assert measure.distance(points, open_mouth) > 2.0
 
     def test_openings_are_shares_of_widths(self):
-        """The astronaut laughs with open eyes; a picture without a face shows something else, or nothing changes."""
+        """The astronaut laughs with open eyes; a picture without a face shows something else, or
+        nothing changes.
+        """
         photo = data.astronaut()
         mouth, eyes = MouthOpening()(photo, FIVE), EyeOpening()(photo, FIVE)
         assert 0.05 < mouth[0] < 0.6 and 0.1 < eyes[0] < 0.6

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from nullface_pipeline.evaluation.cache import Cache, cache_path, forget
+from nullface_pipeline.evaluation.cache import Cache, cache_path, clear_cache
 
 
 def count_makes(cache, *made_from):
@@ -35,14 +35,14 @@ def test_what_was_made_is_remembered_and_nothing_else(tmp_path):
 
 def test_it_lies_among_the_users_own_files_and_is_forgotten(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert not forget()
+    assert not clear_cache()
     cache = Cache()
     count_makes(cache, "picture")
     assert cache_path().is_relative_to(tmp_path / "state")
     if os.name == "posix":
         assert stat.S_IMODE(cache_path().stat().st_mode) == 0o600
     cache.close()
-    assert forget()
+    assert clear_cache()
     assert not [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
     assert count_makes(Cache(), "picture") == 1
 
@@ -50,7 +50,7 @@ def test_it_lies_among_the_users_own_files_and_is_forgotten(tmp_path, monkeypatc
 def test_a_damaged_file_is_told_with_the_remedy(tmp_path):
     path = tmp_path / "cache.sqlite"
     path.write_bytes(b"no database at all, but long enough to have a header of one" * 20)
-    with pytest.raises(OSError, match="--forget"):
+    with pytest.raises(OSError, match="--clear-cache"):
         Cache(path)
 
 

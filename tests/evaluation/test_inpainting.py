@@ -1,4 +1,6 @@
-"""Table 2's baseline with tiny random parts: a UNet of nine channels, and nullface-tiny's, which blends."""
+"""Table 2's baseline with tiny random parts: a UNet of nine channels, and nullface-tiny's, which
+blends.
+"""
 
 import numpy as np
 import PIL.Image

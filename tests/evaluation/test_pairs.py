@@ -40,7 +40,7 @@ def test_photos_are_matched_by_their_path_without_the_suffix(tmp_path):
 
 def test_what_is_missing_is_told_or_left_out_on_purpose(tmp_path):
     write(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="no result for 2 of 3 originals: b, c. .*skip_missing"):
+    with pytest.raises(ValueError, match="skip_missing.* no result for 2 of 3 originals: b, c"):
         match_results(["a", "b", "c"], tmp_path)
     assert list(match_results(["a", "b", "c"], tmp_path, skip_missing=True)) == ["a"]
     with pytest.raises(ValueError, match="the name of an original"):
@@ -50,10 +50,10 @@ def test_what_is_missing_is_told_or_left_out_on_purpose(tmp_path):
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="no photos"):
         photos_by_name(tmp_path)
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="not a folder"):
         photos_by_name(tmp_path / "absent")
     write(tmp_path / "a.png"), write(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="one name"):
+    with pytest.raises(ValueError, match="same name"):
         photos_by_name(tmp_path)
 
 

@@ -8,7 +8,7 @@ from skimage import data
 from nullface_pipeline.evaluation.inpainting import load_inpainter
 from nullface_pipeline.evaluation.paper import FIGURES, TABLES, Setting, asked_settings, draw_photos
 from nullface_pipeline.evaluation.paper_pictures import make_pictures
-from nullface_pipeline.evaluation.what_is_kept import load_measures, read_weights
+from nullface_pipeline.evaluation.utility_metrics import load_measures, read_weights
 from nullface_pipeline.face_crops import FaceCrop
 
 from .test_attributes import FIVE
@@ -64,7 +64,9 @@ def test_settings_are_the_papers():
     assert all(len({setting.name for setting in settings}) == len(settings) for settings in FIGURES.values())
 
 
-@pytest.mark.parametrize("table, figure, words", [(None, None, "--table"), (1, 3, "--table"), (None, 10, "--recover")])
+@pytest.mark.parametrize(
+    "table, figure, words", [(None, None, "--table"), (1, 3, "--table"), (None, 10, "--reversal-attack")]
+)
 def test_one_table_or_figure(table, figure, words):
     with pytest.raises(ValueError, match=words):
         asked_settings(table, figure)
@@ -74,7 +76,7 @@ def test_another_set_than_the_papers_is_an_error_unless_people_are_drawn(photos)
     folder = photos[0].parent
     with pytest.raises(ValueError, match="4852"):
         draw_photos(folder, "celeba-hq", 1, None)
-    with pytest.raises(ValueError, match="--people 3"):
+    with pytest.raises(ValueError, match="--num-subjects 3"):
         draw_photos(folder, "celeba-hq", 1, 3)
     assert draw_photos(folder, "celeba-hq", 1, 2) == photos
 
@@ -85,5 +87,5 @@ def test_what_lacks_its_model_is_told(tmp_path, monkeypatch):
     assert [measure.name for measure in measures.pairs] == ["SSIM outside the face"]
     assert {"gaze (MobileGaze)", "FID and KID", "LPIPS outside the face"} <= set(not_run)
     assert all(reason.startswith("needs") for reason in not_run.values())
-    with pytest.raises(ValueError, match="name one of pose"):
+    with pytest.raises(ValueError, match="NAME=FILE"):
         read_weights(["nose=FILE"])

@@ -5,8 +5,8 @@ import pytest
 import torch
 from skimage import data
 
-from nullface_pipeline.evaluation.judges import MissingModelError
 from nullface_pipeline.evaluation.quality import LPIPS, MUSIQ, SSIM, FIDAndKID, distances, quality_change, scores
+from nullface_pipeline.evaluation.recognizers import MissingModelError
 
 
 PHOTO = data.astronaut()[:96, 160:288]
@@ -70,7 +70,7 @@ def test_without_weights_a_measure_says_what_it_needs(measure, empty_cache):
     pytest.importorskip("torch_fidelity")
     with pytest.raises(MissingModelError, match="^needs .*pth"):
         measure()
-    with pytest.raises(MissingModelError, match="is no file"):
+    with pytest.raises(MissingModelError, match="is not a file"):
         measure("not/there.pth")
 
 

@@ -1,4 +1,6 @@
-"""Ranks, rates, thresholds: against numbers known by hand, and in memory that does not grow with the square."""
+"""Ranks, rates, thresholds: against numbers known by hand, and in memory that does not grow with
+the square.
+"""
 
 import tracemalloc
 
@@ -7,15 +9,15 @@ import pytest
 
 from nullface_pipeline.evaluation.rates import (
     Gallery,
+    ImpostorScores,
     Mean,
     Rate,
-    Strangers,
     cumulative_matches,
-    own_ranks,
-    own_similarities,
+    genuine_scores,
+    mated_ranks,
+    normalized,
     three_rates,
 )
-from nullface_pipeline.evaluation.tables import normalized
 
 
 def random_faces(count, size=32, seed=0):
@@ -30,18 +32,18 @@ def at_angles(*degrees):
 def test_ranks_of_faces_placed_by_hand():
     gallery = at_angles(0, 10, 50, 120)
     probes = at_angles(2, 1, 110, 0)
-    ranks = own_ranks(probes, gallery)
+    ranks = mated_ranks(probes, gallery)
     assert ranks.middle.tolist() == [1.0, 2.0, 2.0, 4.0]
-    assert own_ranks(probes, gallery, score=np.negative).middle.tolist() == [4.0, 3.0, 3.0, 1.0]
+    assert mated_ranks(probes, gallery, score=np.negative).middle.tolist() == [4.0, 3.0, 3.0, 1.0]
     assert [ranks.found_within(k).mean() for k in (1, 2, 3, 4)] == [0.25, 0.75, 0.75, 1.0]
     assert cumulative_matches(ranks.found_within, 4) == [0.25, 0.75, 0.75, 1.0]
-    assert own_similarities(probes, gallery) == pytest.approx(np.cos(np.radians([2, 9, 60, 120])), abs=1e-6)
+    assert genuine_scores(probes, gallery) == pytest.approx(np.cos(np.radians([2, 9, 60, 120])), abs=1e-6)
 
 
 def test_ties_are_broken_by_chance():
     """A recognizer that says the same of everybody finds nobody more often than a guess."""
     gallery = np.repeat(at_angles(30), 5, axis=0)
-    ranks = own_ranks(gallery, gallery)
+    ranks = mated_ranks(gallery, gallery)
     assert ranks.found_within(1) == pytest.approx(0.2)
     assert ranks.found_within(3) == pytest.approx(0.6)
     assert ranks.found_within(5) == pytest.approx(1.0)
@@ -51,18 +53,18 @@ def test_ties_are_broken_by_chance():
 def test_probes_may_belong_to_any_row():
     gallery = random_faces(50)
     own = np.array([7, 3, 3])
-    assert own_ranks(gallery[own], gallery, own).middle.tolist() == [1.0, 1.0, 1.0]
-    assert own_similarities(gallery[own], gallery, own) == pytest.approx(1.0)
+    assert mated_ranks(gallery[own], gallery, own).middle.tolist() == [1.0, 1.0, 1.0]
+    assert genuine_scores(gallery[own], gallery, own) == pytest.approx(1.0)
 
 
 def test_blocks_change_nothing(monkeypatch):
     probes, gallery = random_faces(70, seed=1), random_faces(70, seed=2)
-    whole, pairs = own_ranks(probes, gallery), Strangers.of(gallery)
+    whole, pairs = mated_ranks(probes, gallery), ImpostorScores.of(gallery)
     monkeypatch.setattr("nullface_pipeline.evaluation.rates.BLOCK", 16)
-    blocks = own_ranks(probes, gallery)
+    blocks = mated_ranks(probes, gallery)
     assert np.array_equal(blocks.greater, whole.greater) and np.array_equal(blocks.equal, whole.equal)
     # A cosine on the edge of two steps may fall to either.
-    assert np.abs(np.cumsum(Strangers.of(gallery).counts - pairs.counts)).max() <= 1
+    assert np.abs(np.cumsum(ImpostorScores.of(gallery).counts - pairs.counts)).max() <= 1
 
 
 def test_wilson_intervals_are_those_of_the_papers_counts():
@@ -82,41 +84,52 @@ def test_an_interval_holds_its_rate(count):
         assert 0.0 <= low <= hits / count <= high <= 1.0
 
 
+def test_intervals_of_fractional_hits_hold_their_rate():
+    """Ties count as fractions of a hit; SciPy takes whole numbers."""
+    low, high = Rate(2.4, 12).interval
+    assert 0.0 < low < 0.2 < high < 0.6
+
+
+def test_rows_are_normalized_and_zeros_stay():
+    rows = normalized(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    assert rows.dtype == np.float32 and rows == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
+
+
 def test_no_cases_say_nothing():
     assert Rate(0, 0).interval == (0.0, 1.0) and np.isnan(Rate(0, 0).value)
 
 
 def test_thresholds_are_calibrated_on_strangers():
     gallery = random_faces(300)
-    strangers = Strangers.of(gallery)
+    impostors = ImpostorScores.of(gallery)
     upper = np.triu_indices(300, 1)
     cosines = (gallery @ gallery.T)[upper]
-    assert strangers.pairs == len(cosines) == 300 * 299 // 2
+    assert impostors.pairs == len(cosines) == 300 * 299 // 2
     for far in (0.01, 0.001):
-        threshold = strangers.threshold(far)
+        threshold = impostors.threshold(far)
         reached = (cosines >= threshold).mean()
         assert reached <= far and (cosines >= threshold - 2e-5).mean() >= far - 2 / len(cosines)
-    assert strangers.threshold(1e-5) is None, "44,850 pairs say nothing of one in a hundred thousand"
-    assert strangers.coarse().sum() == strangers.pairs
+    assert impostors.threshold(1e-5) is None, "44,850 pairs say nothing of one in a hundred thousand"
+    assert impostors.coarse().sum() == impostors.pairs
 
 
 def test_undetected_faces_move_only_their_denominators():
-    forced = np.array([1.0, 1.0, 0.0, 0.0])
-    own = np.array([1.0, 0.0, 0.0, 0.0])
-    every = three_rates(forced, own, np.array([True, True, True, True]))
-    fewer = three_rates(forced, own, np.array([True, False, True, False]))
-    assert every["forced"] == fewer["forced"] == Rate(2.0, 4)
-    assert every["all"] == fewer["all"] == Rate(1.0, 4)
-    assert every["detected"] == Rate(1.0, 4) and fewer["detected"] == Rate(1.0, 2)
-    nobody = three_rates(forced, own, np.zeros(4, dtype=bool))
-    assert nobody["detected"].count == 0 and nobody["all"] == Rate(0.0, 4)
+    gt_aligned = np.array([1.0, 1.0, 0.0, 0.0])
+    redetected = np.array([1.0, 0.0, 0.0, 0.0])
+    every = three_rates(gt_aligned, redetected, np.array([True, True, True, True]))
+    fewer = three_rates(gt_aligned, redetected, np.array([True, False, True, False]))
+    assert every["gt_aligned"] == fewer["gt_aligned"] == Rate(2.0, 4)
+    assert every["redetected"] == fewer["redetected"] == Rate(1.0, 4)
+    assert every["detected_only"] == Rate(1.0, 4) and fewer["detected_only"] == Rate(1.0, 2)
+    nobody = three_rates(gt_aligned, redetected, np.zeros(4, dtype=bool))
+    assert nobody["detected_only"].count == 0 and nobody["redetected"] == Rate(0.0, 4)
 
 
 def test_a_gallery_is_centred_with_its_probes():
     common = 5 * np.ones((1, 32))
     raw = common + np.random.default_rng(0).standard_normal((100, 32))
     plain, centred = Gallery.of(raw, centred=False), Gallery.of(raw, centred=True)
-    assert plain.strangers.threshold(0.5) > 0.9 > 0.1 > centred.strangers.threshold(0.5)
+    assert plain.impostor_scores.threshold(0.5) > 0.9 > 0.1 > centred.impostor_scores.threshold(0.5)
     assert centred.probes(raw[:3]) == pytest.approx(centred.embeddings[:3])
 
 
@@ -130,8 +143,8 @@ def test_means_leave_out_what_could_not_be_measured():
 def peak_memory(count):
     faces = random_faces(count, size=8)
     tracemalloc.start()
-    own_ranks(faces, faces)
-    Strangers.of(faces)
+    mated_ranks(faces, faces)
+    ImpostorScores.of(faces)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak

@@ -1,12 +1,12 @@
-"""All measures of what is kept, as far as their models are there."""
+"""Loads the utility metrics whose models are available."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from nullface_pipeline.evaluation import attributes, quality
-from nullface_pipeline.evaluation.judges import those_there
 from nullface_pipeline.evaluation.measures import FaceMeasure, PairMeasure, SetMeasure
+from nullface_pipeline.evaluation.recognizers import load_available
 from nullface_pipeline.evaluation.run import Measures
 
 
@@ -14,10 +14,10 @@ WEIGHTS = ("pose", "gaze", "3dmm", "lpips", "inception", "musiq")
 
 
 def load_measures(weights: Mapping[str, Path]) -> tuple[Measures, dict[str, str]]:
-    """What can be measured, and by name what the others need.
+    """Load the available metrics; returns them, and what the others need by name.
 
     Args:
-        weights (`Mapping[str, Path]`): files by the names of `WEIGHTS`.
+        weights (`Mapping[str, Path]`): files by name in `WEIGHTS`.
     """
     face_makers: dict[str, Callable[[], FaceMeasure]] = {
         attributes.HeadPose.name: partial(attributes.HeadPose, weights.get("pose")),
@@ -36,18 +36,20 @@ def load_measures(weights: Mapping[str, Path]) -> tuple[Measures, dict[str, str]
         quality.FIDAndKID.name: partial(quality.FIDAndKID, weights.get("inception")),
         quality.MUSIQ.name: partial(quality.MUSIQ, weights.get("musiq")),
     }
-    faces, faces_not_run = those_there(face_makers)
-    pairs, pairs_not_run = those_there(pair_makers)
-    sets, sets_not_run = those_there(set_makers)
+    faces, faces_not_run = load_available(face_makers)
+    pairs, pairs_not_run = load_available(pair_makers)
+    sets, sets_not_run = load_available(set_makers)
     return Measures(faces, pairs, sets), faces_not_run | pairs_not_run | sets_not_run
 
 
 def read_weights(asked: Sequence[str]) -> dict[str, Path]:
-    """`NAME=FILE` to files by name; raises ValueError for a name that is none of `WEIGHTS`, or no such file."""
+    """Parse `NAME=FILE`; raises ValueError for an unknown name or a missing file."""
     files = {}
     for each in asked:
         name, _, file = each.partition("=")
         if name not in WEIGHTS or not Path(file).is_file():
-            raise ValueError(f"--weights {each}: name one of {', '.join(WEIGHTS)}, and a file: pose=FILE.onnx.")
+            raise ValueError(
+                f"--weights {each}: pass NAME=FILE with a name of {', '.join(WEIGHTS)} and an existing file."
+            )
         files[name] = Path(file)
     return files

@@ -1,4 +1,4 @@
-"""What is asked of pictures; every answer is remembered, so that a stopped run goes on and no picture is asked twice."""
+"""Detector, recognizers and measures behind a cache."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ import numpy as np
 from nullface_pipeline import __version__
 from nullface_pipeline.evaluation.baselines import face_mask
 from nullface_pipeline.evaluation.cache import Cache
-from nullface_pipeline.evaluation.judges import Detector, Recognizer
 from nullface_pipeline.evaluation.measures import FaceMeasure, PairMeasure
 from nullface_pipeline.evaluation.pairs import Picture
+from nullface_pipeline.evaluation.recognizers import Detector, Recognizer
 from nullface_pipeline.face_identity import FaceLocation
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """What is asked of pictures, each answer remembered."""
+class CachedModels:
+    """Runs models on images and caches what they return."""
 
     detector: Detector
     cache: Cache
     quiet: bool = False
 
     def size_and_content(self, picture: Picture) -> tuple[tuple[int, int], bytes]:
-        """(H, W) and a digest of the pixels."""
+        """(H, W) of an image and a digest of its pixels."""
 
         def make() -> np.ndarray:
             digest = hashlib.sha256(picture.pixels.tobytes()).digest()
@@ -33,7 +33,7 @@ class Look:
         return (height, width), bytes(content)
 
     def face(self, picture: Picture, landmarks: np.ndarray | None = None) -> FaceLocation | None:
-        """The largest face, or the one at (5, 2) landmarks where there is one."""
+        """Detect the face at (5, 2) landmarks; the largest face if there is none at them."""
 
         def make() -> np.ndarray:
             face = None if landmarks is None else self.detector.at(picture.pixels, landmarks)
@@ -48,17 +48,17 @@ class Look:
         return FaceLocation(found[:4], found[4:14].reshape(5, 2), float(found[14]))
 
     def embedding(self, recognizer: Recognizer, picture: Picture, landmarks: np.ndarray) -> np.ndarray:
-        """(D,) float16."""
+        """Embed a face; (D,) float16."""
         made_from = ("embedding", picture.digest, recognizer.fingerprint, key_of(landmarks))
         return self.cache.remember(made_from, lambda: recognizer(picture.pixels, landmarks).astype(np.float16))
 
     def description(self, measure: FaceMeasure, picture: Picture, landmarks: np.ndarray) -> np.ndarray:
-        """What a measure says of a face."""
+        """Describe a face by a measure."""
         made_from = ("description", measure.name, picture.digest, measure.fingerprint, key_of(landmarks))
         return self.cache.remember(made_from, lambda: np.asarray(measure(picture.pixels, landmarks)))
 
     def pair(self, measure: PairMeasure, original: Picture, result: Picture, face: FaceLocation) -> float:
-        """What a measure says of an original and its result."""
+        """Compare an original and its result by a measure."""
 
         def make() -> np.ndarray:
             mask = face_mask(face, original.pixels.shape[:2])
@@ -69,5 +69,5 @@ class Look:
 
 
 def key_of(numbers: np.ndarray) -> bytes:
-    """The bytes that stand for landmarks or a box."""
+    """Landmarks or a box as bytes of a cache key."""
     return np.asarray(numbers, dtype=np.float32).tobytes()

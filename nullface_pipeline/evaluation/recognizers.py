@@ -1,17 +1,17 @@
-"""Recognizers that say who is in a picture, and the detector that says where.
+"""Recognizers of an evaluation, and the face detector.
 
-A recognizer that steered a method flatters it: nullface-tiny's own, InsightFace's buffalo_l for the published adapters,
-and whatever its user says steered one. It is asked all the same, and labelled *not independent*.
+A recognizer that steered a method favours it: nullface-tiny's own, InsightFace's buffalo_l for the
+published adapters, and those marked `steered`. It is labelled *not independent*.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from skimage.transform import SimilarityTransform
 
-from nullface_pipeline.evaluation.tables import normalized
+from nullface_pipeline.evaluation.rates import normalized
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import FACEID_RECOGNIZER, FaceLocation, embed_face, locate_faces
 from nullface_pipeline.fetch_weights import file_hash
@@ -19,16 +19,16 @@ from nullface_pipeline.model_sets import load_detector
 from nullface_pipeline.protocols import FaceAnalyser
 
 
-# Where the five landmarks go in a face of 112 px: ArcFace's, which AdaFace and most others share.
+# Positions of the five landmarks in a face of 112 px: ArcFace's, shared by AdaFace and most others.
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 ARCFACE_SIZE = 112
 
-# The same in dlib's faces of 150 px, which dlib aligns by 68 points: where these put the five, median of 1,021 portraits.
+# The same in dlib's faces of 150 px, which dlib aligns by 68 points: median of 1,021 portraits.
 DLIB_TEMPLATE = np.array([[47.2, 45.2], [99.4, 45.3], [74.6, 75.9], [49.8, 104.0], [97.0, 104.0]])
 
-# To be counted up when anything between a picture and an embedding changes: what is remembered is then made again.
+# Increase when the preprocessing of embeddings changes: part of the cache key.
 PREPROCESSING = "1"
 
 T = TypeVar("T")
@@ -37,19 +37,19 @@ ONNX_WORDS = ("rgb", "bgr", "centred", "steered")
 
 
 class MissingModelError(Exception):
-    """A model that is not there. The message starts with "needs" and says what, and where it comes from."""
+    """Missing model or package; the message starts with "needs" and names its source."""
 
 
 class Recognizer(Protocol):
     """Turns a face into an embedding.
 
     Attributes:
-        name (`str`): in the tables.
-        independent (`bool`): whether it had no part in any method that is judged.
-        centred (`bool`): whether similarities are taken after the gallery's mean is subtracted, for recognizers whose
-            embeddings of strangers have much in common.
-        description (`str`): file, input and colours, in words.
-        fingerprint (`str`): of the weights and of what is done before them.
+        name (`str`): shown in the tables.
+        independent (`bool`): whether it had no part in any evaluated method.
+        centred (`bool`): whether the gallery's mean is subtracted first, for recognizers whose
+            embeddings of different people are similar.
+        description (`str`): file, input size and colour order.
+        fingerprint (`str`): of the weights and the preprocessing.
     """
 
     name: str
@@ -59,28 +59,28 @@ class Recognizer(Protocol):
     fingerprint: str
 
     def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-        """An (H, W, 3) uint8 RGB image and (5, 2) landmarks in its pixels to a (D,) float32 embedding."""
+        """Embed the face at (5, 2) landmarks in an (H, W, 3) uint8 RGB image; (D,) float32."""
 
 
 def aligned_face(image: np.ndarray, landmarks: np.ndarray, template: np.ndarray, size: int) -> np.ndarray:
-    """(size, size, 3) uint8 RGB: the face whose (5, 2) landmarks a similarity transform moves to the template's."""
+    """Align a face to a template by a similarity transform; (size, size, 3) uint8 RGB."""
     transform = SimilarityTransform.from_estimate(landmarks, template)
     if not transform:
-        raise ValueError(f"Five landmarks on one point describe no face: {landmarks.tolist()}.")
+        raise ValueError(f"All five landmarks are the same point: {landmarks.tolist()}.")
     return FaceCrop(transform.params[:2], size).crop_image(image)
 
 
 class OnnxRecognizer:
-    """Any recognizer of aligned faces in an ONNX file: (value - 127.5) / 127.5, ArcFace's alignment.
+    """Recognizer in an ONNX file: ArcFace's alignment, input (value - 127.5) / 127.5.
 
     Args:
-        name (`str`): what it is called in the tables.
-        path (`Path`): the file. Its input says how large faces are; 112 px where it leaves that open.
-        bgr (`bool`): whether it takes blue first, as AdaFace does.
+        name (`str`): shown in the tables.
+        path (`Path`): the file. Its input gives the size of faces; 112 px if it is left open.
+        bgr (`bool`): whether its input is BGR, as AdaFace's is.
         centred, steered (`bool`): as in `Recognizer`; `steered` is the opposite of `independent`.
 
     Raises:
-        ValueError: if the file is no such network.
+        ValueError: if the file is not such a network.
     """
 
     def __init__(self, name: str, path: Path, bgr: bool = False, centred: bool = False, steered: bool = False) -> None:
@@ -93,9 +93,9 @@ class OnnxRecognizer:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             self.input = self.session.get_inputs()[0]
             _, channels, height, width = self.input.shape
-        # ONNX Runtime has an exception of its own for each of its error codes.
+        # ONNX Runtime has one exception for each of its error codes.
         except Exception as error:
-            raise ValueError(f"{path} is no recognizer in ONNX format with one (N, 3, H, W) input.") from error
+            raise ValueError(f"{path} is not a recognizer in ONNX format with one (N, 3, H, W) input.") from error
         if channels != 3 or height != width:
             raise ValueError(f"{path} takes {self.input.shape}; a recognizer here takes (N, 3, size, size) pictures.")
         self.size = height if isinstance(height, int) else ARCFACE_SIZE
@@ -114,7 +114,7 @@ class OnnxRecognizer:
 
 
 class InsightFaceRecognizer:
-    """The recognizer of an InsightFace pack: the one that steers this project's pipelines, so never independent."""
+    """Recognizer of an InsightFace pack; it steers this project's pipelines."""
 
     independent = False
     centred = False
@@ -130,7 +130,7 @@ class InsightFaceRecognizer:
 
 
 class DlibRecognizer:
-    """dlib's, aligned by five landmarks instead of 68. Its descriptors of strangers share a large part."""
+    """dlib's recognizer, aligned by 5 landmarks instead of 68; always centred."""
 
     name = "dlib"
     centred = True
@@ -160,38 +160,38 @@ class DlibRecognizer:
 
 
 class Detector:
-    """Finds the one face that a picture is about.
+    """Face detector.
 
     Args:
         name (`str`): "tiny", nullface-tiny's, or "buffalo_l", InsightFace's.
 
     Raises:
-        MissingModelError: if it can neither be found nor fetched.
+        MissingModelError: if it cannot be loaded or fetched.
     """
 
     def __init__(self, name: str = "tiny") -> None:
         self.analyser = load_analyser(name)
         self.name = name
         self.fingerprint = (
-            f"{file_hash(Path(self.analyser.det_model.model_file))} {self.analyser.det_model.det_thresh}"
+            f"{file_hash(Path(self.analyser.models['detection'].model_file))} {self.analyser.det_model.det_thresh}"
         )
 
     def largest(self, image: np.ndarray) -> FaceLocation | None:
-        """The largest face of an (H, W, 3) uint8 RGB image."""
+        """Detect the largest face of an (H, W, 3) uint8 RGB image."""
         return next(iter(locate_faces(self.analyser, image)), None)
 
     def at(self, image: np.ndarray, landmarks: np.ndarray) -> FaceLocation | None:
-        """The largest face whose box holds the nose of (5, 2) landmarks of the original."""
+        """Detect the largest face whose box contains the nose of (5, 2) landmarks."""
         return next((face for face in locate_faces(self.analyser, image) if holds(face, landmarks[2])), None)
 
 
 def holds(face: FaceLocation, point: np.ndarray) -> bool:
-    """Whether a face's box holds an (x, y) point."""
+    """Whether a face's box contains an (x, y) point."""
     return bool((face.box[:2] <= point).all() and (point <= face.box[2:]).all())
 
 
-def those_there(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], dict[str, str]]:
-    """What could be made, and what could not with what it needs, by its name."""
+def load_available(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], dict[str, str]]:
+    """Load models; returns those available, and what the others need by name."""
     made, not_run = [], {}
     for name, make in makers.items():
         try:
@@ -202,15 +202,16 @@ def those_there(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], dict[st
 
 
 def load_recognizer(asked: str) -> Recognizer:
-    """A recognizer by what was asked for.
+    """Load a recognizer by its option.
 
     Args:
-        asked (`str`): "tiny", "buffalo_l", "dlib" or "dlib,steered", or `NAME=FILE.onnx` followed by words with commas:
-            `bgr` or `rgb` (rgb by default, bgr for the name adaface), `centred`, `steered`.
+        asked (`str`): "tiny", "buffalo_l", "dlib" or "dlib,steered", or `NAME=FILE.onnx` with
+            comma-separated flags: `bgr` or `rgb` (default rgb; bgr for the name adaface),
+            `centred`, `steered`.
 
     Raises:
-        MissingModelError: if its model is not there.
-        ValueError: if it is none of these.
+        MissingModelError: if its model is missing.
+        ValueError: if it is not one of these.
     """
     if asked in ("dlib", "dlib,steered"):
         return DlibRecognizer(steered=asked != "dlib")
@@ -219,17 +220,17 @@ def load_recognizer(asked: str) -> Recognizer:
     name, given, rest = asked.partition("=")
     file, *words = rest.split(",")
     if not (name and given and file):
-        raise ValueError(f"{asked!r} is no recognizer: name tiny, buffalo_l, dlib, or NAME=FILE.onnx.")
+        raise ValueError(f"{asked!r} is not a recognizer. Pass tiny, buffalo_l, dlib or NAME=FILE.onnx.")
     if unknown := set(words) - set(ONNX_WORDS):
-        raise ValueError(f"{asked!r} has {', '.join(sorted(unknown))}; known are {', '.join(ONNX_WORDS)}.")
+        raise ValueError(f"{asked!r} has unknown flags {', '.join(sorted(unknown))}. Pass {', '.join(ONNX_WORDS)}.")
     if not Path(file).is_file():
         raise ValueError(f"{asked!r}: the file {file} does not exist.")
     bgr = "bgr" in words or (name == "adaface" and "rgb" not in words)
     return OnnxRecognizer(name, Path(file), bgr, "centred" in words, "steered" in words)
 
 
-def load_analyser(name: str) -> Any:
-    """InsightFace's `FaceAnalysis` of "tiny" or "buffalo_l"; raises MissingModelError."""
+def load_analyser(name: str) -> FaceAnalyser:
+    """Load InsightFace's `FaceAnalysis` "tiny" or "buffalo_l"; raises MissingModelError."""
     try:
         return load_detector(name)
     except (ImportError, OSError, RuntimeError) as error:

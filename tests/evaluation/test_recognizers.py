@@ -9,14 +9,14 @@ from onnx import TensorProto, helper
 from skimage import data
 
 from nullface_pipeline.evaluation import dlib_network
-from nullface_pipeline.evaluation.judges import (
+from nullface_pipeline.evaluation.recognizers import (
     ARCFACE_TEMPLATE,
     Detector,
     MissingModelError,
     OnnxRecognizer,
     aligned_face,
+    load_available,
     load_recognizer,
-    those_there,
 )
 
 
@@ -87,7 +87,7 @@ def test_what_is_no_recognizer_is_refused(tmp_path, asked):
 
 def test_a_file_that_is_no_network_is_refused(tmp_path):
     (tmp_path / "text.onnx").write_text("no network")
-    with pytest.raises(ValueError, match="no recognizer in ONNX"):
+    with pytest.raises(ValueError, match="not a recognizer in ONNX"):
         load_recognizer(f"mine={tmp_path / 'text.onnx'}")
     with pytest.raises(ValueError, match="takes .*pictures"):
         load_recognizer(f"mine={write_oblong(tmp_path / 'oblong.onnx')}")
@@ -121,7 +121,7 @@ def test_dlib_knows_a_face_by_five_landmarks(landmarks):
 
 def test_what_lacks_its_model_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(dlib_network, "find_spec", lambda name: None)
-    made, not_run = those_there({"dlib": lambda: load_recognizer("dlib"), "tiny": lambda: load_recognizer("tiny")})
+    made, not_run = load_available({"dlib": lambda: load_recognizer("dlib"), "tiny": lambda: load_recognizer("tiny")})
     assert [each.name for each in made] == ["tiny"]
     assert not_run["dlib"].startswith("needs ") and "face_recognition_models" in not_run["dlib"]
     with pytest.raises(MissingModelError):
