@@ -97,7 +97,7 @@ def test_examples_of_the_pipelines_card_and_of_the_community_file(home, faceid, 
     example = python_blocks((exported / "README.md").read_text())
     with LocalHub({SD15: model, FACEID: faceid, "nullface/nullface": exported}) as hub:
         printed = run_clean(example, home, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
-    assert " nullface -" in printed, "the face is hidden by the method, and away from the person"
+    assert " replaced -" in printed, "the face is hidden by the method, and away from the person"
     assert_another_face(home)
     assert np.abs(pixels(home / "portrait-10.0.png") - pixels(home / "portrait-5.0.png")).mean() > 1
     by_card = pixels(home / "family-anonymized.png")

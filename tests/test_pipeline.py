@@ -599,7 +599,7 @@ BAD_CALLS = {
     "identity generators": ({"identity_generator": generators(2)}, ValueError, "2 generators"),
     "mask channels": ({"mask_image": torch.ones(1, 4, 32, 32)}, ValueError, "grey mask"),
     "every step of training": ({"num_inference_steps": 1000}, ValueError, "from 1 to 999"),
-    "keep everything": ({"keep": list(REGIONS)}, ValueError, "without skin to change"),
+    "keep everything": ({"keep": list(REGIONS)}, ValueError, "must not hold the skin"),
     "mask size": ({"mask_image": torch.zeros(1, 1, 16, 16)}, ValueError, "mask_image"),
     "mask count": ({"mask_image": torch.zeros(2, 1, 32, 32)}, ValueError, "mask_image"),
     "skip of 1": ({"skip": 1.0}, ValueError, r"\[0, 1\)"),
