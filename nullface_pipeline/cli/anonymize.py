@@ -28,7 +28,11 @@ from nullface_pipeline.cli.stream import anonymize_stream
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder import Earlier, FoundPhotos, PhotoJob, PhotoOutcome, ResultRecord
+    from nullface_pipeline.photo_folder import FoundPhotos
+    from nullface_pipeline.runs.jobs import PhotoJob
+    from nullface_pipeline.runs.records import ResultRecord
+    from nullface_pipeline.runs.report import PhotoOutcome
+    from nullface_pipeline.runs.resume import Earlier
 
 
 # Some of what `nullface video` reads, which is often given here.
@@ -95,7 +99,7 @@ def anonymize(
 
 def _in_folder(asked: Asked) -> int:
     """Photos on the disk; returns the exit code."""
-    from nullface_pipeline.photo_folder import hold_folder
+    from nullface_pipeline.runs.lock import hold_folder
 
     found, earlier = _plan(asked)
     with hold_folder(asked.folder):
@@ -107,15 +111,12 @@ def _in_folder(asked: Asked) -> int:
 
 def _plan(asked: Asked) -> "tuple[FoundPhotos, Earlier]":
     """The photos, and what earlier runs said; nothing is written before all paths are known and compared."""
-    from nullface_pipeline.photo_folder import (
-        Earlier,
-        ResultRecord,
-        check_written,
-        plan_written,
-        read_report,
-        record_path,
-        search_photos,
-    )
+    from nullface_pipeline.photo_folder import search_photos
+    from nullface_pipeline.photo_folder.planned_files import plan_written
+    from nullface_pipeline.runs.paths import check_written
+    from nullface_pipeline.runs.records import ResultRecord, record_path
+    from nullface_pipeline.runs.report import read_report
+    from nullface_pipeline.runs.resume import Earlier
 
     for path in asked.paths:
         if Path(path).suffix.lower() in VIDEOS:
@@ -173,9 +174,10 @@ def _tell_skipped(found: "FoundPhotos") -> ExitCode:
 
 def _anonymize(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     """Whatever is not done yet; returns the exit code."""
-    from nullface_pipeline.photo_folder import album_digest, remove_leftovers, split_jobs
-    from nullface_pipeline.photo_folder.paths import planned_pages
-    from nullface_pipeline.photo_folder.resume import check_no_previews, check_replaceable
+    from nullface_pipeline.photo_folder import album_digest
+    from nullface_pipeline.photo_folder.planned_files import check_no_previews, planned_pages
+    from nullface_pipeline.runs.lock import remove_leftovers
+    from nullface_pipeline.runs.resume import check_replaceable, split_jobs
 
     if not asked.names_a_file:
         check_no_previews(asked.folder, jobs)
@@ -229,7 +231,7 @@ def _run(
 
 def _tell(outcome: "PhotoOutcome", report: Path | None) -> None:
     """A line on the console for a refused photo, and one in the report for any."""
-    from nullface_pipeline.photo_folder import append_to_report
+    from nullface_pipeline.runs.report import append_to_report
 
     if outcome.status == "refused":
         line = f"{outcome.job.source}: {outcome.reason}"

@@ -11,8 +11,8 @@ from nullface_pipeline.cli.options import STREAM, Cover, Dtype, NumberedFace, On
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder import PhotoJob
     from nullface_pipeline.photo_records import Box, PhotoOptions
+    from nullface_pipeline.runs.jobs import PhotoJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class AskedOfFaces:
     @property
     def decides(self) -> dict[str, Any]:
         """All of this that decides on a result, for `options_digest`."""
-        from nullface_pipeline.photo_folder import file_digest
+        from nullface_pipeline.runs.digests import file_digest
 
         return {
             "model": self.model,
@@ -164,7 +164,7 @@ class AskedOfPhotos(AskedOfFaces):
     @property
     def digest(self) -> str:
         """Of all that decides on a result, but for the seed, see `options_digest`."""
-        from nullface_pipeline.photo_folder import file_digest, options_digest
+        from nullface_pipeline.runs.digests import file_digest, options_digest
 
         return options_digest(
             {
@@ -198,7 +198,7 @@ class Asked(AskedOfPhotos):
     @property
     def names_a_file(self) -> bool:
         """Whether the output is a file for one photo and no folder."""
-        from nullface_pipeline.photo_folder.jobs import is_photo_name
+        from nullface_pipeline.photo_files import is_photo_name
 
         return is_photo_name(self.output.name) and not self.output.is_dir()
 

@@ -10,14 +10,16 @@ from nullface_pipeline.cli.threads import limit_threads
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder import Earlier, PhotoJob, ResultRecord
+    from nullface_pipeline.runs.jobs import PhotoJob
+    from nullface_pipeline.runs.records import ResultRecord
+    from nullface_pipeline.runs.resume import Earlier
 
 
 def look_for_faces(asked: Asked, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     """Look for faces only, and tell of each photo as it comes; returns the exit code of the real run, covers apart."""
     from nullface_pipeline.model_sets import load_detector
-    from nullface_pipeline.photo_folder.paths import planned_previews
-    from nullface_pipeline.photo_folder.resume import check_only_previews, check_replaceable
+    from nullface_pipeline.photo_folder.planned_files import check_only_previews, planned_previews
+    from nullface_pipeline.runs.resume import check_replaceable
 
     check_only_previews(asked.folder)
     if not asked.overwrite:
@@ -46,8 +48,8 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
     """What there is to say of one photo, in the fields of `--json`."""
     from nullface_pipeline.photo_files import PhotoFileError
     from nullface_pipeline.photo_folder.preview import write_preview
-    from nullface_pipeline.photo_folder.steps import in_words
     from nullface_pipeline.photo_records import PhotoRefusedError
+    from nullface_pipeline.runs.errors import in_words
 
     row: dict[str, Any] = {"source": str(job.source), "faces": [], "preview": None, "refused": None}
     try:

@@ -13,7 +13,7 @@ from nullface_pipeline.protocols import NullFacePipeline
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder.steps import Anonymize
+    from nullface_pipeline.photo_files.steps import Anonymize
 
 
 def load_model(asked: AskedOfFaces) -> Any:
@@ -49,8 +49,8 @@ def face_hider(
         skip_numbers (`dict[str, list[int]]`, *optional*): see `photo_anonymizer`.
         on_progress (`Callable`, *optional*): see `PhotoOptions`.
     """
-    from nullface_pipeline.photo_folder import photo_anonymizer
-    from nullface_pipeline.photo_folder.noise import SEED_BITS
+    from nullface_pipeline.photo_files.anonymize import photo_anonymizer
+    from nullface_pipeline.runs.seeds import SEED_BITS
 
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed

@@ -17,9 +17,10 @@ def anonymize_stream(asked: Asked) -> int:
     Raises:
         ValueError: if the options ask for more than one photo, or for files beside the result.
     """
-    from nullface_pipeline.photo_files import PhotoFileError, encode_photo, read_photo, write_whole
-    from nullface_pipeline.photo_folder import PhotoJob
+    from nullface_pipeline.photo_files import PhotoFileError, encode_photo, read_photo
     from nullface_pipeline.photo_records import PhotoRefusedError
+    from nullface_pipeline.runs.atomic_files import write_whole
+    from nullface_pipeline.runs.jobs import PhotoJob
 
     _check(asked)
     (name,) = asked.paths
@@ -42,7 +43,7 @@ def anonymize_stream(asked: Asked) -> int:
 
 
 def _check(asked: Asked) -> None:
-    from nullface_pipeline.photo_folder.paths import WrittenFile, check_written
+    from nullface_pipeline.runs.paths import WrittenFile, check_written
 
     if len(asked.paths) > 1 or Path(asked.paths[0]).is_dir():
         raise ValueError("- stands for one photo: name one alone.")

@@ -12,17 +12,10 @@ from nullface_pipeline.dataset.report import PhotoLine, read_lines, write_report
 from nullface_pipeline.dataset.rows import Row, ShardRows
 from nullface_pipeline.dataset.shards import Shard, is_done, open_shard
 from nullface_pipeline.photo_files import PhotoFileError
-from nullface_pipeline.photo_folder import photo_anonymizer
-from nullface_pipeline.photo_folder.steps import (
-    HiddenPhoto,
-    ReadPhoto,
-    encode_result,
-    hide_photo,
-    in_words,
-    is_broken_device,
-    overlapped,
-    read_original,
-)
+from nullface_pipeline.photo_files.anonymize import photo_anonymizer
+from nullface_pipeline.photo_files.steps import HiddenPhoto, ReadPhoto, encode_result, hide_photo, read_original
+from nullface_pipeline.runs.errors import in_words, is_broken_device
+from nullface_pipeline.runs.jobs import overlapped
 
 
 @dataclass(frozen=True)

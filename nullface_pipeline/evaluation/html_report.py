@@ -16,7 +16,7 @@ from nullface_pipeline.evaluation import plots
 from nullface_pipeline.evaluation.report import Figure, attack_table, figures, label, summary
 from nullface_pipeline.evaluation.results import Evaluation, MethodResult, Result
 from nullface_pipeline.face_crops import FaceCrop
-from nullface_pipeline.photo_files import write_whole
+from nullface_pipeline.runs.atomic_files import write_whole
 
 
 STRIP = 12

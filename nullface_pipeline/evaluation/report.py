@@ -17,7 +17,7 @@ from rich.table import Table
 from nullface_pipeline.evaluation.judges import Recognizer
 from nullface_pipeline.evaluation.rates import Mean, Rate, cumulative_matches
 from nullface_pipeline.evaluation.results import FALSE_ACCEPT_RATES, Evaluation, MethodResult
-from nullface_pipeline.photo_files import write_whole
+from nullface_pipeline.runs.atomic_files import write_whole
 
 
 RANKS = (1, 5, 20)

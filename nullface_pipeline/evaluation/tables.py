@@ -4,7 +4,7 @@ import tempfile
 
 import numpy as np
 
-from nullface_pipeline.photo_folder.records import state_folder
+from nullface_pipeline.runs.records import state_folder
 
 
 # Rows that are worked on at a time.

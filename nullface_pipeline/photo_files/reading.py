@@ -22,6 +22,7 @@ from nullface_pipeline.photo_files.metadata import (
 from nullface_pipeline.photo_files.notes import kept_exif, read_exif
 from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
 from nullface_pipeline.photo_files.transparency import settled
+from nullface_pipeline.runs.paths import is_regular
 
 
 # What counts as a photo when folders are walked. What a file really is, its content says.
@@ -64,6 +65,11 @@ def kind_of_photo(name: str) -> str:
     return _SAME_KIND.get(suffix, suffix)
 
 
+def is_photo_name(name: str) -> bool:
+    """Whether a file in a folder counts as a photo; what it really is, its content says."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
 def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_PIXELS) -> PhotoFile:
     """Read one photo.
 
@@ -93,6 +99,18 @@ def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_
             raise PhotoFileError(
                 f"It cannot be decoded ({reason(error)}): it is damaged or cut off; replace it."
             ) from error
+
+
+def file_bytes(path: Path) -> bytes:
+    """A photo's file.
+
+    Raises:
+        OSError, PhotoFileError: if it cannot be read.
+    """
+    # What is no file, or cannot be opened, is for `read_photo` to put into words.
+    if not is_regular(path):
+        read_photo(path)
+    return path.read_bytes()
 
 
 def _open_file(path: Path) -> BinaryIO:

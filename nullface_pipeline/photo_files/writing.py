@@ -10,7 +10,7 @@ from nullface_pipeline.photo_files.metadata import tiff_tags
 from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
 from nullface_pipeline.photo_files.reading import register_heif
 from nullface_pipeline.photo_files.transparency import with_alpha
-from nullface_pipeline.photo_files.whole_file import write_whole
+from nullface_pipeline.runs.atomic_files import write_whole
 
 
 def encode_photo(image: PIL.Image.Image, source: PhotoFile, keep_metadata: bool = False) -> bytes:

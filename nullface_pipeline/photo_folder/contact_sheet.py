@@ -12,8 +12,8 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from nullface_pipeline.photo_files import read_photo, write_picture
-from nullface_pipeline.photo_folder.paths import SHEET_SIZE, page_path
-from nullface_pipeline.photo_folder.report import PhotoOutcome
+from nullface_pipeline.photo_folder.planned_files import SHEET_SIZE, page_path
+from nullface_pipeline.runs.report import PhotoOutcome
 
 
 COLUMNS = 6

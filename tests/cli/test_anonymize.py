@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from nullface_pipeline import face_search, model_sets
 from nullface_pipeline.cli import app
 from nullface_pipeline.photo_folder import preview
-from nullface_pipeline.photo_folder.paths import PREVIEW_SUFFIX
+from nullface_pipeline.photo_folder.planned_files import PREVIEW_SUFFIX
 from nullface_pipeline.photo_records import FaceNotHiddenError, TooManyFacesError
 
 

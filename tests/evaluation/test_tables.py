@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nullface_pipeline.evaluation.tables import BLOCK, normalized, normalized_table, scratch_table
-from nullface_pipeline.photo_folder.records import state_folder
+from nullface_pipeline.runs.records import state_folder
 
 
 def test_tables_are_zeros_that_can_be_written_and_leave_no_file():

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from nullface_pipeline.photo_files import TEMPORARY_PATTERN
-from nullface_pipeline.photo_folder.paths import LOCK_NAME
+from nullface_pipeline.runs.atomic_files import TEMPORARY_PATTERN
+
+
+LOCK_NAME = ".nullface.lock"
 
 
 if os.name == "nt":

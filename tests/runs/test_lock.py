@@ -6,16 +6,14 @@ import sys
 
 import pytest
 
-from nullface_pipeline.photo_files import TEMPORARY_PATTERN
-from nullface_pipeline.photo_folder import hold_folder, remove_leftovers
-from nullface_pipeline.photo_folder.lock import is_held
-from nullface_pipeline.photo_folder.paths import LOCK_NAME
+from nullface_pipeline.runs.atomic_files import TEMPORARY_PATTERN
+from nullface_pipeline.runs.lock import LOCK_NAME, hold_folder, is_held, remove_leftovers
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from nullface_pipeline.photo_folder import hold_folder
+from nullface_pipeline.runs.lock import hold_folder
 with hold_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -99,7 +97,7 @@ def test_a_disk_without_locks_is_one_sentence(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("nullface_pipeline.photo_folder.lock._lock", refuse)
+    monkeypatch.setattr("nullface_pipeline.runs.lock._lock", refuse)
     with pytest.raises(OSError, match="cannot be locked against a second run"), hold_folder(tmp_path / "out"):
         pass
 

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nullface_pipeline.photo_files.whole_file import restrict_mode
-from nullface_pipeline.photo_folder.jobs import PhotoJob
-from nullface_pipeline.photo_folder.lock import locked
-from nullface_pipeline.photo_folder.records import MadeFrom
 from nullface_pipeline.photo_records import FaceRecord
+from nullface_pipeline.runs.atomic_files import restrict_mode
+from nullface_pipeline.runs.digests import MadeFrom
+from nullface_pipeline.runs.jobs import PhotoJob
+from nullface_pipeline.runs.lock import locked
 
 
 STATUSES = ("anonymized", "covered", "refused", "done before")
