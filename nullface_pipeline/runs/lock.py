@@ -1,130 +1,101 @@
-"""One run per output folder: a second one is told so, and never touches what the first is writing.
+"""Lock of an output folder, so that one run at a time writes to it.
 
-The lock is the system's, on a small file in the folder. It ends with the process, however that ends, so that a killed
-run blocks nobody; the file itself goes with the run, or with the next one.
+The operating system releases the lock when the process ends, even if it is killed. The lock file is deleted at the
+end of the run, or of the next one, because results are published.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout, lock_descriptor
 
 from nullface_pipeline.runs.atomic_files import TEMPORARY_PATTERN
 
 
 LOCK_NAME = ".nullface.lock"
 
-
-if os.name == "nt":
-    import msvcrt
-
-    def _lock(file: BinaryIO, wait: bool = False) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-
-else:
-    import fcntl
-
-    def _lock(file: BinaryIO, wait: bool = False) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+# Seconds to wait for a lock: another run may be deleting its lock file at this moment.
+PATIENCE = 0.1
 
 
 @contextlib.contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Make a folder where it is missing, and keep it for this run. What was made and stayed empty goes again.
+    """Create a folder if it is missing, and lock it. Folders that were created and stayed empty are deleted.
 
     Raises:
-        BlockingIOError: if another run is writing there, or in a folder that this one lies in.
-        OSError: if the folder cannot be made or locked.
+        BlockingIOError: if another run is writing there, or in a folder above.
+        OSError: if the folder cannot be created or locked.
     """
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         held = next((each for each in folder.resolve().parents if is_held(each)), None)
         if held is not None:
             raise _busy(held)
-        file = _take(folder)
+        lock = _acquire(folder)
         try:
             yield
         finally:
-            _release(file, folder / LOCK_NAME)
+            # Deleted while it is locked, so that nobody else's lock is deleted. Windows deletes it on release.
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
+            lock.release()
     finally:
         with contextlib.suppress(OSError):
-            for each in made:
+            for each in created:
                 each.rmdir()
 
 
-def _take(folder: Path) -> BinaryIO:
-    """The locked file. One that its last owner removed in the meantime locks nobody out, so it is made again."""
-    path = folder / LOCK_NAME
+def _acquire(folder: Path) -> FileLock:
+    # A soft lock would outlive a killed process.
+    lock = FileLock(folder / LOCK_NAME, mode=0o600, thread_local=False, fallback_to_soft=False)
     while True:
-        # The last owner may also have removed the folder, as one that stayed empty.
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            file = _open(path)
+            lock.acquire(timeout=PATIENCE)
+            return lock
+        # Another run deleted the folder, because it stayed empty.
         except FileNotFoundError:
             continue
-        try:
-            _lock(file)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except (BlockingIOError, PermissionError) as error:
-            file.close()
+        except Timeout as error:
             raise _busy(folder) from error
-        except FileNotFoundError:
-            pass
         except OSError as error:
-            file.close()
+            # With a name, the file cannot be opened; without, the file system has no locks.
+            if error.filename is not None:
+                raise
             raise OSError(
                 f"{folder} cannot be locked against a second run ({error.strerror}), as on some network drives: "
                 "name an output folder on another disk."
             ) from error
-        file.close()
-
-
-def _open(path: Path) -> BinaryIO:
-    # Not through a link, which could lead to any file.
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    return os.fdopen(os.open(path, flags, 0o600), "r+b", buffering=0)
-
-
-def _release(file: BinaryIO, path: Path) -> None:
-    # Removed while it is still locked; where open files cannot be removed, just after.
-    with contextlib.suppress(OSError):
-        path.unlink()
-    file.close()
-    if os.name == "nt":
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a run is writing to a folder."""
+    """Whether a run is writing to a folder. A lock file that cannot be opened counts as held."""
     path = folder / LOCK_NAME
     if not path.is_file():
         return False
     try:
         with path.open("r+b") as file:
-            _lock(file)
+            return not lock_descriptor(file.fileno(), blocking=False)
     except FileNotFoundError:
         return False
-    # Where it cannot be told, the folder is let alone.
     except OSError:
         return True
-    return False
 
 
-@contextlib.contextmanager
-def locked(file: BinaryIO) -> Iterator[None]:
-    """Keep others out of an open file, where the system can; until it is closed."""
+def lock_file(file: BinaryIO) -> None:
+    """Lock an open file until it is closed, if the file system has locks."""
     with contextlib.suppress(OSError):
-        _lock(file, wait=True)
-    yield
+        lock_descriptor(file.fileno())
 
 
 def remove_leftovers(folders: set[Path], output: Path) -> None:
-    """Delete the half-written files that a killed run left. The folder `output` is held by this run.
+    """Delete the temporary files of killed runs.
 
-    A folder below it that another run holds is let alone.
+    Args:
+        folders (`set[Path]`): folders to clean. Those that another run holds are skipped.
+        output (`Path`): the folder that this run holds.
     """
     for folder in folders:
         if folder != output and is_held(folder):
@@ -134,4 +105,4 @@ def remove_leftovers(folders: set[Path], output: Path) -> None:
 
 
 def _busy(folder: Path) -> BlockingIOError:
-    return BlockingIOError(f"Another run is writing to {folder}: wait for its end, or name another output folder.")
+    return BlockingIOError(f"Another run is writing to {folder}: wait until it ends, or name another output folder.")

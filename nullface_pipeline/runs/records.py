@@ -1,16 +1,17 @@
-"""What each result was made from, so that a later run can tell its own work from everything else.
+"""Record of results: hashes that tell a later run which files it wrote and what they were made from.
 
-The record of an output folder lies among the user's own files (`$XDG_STATE_HOME`, or `~/.local/state`), not in the
-folder: results are published, and a hash of an original confirms it to whoever has that photo or guesses it. No key or
-salt would help there, because it would have to lie beside the record. It holds no names either, three hashes a result
-and nothing else. If it is lost, or the output folder moved, results count as nobody's, and are refused rather than
-trusted or replaced.
+The record lies in the user's state folder, not in the output folder: results are published, and the hash of an
+original confirms it to anyone who has that photo. A key or salt would not help, because it would lie beside the
+record. It holds three hashes a result and no names. If it is lost, or the output folder moved, the results are
+unknown: they are refused rather than trusted or replaced.
 """
 
 import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+
+from platformdirs import user_state_path
 
 from nullface_pipeline.runs.digests import MadeFrom, digest
 
@@ -22,15 +23,15 @@ def record_path(output: Path) -> Path:
 
 
 def state_folder() -> Path:
-    """Where this program keeps what it remembers of its runs."""
-    named = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(named):
-        named = os.environ.get("LOCALAPPDATA", "") if os.name == "nt" else ""
+    """Folder of this program's state: `$XDG_STATE_HOME/nullface`, or where the operating system keeps state.
+
+    Raises:
+        OSError: if the user has no home folder.
+    """
     try:
-        home = Path(named) if named else Path.home() / ".local" / "state"
+        return user_state_path("nullface", appauthor=False)
     except RuntimeError as error:
         raise OSError("There is no home folder to keep the record in: set XDG_STATE_HOME to a folder.") from error
-    return home / "nullface"
 
 
 class ResultRecord:

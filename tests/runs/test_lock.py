@@ -97,9 +97,26 @@ def test_a_disk_without_locks_is_one_sentence(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("nullface_pipeline.runs.lock._lock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(OSError, match="cannot be locked against a second run"), hold_folder(tmp_path / "out"):
         pass
+
+
+def test_a_second_run_in_the_same_process_is_refused(tmp_path):
+    with hold_folder(tmp_path):
+        with pytest.raises(BlockingIOError), hold_folder(tmp_path):
+            pass
+        assert is_held(tmp_path), "the refused run has not released the lock"
+
+
+def test_a_lock_file_of_a_killed_run_is_deleted_by_the_next(tmp_path, holder):
+    run = holder(tmp_path)
+    run.kill()
+    run.wait()
+    assert (tmp_path / LOCK_NAME).exists() and not is_held(tmp_path)
+    with hold_folder(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_many_runs_one_after_the_other(tmp_path):
