@@ -18,13 +18,13 @@ from nullface_pipeline.cli.console import (
     notice,
     show,
     tell_demonstration,
-    words,
 )
 from nullface_pipeline.cli.dry_run import look_for_faces
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
 from nullface_pipeline.cli.progress import PhotoProgress
 from nullface_pipeline.cli.stream import anonymize_stream
+from nullface_pipeline.runs.messages import format_error
 
 
 if TYPE_CHECKING:
@@ -267,4 +267,4 @@ def _write_contact_sheet(outcomes: "list[PhotoOutcome]", path: Path, record: "Re
             record.add_picture(page.read_bytes())
             console.print(f"Wrote {show(page)}.", soft_wrap=True)
     except (OSError, PhotoFileError) as error:
-        fail(f"The contact sheet could not be written: {words(error)}")
+        fail(f"The contact sheet could not be written: {format_error(error)}.")

@@ -49,7 +49,7 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
     from nullface_pipeline.photo_files import PhotoFileError
     from nullface_pipeline.photo_folder.preview import write_preview
     from nullface_pipeline.photo_records import PhotoRefusedError
-    from nullface_pipeline.runs.errors import in_words
+    from nullface_pipeline.runs.messages import format_error
 
     row: dict[str, Any] = {"source": str(job.source), "faces": [], "preview": None, "refused": None}
     try:
@@ -59,7 +59,9 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
         raise
     except Exception as error:
         known = isinstance(error, (PhotoFileError, PhotoRefusedError))
-        return row | {"refused": as_options(str(error) if known else in_words(error))}
+        return row | {
+            "refused": as_options(str(error) if known else f"It could not be processed. {format_error(error)}.")
+        }
     record.add_picture(preview.read_bytes())
     row["preview"] = str(preview)
     row["faces"] = [

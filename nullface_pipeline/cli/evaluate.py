@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show, words
+from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import FLAG, number, path
+from nullface_pipeline.runs.messages import format_error
 
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def _load(model: str) -> Any:
         return load_model_set(model)
     # Libraries raise what they like for a model that is not there.
     except Exception as error:
-        raise ValueError(f"{model}: it could not be loaded: {words(error).splitlines()[0]}") from error
+        raise ValueError(f"{model}: it could not be loaded: {format_error(error)}.") from error
 
 
 def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nullface_pipeline.cli.asked import Asked, AskedOfFaces
-from nullface_pipeline.cli.console import fail, notice, quiet_libraries, words
+from nullface_pipeline.cli.console import fail, notice, quiet_libraries
 from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.protocols import NullFacePipeline
+from nullface_pipeline.runs.messages import format_error
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def load_model(asked: AskedOfFaces) -> Any:
         return load_model_set(asked.model, asked.device, dtype, asked.detection_threshold)
     # Libraries raise what they like for a device or a model that is not there.
     except Exception as error:
-        fail(f"The model {asked.model!r} could not be loaded: {words(error).splitlines()[0]}")
+        fail(f"The model {asked.model!r} could not be loaded: {format_error(error)}.")
 
 
 def face_hider(

@@ -278,7 +278,7 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
 
     A failing disk ends the run and leaves the work folder, so that the run can go on later.
     """
-    from nullface_pipeline.runs.errors import in_words
+    from nullface_pipeline.runs.messages import format_error
     from nullface_pipeline.video import remove_work
 
     try:
@@ -287,7 +287,8 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
         raise
     except Exception as error:
         remove_work(job.output)
-        _refuse(job, str(error) if isinstance(error, PhotoRefusedError) else in_words(error))
+        known = isinstance(error, PhotoRefusedError)
+        _refuse(job, str(error) if known else f"It could not be processed. {format_error(error)}.")
 
 
 def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> list[list[Any]]:

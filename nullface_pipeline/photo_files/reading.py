@@ -20,8 +20,9 @@ from nullface_pipeline.photo_files.metadata import (
     resolution,
 )
 from nullface_pipeline.photo_files.notes import kept_exif, read_exif
-from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
+from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare
 from nullface_pipeline.photo_files.transparency import settled
+from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.runs.paths import is_regular
 
 
@@ -94,10 +95,12 @@ def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_
             raise PhotoFileError(
                 "It is not a JPEG, PNG, WebP, TIFF, BMP or HEIC photo, or its header is damaged: convert or replace it."
             ) from error
+        except MemoryError as error:
+            raise PhotoFileError(f"{format_error(error)}.") from error
         # Decoders raise exceptions of every kind when a file is made to hurt them.
         except Exception as error:
             raise PhotoFileError(
-                f"It cannot be decoded ({reason(error)}): it is damaged or cut off; replace it."
+                f"It cannot be decoded ({format_error(error, name_file=False)}): it is damaged or cut off; replace it."
             ) from error
 
 
@@ -124,7 +127,9 @@ def _open_file(path: Path) -> BinaryIO:
         return path.open("rb")
     # ValueError: a null character in the path.
     except (OSError, ValueError) as error:
-        raise PhotoFileError(f"It cannot be opened ({reason(error)}): check the name and the permissions.") from error
+        raise PhotoFileError(
+            f"It cannot be opened ({format_error(error, name_file=False)}): check the name and the permissions."
+        ) from error
 
 
 def _in_memory(source: Any) -> BinaryIO:

@@ -12,7 +12,7 @@ import PIL.Image
 from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, encode_photo, read_photo
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, PhotoRefusedError
 from nullface_pipeline.runs.digests import MadeFrom, digest
-from nullface_pipeline.runs.errors import in_words, is_broken_device
+from nullface_pipeline.runs.messages import format_error, is_broken_device
 
 
 Anonymize = Callable[[PhotoFile, str], AnonymizedPhoto]
@@ -50,9 +50,9 @@ def read_original(load: Callable[[], bytes]) -> ReadPhoto | PhotoFileError:
     except PhotoFileError as error:
         return error
     except OSError as error:
-        return PhotoFileError(f"It cannot be read ({error.strerror}): check its permissions.")
-    except MemoryError:
-        return PhotoFileError("It needs more memory than there is: shrink it.")
+        return PhotoFileError(f"It cannot be read ({format_error(error, name_file=False)}): check its permissions.")
+    except MemoryError as error:
+        return PhotoFileError(f"{format_error(error)}.")
 
 
 def hide_photo(anonymize: Anonymize, name: str, read: ReadPhoto | PhotoFileError) -> HiddenPhoto:
@@ -67,7 +67,7 @@ def hide_photo(anonymize: Anonymize, name: str, read: ReadPhoto | PhotoFileError
     except Exception as error:
         if is_broken_device(error):
             raise
-        return HiddenPhoto("refused", in_words(error))
+        return HiddenPhoto("refused", f"It could not be processed. {format_error(error)}.")
     covered = any(face.method == "covered" for face in result.faces)
     return HiddenPhoto("covered" if covered else "anonymized", faces=result.faces, image=result.image, read=read)
 

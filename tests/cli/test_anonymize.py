@@ -149,7 +149,7 @@ def test_a_dry_run_only_writes_previews_in_which_faces_are_covered(tmp_path):
     [
         (TooManyFacesError("Too many faces."), "Too many faces"),
         (FaceNotHiddenError("It is nowhere."), "It is nowhere"),
-        (RuntimeError("of a library"), "RuntimeError"),
+        (RuntimeError("of a library"), "of a library"),
         (MemoryError(), "memory"),
     ],
 )

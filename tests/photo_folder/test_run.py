@@ -52,9 +52,7 @@ def test_one_photo_that_a_library_chokes_on_does_not_stop_the_others(photos, tmp
     outcomes = {
         outcome.job.source.name: outcome for outcome in anonymize_photos(choke, find_photos([photos], tmp_path))
     }
-    assert (
-        outcomes["a.jpg"].status == "refused" and "(ArithmeticError: overflow in line 3)" in outcomes["a.jpg"].reason
-    )
+    assert outcomes["a.jpg"].status == "refused" and "ArithmeticError: overflow in line 3" in outcomes["a.jpg"].reason
     assert outcomes["d.JPG"].status == "anonymized"
 
 
