@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import torch
 
 from nullface_pipeline.photo_files import PhotoFile
-from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos
+from nullface_pipeline.photo_files.anonymize import anonymize_file
+from nullface_pipeline.photo_folder import anonymize_photos, find_photos
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
 

@@ -29,10 +29,12 @@ from nullface_pipeline.face_regions import FACE_REGIONS, REGIONS
 from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.model_sets import load_detector, load_model_set
 from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, read_photo, write_photo
-from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome, anonymize_photos, find_photos
+from nullface_pipeline.photo_folder import anonymize_photos, find_photos
 from nullface_pipeline.photo_options import PRESETS, allowed_values, described
 from nullface_pipeline.pipeline import EXAMPLE_DOC_STRING
 from nullface_pipeline.pipeline_sdxl import EXAMPLE_DOC_STRING as EXAMPLE_OF_XL
+from nullface_pipeline.runs.jobs import PhotoJob
+from nullface_pipeline.runs.report import PhotoOutcome
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 

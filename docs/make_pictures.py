@@ -26,7 +26,8 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import make_target
 from nullface_pipeline.image_inputs import to_uint8
 from nullface_pipeline.photo_files import PhotoFile
-from nullface_pipeline.photo_folder import anonymize_file, anonymize_photos, find_photos
+from nullface_pipeline.photo_files.anonymize import anonymize_file
+from nullface_pipeline.photo_folder import anonymize_photos, find_photos
 from nullface_pipeline.photo_folder.contact_sheet import draw_page
 from nullface_pipeline.photo_folder.preview import draw_faces
 from nullface_pipeline.photo_options import COVERS, PhotoOptions

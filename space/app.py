@@ -58,7 +58,7 @@ from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.face_regions import FACE_REGIONS, check_kept_regions
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
-from nullface_pipeline.photo_folder import anonymize_file
+from nullface_pipeline.photo_files.anonymize import anonymize_file
 from nullface_pipeline.photo_options import PRESETS, PhotoOptions, described
 from nullface_pipeline.photo_records import AnonymizedPhoto, NoFaceFoundError, PhotoRefusedError
 from nullface_pipeline.weights import missing_weights

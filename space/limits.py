@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from nullface_pipeline.photo_folder.lock import hold_folder, is_held
+from nullface_pipeline.runs.lock import hold_folder, is_held
 
 
 MAX_FILE_BYTES = 30 * 10**6

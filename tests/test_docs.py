@@ -30,9 +30,10 @@ from nullface_pipeline import weights
 from nullface_pipeline.cli import app
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.photo_files import MAX_PIXELS, SUFFIXES
-from nullface_pipeline.photo_folder import PhotoJob, PhotoOutcome
 from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.publish.hub import CLONE, PACKAGE
+from nullface_pipeline.runs.jobs import PhotoJob
+from nullface_pipeline.runs.report import PhotoOutcome
 from nullface_pipeline.weights import FACE_WEIGHTS, WEIGHT_SETS
 
 from .local_hub import fill_cache

@@ -1,6 +1,7 @@
 """The direction of imports: core, then models, then jobs, then commands; each knows only those before it."""
 
 import ast
+import graphlib
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nullface_pipeline.publish.hub import PACKAGE
 
 CORE = frozenset(single_file.CORE) | set(single_file.PIPELINES)
 MODELS = frozenset({"fetch_weights", "model_options", "model_sets", "tiny_model", "weights"})
-LAYERS = {**dict.fromkeys(CORE, 0), **dict.fromkeys(MODELS, 1), "cli": 3, "__main__": 3}
+LAYERS = {**dict.fromkeys(CORE, 0), **dict.fromkeys(MODELS, 1), "runs": 1, "cli": 3, "__main__": 3}
 JOBS = 2
 WITHOUT_TORCH = ("photo_files", "publish", "photo_records", "colour_profile")
 
@@ -54,6 +55,33 @@ def test_imports_point_down(path):
             assert layer(mine) > 0, f"{mine} is core: its imports are relative, {name} is not"
             other = name.split(".")[1]
             assert layer(other) <= layer(mine), f"{mine} imports {name}"
+
+
+def module(path: Path) -> str:
+    """The dotted name of a file, from the package on."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_files(path: Path) -> set[str]:
+    """Modules of this package that a file of a room imports, wherever the import stands."""
+    modules = {module(other) for other in FILES}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nullface_pipeline"):
+            named = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (named & modules) | ({str(node.module)} if named - modules else set())
+    return found
+
+
+@pytest.mark.parametrize("of", [module, place], ids=["modules", "rooms"])
+def test_imports_have_no_circle(of):
+    edges: dict[str, set[str]] = {}
+    named = {module(path): path for path in FILES}
+    for path in FILES:
+        others = {of(named[name]) for name in imported_files(path)}
+        edges.setdefault(of(path), set()).update(others - {of(path)})
+    order = graphlib.TopologicalSorter(edges)
+    order.prepare()
 
 
 @pytest.mark.parametrize("path", [PACKAGE / "pipeline.py", PACKAGE / "pipeline_sdxl.py"], ids=lambda path: path.name)

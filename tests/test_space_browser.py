@@ -23,9 +23,9 @@ import PIL.Image
 import pytest
 from skimage import data
 
-from nullface_pipeline.photo_folder.paths import LOCK_NAME
 from nullface_pipeline.publish.hub import write_repository
 from nullface_pipeline.publish.space import space_files
+from nullface_pipeline.runs.lock import LOCK_NAME
 
 from .video.clips import read_back, write_clip
 

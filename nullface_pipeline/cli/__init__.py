@@ -57,7 +57,7 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
-        print_error(in_words(error))
+        print_error(usage_message(error))
         code = ExitCode.usage
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.stopped
@@ -67,8 +67,9 @@ def main() -> None:
     sys.exit(code)
 
 
-def in_words(error: typer.TyperException) -> str:
-    """With the option's name and the command's help, and without Pydantic's words, which some versions of Typer hand on."""
+def usage_message(error: typer.TyperException) -> str:
+    """Message of a wrong argument: the option's name, what is wrong, and the command whose help to read."""
+    # Some versions of Typer hand on Pydantic's prefix.
     message = " ".join(error.format_message().split()).replace(": Value error, ", ": ").rstrip(".")
     names: list[str] = []
     context = getattr(error, "ctx", None)

@@ -15,7 +15,6 @@ from nullface_pipeline.cli.console import (
     notice,
     show,
     tell_demonstration,
-    words,
 )
 from nullface_pipeline.cli.dry_run import look_for_faces
 from nullface_pipeline.cli.exit_codes import ExitCode
@@ -25,10 +24,15 @@ from nullface_pipeline.cli.progress import PhotoProgress
 from nullface_pipeline.cli.stream import anonymize_stream
 from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.runs.messages import format_error
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder import Earlier, FoundPhotos, PhotoJob, PhotoOutcome, ResultRecord
+    from nullface_pipeline.photo_folder import FoundPhotos
+    from nullface_pipeline.runs.jobs import PhotoJob
+    from nullface_pipeline.runs.records import ResultRecord
+    from nullface_pipeline.runs.report import PhotoOutcome
+    from nullface_pipeline.runs.resume import Earlier
 
 
 # Some of what `nullface video` reads, which is often given here.
@@ -88,7 +92,7 @@ def anonymize(
 
 def _in_folder(run: FolderRun) -> int:
     """Photos on the disk; returns the exit code."""
-    from nullface_pipeline.photo_folder import hold_folder
+    from nullface_pipeline.runs.lock import hold_folder
 
     found, earlier = _plan(run)
     with hold_folder(run.folder):
@@ -100,15 +104,12 @@ def _in_folder(run: FolderRun) -> int:
 
 def _plan(run: FolderRun) -> "tuple[FoundPhotos, Earlier]":
     """The photos, and what earlier runs said; nothing is written before all paths are known and compared."""
-    from nullface_pipeline.photo_folder import (
-        Earlier,
-        ResultRecord,
-        check_written,
-        plan_written,
-        read_report,
-        record_path,
-        search_photos,
-    )
+    from nullface_pipeline.photo_folder import search_photos
+    from nullface_pipeline.photo_folder.planned_files import plan_written
+    from nullface_pipeline.runs.paths import check_written
+    from nullface_pipeline.runs.records import ResultRecord, record_path
+    from nullface_pipeline.runs.report import read_report
+    from nullface_pipeline.runs.resume import Earlier
 
     for path in run.paths:
         if Path(path).suffix.lower() in VIDEOS:
@@ -166,9 +167,10 @@ def _tell_skipped(found: "FoundPhotos") -> ExitCode:
 
 def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     """Whatever is not done yet; returns the exit code."""
-    from nullface_pipeline.photo_folder import album_digest, remove_leftovers, split_jobs
-    from nullface_pipeline.photo_folder.paths import planned_pages
-    from nullface_pipeline.photo_folder.resume import check_no_previews, check_replaceable
+    from nullface_pipeline.photo_folder import album_digest
+    from nullface_pipeline.photo_folder.planned_files import check_no_previews, planned_pages
+    from nullface_pipeline.runs.lock import remove_leftovers
+    from nullface_pipeline.runs.resume import check_replaceable, split_jobs
 
     if not run.names_a_file:
         check_no_previews(run.folder, jobs)
@@ -221,7 +223,7 @@ def _anonymize_photos(
 
 def _tell(outcome: "PhotoOutcome", report: Path | None) -> None:
     """A line on the console for a refused photo, and one in the report for any."""
-    from nullface_pipeline.photo_folder import append_to_report
+    from nullface_pipeline.runs.report import append_to_report
 
     if outcome.status == "refused":
         line = f"{outcome.job.source}: {outcome.reason}"
@@ -257,4 +259,4 @@ def _write_contact_sheet(outcomes: "list[PhotoOutcome]", path: Path, record: "Re
             record.add_picture(page.read_bytes())
             console.print(f"Wrote {show(page)}.", soft_wrap=True)
     except (OSError, PhotoFileError) as error:
-        fail(f"The contact sheet could not be written: {words(error)}")
+        fail(f"The contact sheet could not be written: {format_error(error)}.")

@@ -1,6 +1,5 @@
 """What the commands share: two consoles, and how they end with an error."""
 
-import errno
 import sys
 import warnings
 from typing import NoReturn
@@ -12,6 +11,7 @@ from rich.markup import escape
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import option_name
 from nullface_pipeline.photo_options import OptionError
+from nullface_pipeline.runs.messages import format_error, printable
 
 
 TINY_RESULT = (
@@ -27,12 +27,12 @@ def fail(message: str | BaseException, code: ExitCode | None = None) -> NoReturn
     """Print one line and exit.
 
     Args:
-        message (`str` or `BaseException`): an exception is put into words.
+        message (`str` or `BaseException`): an exception is formatted by `error_message`.
         code (`ExitCode`, *optional*): by default `usage` for a `TypeError` or `ValueError`, else `error`.
     """
     if isinstance(message, BaseException):
         code = code or (ExitCode.usage if isinstance(message, (TypeError, ValueError)) else ExitCode.error)
-        message = words(message)
+        message = error_message(message)
     print_error(message)
     raise typer.Exit(code or ExitCode.error)
 
@@ -54,21 +54,15 @@ def tell_demonstration() -> None:
 
 
 def show(text: object) -> str:
-    """Text for the console. Names of files may hold what no text can, what moves the cursor, ends a line or turns the
-    direction of writing, and what means something to rich; of all that only the spelling is shown."""
-    letters = (letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(text))
-    return escape("".join(letters))
+    """Text for the console, printable and without rich's markup."""
+    return escape(printable(str(text)))
 
 
-def words(error: BaseException) -> str:
-    """An exception as text, without the system's numbers and brackets, and with the command's name of an option."""
+def error_message(error: BaseException) -> str:
+    """An exception as a sentence, with the command's name of a wrong option."""
     if isinstance(error, OptionError):
         return f"{option_name(error.option)} {error.problem}"
-    if isinstance(error, OSError) and error.errno == errno.EFBIG:
-        return f"{error.filename or 'A file'} would be larger than this shell allows. Raise the limit, `ulimit -f`."
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}." if error.filename is None else f"{error.filename}: {error.strerror}."
-    return str(error).strip() or f"{type(error).__name__}."
+    return f"{format_error(error)}."
 
 
 def write_what_the_terminal_can() -> None:

@@ -115,7 +115,7 @@ class DatasetRun(PhotoRun):
 
     @property
     def _digest_with_columns(self) -> str:
-        from nullface_pipeline.photo_folder import options_digest
+        from nullface_pipeline.runs.digests import options_digest
 
         columns = {
             "columns": options.names(self.columns),
@@ -190,7 +190,7 @@ def _beginning(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     """The job, and the shards left to do; no other run writes to the target until the end."""
     run.check()
     from nullface_pipeline.dataset import Place, begin, claim_target, find_shards
-    from nullface_pipeline.photo_folder import hold_folder
+    from nullface_pipeline.runs.lock import hold_folder
 
     source, target = Place(run.source), Place(run.output)
     shards = find_shards(source, target, run.shard_size)
@@ -210,7 +210,7 @@ def _beginning(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
 
 
 def _remove_half_written(job: "DatasetJob") -> None:
-    from nullface_pipeline.photo_folder import remove_leftovers
+    from nullface_pipeline.runs.lock import remove_leftovers
 
     for place in (job.reports, job.target):
         if place.folder is not None:

@@ -3,21 +3,23 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from nullface_pipeline.cli.console import console, error_console, fail, quiet_libraries, show
+from nullface_pipeline.cli.console import console, error_console, error_message, fail, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.photo_run import FolderRun
 from nullface_pipeline.cli.threads import limit_threads
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder import Earlier, PhotoJob, ResultRecord
+    from nullface_pipeline.runs.jobs import PhotoJob
+    from nullface_pipeline.runs.records import ResultRecord
+    from nullface_pipeline.runs.resume import Earlier
 
 
 def look_for_faces(run: FolderRun, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
     """Look for faces only, and tell of each photo as it comes; returns the exit code of the real run, covers apart."""
     from nullface_pipeline.model_sets import load_detector
-    from nullface_pipeline.photo_folder.paths import planned_previews
-    from nullface_pipeline.photo_folder.resume import check_only_previews, check_replaceable
+    from nullface_pipeline.photo_folder.planned_files import check_only_previews, planned_previews
+    from nullface_pipeline.runs.resume import check_replaceable
 
     check_only_previews(run.folder)
     if not run.overwrite:
@@ -46,7 +48,6 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
     """What there is to say of one photo, in the fields of `--json`."""
     from nullface_pipeline.photo_files import PhotoFileError
     from nullface_pipeline.photo_folder.preview import write_preview
-    from nullface_pipeline.photo_folder.steps import in_words
     from nullface_pipeline.photo_records import PhotoRefusedError
 
     row: dict[str, Any] = {"source": str(job.source), "faces": [], "preview": None, "refused": None}
@@ -57,7 +58,8 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
         raise
     except Exception as error:
         known = isinstance(error, (PhotoFileError, PhotoRefusedError))
-        return row | {"refused": str(error) if known else in_words(error)}
+        refused = error_message(error)
+        return row | {"refused": refused if known else f"It could not be processed. {refused}"}
     record.add_picture(preview.read_bytes())
     row["preview"] = str(preview)
     row["faces"] = [

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show, words
+from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import FLAG, number, path
+from nullface_pipeline.runs.messages import format_error
 
 
 if TYPE_CHECKING:
@@ -293,7 +294,7 @@ def _load(model: str) -> "StableDiffusionNullFacePipeline":
         return load_model_set(model)
     # Libraries raise errors of any type for a missing model.
     except Exception as error:
-        raise ValueError(f"{model} could not be loaded: {words(error).splitlines()[0]}") from error
+        raise ValueError(f"{model} could not be loaded: {format_error(error)}.") from error
 
 
 def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:

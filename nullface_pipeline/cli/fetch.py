@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nullface_pipeline.cli.console import console, fail, show, words
+from nullface_pipeline.cli.console import console, fail, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import FLAG
+from nullface_pipeline.runs.messages import format_error
 
 
 if TYPE_CHECKING:
@@ -48,8 +49,7 @@ def fetch(
         try:
             fetch_weights(weights)
         except (OSError, ValueError) as error:
-            reason = " ".join(words(error).split())
-            fail(f"{weights.name} could not be fetched. {reason} Give the same command again to go on.")
+            fail(f"{weights.name} could not be fetched. {format_error(error)}. Give the same command again to go on.")
         console.print(f"{weights.name}: complete.")
         if unverified := unverified_files(weights):
             console.print(f"  No hash in this package for: {show(', '.join(unverified))}", soft_wrap=True)

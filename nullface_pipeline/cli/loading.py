@@ -6,15 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nullface_pipeline.cli.console import fail, notice, quiet_libraries, words
+from nullface_pipeline.cli.console import fail, notice, quiet_libraries
 from nullface_pipeline.cli.photo_run import FolderRun
 from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.protocols import NullFacePipeline
+from nullface_pipeline.runs.messages import format_error
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder.steps import Anonymize
+    from nullface_pipeline.photo_files.steps import Anonymize
 
 
 def load_model(options: ModelOptions) -> NullFacePipeline:
@@ -33,7 +34,7 @@ def load_model(options: ModelOptions) -> NullFacePipeline:
         return load_model_set(options.model, options.device, dtype, options.detection_threshold)
     # Libraries raise what they like for a device or a model that is not there.
     except Exception as error:
-        fail(f"The model {options.model!r} could not be loaded: {words(error).splitlines()[0]}")
+        fail(f"The model {options.model!r} could not be loaded: {format_error(error)}.")
 
 
 def face_hider(
@@ -50,8 +51,8 @@ def face_hider(
         skip_numbers (`dict[str, list[int]]`, *optional*): see `photo_anonymizer`.
         on_progress (`Callable`, *optional*): see `PhotoOptions`.
     """
-    from nullface_pipeline.photo_folder import photo_anonymizer
-    from nullface_pipeline.photo_folder.noise import SEED_BITS
+    from nullface_pipeline.photo_files.anonymize import photo_anonymizer
+    from nullface_pipeline.runs.seeds import SEED_BITS
 
     # Whoever knows the seed can make the same result of a photo, and so recognize it.
     seed = secrets.randbits(SEED_BITS) if run.seed is None else run.seed

@@ -12,8 +12,8 @@ from nullface_pipeline.photo_options import PhotoOptions, content
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder import PhotoJob
     from nullface_pipeline.photo_records import Box
+    from nullface_pipeline.runs.jobs import PhotoJob
 
     FaceToSkip = Path | NumberedFace | Box
 
@@ -128,7 +128,7 @@ class FolderRun(PhotoRun):
     @property
     def names_a_file(self) -> bool:
         """Whether the output is the file of one photo and not a folder."""
-        from nullface_pipeline.photo_folder.jobs import is_photo_name
+        from nullface_pipeline.photo_files import is_photo_name
 
         return is_photo_name(self.output.name) and not self.output.is_dir()
 
@@ -145,7 +145,7 @@ class FolderRun(PhotoRun):
     @property
     def digest(self) -> str:
         """Hash of all arguments that results depend on."""
-        from nullface_pipeline.photo_folder import options_digest
+        from nullface_pipeline.runs.digests import options_digest
 
         return options_digest(self.content)
 

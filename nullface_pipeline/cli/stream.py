@@ -4,7 +4,7 @@ import io
 import sys
 from pathlib import Path
 
-from nullface_pipeline.cli.console import error_console, show, tell_demonstration, words
+from nullface_pipeline.cli.console import error_console, error_message, show, tell_demonstration
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
 from nullface_pipeline.cli.options import STREAM
@@ -17,9 +17,10 @@ def anonymize_stream(run: FolderRun) -> int:
     Raises:
         ValueError: if the options ask for more than one photo, or for files beside the result.
     """
-    from nullface_pipeline.photo_files import PhotoFileError, encode_photo, read_photo, write_whole
-    from nullface_pipeline.photo_folder import PhotoJob
+    from nullface_pipeline.photo_files import PhotoFileError, encode_photo, read_photo
     from nullface_pipeline.photo_records import PhotoRefusedError
+    from nullface_pipeline.runs.atomic_files import write_whole
+    from nullface_pipeline.runs.jobs import PhotoJob
 
     _check(run)
     (name,) = run.paths
@@ -29,7 +30,7 @@ def anonymize_stream(run: FolderRun) -> int:
         result = face_hider(load_model(run.model), run, skip_numbers=numbers)(file, name)
         data = encode_photo(result.image, file, run.keep_metadata)
     except (PhotoFileError, PhotoRefusedError, ValueError) as error:
-        error_console.print(f"[red]refused[/red] {show(words(error))}", soft_wrap=True)
+        error_console.print(f"[red]refused[/red] {show(error_message(error))}", soft_wrap=True)
         return ExitCode.refused
     if str(run.output) == STREAM:
         sys.stdout.buffer.write(data)
@@ -42,7 +43,7 @@ def anonymize_stream(run: FolderRun) -> int:
 
 
 def _check(run: FolderRun) -> None:
-    from nullface_pipeline.photo_folder.paths import WrittenFile, check_written
+    from nullface_pipeline.runs.paths import WrittenFile, check_written
 
     if len(run.paths) > 1 or Path(run.paths[0]).is_dir():
         raise ValueError("- stands for one photo: name one alone.")

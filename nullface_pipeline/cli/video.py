@@ -26,7 +26,8 @@ from nullface_pipeline.protocols import NullFacePipeline
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder import PhotoJob, ResultRecord
+    from nullface_pipeline.runs.jobs import PhotoJob
+    from nullface_pipeline.runs.records import ResultRecord
     from nullface_pipeline.video import LinkedVideo, VideoReport, Work
 
     # Device, inode, size and time of the last change.
@@ -83,7 +84,7 @@ class VideoRun:
     @cached_property
     def digest(self) -> str:
         """Hash of all arguments that results depend on, but for the seed; of an album also of the other videos."""
-        from nullface_pipeline.photo_folder import file_digest, options_digest
+        from nullface_pipeline.runs.digests import file_digest, options_digest
 
         return options_digest(
             {
@@ -122,7 +123,7 @@ def video(
     refused, 2 for wrong usage, 1 for other errors.
     """
     console.quiet = quiet
-    from nullface_pipeline.photo_folder import hold_folder
+    from nullface_pipeline.runs.lock import hold_folder
 
     try:
         arguments = photo_arguments(values, list(skip_face or ()))
@@ -151,7 +152,7 @@ def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list
         ValueError: if one does not exist, or two would be written to one place.
         VideoError: if PyAV is not installed.
     """
-    from nullface_pipeline.photo_folder.jobs import is_photo_name
+    from nullface_pipeline.photo_files import is_photo_name
 
     for path in videos:
         if not path.is_file():
@@ -159,8 +160,8 @@ def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list
         if is_photo_name(path.name):
             raise ValueError(f"{path} is a photo: give it to `nullface anonymize`.")
     # Only now, because it takes seconds.
-    from nullface_pipeline.photo_folder import PhotoJob, check_written
-    from nullface_pipeline.photo_folder.paths import planned_results
+    from nullface_pipeline.runs.jobs import PhotoJob, planned_results
+    from nullface_pipeline.runs.paths import check_written
     from nullface_pipeline.video import output_suffix
     from nullface_pipeline.video.reader import import_av
 
@@ -172,7 +173,9 @@ def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list
 
 def _anonymize(run: VideoRun, face_options: PhotoOptions, jobs: "list[PhotoJob]") -> int:
     """Whatever is not done yet; returns the exit code."""
-    from nullface_pipeline.photo_folder import Earlier, ResultRecord, record_path, remove_leftovers, split_jobs
+    from nullface_pipeline.runs.lock import remove_leftovers
+    from nullface_pipeline.runs.records import ResultRecord, record_path
+    from nullface_pipeline.runs.resume import Earlier, split_jobs
 
     record = ResultRecord(record_path(run.output))
     record.prepare()
@@ -225,7 +228,7 @@ def _anonymize_videos(
 
 def _with_model(pipe: NullFacePipeline, run: VideoRun, face_options: PhotoOptions) -> PhotoOptions:
     """The options with all that depends on the model, or one line and exit code 1."""
-    from nullface_pipeline.photo_folder.one_file import with_loaded_models
+    from nullface_pipeline.photo_files.anonymize import with_loaded_models
 
     try:
         return with_loaded_models(pipe, face_options, run.model.verifier)
@@ -236,8 +239,8 @@ def _with_model(pipe: NullFacePipeline, run: VideoRun, face_options: PhotoOption
 
 def _look(run: VideoRun, pipe: NullFacePipeline, job: "PhotoJob", progress: Progress) -> LookedAt | None:
     """What one video shows; None if it is refused."""
-    from nullface_pipeline.photo_folder import file_digest
-    from nullface_pipeline.photo_folder.noise import SEED_BITS
+    from nullface_pipeline.runs.digests import file_digest
+    from nullface_pipeline.runs.seeds import SEED_BITS
     from nullface_pipeline.video import Work, link_video, work_folder
 
     seed = secrets.randbits(SEED_BITS) if run.seed is None else run.seed
@@ -270,7 +273,7 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
 
     A failing disk ends the run and leaves the work folder, so that the run can go on later.
     """
-    from nullface_pipeline.photo_folder.steps import in_words
+    from nullface_pipeline.runs.messages import format_error
     from nullface_pipeline.video import remove_work
 
     try:
@@ -279,7 +282,8 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
         raise
     except Exception as error:
         remove_work(job.output)
-        _refuse(job, str(error) if isinstance(error, PhotoRefusedError) else in_words(error))
+        known = isinstance(error, PhotoRefusedError)
+        _refuse(job, str(error) if known else f"It could not be processed. {format_error(error)}.")
 
 
 def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> list[list[Any]]:
@@ -301,7 +305,7 @@ def _finish(
     progress: Progress,
 ) -> None:
     """Render one video, and write down what the result is before it appears."""
-    from nullface_pipeline.photo_folder import MadeFrom, file_digest
+    from nullface_pipeline.runs.digests import MadeFrom, file_digest
     from nullface_pipeline.video import VideoError, anonymize_video
 
     def note(finished: Path) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 
 from nullface_pipeline.dataset.job import DatasetJob
 from nullface_pipeline.dataset.rows import Row, ShardHashes
-from nullface_pipeline.photo_folder.records import digest
+from nullface_pipeline.runs.digests import digest
 
 
 class FolderRows:

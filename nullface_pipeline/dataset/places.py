@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nullface_pipeline.photo_files import whole_file, write_whole
-from nullface_pipeline.photo_folder.records import file_digest
-from nullface_pipeline.photo_folder.steps import file_bytes
+from nullface_pipeline.photo_files.reading import file_bytes
+from nullface_pipeline.runs.atomic_files import whole_file, write_whole
+from nullface_pipeline.runs.digests import file_digest
 
 
 class ShardError(Exception):

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from nullface_pipeline.dataset.job import DatasetJob, reports_place
 from nullface_pipeline.dataset.places import Place
 from nullface_pipeline.dataset.rows import ShardHashes
-from nullface_pipeline.photo_folder.records import MadeFrom
 from nullface_pipeline.photo_records import FaceRecord
+from nullface_pipeline.runs.digests import MadeFrom
 
 
 _FACE = pa.struct(
@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
     }
 )
 METADATA = b"nullface"
+REPORT_SUFFIX = ".report.parquet"
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,6 @@ def summarize(target: Place) -> RunSummary:
     Raises:
         ValueError: if there are no reports.
     """
-    from nullface_pipeline.dataset.shards import REPORT_SUFFIX
-
     reports = reports_place(target)
     names = [name for name in reports.names() if name.endswith(REPORT_SUFFIX)]
     if not names:

@@ -6,8 +6,9 @@ import secrets
 from pathlib import Path
 
 from nullface_pipeline.dataset.places import Place
-from nullface_pipeline.photo_folder.noise import SEED_BITS
-from nullface_pipeline.photo_folder.records import digest, state_folder
+from nullface_pipeline.runs.digests import digest
+from nullface_pipeline.runs.records import state_folder
+from nullface_pipeline.runs.seeds import SEED_BITS
 
 
 def seed_path(target: Place) -> Path:

@@ -11,13 +11,12 @@ from typing import Any
 from nullface_pipeline.dataset.folder_shard import open_photos, photos_sha256
 from nullface_pipeline.dataset.job import DatasetJob, reports_place
 from nullface_pipeline.dataset.places import Place
-from nullface_pipeline.dataset.report import read_hashes
+from nullface_pipeline.dataset.report import REPORT_SUFFIX, read_hashes
 from nullface_pipeline.dataset.rows import ShardHashes, ShardRows
+from nullface_pipeline.photo_files import is_photo_name
 from nullface_pipeline.photo_folder import search_photos
-from nullface_pipeline.photo_folder.jobs import is_photo_name
 
 
-REPORT_SUFFIX = ".report.parquet"
 RUN_NAME = "run.json"
 
 

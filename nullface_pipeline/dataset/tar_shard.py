@@ -17,8 +17,7 @@ from nullface_pipeline.dataset.job import DatasetJob
 from nullface_pipeline.dataset.kept import MAX_KEPT_BYTES, data_problem
 from nullface_pipeline.dataset.places import ShardError, check_name, file_sha256
 from nullface_pipeline.dataset.rows import Row, ShardHashes
-from nullface_pipeline.photo_files import PhotoFileError
-from nullface_pipeline.photo_folder.jobs import is_photo_name
+from nullface_pipeline.photo_files import PhotoFileError, is_photo_name
 
 
 REFUSED = ".refused"

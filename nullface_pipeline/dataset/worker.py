@@ -12,17 +12,10 @@ from nullface_pipeline.dataset.report import PhotoLine, read_lines, write_report
 from nullface_pipeline.dataset.rows import Row, ShardRows
 from nullface_pipeline.dataset.shards import Shard, is_done, open_shard
 from nullface_pipeline.photo_files import PhotoFileError
-from nullface_pipeline.photo_folder import photo_anonymizer
-from nullface_pipeline.photo_folder.steps import (
-    HiddenPhoto,
-    ReadPhoto,
-    encode_result,
-    hide_photo,
-    in_words,
-    is_broken_device,
-    overlapped,
-    read_original,
-)
+from nullface_pipeline.photo_files.anonymize import photo_anonymizer
+from nullface_pipeline.photo_files.steps import HiddenPhoto, ReadPhoto, encode_result, hide_photo, read_original
+from nullface_pipeline.runs.jobs import overlapped
+from nullface_pipeline.runs.messages import format_error, is_broken_device
 
 
 @dataclass(frozen=True)
@@ -143,7 +136,6 @@ def _problem(error: Exception) -> str:
     if isinstance(error, ShardError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
-        return (
-            f"It cannot be read or written ({error.strerror}): check the free space of the disk and the permissions."
-        )
-    return in_words(error)
+        reason = format_error(error, name_file=False)
+        return f"It cannot be read or written ({reason}): check the free space of the disk and the permissions."
+    return f"It could not be processed. {format_error(error)}."

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nullface_pipeline.photo_folder.records import state_folder
+from nullface_pipeline.runs.records import state_folder
 
 
 def cache_path() -> Path:

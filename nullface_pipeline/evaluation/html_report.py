@@ -17,7 +17,7 @@ from nullface_pipeline.evaluation import plots
 from nullface_pipeline.evaluation.report import TITLES, Figure, attack_table, figures, label, summary
 from nullface_pipeline.evaluation.results import SAME_PHOTO, Evaluation, MethodResult, Result
 from nullface_pipeline.face_crops import FaceCrop
-from nullface_pipeline.photo_files import write_whole
+from nullface_pipeline.runs.atomic_files import write_whole
 
 
 TEMPLATE = Path(__file__).parent / "report.html.jinja"

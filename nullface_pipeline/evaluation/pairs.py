@@ -10,8 +10,7 @@ import numpy as np
 
 from nullface_pipeline.evaluation.baselines import BASELINES, VERSION
 from nullface_pipeline.face_identity import FaceLocation
-from nullface_pipeline.photo_files import PhotoFileError, read_photo
-from nullface_pipeline.photo_folder.jobs import is_photo_name
+from nullface_pipeline.photo_files import PhotoFileError, is_photo_name, read_photo
 from nullface_pipeline.photo_records import OptionError
 
 

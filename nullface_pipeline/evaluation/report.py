@@ -27,7 +27,7 @@ from nullface_pipeline.evaluation.results import (
     SearchResult,
 )
 from nullface_pipeline.evaluation.verification import Verification
-from nullface_pipeline.photo_files import write_whole
+from nullface_pipeline.runs.atomic_files import write_whole
 
 
 RANKS = (1, 5, 20)

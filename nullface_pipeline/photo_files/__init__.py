@@ -31,7 +31,13 @@ inside a file, such as thumbnails, previews, gain maps, depth maps and motion cl
 
 from nullface_pipeline.photo_files.metadata import DIGITAL_SOURCE_TYPE
 from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError
-from nullface_pipeline.photo_files.reading import MAX_PIXELS, SUFFIXES, UNREAD_PICTURES, kind_of_photo, read_photo
+from nullface_pipeline.photo_files.reading import (
+    MAX_PIXELS,
+    SUFFIXES,
+    UNREAD_PICTURES,
+    is_photo_name,
+    kind_of_photo,
+    read_photo,
+)
 from nullface_pipeline.photo_files.transparency import alpha_views, composed_views, flatten
-from nullface_pipeline.photo_files.whole_file import TEMPORARY_PATTERN, whole_file, write_whole
 from nullface_pipeline.photo_files.writing import encode_photo, write_photo, write_picture

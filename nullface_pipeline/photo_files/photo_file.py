@@ -45,10 +45,3 @@ def bare(picture: PIL.Image.Image) -> PIL.Image.Image:
     """Forget all but the pixels: several of Pillow's encoders write what they find in `info`. Works in place."""
     picture.info = {}
     return picture
-
-
-def reason(error: Exception) -> str:
-    """The exception in a few words on one line, without paths and control characters."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    words = " ".join(text.split())[:200]
-    return "".join(letter for letter in words if letter.isprintable()) or type(error).__name__

@@ -20,8 +20,10 @@ from nullface_pipeline.photo_files.metadata import (
     resolution,
 )
 from nullface_pipeline.photo_files.notes import kept_exif, read_exif
-from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
+from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare
 from nullface_pipeline.photo_files.transparency import settled
+from nullface_pipeline.runs.messages import format_error
+from nullface_pipeline.runs.paths import is_regular
 
 
 # What counts as a photo when folders are walked. What a file really is, its content says.
@@ -64,6 +66,11 @@ def kind_of_photo(name: str) -> str:
     return _SAME_KIND.get(suffix, suffix)
 
 
+def is_photo_name(name: str) -> bool:
+    """Whether a file in a folder counts as a photo; what it really is, its content says."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
 def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_PIXELS) -> PhotoFile:
     """Read one photo.
 
@@ -88,11 +95,25 @@ def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_
             raise PhotoFileError(
                 "It is not a JPEG, PNG, WebP, TIFF, BMP or HEIC photo, or its header is damaged: convert or replace it."
             ) from error
+        except MemoryError as error:
+            raise PhotoFileError(f"{format_error(error)}.") from error
         # Decoders raise exceptions of every kind when a file is made to hurt them.
         except Exception as error:
             raise PhotoFileError(
-                f"It cannot be decoded ({reason(error)}): it is damaged or cut off; replace it."
+                f"It cannot be decoded ({format_error(error, name_file=False)}): it is damaged or cut off; replace it."
             ) from error
+
+
+def file_bytes(path: Path) -> bytes:
+    """A photo's file.
+
+    Raises:
+        OSError, PhotoFileError: if it cannot be read.
+    """
+    # What is no file, or cannot be opened, is for `read_photo` to put into words.
+    if not is_regular(path):
+        read_photo(path)
+    return path.read_bytes()
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -106,7 +127,9 @@ def _open_file(path: Path) -> BinaryIO:
         return path.open("rb")
     # ValueError: a null character in the path.
     except (OSError, ValueError) as error:
-        raise PhotoFileError(f"It cannot be opened ({reason(error)}): check the name and the permissions.") from error
+        raise PhotoFileError(
+            f"It cannot be opened ({format_error(error, name_file=False)}): check the name and the permissions."
+        ) from error
 
 
 def _in_memory(source: Any) -> BinaryIO:

@@ -7,10 +7,11 @@ from pathlib import Path
 import PIL.Image
 
 from nullface_pipeline.photo_files.metadata import tiff_tags
-from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare, reason
+from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare
 from nullface_pipeline.photo_files.reading import register_heif
 from nullface_pipeline.photo_files.transparency import with_alpha
-from nullface_pipeline.photo_files.whole_file import write_whole
+from nullface_pipeline.runs.atomic_files import write_whole
+from nullface_pipeline.runs.messages import format_error
 
 
 def encode_photo(image: PIL.Image.Image, source: PhotoFile, keep_metadata: bool = False) -> bytes:
@@ -36,7 +37,7 @@ def encode_photo(image: PIL.Image.Image, source: PhotoFile, keep_metadata: bool 
         return _encode(image, source, keep_metadata)
     except Exception as error:
         raise PhotoFileError(
-            f"It cannot be encoded as {source.format} ({reason(error)}): convert the photo to another format first."
+            f"It cannot be encoded as {source.format} ({format_error(error)}): convert the photo to another format first."
         ) from error
 
 
@@ -64,7 +65,7 @@ def write_photo(
         write_whole(path, data, source.path)
     except OSError as error:
         raise PhotoFileError(
-            f"It cannot be written ({reason(error)}): check the output folder and the space left on its disk."
+            f"It cannot be written ({format_error(error, name_file=False)}): check the output folder and the space left on its disk."
         ) from error
 
 

@@ -5,12 +5,6 @@ it was made from; so a stopped run is resumed by giving it again, and no other f
 """
 
 from nullface_pipeline.photo_folder.album import album_digest, read_album
-from nullface_pipeline.photo_folder.jobs import FoundPhotos, PhotoJob, find_photos, search_photos
-from nullface_pipeline.photo_folder.lock import hold_folder, remove_leftovers
-from nullface_pipeline.photo_folder.noise import photo_seed
-from nullface_pipeline.photo_folder.one_file import anonymize_file, photo_anonymizer
-from nullface_pipeline.photo_folder.paths import check_written, plan_written
-from nullface_pipeline.photo_folder.records import MadeFrom, ResultRecord, file_digest, options_digest, record_path
-from nullface_pipeline.photo_folder.report import PhotoOutcome, append_to_report, read_report
-from nullface_pipeline.photo_folder.resume import Earlier, SplitJobs, split_jobs
+from nullface_pipeline.photo_folder.planned_files import plan_written
 from nullface_pipeline.photo_folder.run import anonymize_photos
+from nullface_pipeline.photo_folder.search import FoundPhotos, find_photos, search_photos

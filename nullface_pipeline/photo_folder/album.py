@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
-from nullface_pipeline.photo_folder.jobs import PhotoJob
-from nullface_pipeline.photo_folder.records import digest, file_digest
+from nullface_pipeline.runs.digests import digest, file_digest
+from nullface_pipeline.runs.jobs import PhotoJob
 
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import PIL.ImageDraw
 import PIL.ImageFont
 
 from nullface_pipeline.photo_files import read_photo, write_picture
-from nullface_pipeline.photo_folder.paths import SHEET_SIZE, page_path
-from nullface_pipeline.photo_folder.report import PhotoOutcome
+from nullface_pipeline.photo_folder.planned_files import SHEET_SIZE, page_path
+from nullface_pipeline.runs.messages import printable
+from nullface_pipeline.runs.report import PhotoOutcome
 
 
 COLUMNS = 6
@@ -63,9 +64,8 @@ def draw_tile(outcome: PhotoOutcome) -> PIL.Image.Image:
 
 
 def shown_name(outcome: PhotoOutcome) -> str:
-    """The photo's name, shortened. Of what no text can hold, ends the line or turns the direction of writing, only the
-    spelling is shown."""
-    name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in outcome.job.output.name)
+    """The photo's name, printable and shortened."""
+    name = printable(outcome.job.output.name)
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 

@@ -15,8 +15,8 @@ from nullface_pipeline.face_covers import cover_faces
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo_files import read_photo, write_picture
-from nullface_pipeline.photo_folder.jobs import PhotoJob
-from nullface_pipeline.photo_folder.paths import preview_path
+from nullface_pipeline.photo_folder.planned_files import preview_path
+from nullface_pipeline.runs.jobs import PhotoJob
 
 
 LONGEST_SIDE = 1280

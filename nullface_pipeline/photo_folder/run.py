@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterator
 
 import PIL.Image
 
-from nullface_pipeline.photo_files import PhotoFileError, write_whole
-from nullface_pipeline.photo_folder.jobs import PhotoJob
-from nullface_pipeline.photo_folder.paths import identity
-from nullface_pipeline.photo_folder.records import MadeFrom
-from nullface_pipeline.photo_folder.report import PhotoOutcome
-from nullface_pipeline.photo_folder.steps import (
+from nullface_pipeline.photo_files import PhotoFileError
+from nullface_pipeline.photo_files.reading import file_bytes
+from nullface_pipeline.photo_files.steps import (
     Anonymize,
     HiddenPhoto,
     ReadPhoto,
     encode_result,
-    file_bytes,
     hide_photo,
-    overlapped,
     read_original,
 )
+from nullface_pipeline.runs.atomic_files import write_whole
+from nullface_pipeline.runs.digests import MadeFrom
+from nullface_pipeline.runs.jobs import PhotoJob, overlapped
+from nullface_pipeline.runs.paths import identity
+from nullface_pipeline.runs.report import PhotoOutcome
 
 
 def anonymize_photos(

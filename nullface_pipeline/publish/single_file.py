@@ -8,7 +8,7 @@ import ast
 import sys
 from pathlib import Path
 
-from nullface_pipeline.photo_files.whole_file import write_whole
+from nullface_pipeline.runs.atomic_files import write_whole
 
 
 # What every pipeline is made of; each module only uses those before it.

@@ -12,6 +12,7 @@ import torch
 
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
+from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.selftest import checks
 from nullface_pipeline.selftest.files import check_files
 from nullface_pipeline.selftest.findings import Finding
@@ -80,7 +81,7 @@ def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, resu
         pipe = load_model_set(name, device, dtype)
     # Libraries raise what they like for a file that is not what it should be.
     except Exception as error:
-        yield Finding(part_that_failed(error), "loading", in_one_line(error), False)
+        yield Finding(part_that_failed(error), "loading", format_error(error), False)
         yield from guarded("files", lambda: check_files(name))
         return
     result.seconds["loading"] = time.perf_counter() - started
@@ -119,7 +120,7 @@ def guarded(part: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
     try:
         yield from check()
     except Exception as error:
-        yield Finding(part, "running", in_one_line(error), False)
+        yield Finding(part, "running", format_error(error), False)
 
 
 def is_right(result: Selftest, *parts: str) -> bool:
@@ -131,11 +132,6 @@ def part_that_failed(error: Exception) -> str:
     """The part whose loading raised an exception; "model" for Stable Diffusion's own parts."""
     functions = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     return next((part for function, part in LOADERS.items() if function in functions), "model")
-
-
-def in_one_line(error: Exception) -> str:
-    """An exception's kind and the beginning of its text."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def peak_memory() -> int | None:

@@ -10,10 +10,10 @@ import numpy as np
 from nullface_pipeline.albums import group_people, person_embeddings
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.photo import check_pipeline, read_references
-from nullface_pipeline.photo_files import whole_file
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.photo_records import NoFaceFoundError
 from nullface_pipeline.protocols import FaceAnalyser, NullFacePipeline
+from nullface_pipeline.runs.atomic_files import whole_file
 from nullface_pipeline.video.look import Look, embed_frames, look
 from nullface_pipeline.video.reader import VideoInfo, read_frames, read_info
 from nullface_pipeline.video.render import (

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from nullface_pipeline.photo_files import write_whole
+from nullface_pipeline.runs.atomic_files import write_whole
 
 
 def work_folder(output: Path) -> Path:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from nullface_pipeline import face_search, model_sets
 from nullface_pipeline.cli import app
 from nullface_pipeline.photo_folder import preview
-from nullface_pipeline.photo_folder.paths import PREVIEW_SUFFIX
+from nullface_pipeline.photo_folder.planned_files import PREVIEW_SUFFIX
 from nullface_pipeline.photo_records import FaceNotHiddenError, TooManyFacesError
 
 
@@ -165,7 +165,7 @@ def test_a_dry_run_only_writes_previews_in_which_faces_are_covered(tmp_path):
     [
         (TooManyFacesError("Too many faces."), "Too many faces"),
         (FaceNotHiddenError("It is nowhere."), "It is nowhere"),
-        (RuntimeError("of a library"), "RuntimeError"),
+        (RuntimeError("of a library"), "of a library"),
         (MemoryError(), "memory"),
     ],
 )

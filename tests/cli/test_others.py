@@ -1,6 +1,5 @@
 """The demo, the doctor, and the command without one."""
 
-import errno
 import inspect
 import json
 import platform
@@ -16,7 +15,6 @@ from typer.testing import CliRunner
 from nullface_pipeline import __version__
 from nullface_pipeline.cli import anonymize, app, demo, doctor, evaluate, export, fetch, main, selftest, video
 from nullface_pipeline.cli.anonymize import _tell_skipped
-from nullface_pipeline.cli.console import words
 from nullface_pipeline.cli.dataset import report, run
 from nullface_pipeline.cli.demo import side_by_side
 from nullface_pipeline.cli.exit_codes import ExitCode
@@ -98,11 +96,6 @@ def test_side_by_side():
     assert sheet.size == (184, 50)
     assert sheet.getpixel((99, 20)) == (255, 0, 0) and sheet.getpixel((104, 20)) == (0, 0, 255)
     assert sheet.getpixel((101, 20)) == (255, 255, 255)
-
-
-def test_a_file_size_limit_has_a_remedy():
-    error = OSError(errno.EFBIG, "File too large", "report.jsonl")
-    assert "report.jsonl" in words(error) and "ulimit -f" in words(error)
 
 
 @pytest.mark.parametrize(

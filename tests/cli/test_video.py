@@ -13,7 +13,7 @@ from nullface_pipeline.cli import app
 from nullface_pipeline.cli.console import console
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.video import _print_reports
-from nullface_pipeline.photo_folder import PhotoJob
+from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from nullface_pipeline.video import VideoReport, anonymize_video
 

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from nullface_pipeline.dataset import DatasetJob, Place, ShardWorker, begin, find_shards, run_local
 from nullface_pipeline.dataset import engines as dataset_engines
-from nullface_pipeline.photo_folder import photo_seed
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, NoFaceFoundError
+from nullface_pipeline.runs.seeds import photo_seed
 
 
 SEED = 7

@@ -2,7 +2,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nullface_pipeline.dataset import Place, summarize
-from nullface_pipeline.photo_folder.records import digest
+from nullface_pipeline.runs.digests import digest
 
 from .samples import FACE, make_job, make_parquet, paint, picture
 

@@ -4,13 +4,8 @@ import os
 import PIL.Image
 import pytest
 
-from nullface_pipeline.photo_files import (
-    PhotoFileError,
-    read_photo,
-    write_photo,
-    write_picture,
-    write_whole,
-)
+from nullface_pipeline.photo_files import PhotoFileError, read_photo, write_photo, write_picture
+from nullface_pipeline.runs.atomic_files import write_whole
 
 from .samples import difference, opened, picture, put, rewritten, saved, srgb
 

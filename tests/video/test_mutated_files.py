@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from nullface_pipeline.photo_files import whole_file
+from nullface_pipeline.runs.atomic_files import whole_file
 from nullface_pipeline.video.reader import VideoError, read_frames, read_info
 from nullface_pipeline.video.writer import check_audio, join_segments, output_suffix, write_segment
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nullface_pipeline.photo_folder import read_report
+from nullface_pipeline.runs.report import read_report
 
 
 LINE = {

@@ -4,20 +4,14 @@ import shutil
 
 import pytest
 
-from nullface_pipeline.photo_folder import (
-    Earlier,
-    ResultRecord,
-    anonymize_photos,
-    append_to_report,
-    find_photos,
-    options_digest,
-    read_report,
-    record_path,
-    split_jobs,
-)
+from nullface_pipeline.photo_folder import anonymize_photos, find_photos
 from nullface_pipeline.photo_records import NoFaceFoundError
+from nullface_pipeline.runs.digests import options_digest
+from nullface_pipeline.runs.records import ResultRecord, record_path
+from nullface_pipeline.runs.report import append_to_report, read_report
+from nullface_pipeline.runs.resume import Earlier, split_jobs
 
-from .stand_in import paint_black
+from ..photo_folder.stand_in import paint_black
 
 
 @pytest.fixture

@@ -1,63 +1,19 @@
-"""What each result was made from, so that a later run can tell its own work from everything else.
+"""Record of results: hashes that tell a later run which files it wrote and what they were made from.
 
-The record of an output folder lies among the user's own files (`$XDG_STATE_HOME`, or `~/.local/state`), not in the
-folder: results are published, and a hash of an original confirms it to whoever has that photo or guesses it. No key or
-salt would help there, because it would have to lie beside the record. It holds no names either, three hashes a result
-and nothing else. If it is lost, or the output folder moved, results count as nobody's, and are refused rather than
-trusted or replaced.
+The record lies in the user's state folder, not in the output folder: results are published, and the hash of an
+original confirms it to anyone who has that photo. A key or salt would not help, because it would lie beside the
+record. It holds three hashes a result and no names. If it is lost, or the output folder moved, the results are
+unknown: they are refused rather than trusted or replaced.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from nullface_pipeline import __version__
-from nullface_pipeline.photo_folder.paths import is_regular
+from platformdirs import user_state_path
 
-
-@dataclass(frozen=True)
-class MadeFrom:
-    """What a result is and what it was made from, as SHA-256 in hexadecimal.
-
-    Attributes:
-        original (`str`): of the photo's file.
-        options (`str`): of the options, see `options_digest`.
-        result (`str`): of the result's file.
-    """
-
-    original: str
-    options: str
-    result: str
-
-
-def options_digest(options: Mapping[str, Any]) -> str:
-    """Of all that decides on a result, the version of this program included.
-
-    The seed must not be among them: it is a secret, often a short one, and a published hash would let others guess it.
-    """
-    text = json.dumps({"version": __version__, **options}, sort_keys=True, allow_nan=False)
-    return digest(text.encode())
-
-
-def digest(data: bytes) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file in hexadecimal; None if it is no file or cannot be read."""
-    try:
-        # Asked before opening, because opening a pipe waits for somebody to write to it.
-        if not is_regular(path):
-            return None
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+from nullface_pipeline.runs.digests import MadeFrom, digest
 
 
 def record_path(output: Path) -> Path:
@@ -67,15 +23,15 @@ def record_path(output: Path) -> Path:
 
 
 def state_folder() -> Path:
-    """Where this program keeps what it remembers of its runs."""
-    named = os.environ.get("XDG_STATE_HOME", "")
-    if not os.path.isabs(named):
-        named = os.environ.get("LOCALAPPDATA", "") if os.name == "nt" else ""
+    """Folder of this program's state: `$XDG_STATE_HOME/nullface`, or where the operating system keeps state.
+
+    Raises:
+        OSError: if the user has no home folder.
+    """
     try:
-        home = Path(named) if named else Path.home() / ".local" / "state"
+        return user_state_path("nullface", appauthor=False)
     except RuntimeError as error:
         raise OSError("There is no home folder to keep the record in: set XDG_STATE_HOME to a folder.") from error
-    return home / "nullface"
 
 
 class ResultRecord:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 
 from nullface_pipeline.photo_files import PhotoFile, alpha_views, composed_views
-from nullface_pipeline.photo_folder.noise import photo_seed
-from nullface_pipeline.photo_folder.steps import Anonymize
+from nullface_pipeline.photo_files.steps import Anonymize
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, PhotoRefusedError
 from nullface_pipeline.protocols import FaceAnalyser, NullFacePipeline
+from nullface_pipeline.runs.seeds import photo_seed
 
 
 if TYPE_CHECKING:

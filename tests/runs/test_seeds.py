@@ -1,8 +1,9 @@
 """Seeds of photos: from the path in the output folder, under the run's seed."""
 
-from nullface_pipeline.photo_folder import anonymize_photos, find_photos, photo_seed
+from nullface_pipeline.photo_folder import anonymize_photos, find_photos
+from nullface_pipeline.runs.seeds import photo_seed
 
-from .stand_in import paint_black
+from ..photo_folder.stand_in import paint_black
 
 
 def test_equal_names_in_two_folders_differ_and_the_same_path_is_the_same():

@@ -8,26 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nullface_pipeline.photo_files import SUFFIXES, kind_of_photo
-from nullface_pipeline.photo_folder.paths import Identity, check_written, identities_above, identity, planned_results
-
-
-@dataclass(frozen=True)
-class PhotoJob:
-    """One photo and where its anonymized version goes.
-
-    Attributes:
-        folder (`Path`, *optional*): the output folder, whose tree the output lies in.
-    """
-
-    source: Path
-    output: Path
-    folder: Path | None = field(default=None, compare=False)
-
-    @property
-    def name(self) -> str:
-        """The output's path in its folder, which the photo's noise depends on; without a folder its bare name."""
-        return self.output.name if self.folder is None else self.output.relative_to(self.folder).as_posix()
+from nullface_pipeline.photo_files import is_photo_name, kind_of_photo
+from nullface_pipeline.runs.jobs import PhotoJob, planned_results
+from nullface_pipeline.runs.paths import Identity, check_written, identities_above, identity
 
 
 @dataclass(frozen=True)
@@ -155,11 +138,6 @@ def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[P
         search.unsearched += [root / each for each in folders if (root / each).is_symlink()]
         if depth is not None and len(root.relative_to(folder).parts) + 1 >= depth:
             folders.clear()
-
-
-def is_photo_name(name: str) -> bool:
-    """Whether a file in a folder counts as a photo; what it really is, its content says."""
-    return Path(name).suffix.lower() in SUFFIXES
 
 
 def _check_apart(output: Path, jobs: list[PhotoJob], search: _Search) -> None:

@@ -8,21 +8,12 @@ that it will lie in and by its name, without regard to case and to the way in wh
 import os
 import stat
 import unicodedata
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-
-if TYPE_CHECKING:
-    from nullface_pipeline.photo_folder.jobs import PhotoJob
 
 
 Identity = tuple[int, int]
-
-PREVIEW_SUFFIX = ".preview.png"
-LOCK_NAME = ".nullface.lock"
-SHEET_SIZE = 36
 
 
 @dataclass(frozen=True)
@@ -37,58 +28,6 @@ class WrittenFile:
     path: Path
     what: str
     remedy: str
-
-
-def plan_written(
-    jobs: Sequence["PhotoJob"],
-    output: Path,
-    record: Path,
-    report: Path | None = None,
-    contact_sheet: Path | None = None,
-    dry_run: bool = False,
-) -> list[WrittenFile]:
-    """Every file that a run will write, or may."""
-    files = planned_previews(jobs) if dry_run else planned_results(jobs)
-    other = "name another output folder"
-    files += [WrittenFile(output / LOCK_NAME, "the lock of the output folder", other)]
-    files += [WrittenFile(record, "the record of finished photos", other)]
-    if report is not None:
-        files.append(WrittenFile(report, "the report", "name another file with --report"))
-    return files + ([] if contact_sheet is None else planned_pages(contact_sheet, len(jobs)))
-
-
-def planned_results(jobs: Iterable["PhotoJob"]) -> list[WrittenFile]:
-    """The photos' results."""
-    remedy = "run them apart, or name another output folder"
-    return [WrittenFile(job.output, f"the result of {job.source}", remedy) for job in jobs]
-
-
-def planned_previews(jobs: Iterable["PhotoJob"]) -> list[WrittenFile]:
-    """What a dry run writes."""
-    remedy = "run them apart, or name another output folder"
-    return [WrittenFile(preview_path(job.output), f"the preview of {job.source}", remedy) for job in jobs]
-
-
-def planned_pages(contact_sheet: Path, photos: int) -> list[WrittenFile]:
-    """The pages of a contact sheet, should as many photos come to an end, and the only one, should fewer."""
-    pages = -(-photos // SHEET_SIZE)
-    paths = {contact_sheet, *(page_path(contact_sheet, number, pages) for number in range(1, pages + 1))}
-    remedy = "name another file with --contact-sheet"
-    return [WrittenFile(path, "a page of the contact sheet", remedy) for path in sorted(paths)]
-
-
-def page_path(contact_sheet: Path, number: int, pages: int) -> Path:
-    """Where a page goes: under the name given, with a number if there are several."""
-    return (
-        contact_sheet
-        if pages == 1
-        else contact_sheet.with_name(f"{contact_sheet.stem}-{number}{contact_sheet.suffix}")
-    )
-
-
-def preview_path(output: Path) -> Path:
-    """Never the photo's own name, so that nobody takes a preview for the finished photo."""
-    return output.with_name(output.name + PREVIEW_SUFFIX)
 
 
 def check_written(written: Iterable[WrittenFile], read: Iterable[Path | int]) -> None:

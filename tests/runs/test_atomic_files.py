@@ -9,14 +9,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from nullface_pipeline.photo_files import (
-    TEMPORARY_PATTERN,
-    PhotoFileError,
-    read_photo,
-    write_photo,
-)
+from nullface_pipeline.photo_files import PhotoFileError, read_photo, write_photo
+from nullface_pipeline.runs.atomic_files import TEMPORARY_PATTERN
 
-from .samples import opened, put, saved
+from ..photo_files.samples import opened, put, saved
 
 
 @pytest.mark.parametrize("keep_old", [False, True])

@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from nullface_pipeline.photo_files.whole_file import restrict_mode
-from nullface_pipeline.photo_folder.jobs import PhotoJob
-from nullface_pipeline.photo_folder.lock import locked
-from nullface_pipeline.photo_folder.records import MadeFrom
 from nullface_pipeline.photo_records import FaceRecord
+from nullface_pipeline.runs.atomic_files import restrict_mode
+from nullface_pipeline.runs.digests import MadeFrom
+from nullface_pipeline.runs.jobs import PhotoJob
+from nullface_pipeline.runs.lock import lock_file
 
 
 STATUSES = ("anonymized", "covered", "refused", "done before")
@@ -148,7 +148,8 @@ def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two runs may share a report: neither takes the other's line for a half-written one.
-    with path.open("ab+") as file, locked(file):
+    with path.open("ab+") as file:
+        lock_file(file)
         # The last byte tells; reading all of a long report for every photo would not be worth it.
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         if file.read(1) not in (b"", b"\n"):

@@ -10,7 +10,7 @@ import pytest
 from skimage import data
 
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
-from nullface_pipeline.photo_folder.one_file import anonymize_file
+from nullface_pipeline.photo_files.anonymize import anonymize_file
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.photo_records import PhotoRefusedError
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nullface_pipeline.photo_folder import PhotoJob, check_written, find_photos, plan_written, search_photos
-from nullface_pipeline.photo_folder.paths import fold, planned_pages
+from nullface_pipeline.photo_folder import find_photos, search_photos
+from nullface_pipeline.photo_folder.planned_files import plan_written, planned_pages
+from nullface_pipeline.runs.jobs import PhotoJob
+from nullface_pipeline.runs.paths import check_written, fold
 
 
 @pytest.fixture

@@ -6,16 +6,14 @@ import sys
 
 import pytest
 
-from nullface_pipeline.photo_files import TEMPORARY_PATTERN
-from nullface_pipeline.photo_folder import hold_folder, remove_leftovers
-from nullface_pipeline.photo_folder.lock import is_held
-from nullface_pipeline.photo_folder.paths import LOCK_NAME
+from nullface_pipeline.runs.atomic_files import TEMPORARY_PATTERN
+from nullface_pipeline.runs.lock import LOCK_NAME, hold_folder, is_held, remove_leftovers
 
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from nullface_pipeline.photo_folder import hold_folder
+from nullface_pipeline.runs.lock import hold_folder
 with hold_folder(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -99,9 +97,26 @@ def test_a_disk_without_locks_is_one_sentence(tmp_path, monkeypatch):
     def refuse(*arguments):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("nullface_pipeline.photo_folder.lock._lock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(OSError, match="cannot be locked against a second run"), hold_folder(tmp_path / "out"):
         pass
+
+
+def test_a_second_run_in_the_same_process_is_refused(tmp_path):
+    with hold_folder(tmp_path):
+        with pytest.raises(BlockingIOError), hold_folder(tmp_path):
+            pass
+        assert is_held(tmp_path), "the refused run has not released the lock"
+
+
+def test_a_lock_file_of_a_killed_run_is_deleted_by_the_next(tmp_path, holder):
+    run = holder(tmp_path)
+    run.kill()
+    run.wait()
+    assert (tmp_path / LOCK_NAME).exists() and not is_held(tmp_path)
+    with hold_folder(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_many_runs_one_after_the_other(tmp_path):

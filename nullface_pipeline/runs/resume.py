@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nullface_pipeline.photo_folder.jobs import PhotoJob, is_photo_name
-from nullface_pipeline.photo_folder.paths import PREVIEW_SUFFIX, WrittenFile
-from nullface_pipeline.photo_folder.records import MadeFrom, ResultRecord, file_digest
-from nullface_pipeline.photo_folder.report import PhotoOutcome, real_path
+from nullface_pipeline.runs.digests import MadeFrom, file_digest
+from nullface_pipeline.runs.jobs import PhotoJob
+from nullface_pipeline.runs.paths import WrittenFile
+from nullface_pipeline.runs.records import ResultRecord
+from nullface_pipeline.runs.report import PhotoOutcome, real_path
 
 
 @dataclass(frozen=True)
@@ -105,40 +106,3 @@ def check_replaceable(files: Iterable[WrittenFile], record: ResultRecord) -> Non
                 f"{file.path} is there already, and no record says that a run made it: delete it, {file.remedy}, or "
                 "give --overwrite."
             )
-
-
-def check_no_previews(output: Path, jobs: Iterable[PhotoJob]) -> None:
-    """That results do not come to lie among previews, which show the faces that would be missed.
-
-    Raises:
-        ValueError: with one of the previews.
-    """
-    results = {job.output for job in jobs}
-    preview = next(
-        (file for file in _files(output) if file.name.endswith(PREVIEW_SUFFIX) and file not in results), None
-    )
-    if preview is not None:
-        raise ValueError(
-            f"{output} holds previews of a dry run, which show missed faces, such as {preview}: delete them, or name "
-            "another output folder."
-        )
-
-
-def check_only_previews(output: Path) -> None:
-    """That previews do not come to lie among results.
-
-    Raises:
-        ValueError: with one of the pictures that are no previews.
-    """
-    other = next((file for file in _files(output) if not file.name.endswith(PREVIEW_SUFFIX)), None)
-    if other is not None:
-        raise ValueError(
-            f"{output} holds more than previews, such as {other}, and previews show missed faces: name another folder "
-            "for the dry run."
-        )
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    """The pictures in a folder and below."""
-    for root, _, names in os.walk(folder):
-        yield from (Path(root) / name for name in names if is_photo_name(name))

@@ -1,0 +1,52 @@
+"""SHA-256 of files, of options and of results."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nullface_pipeline import __version__
+from nullface_pipeline.runs.paths import is_regular
+
+
+@dataclass(frozen=True)
+class MadeFrom:
+    """What a result is and what it was made from, as SHA-256 in hexadecimal.
+
+    Attributes:
+        original (`str`): of the photo's file.
+        options (`str`): of the options, see `options_digest`.
+        result (`str`): of the result's file.
+    """
+
+    original: str
+    options: str
+    result: str
+
+
+def options_digest(options: Mapping[str, Any]) -> str:
+    """Of all that decides on a result, the version of this program included.
+
+    The seed must not be among them: it is a secret, often a short one, and a published hash would let others guess it.
+    """
+    text = json.dumps({"version": __version__, **options}, sort_keys=True, allow_nan=False)
+    return digest(text.encode())
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str | None:
+    """SHA-256 of a file in hexadecimal; None if it is no file or cannot be read."""
+    try:
+        # Asked before opening, because opening a pipe waits for somebody to write to it.
+        if not is_regular(path):
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None

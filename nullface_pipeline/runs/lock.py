@@ -1,0 +1,108 @@
+"""Lock of an output folder, so that one run at a time writes to it.
+
+The operating system releases the lock when the process ends, even if it is killed. The lock file is deleted at the
+end of the run, or of the next one, because results are published.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout, lock_descriptor
+
+from nullface_pipeline.runs.atomic_files import TEMPORARY_PATTERN
+
+
+LOCK_NAME = ".nullface.lock"
+
+# Seconds to wait for a lock: another run may be deleting its lock file at this moment.
+PATIENCE = 0.1
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Create a folder if it is missing, and lock it. Folders that were created and stayed empty are deleted.
+
+    Raises:
+        BlockingIOError: if another run is writing there, or in a folder above.
+        OSError: if the folder cannot be created or locked.
+    """
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        held = next((each for each in folder.resolve().parents if is_held(each)), None)
+        if held is not None:
+            raise _busy(held)
+        lock = _acquire(folder)
+        try:
+            yield
+        finally:
+            # Deleted while it is locked, so that nobody else's lock is deleted. Windows deletes it on release.
+            with contextlib.suppress(OSError):
+                Path(lock.lock_file).unlink()
+            lock.release()
+    finally:
+        with contextlib.suppress(OSError):
+            for each in created:
+                each.rmdir()
+
+
+def _acquire(folder: Path) -> FileLock:
+    # A soft lock would outlive a killed process.
+    lock = FileLock(folder / LOCK_NAME, mode=0o600, thread_local=False, fallback_to_soft=False)
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=PATIENCE)
+            return lock
+        # Another run deleted the folder, because it stayed empty.
+        except FileNotFoundError:
+            continue
+        except Timeout as error:
+            raise _busy(folder) from error
+        except OSError as error:
+            # With a name, the file cannot be opened; without, the file system has no locks.
+            if error.filename is not None:
+                raise
+            raise OSError(
+                f"{folder} cannot be locked against a second run ({error.strerror}), as on some network drives: "
+                "name an output folder on another disk."
+            ) from error
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a run is writing to a folder. A lock file that cannot be opened counts as held."""
+    path = folder / LOCK_NAME
+    if not path.is_file():
+        return False
+    try:
+        with path.open("r+b") as file:
+            return not lock_descriptor(file.fileno(), blocking=False)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def lock_file(file: BinaryIO) -> None:
+    """Lock an open file until it is closed, if the file system has locks."""
+    with contextlib.suppress(OSError):
+        lock_descriptor(file.fileno())
+
+
+def remove_leftovers(folders: set[Path], output: Path) -> None:
+    """Delete the temporary files of killed runs.
+
+    Args:
+        folders (`set[Path]`): folders to clean. Those that another run holds are skipped.
+        output (`Path`): the folder that this run holds.
+    """
+    for folder in folders:
+        if folder != output and is_held(folder):
+            continue
+        for leftover in folder.glob(TEMPORARY_PATTERN):
+            leftover.unlink(missing_ok=True)
+
+
+def _busy(folder: Path) -> BlockingIOError:
+    return BlockingIOError(f"Another run is writing to {folder}: wait until it ends, or name another output folder.")

@@ -1,0 +1,1 @@
+from ..photo_folder.conftest import photos as photos
