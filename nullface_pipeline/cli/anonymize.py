@@ -181,11 +181,11 @@ def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", earlier: "Earlier") -> in
     remove_leftovers({run.folder, *(job.output.parent for job in jobs)}, run.folder)
     outcomes = list(split.finished)
     for outcome in split.refused:
-        _tell(outcome, run.report)
+        _tell(outcome, run)
         outcomes.append(outcome)
     if split.pending:
         outcomes += _anonymize_photos(run, jobs, split.pending, made_by, earlier.record)
-    console.print(outcomes_table(outcomes, run.model.model))
+    console.print(outcomes_table(outcomes, run.model.model, run.options.identity))
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
     if run.report is not None and run.report.resolve().is_relative_to(run.folder.resolve()):
@@ -215,26 +215,27 @@ def _anonymize_photos(
         for outcome in outcomes:
             results.append(outcome)
             progress.on_photo(len(outcome.faces))
-            _tell(outcome, run.report)
+            _tell(outcome, run)
             if run.on_failure is options.OnFailure.error and outcome.not_hidden:
                 break
     return results
 
 
-def _tell(outcome: "PhotoOutcome", report: Path | None) -> None:
+def _tell(outcome: "PhotoOutcome", run: FolderRun) -> None:
     """A line on the console for a refused photo, and one in the report for any."""
     from nullface_pipeline.runs.report import append_to_report
 
     if outcome.status == "refused":
         line = f"{outcome.job.source}: {outcome.reason}"
         error_console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)
-    if report is not None:
-        append_to_report(report, outcome)
+    if run.report is not None:
+        append_to_report(run.report, outcome, run.options.identity)
 
 
-def outcomes_table(outcomes: "list[PhotoOutcome]", model: str) -> Table:
-    """How many photos and faces came to which end."""
-    table = Table("with nullface-tiny, a demonstration" if model == "tiny" else "", "photos", "faces")
+def outcomes_table(outcomes: "list[PhotoOutcome]", model: str, identity: str) -> Table:
+    """Numbers of photos and faces by outcome."""
+    title = "nullface-tiny" if model == "tiny" else "photos"
+    table = Table(f"{title}, {identity} identity", "photos", "faces")
     photos = Counter(outcome.status for outcome in outcomes)
     for status in ("anonymized", "covered", "refused", "done before"):
         faces = Counter(face.method for outcome in outcomes if outcome.status == status for face in outcome.faces)

@@ -290,6 +290,7 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
 def _summary_table(summary: "RunSummary") -> Table:
     photos, faces, seconds = summary.photos.total(), summary.faces.total(), sum(summary.seconds.values())
     rows: list[tuple[str, str]] = [("shards", f"{summary.shards:,}"), ("photos", f"{photos:,}")]
+    rows.append(("identity", ", ".join(sorted(summary.identities))))
     rows += [(f"photos {status}", f"{count:,}") for status, count in sorted(summary.photos.items())]
     rows += [(f"faces {method}", f"{count:,}") for method, count in sorted(summary.faces.items())]
     rows += [(f"hours on {device}", f"{used / 3600:.2f}") for device, used in sorted(summary.seconds.items())]

@@ -84,7 +84,13 @@ def write_report(
         seconds (`float`): that the shard took, reading and writing included.
         device (`str`): the GPU's name, or "cpu".
     """
-    shard = {"seconds": seconds, "device": device, "model": job.model, "sha256": asdict(hashes)}
+    shard = {
+        "seconds": seconds,
+        "device": device,
+        "model": job.model,
+        "identity": job.options.identity,
+        "sha256": asdict(hashes),
+    }
     table = pa.Table.from_pylist([line.as_row() for line in lines], SCHEMA)
     file = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(shard).encode()}), file)
@@ -122,7 +128,7 @@ class RunSummary:
         reasons (`Counter`): why photos were refused.
         seconds (`Counter`): that workers took for shards, by device.
         unet_evaluations (`int`): in all.
-        models (`set`): that were used.
+        models, identities (`set`): that were used.
     """
 
     shards: int = 0
@@ -132,6 +138,7 @@ class RunSummary:
     seconds: Counter[str] = field(default_factory=Counter)
     unet_evaluations: int = 0
     models: set[str] = field(default_factory=set)
+    identities: set[str] = field(default_factory=set)
     changed: list[str] = field(default_factory=list)
 
     def add(self, name: str, table: pa.Table, target: Place) -> None:
@@ -139,6 +146,7 @@ class RunSummary:
         shard = _about_shard(table.schema)
         self.shards += 1
         self.models.add(shard["model"])
+        self.identities.add(shard["identity"])
         self.seconds[shard["device"]] += shard["seconds"]
         rows = table.to_pylist()
         changed = _changed_results(name, shard, rows, target)

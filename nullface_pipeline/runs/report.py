@@ -38,13 +38,18 @@ class PhotoOutcome:
     not_hidden: bool = False
     made: MadeFrom | None = None
 
-    def as_json(self) -> str:
-        """One line for the report; it names no person and holds no embedding."""
+    def as_json(self, identity: str) -> str:
+        """One line for the report; it names no person and holds no embedding.
+
+        Args:
+            identity (`str`): `PhotoOptions.identity` of the run.
+        """
         record = {
             "source": str(self.job.source),
             "output": str(self.job.output) if self.status != "refused" else None,
             "status": self.status,
             "reason": self.reason or None,
+            "identity": identity,
             "original_sha256": None if self.made is None else self.made.original,
             "options_sha256": None if self.made is None else self.made.options,
             "result_sha256": None if self.made is None else self.made.result,
@@ -140,8 +145,11 @@ def _path(value: Any) -> Path:
     return Path(value)
 
 
-def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
+def append_to_report(path: Path, outcome: PhotoOutcome, identity: str) -> None:
     """Add a line to a report, or begin one; what a killed run left half-written is dropped.
+
+    Args:
+        identity (`str`): `PhotoOptions.identity` of the run.
 
     Raises:
         OSError: if it cannot be written.
@@ -156,7 +164,7 @@ def append_to_report(path: Path, outcome: PhotoOutcome) -> None:
             lines, _ = _whole_lines(path)
             file.truncate(sum(len(line) for line in lines))
         restrict_mode(path, outcome.job.source)
-        file.write(outcome.as_json().encode() + b"\n")
+        file.write(outcome.as_json(identity).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

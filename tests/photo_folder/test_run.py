@@ -61,7 +61,7 @@ def test_names_may_hold_what_no_text_can(photos, tmp_path):
     strange.write_bytes((photos / "a.jpg").read_bytes())
     report, jobs = tmp_path / "report.jsonl", find_photos([strange], tmp_path / "out")
     (outcome,) = anonymize_photos(paint_black, jobs)
-    append_to_report(report, outcome)
+    append_to_report(report, outcome, "random")
     earlier = Earlier(ResultRecord(tmp_path / "record.jsonl"), read_report(report))
     assert split_jobs(jobs, "", earlier).finished == [outcome]
 
@@ -86,11 +86,11 @@ def test_too_little_memory_is_no_reason_to_stop(photos, tmp_path):
 
 
 def test_outcomes_name_no_person(photos, tmp_path):
-    line = json.loads(run(photos, tmp_path / "out")["hard.png"].as_json())
+    line = json.loads(run(photos, tmp_path / "out")["hard.png"].as_json("random"))
     hashes = {"original_sha256", "options_sha256", "result_sha256"}
-    assert set(line) == {"source", "output", "status", "reason", "faces"} | hashes
+    assert set(line) == {"source", "output", "status", "reason", "identity", "faces"} | hashes
     assert set(line["faces"][0]) == {"box", "score", "similarity", "attempts", "method"}
-    assert json.loads(run(photos, tmp_path / "out2")["empty.webp"].as_json())["output"] is None
+    assert json.loads(run(photos, tmp_path / "out2")["empty.webp"].as_json("random"))["output"] is None
 
 
 def test_output_that_cannot_be_written_is_refused(photos, tmp_path):

@@ -135,7 +135,7 @@ def test_a_report_is_a_record_too(one, photos, tmp_path, record):
     outcomes = {}
     for outcome in anonymize_photos(paint_black, jobs, options="same"):
         outcomes[outcome.job.source.name] = outcome
-        append_to_report(report, outcome)
+        append_to_report(report, outcome, "random")
     end = split_jobs(jobs, "same", Earlier(nothing, read_report(report)))
     assert end.finished == [outcomes["a.jpg"], outcomes["d.JPG"], outcomes["hard.png"]] and not end.refused
     assert not split_jobs(jobs, "other", Earlier(nothing, read_report(report))).finished
@@ -148,10 +148,10 @@ def test_a_line_that_was_half_written_is_written_again(photos, tmp_path, record)
     report, jobs = tmp_path / "report.jsonl", find_photos([photos], tmp_path / "out")
     outcomes = list(anonymize_photos(paint_black, jobs, before_writing=record.add))
     for outcome in outcomes:
-        append_to_report(report, outcome)
+        append_to_report(report, outcome, "random")
     lines = report.read_bytes().splitlines(keepends=True)
     report.write_bytes(b"".join(lines)[:-20])
-    append_to_report(report, outcomes[-1])
+    append_to_report(report, outcomes[-1], "random")
     assert report.read_bytes().splitlines(keepends=True) == lines
 
 
@@ -164,7 +164,7 @@ def test_a_result_that_was_refused_later_is_not_done(one, tmp_path, record):
     assert refused.status == "refused" and f"An older result is still at {one.output}" in refused.reason
     (done,) = anonymize_photos(paint_black, [one], options="same", before_writing=record.add)
     for outcome in (done, refused):
-        append_to_report(report, outcome)
+        append_to_report(report, outcome, "random")
     assert split_jobs([one], "same", Earlier(record, read_report(report))).pending == [one]
 
 
