@@ -23,8 +23,8 @@ from nullface_pipeline.video import (
     output_suffix,
     read_info,
 )
+from nullface_pipeline.video.progress import Tell, tell_nobody
 from nullface_pipeline.video.reader import open_input
-from nullface_pipeline.video.run import Tell, tell_nobody
 
 
 MAX_SECONDS = 30

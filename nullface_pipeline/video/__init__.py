@@ -5,9 +5,9 @@ verified, or covered. Nothing is written before the finished picture has been de
 """
 
 from nullface_pipeline.video.reader import VideoError, VideoInfo, read_info
+from nullface_pipeline.video.report import VideoReport
 from nullface_pipeline.video.run import (
     LinkedVideo,
-    VideoReport,
     anonymize_video,
     check_video_options,
     link_video,

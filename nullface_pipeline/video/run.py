@@ -1,7 +1,7 @@
 """One video from its file to its result: look, link, render, join. Each step goes on where a stopped run left it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,34 +14,17 @@ from nullface_pipeline.photo_files import whole_file
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
 from nullface_pipeline.protocols import FaceAnalyser, NullFacePipeline
 from nullface_pipeline.video.look import Look, embed_frames, look
-from nullface_pipeline.video.reader import VideoInfo, read_frames, read_info
-from nullface_pipeline.video.render import (
-    Piece,
-    Rendering,
-    decide,
-    needed_strength,
-    probe_frame,
-    probe_frames,
-    render_piece,
-    windows,
-)
+from nullface_pipeline.video.progress import Tell, tell_nobody
+from nullface_pipeline.video.reader import VideoInfo, read_info
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.report import COUNTED, VideoReport, find_covered_tracks
+from nullface_pipeline.video.segments import count_found, piece_spans, render_pieces
 from nullface_pipeline.video.shots import find_shots
-from nullface_pipeline.video.states import SHORTEST, State, TrackStates, track_states
+from nullface_pipeline.video.states import track_states
+from nullface_pipeline.video.strength import find_strengths
 from nullface_pipeline.video.tracks import Track, find_hiders, find_hosts, link_faces
 from nullface_pipeline.video.work import Work
 from nullface_pipeline.video.writer import check_audio, join_segments
-
-
-# Bytes of pixels in one piece, and frames at least and at most.
-PIECE_BYTES = 2**27
-PIECE_FRAMES = (8, 64)
-
-# Told the step, how far it has come, and how far it goes if that is known.
-Tell = Callable[[str, int, int | None], None]
-
-
-def tell_nobody(step: str, done: int, total: int | None) -> None:
-    """For whoever does not want to know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,55 +42,6 @@ class LinkedVideo:
     times: np.ndarray
     shots: list[tuple[int, int]]
     tracks: list[Track]
-
-
-@dataclass(frozen=True)
-class CoveredTrack:
-    """A track that is covered wherever it is.
-
-    Attributes:
-        start, end (`float`): seconds of the first and the last frame with its cover.
-        box (`tuple[float, ...]`): x0, y0, x1, y1 in pixels, where it was found first.
-        score (`float`): its highest detection score.
-        reason (`str`): why it is covered, and what to try.
-    """
-
-    start: float
-    end: float
-    box: tuple[float, ...]
-    score: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class VideoReport:
-    """What was done. Faces count once in every frame that has them.
-
-    Attributes:
-        frames (`int`): of the video.
-        tracks (`int`): people in shots, roughly.
-        anonymized (`int`): faces that were found, replaced and verified.
-        gaps (`int`): faces that were not found, replaced between two frames that show them, and verified.
-        kept (`int`): faces of people who agreed to be seen, left as they are.
-        covered (`int`): faces and places of faces under a patch.
-        failed (`int`): faces that did not pass; they are covered, with their neighbours.
-        found (`int`): faces that only the finished picture showed; they are covered.
-        patched_frames (`int`): frames with a patch.
-        switches (`int`): how often a track changes between a new face and a patch.
-        covered_tracks (`tuple[CoveredTrack, ...]`): tracks without a new face in any frame, parts of others left out.
-    """
-
-    frames: int
-    tracks: int
-    anonymized: int
-    gaps: int
-    kept: int
-    covered: int
-    failed: int
-    found: int
-    patched_frames: int
-    switches: int
-    covered_tracks: tuple[CoveredTrack, ...] = ()
 
 
 def link_video(analyser: FaceAnalyser, path: Path, work: Work, tell: Tell = tell_nobody) -> LinkedVideo:
@@ -181,34 +115,6 @@ def anonymize_video(
     )
 
 
-def find_covered_tracks(rendering: Rendering) -> Iterator[CoveredTrack]:
-    """The tracks that get no new face in any frame, but for parts of other faces."""
-    for index, states in enumerate(rendering.tracks):
-        is_part = index < len(rendering.hosts) and rendering.hosts[index] is not None
-        if is_part or (states.states != State.covered).any():
-            continue
-        start, end = rendering.times[states.first], rendering.times[states.end - 1]
-        score = float(states.track.scores.max())
-        reason = cover_reason(states.track, rendering.options.min_face, index >= len(rendering.hosts))
-        yield CoveredTrack(float(start), float(end), tuple(map(float, states.track.boxes[0])), score, reason)
-
-
-def cover_reason(track: Track, min_face: float, found_late: bool) -> str:
-    """Why a track is covered in every frame, and what to try."""
-    if found_late:
-        return "found only in the finished video"
-    if track.size < min_face:
-        return "smaller than `min_face`"
-    if track.is_doubtful:
-        return "no frame shows it clearly, so it may not be a face: try a `detection_threshold` above its score"
-    if len(track.frames) < SHORTEST:
-        return f"found in fewer than {SHORTEST} frames: try a lower `detection_threshold`"
-    return "every attempt still matches the person: try a stronger `preset`"
-
-
-COUNTED = ("anonymized", "gaps", "kept", "covered", "failed", "found", "patched_frames", "switches")
-
-
 def check_video_options(options: PhotoOptions) -> None:
     """That nothing is asked that only makes sense for a photo; raises ValueError."""
     if options.keep_mask is not None or options.people is not None or options.on_failure != "cover":
@@ -244,88 +150,6 @@ def plan(
     for number, *box in work.lines("found.jsonl"):
         rendering.cover_found(int(number), np.array(box))
     return rendering
-
-
-def find_strengths(rendering: Rendering, path: Path, work: Work, tell: Tell) -> list[int | None]:
-    """How strong each track has to be; None where it cannot be anonymized."""
-    wanted: dict[int, list[int]] = {}
-    for index, states in enumerate(rendering.tracks):
-        for number in probe_frames(states):
-            wanted.setdefault(number, []).append(index)
-    probes: list[list[int | None]] = [[] for _ in rendering.tracks]
-    done = dict(work.lines("probes.jsonl"))
-    pending = set(wanted) - set(done)
-    if pending:
-        for number, frame in enumerate(read_frames(path)):
-            if number in pending:
-                needed = probe_frame(rendering, number, frame.pixels, wanted[number])
-                done[number] = list(needed.items())
-                work.add_line("probes.jsonl", [number, done[number]])
-                tell("probing", len(done), len(wanted))
-            if number >= max(pending):
-                break
-    for number in wanted:
-        for index, attempt in done[number]:
-            probes[index].append(attempt)
-    return [needed_strength(found) for found in probes]
-
-
-def piece_spans(info: VideoInfo, frames: int) -> list[tuple[int, int]]:
-    """The pieces of a video: (first frame, frame after the last), as long as their pixels fit into memory."""
-    length = int(np.clip(PIECE_BYTES // (3 * info.width * info.height), *PIECE_FRAMES))
-    return [(start, min(start + length, frames)) for start in range(0, frames, length)]
-
-
-def render_pieces(
-    rendering: Rendering,
-    path: Path,
-    suffix: str,
-    unfinished: list[tuple[int, int]],
-    spans: list[tuple[int, int]],
-    work: Work,
-    tell: Tell,
-) -> None:
-    """Render the unfinished segments, and reopen finished ones that the cover of a newly found face reaches."""
-    for start, end, window in windows(read_frames(path), unfinished):
-        known = len(rendering.tracks)
-        piece = Piece(start, end, window)
-        temporary = work.piece(start).with_suffix(".part")
-        render_piece(rendering, temporary, suffix, piece)
-        for states in rendering.tracks[known:]:
-            # Reopened before the reason is written down: a run that is killed in between finds the face again.
-            for other, after in spans:
-                if other != start and other < states.end and after > states.first:
-                    work.reopen(other)
-            work.add_line("found.jsonl", [int(states.track.frames[0]), *states.track.boxes[0].tolist()])
-        temporary.replace(work.piece(start))
-        work.note(start, count(rendering, piece))
-        tell("anonymizing", end, spans[-1][1])
-
-
-def count_found(work: Work) -> int:
-    """Number of faces that only the finished picture showed, also those of segments made again."""
-    return sum(1 for _ in work.lines("found.jsonl"))
-
-
-def count(rendering: Rendering, piece: Piece) -> dict[str, int]:
-    """What was done in a piece, see `VideoReport`."""
-    counts = Counter(failed=len({place for place in piece.failed if piece.start <= place[0] < piece.end}))
-    before: dict[int, bool] = {}
-    for number in range(piece.start, piece.end):
-        done = decide(rendering, piece, number)
-        counts["covered"] += len(done.covered)
-        counts["kept"] += len(done.kept)
-        counts["patched_frames"] += bool(done.covered)
-        for index in done.hidden:
-            counts[_word(rendering.tracks[index], number)] += 1
-        now = dict.fromkeys(done.hidden, False) | dict.fromkeys(done.covered, True)
-        counts["switches"] += sum(before.get(index, covered) != covered for index, covered in now.items())
-        before = now
-    return dict(counts)
-
-
-def _word(states: TrackStates, number: int) -> str:
-    return "gaps" if states.states[number - states.first] == State.gap else "anonymized"
 
 
 def one_face_a_person(videos: Sequence[LinkedVideo], same_person: float) -> list[list[np.ndarray]]:

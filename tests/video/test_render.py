@@ -9,10 +9,12 @@ from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_target import FaceTarget, is_upside_down
 from nullface_pipeline.photo_records import PhotoOptions
-from nullface_pipeline.video.render import Done, Rendering, is_only_new, shown_in_front
-from nullface_pipeline.video.run import find_covered_tracks
+from nullface_pipeline.video.compose import Done, shown_in_front
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.report import find_covered_tracks
 from nullface_pipeline.video.states import track_states
 from nullface_pipeline.video.tracks import Track
+from nullface_pipeline.video.verify import is_only_new
 
 from .test_tracks import ANN, BOB, FPS, box, landmarks
 

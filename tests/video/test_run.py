@@ -16,11 +16,12 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import make_target
 from nullface_pipeline.identity_choices import OppositeIdentity
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
-from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person, run
+from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person, segments
 from nullface_pipeline.video.look import look, read_look
-from nullface_pipeline.video.render import Rendering, kept_tracks
-from nullface_pipeline.video.run import count_found, piece_spans, render_pieces
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.segments import count_found, piece_spans, render_pieces
 from nullface_pipeline.video.states import BEYOND, track_states
+from nullface_pipeline.video.targets import kept_tracks
 
 from .clips import astronaut, background, make_clip, read_back, sway, write_clip
 from .whole_run import QUICK
@@ -266,9 +267,9 @@ def test_a_face_found_late_reopens_the_segments_before_and_after(tmp_path, monke
         path.touch()
         rendering.cover_found(14, np.array([0.0, 0.0, 9.0, 9.0]))
 
-    monkeypatch.setattr(run, "read_frames", lambda path: iter([]))
-    monkeypatch.setattr(run, "render_piece", finds_a_face)
-    monkeypatch.setattr(run, "count", lambda *_: {})
+    monkeypatch.setattr(segments, "read_frames", lambda path: iter([]))
+    monkeypatch.setattr(segments, "render_piece", finds_a_face)
+    monkeypatch.setattr(segments, "count", lambda *_: {})
     reach = rendering.times[14] + np.array([-BEYOND, BEYOND])
     render_pieces(rendering, tmp_path, ".mp4", [(8, 16)], spans, work, lambda *_: None)
     for start, end in spans:

@@ -12,7 +12,7 @@ import torch
 
 from nullface_pipeline.photo_records import PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
-from nullface_pipeline.video import Work, anonymize_video, link_video, run, work_folder
+from nullface_pipeline.video import Work, anonymize_video, link_video, segments, work_folder
 
 
 # In three steps nullface-tiny does not get far enough from a face to pass its own check.
@@ -21,7 +21,7 @@ QUICK = {"preset": "preview", "similarity_threshold": 1.0, "accept_recognizable"
 
 def main(source: str, output: str, step: str = "", number: str = "0") -> None:
     torch.set_num_threads(1)
-    run.PIECE_FRAMES = (8, 8)
+    segments.PIECE_FRAMES = (8, 8)
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     calls = {"unet": 0}
