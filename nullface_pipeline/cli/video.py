@@ -25,7 +25,7 @@ from nullface_pipeline.protocols import NullFacePipeline
 
 if TYPE_CHECKING:
     from nullface_pipeline.photo_folder import PhotoJob, ResultRecord
-    from nullface_pipeline.video import LinkedVideo, VideoReport, Work
+    from nullface_pipeline.video import LinkedVideo, VideoCheckpoint, VideoReport
 
     # Device, inode, size and time of the last change.
     FileState = tuple[int, int, int, int]
@@ -55,7 +55,7 @@ class LookedAt:
     """
 
     linked: "LinkedVideo"
-    work: "Work"
+    checkpoint: "VideoCheckpoint"
     original: str
     state: "FileState"
 
@@ -224,7 +224,7 @@ def _run(
             if job in pending:
                 _finish(asked, pipe, face_options, job, looked[job], identities, record, reports, progress)
             else:
-                looked[job].work.remove()
+                looked[job].checkpoint.remove()
     return reports
 
 
@@ -243,14 +243,16 @@ def _look(asked: AskedOfVideos, pipe: NullFacePipeline, job: "PhotoJob", progres
     """What one video shows; None if it is refused."""
     from nullface_pipeline.photo_folder import file_digest
     from nullface_pipeline.photo_folder.noise import SEED_BITS
-    from nullface_pipeline.video import Work, link_video, work_folder
+    from nullface_pipeline.video import VideoCheckpoint, checkpoint_folder, link_video
 
     seed = secrets.randbits(SEED_BITS) if asked.seed is None else asked.seed
     with _refusals(job):
         state, original = _file_state(job.source), file_digest(job.source) or ""
-        work = Work(work_folder(job.output), f"{original} {asked.digest}", seed, fixed=asked.seed is not None)
-        linked = link_video(pipe.face_analyser, job.source, work, _teller(progress, job))
-        return LookedAt(linked, work, original, state)
+        checkpoint = VideoCheckpoint(
+            checkpoint_folder(job.output), f"{original} {asked.digest}", seed, fixed=asked.seed is not None
+        )
+        linked = link_video(pipe.face_analyser, job.source, checkpoint, _teller(progress, job))
+        return LookedAt(linked, checkpoint, original, state)
     return None
 
 
@@ -276,22 +278,22 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
     A failing disk ends the run and leaves the work folder, so that the run can go on later.
     """
     from nullface_pipeline.photo_folder.steps import in_words
-    from nullface_pipeline.video import remove_work
+    from nullface_pipeline.video import remove_checkpoint
 
     try:
         yield
     except OSError:
         raise
     except Exception as error:
-        remove_work(job.output)
+        remove_checkpoint(job.output)
         _refuse(job, str(error) if isinstance(error, PhotoRefusedError) else in_words(error))
 
 
 def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> list[list[Any]]:
     from nullface_pipeline.face_identity import same_person_similarity
-    from nullface_pipeline.video import one_face_a_person
+    from nullface_pipeline.video import consistent_identities
 
-    return one_face_a_person(linked, same_person_similarity(pipe.face_analyser))
+    return consistent_identities(linked, same_person_similarity(pipe.face_analyser))
 
 
 def _finish(
@@ -314,19 +316,27 @@ def _finish(
             raise VideoError("Its file has changed during the run: run the command again.")
         record.add(MadeFrom(looked.original, asked.digest, file_digest(finished) or ""))
 
-    tell = _teller(progress, job)
+    on_progress = _teller(progress, job)
     with _refusals(job):
         reports[job] = anonymize_video(
-            pipe, looked.linked, job.output, face_options, looked.work, asked.audio.value, identities, note, tell
+            pipe,
+            looked.linked,
+            job.output,
+            face_options,
+            looked.checkpoint,
+            asked.audio.value,
+            identities,
+            note,
+            on_progress,
         )
-        looked.work.remove()
+        looked.checkpoint.remove()
 
 
 def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | None], None]:
     task = progress.add_task(show(job.source.name), total=None, step="")
     present = ""
 
-    def tell(step: str, done: int, total: int | None) -> None:
+    def on_progress(step: str, done: int, total: int | None) -> None:
         nonlocal present
         if step != present:
             # Each step has a rate and a remaining time of its own.
@@ -334,7 +344,7 @@ def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | No
             present = step
         progress.update(task, completed=done, total=total, step=step)
 
-    return tell
+    return on_progress
 
 
 def _progress() -> Progress:
@@ -349,7 +359,7 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
         rows = {
             "frames": report.frames,
             "tracks": report.tracks,
-            "faces replaced": report.anonymized,
+            "faces replaced": report.replaced,
             "faces replaced in short gaps": report.gaps,
             "faces kept": report.kept,
             "places covered": report.covered,

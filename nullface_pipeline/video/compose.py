@@ -11,7 +11,7 @@ from nullface_pipeline.face_masks import face_ellipse
 from nullface_pipeline.face_target import FaceTarget, is_filled, paste_all
 from nullface_pipeline.photo import FinishedFaces, FoundFaces, check_finished
 from nullface_pipeline.photo_records import FaceNotHiddenError
-from nullface_pipeline.video.new_faces import Piece
+from nullface_pipeline.video.new_faces import Segment
 from nullface_pipeline.video.rendering import NOBODY, Rendering
 from nullface_pipeline.video.states import LARGEST
 
@@ -24,36 +24,36 @@ REPLACED = 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class Done:
+class FramePlan:
     """What is done with each track in one frame; each is in one of the four.
 
     Attributes:
-        hidden (`dict[int, FaceTarget]`): replaced by a new face.
+        replaced (`dict[int, FaceTarget]`): replaced by a new face.
         covered (`dict[int, tuple[np.ndarray, float]]`): box and margin of a cover.
         parts (`list[int]`): parts of faces that are replaced, such as a mouth that was taken for a face.
         kept (`list[int]`): left as they are, see `kept_tracks`.
     """
 
-    hidden: dict[int, FaceTarget]
+    replaced: dict[int, FaceTarget]
     covered: dict[int, tuple[np.ndarray, float]]
     parts: list[int]
     kept: list[int] = field(default_factory=list)
 
 
-def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
+def compose(rendering: Rendering, segment: Segment, number: int) -> np.ndarray:
     """(H, W, 3) uint8: a frame with its new faces and, over them, its patches.
 
     Raises:
         FaceNotHiddenError: if not every face of the frame is accounted for.
     """
-    before = piece.window[number].pixels
-    done = decide(rendering, piece, number)
-    hidden = tuple(done.hidden.values())
+    before = segment.window[number].pixels
+    done = plan_frame(rendering, segment, number)
+    hidden = tuple(done.replaced.values())
     boxes = [widened(box, margin) for box, margin in done.covered.values()]
     replaced = paste_all(before, list(hidden))
     pixels = cover_faces(replaced, boxes, rendering.options.cover)
     there = [index for index, states in enumerate(rendering.tracks) if states.at(number) is not None]
-    if there != sorted([*done.hidden, *done.covered, *done.parts, *done.kept]):
+    if there != sorted([*done.replaced, *done.covered, *done.parts, *done.kept]):
         raise FaceNotHiddenError(f"Not every face of frame {number} is accounted for; nothing is written.")
     covered = tuple(DetectedFace(box, np.zeros((5, 2)), 1.0, NOBODY) for box in boxes)
     found = FoundFaces(before, tuple(target.face for target in hidden), covered, ())
@@ -61,41 +61,41 @@ def compose(rendering: Rendering, piece: Piece, number: int) -> np.ndarray:
     return np.where(shown_in_front(rendering, done, number, before.shape[:2])[..., None], replaced, pixels)
 
 
-def decide(rendering: Rendering, piece: Piece, number: int) -> Done:
+def plan_frame(rendering: Rendering, segment: Segment, number: int) -> FramePlan:
     """What is done with each track in a frame."""
-    targets = piece.targets.get(number, {})
-    hidden = {index: target for index, target in targets.items() if not is_near_failure(piece, number, index)}
-    done = Done(hidden, {}, [], [index for frame, index in piece.kept if frame == number])
+    targets = segment.targets.get(number, {})
+    hidden = {index: target for index, target in targets.items() if not is_near_failure(segment, number, index)}
+    done = FramePlan(hidden, {}, [], [index for frame, index in segment.kept if frame == number])
     for index, states in enumerate(rendering.tracks):
         place = states.at(number)
         if place is None or index in hidden or index in done.kept:
             continue
-        host = rendering.hosts[index] if index < len(rendering.hosts) else None
-        # Where the part was not found itself, it is somewhere in its host's face.
+        parent = rendering.parents[index] if index < len(rendering.parents) else None
+        # Where the part was not found itself, it is somewhere in its parent's face.
         seen = number in states.track.frames
-        filled = host in hidden and (not seen or is_filled(hidden[host], states.boxes[place]))
-        if filled and not is_near_failure(piece, number, index):
+        filled = parent in hidden and (not seen or is_filled(hidden[parent], states.boxes[place]))
+        if filled and not is_near_failure(segment, number, index):
             done.parts.append(index)
         else:
             done.covered[index] = (states.patches[place], float(states.margins[place]))
     return done
 
 
-def shown_in_front(rendering: Rendering, done: Done, number: int, size: tuple[int, int]) -> np.ndarray:
+def shown_in_front(rendering: Rendering, done: FramePlan, number: int, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool: the new faces that no patch need lie over.
 
     A face that was found is in front of one that was not. A doubtful track is covered at its own place only, never over
-    a new face: only synthetic pixels are shown there, and the finished piece is searched once more.
+    a new face: only synthetic pixels are shown there, and the finished segment is searched once more.
     """
     found = [
         box
         for index, (box, _) in done.covered.items()
-        if index >= len(rendering.hosts)
+        if index >= len(rendering.parents)
         or not rendering.tracks[index].track.is_doubtful
         and (rendering.tracks[index].has_face(number) or is_found(rendering, index, number))
     ]
     shown = np.zeros(size, dtype=bool)
-    for index, target in done.hidden.items():
+    for index, target in done.replaced.items():
         if is_found(rendering, index, number) and not any(is_near(target.face.box, box) for box in found):
             ellipse = face_ellipse(target.crop.points_to_crop(target.face.landmarks), target.crop.size)
             # Only what is replaced: nothing of anybody is left there.
@@ -117,7 +117,7 @@ def is_near(box: np.ndarray, patch: np.ndarray) -> bool:
     return bool(np.all(box[:2] < centre + reach) and np.all(box[2:] > centre - reach))
 
 
-def is_near_failure(piece: Piece, number: int, index: int) -> bool:
+def is_near_failure(segment: Segment, number: int, index: int) -> bool:
     """Whether a track's face failed in a frame or in one of those around it."""
     around = range(number - AROUND_FAILURE, number + AROUND_FAILURE + 1)
-    return any((frame, index) in piece.failed for frame in around)
+    return any((frame, index) in segment.failed for frame in around)

@@ -11,7 +11,7 @@ from nullface_pipeline.identity_choices import IDENTITY_CHOICES
 from nullface_pipeline.photo import is_changed
 from nullface_pipeline.video.reader import Frame
 from nullface_pipeline.video.rendering import Rendering
-from nullface_pipeline.video.steadiness import steady_results
+from nullface_pipeline.video.smoothing import smooth_results
 from nullface_pipeline.video.targets import track_target
 
 
@@ -20,8 +20,8 @@ STEADY = 2
 
 
 @dataclass(eq=False)
-class Piece:
-    """One piece of a video on its way.
+class Segment:
+    """One segment of a video on its way.
 
     Attributes:
         start, end (`int`): its first frame, and the frame after its last.
@@ -54,44 +54,44 @@ def windows(frames: Iterator[Frame], spans: list[tuple[int, int]]) -> Iterator[t
         yield start, end, dict(held)
 
 
-def make_targets(rendering: Rendering, piece: Piece) -> None:
-    """Cut out the faces of a piece and of its neighbours, with masks as far as those around them in time reach."""
+def make_targets(rendering: Rendering, segment: Segment) -> None:
+    """Cut out the faces of a segment and of its neighbours, with masks as far as those around them in time reach."""
     around: dict[tuple[int, int], FaceTarget] = {}
-    for number, frame in piece.window.items():
+    for number, frame in segment.window.items():
         for index, states in enumerate(rendering.tracks):
             if states.has_face(number):
                 target = track_target(rendering, index, number, frame.pixels)
                 if target is not None:
                     around[number, index] = target
                 else:
-                    piece.failed.add((number, index))
+                    segment.failed.add((number, index))
     for (number, index), target in around.items():
-        if piece.start <= number < piece.end and (number, index) not in piece.kept:
+        if segment.start <= number < segment.end and (number, index) not in segment.kept:
             near = [around.get((other, index), target) for other in range(number - STEADY, number + STEADY + 1)]
             mask = np.max([each.mask for each in near], axis=0)
-            piece.targets.setdefault(number, {})[index] = replace(target, mask=mask)
+            segment.targets.setdefault(number, {})[index] = replace(target, mask=mask)
 
 
-def anonymize_targets(rendering: Rendering, piece: Piece) -> None:
+def anonymize_targets(rendering: Rendering, segment: Segment) -> None:
     """Give every target its new face, consecutive frames of one track in batches."""
     size = rendering.options.batch_faces
-    for index in sorted({index for targets in piece.targets.values() for index in targets}):
-        numbers = [number for number, targets in sorted(piece.targets.items()) if index in targets]
-        pending = [number for number in numbers if piece.targets[number][index].can_change]
-        piece.failed |= {(number, index) for number in numbers if number not in pending}
+    for index in sorted({index for targets in segment.targets.values() for index in targets}):
+        numbers = [number for number, targets in sorted(segment.targets.items()) if index in targets]
+        pending = [number for number in numbers if segment.targets[number][index].can_change]
+        segment.failed |= {(number, index) for number in numbers if number not in pending}
         settings = stronger(rendering.options.settings(rendering.pipe.presets), rendering.strengths[index])
         for start in range(0, len(pending), size):
             batch = pending[start : start + size]
             results = IDENTITY_CHOICES[rendering.options.identity].new_faces(
-                rendering.pipe, [piece.targets[number][index] for number in batch], settings
+                rendering.pipe, [segment.targets[number][index] for number in batch], settings
             )
             for number, result in zip(batch, results):
-                piece.targets[number][index] = replace(piece.targets[number][index], result=result)
-        made = {number: piece.targets[number][index] for number in pending}
-        for number, result in steady_results(made).items():
-            piece.targets[number][index] = replace(made[number], result=result)
-    for number, targets in piece.targets.items():
-        before = piece.window[number].pixels
+                segment.targets[number][index] = replace(segment.targets[number][index], result=result)
+        made = {number: segment.targets[number][index] for number in pending}
+        for number, result in smooth_results(made).items():
+            segment.targets[number][index] = replace(made[number], result=result)
+    for number, targets in segment.targets.items():
+        before = segment.window[number].pixels
         after = paste_all(before, list(targets.values()))
         unchanged = [index for index, target in targets.items() if not is_changed(before, after, target)]
-        piece.failed |= {(number, index) for index in unchanged}
+        segment.failed |= {(number, index) for index in unchanged}

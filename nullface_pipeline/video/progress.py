@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 
 # Told the step, how far it has come, and how far it goes if that is known.
-Tell = Callable[[str, int, int | None], None]
+ProgressCallback = Callable[[str, int, int | None], None]
 
 
-def tell_nobody(step: str, done: int, total: int | None) -> None:
+def no_progress(step: str, done: int, total: int | None) -> None:
     """For whoever does not want to know."""

@@ -26,10 +26,10 @@ class Rendering:
         info (`VideoInfo`): of the video.
         times (`np.ndarray`): (N,) seconds, of each frame.
         shots (`list[tuple[int, int]]`): first frame, and the frame after the last.
-        tracks (`list[TrackStates]`): all of them, by number. Faces that only a finished piece shows are added.
+        tracks (`list[TrackStates]`): all of them, by number. Faces that only a finished segment shows are added.
         identities (`list[np.ndarray]`): (512,) for each track that is anonymized: whom its new face is to be unlike.
         strengths (`list[int]`): for each of them, which of `stronger`'s attempts it gets.
-        hosts (`list[int | None]`): for each of the tracks that were there at first, whose faces it is a part of.
+        parents (`list[int | None]`): for each of the tracks that were there at first, whose faces it is a part of.
     """
 
     pipe: NullFacePipeline
@@ -41,14 +41,14 @@ class Rendering:
     tracks: list[TrackStates]
     identities: list[np.ndarray]
     strengths: list[int]
-    hosts: list[int | None]
+    parents: list[int | None]
 
     @property
     def threshold(self) -> float:
         return similarity_threshold(self.pipe, self.options)
 
     def cover_found(self, number: int, box: np.ndarray) -> None:
-        """Have a face covered that only a finished piece showed: a track of one frame."""
+        """Have a face covered that only a finished segment showed: a track of one frame."""
         shot = next(shot for shot in self.shots if shot[0] <= number < shot[1])
         landmarks = np.zeros((1, 5, 2), dtype=np.float32)
         track = Track(np.array([number]), np.asarray(box, np.float32)[None], landmarks, np.ones(1), shot, NOBODY)

@@ -8,7 +8,7 @@ from nullface_pipeline.video.states import SHORTEST, State
 from nullface_pipeline.video.tracks import Track
 
 
-COUNTED = ("anonymized", "gaps", "kept", "covered", "failed", "found", "patched_frames", "switches")
+COUNTED = ("replaced", "gaps", "kept", "covered", "failed", "found", "patched_frames", "switches")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class VideoReport:
     Attributes:
         frames (`int`): of the video.
         tracks (`int`): people in shots, roughly.
-        anonymized (`int`): faces that were found, replaced and verified.
+        replaced (`int`): faces that were found, replaced and verified.
         gaps (`int`): faces that were not found, replaced between two frames that show them, and verified.
         kept (`int`): faces of people who agreed to be seen, left as they are.
         covered (`int`): faces and places of faces under a patch.
@@ -49,7 +49,7 @@ class VideoReport:
 
     frames: int
     tracks: int
-    anonymized: int
+    replaced: int
     gaps: int
     kept: int
     covered: int
@@ -63,12 +63,12 @@ class VideoReport:
 def find_covered_tracks(rendering: Rendering) -> Iterator[CoveredTrack]:
     """The tracks that get no new face in any frame, but for parts of other faces."""
     for index, states in enumerate(rendering.tracks):
-        is_part = index < len(rendering.hosts) and rendering.hosts[index] is not None
+        is_part = index < len(rendering.parents) and rendering.parents[index] is not None
         if is_part or (states.states != State.covered).any():
             continue
         start, end = rendering.times[states.first], rendering.times[states.end - 1]
         score = float(states.track.scores.max())
-        reason = cover_reason(states.track, rendering.options.min_face, index >= len(rendering.hosts))
+        reason = cover_reason(states.track, rendering.options.min_face, index >= len(rendering.parents))
         yield CoveredTrack(float(start), float(end), tuple(map(float, states.track.boxes[0])), score, reason)
 
 

@@ -13,17 +13,17 @@ from nullface_pipeline.photo import check_pipeline, read_references
 from nullface_pipeline.photo_files import whole_file
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
 from nullface_pipeline.protocols import FaceAnalyser, NullFacePipeline
-from nullface_pipeline.video.look import Look, embed_frames, look
-from nullface_pipeline.video.progress import Tell, tell_nobody
+from nullface_pipeline.video.checkpoint import VideoCheckpoint
+from nullface_pipeline.video.detections import Detections, detect_faces, embed_frames
+from nullface_pipeline.video.progress import ProgressCallback, no_progress
 from nullface_pipeline.video.reader import VideoInfo, read_info
 from nullface_pipeline.video.rendering import Rendering
 from nullface_pipeline.video.report import COUNTED, VideoReport, find_covered_tracks
-from nullface_pipeline.video.segments import count_found, piece_spans, render_pieces
+from nullface_pipeline.video.segments import count_found, render_segments, segment_spans
 from nullface_pipeline.video.shots import find_shots
 from nullface_pipeline.video.states import track_states
-from nullface_pipeline.video.strength import find_strengths
-from nullface_pipeline.video.tracks import Track, find_hiders, find_hosts, link_faces
-from nullface_pipeline.video.work import Work
+from nullface_pipeline.video.strengths import find_strengths
+from nullface_pipeline.video.tracks import Track, find_occluders, find_parent_tracks, link_faces
 from nullface_pipeline.video.writer import check_audio, join_segments
 
 
@@ -38,13 +38,15 @@ class LinkedVideo:
 
     path: Path
     info: VideoInfo
-    seen: Look
+    seen: Detections
     times: np.ndarray
     shots: list[tuple[int, int]]
     tracks: list[Track]
 
 
-def link_video(analyser: FaceAnalyser, path: Path, work: Work, tell: Tell = tell_nobody) -> LinkedVideo:
+def link_video(
+    analyser: FaceAnalyser, path: Path, checkpoint: VideoCheckpoint, on_progress: ProgressCallback = no_progress
+) -> LinkedVideo:
     """Find the faces of a video and who they are.
 
     Raises:
@@ -53,7 +55,7 @@ def link_video(analyser: FaceAnalyser, path: Path, work: Work, tell: Tell = tell
     """
     info = read_info(path)
     told = iter(range(1, 2**62))
-    seen = look(path, analyser, work.folder, lambda: tell("looking", next(told), None))
+    seen = detect_faces(path, analyser, checkpoint.folder, lambda: on_progress("looking", next(told), None))
     if not len(seen.faces):
         raise NoFaceFoundError(
             "No face was found in the video, so nothing was anonymized and nothing is written. Lower the detection threshold "
@@ -71,11 +73,11 @@ def anonymize_video(
     video: LinkedVideo,
     output: Path,
     options: PhotoOptions,
-    work: Work,
+    checkpoint: VideoCheckpoint,
     audio: str = "none",
     identities: Sequence[np.ndarray] | None = None,
     before_writing: Callable[[Path], None] = lambda path: None,
-    tell: Tell = tell_nobody,
+    on_progress: ProgressCallback = no_progress,
 ) -> VideoReport:
     """Anonymize every face of a video, and write it once it is whole.
 
@@ -99,16 +101,16 @@ def anonymize_video(
     options = replace(options, skip_faces=skip_faces, identity="opposite")
     suffix = output.suffix.lower()
     check_audio(video.path, audio, suffix)
-    rendering = plan(pipe, video, options, work, identities, tell)
-    spans = piece_spans(video.info, len(video.times))
-    while unfinished := [span for span in spans if work.counts(span[0]) is None]:
-        render_pieces(rendering, video.path, suffix, unfinished, spans, work, tell)
+    rendering = plan(pipe, video, options, checkpoint, identities, on_progress)
+    spans = segment_spans(video.info, len(video.times))
+    while unfinished := [span for span in spans if checkpoint.counts(span[0]) is None]:
+        render_segments(rendering, video.path, suffix, unfinished, spans, checkpoint, on_progress)
     with whole_file(output) as temporary:
-        pieces = [work.piece(start) for start, _ in spans]
-        join_segments(temporary, pieces, video.path, audio, suffix)
+        segments = [checkpoint.segment(start) for start, _ in spans]
+        join_segments(temporary, segments, video.path, audio, suffix)
         before_writing(temporary)
-    totals = sum((Counter(work.counts(start)) for start, _ in spans), start=Counter())
-    totals["found"] = count_found(work)
+    totals = sum((Counter(checkpoint.counts(start)) for start, _ in spans), start=Counter())
+    totals["found"] = count_found(checkpoint)
     counted = {name: totals[name] for name in COUNTED}
     return VideoReport(
         len(video.times), len(video.tracks), **counted, covered_tracks=tuple(find_covered_tracks(rendering))
@@ -127,32 +129,34 @@ def plan(
     pipe: NullFacePipeline,
     video: LinkedVideo,
     options: PhotoOptions,
-    work: Work,
+    checkpoint: VideoCheckpoint,
     identities: Sequence[np.ndarray] | None,
-    tell: Tell,
+    on_progress: ProgressCallback,
 ) -> Rendering:
     """What happens to each track in each frame, how strong, and what an earlier run found besides."""
-    hosts = find_hosts(video.tracks)
-    others = find_hiders(video.tracks, hosts)
+    parents = find_parent_tracks(video.tracks)
+    others = find_occluders(video.tracks, parents)
     states = [
-        track_states(track, video.times, near, render=host is None and track.size >= options.min_face)
-        for track, near, host in zip(video.tracks, others, hosts)
+        track_states(track, video.times, near, render=parent is None and track.size >= options.min_face)
+        for track, near, parent in zip(video.tracks, others, parents)
     ]
     identities = [track.embedding for track in video.tracks] if identities is None else list(identities)
     none = [0] * len(states)
-    trial = Rendering(pipe, options, work.seed, video.info, video.times, video.shots, states, identities, none, hosts)
-    strengths = find_strengths(trial, video.path, work, tell)
+    trial = Rendering(
+        pipe, options, checkpoint.seed, video.info, video.times, video.shots, states, identities, none, parents
+    )
+    strengths = find_strengths(trial, video.path, checkpoint, on_progress)
     tracks = [
         one if strength is not None else track_states(one.track, video.times, near, render=False)
         for one, near, strength in zip(states, others, strengths)
     ]
     rendering = replace(trial, tracks=tracks, strengths=[strength or 0 for strength in strengths])
-    for number, *box in work.lines("found.jsonl"):
+    for number, *box in checkpoint.lines("found.jsonl"):
         rendering.cover_found(int(number), np.array(box))
     return rendering
 
 
-def one_face_a_person(videos: Sequence[LinkedVideo], same_person: float) -> list[list[np.ndarray]]:
+def consistent_identities(videos: Sequence[LinkedVideo], same_person: float) -> list[list[np.ndarray]]:
     """For each video, whom each track's new face is to be unlike, if a person is to get one face in all of them.
 
     Args:

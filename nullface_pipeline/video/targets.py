@@ -19,8 +19,8 @@ def kept_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[in
         return set()
     analyser, threshold = rendering.pipe.face_analyser, consent_threshold(rendering.pipe, rendering.options)
     people = read_references(analyser, rendering.options.skip_faces)
-    # What was found later, in a finished piece, is nobody's.
-    faces = seen_faces(rendering, range(len(rendering.hosts)), number)
+    # What was found later, in a finished segment, is nobody's.
+    faces = seen_faces(rendering, range(len(rendering.parents)), number)
     now = {
         index: replace(face, embedding=embed_face(analyser, pixels, face.landmarks))
         for index, face in faces.items()

@@ -10,38 +10,38 @@ from nullface_pipeline.face_identity import DetectedFace, embed_face, similarity
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import FaceTarget, is_filled, is_part_of_new_face
 from nullface_pipeline.photo import unmatched_faces
-from nullface_pipeline.video.compose import decide
-from nullface_pipeline.video.new_faces import Piece
+from nullface_pipeline.video.compose import plan_frame
+from nullface_pipeline.video.new_faces import Segment
 from nullface_pipeline.video.reader import read_frames
 from nullface_pipeline.video.rendering import NOBODY, Rendering
 from nullface_pipeline.video.targets import seen_faces
 
 
-def look_again(
-    rendering: Rendering, path: Path, piece: Piece
+def check_segment(
+    rendering: Rendering, path: Path, segment: Segment
 ) -> tuple[set[tuple[int, int]], list[tuple[int, np.ndarray]]]:
-    """Search the finished piece.
+    """Search the finished segment.
 
     Returns:
         Frame and track of new faces that resemble the person, and frame and box of faces that are none of those known.
     """
     failed: set[tuple[int, int]] = set()
     found: list[tuple[int, np.ndarray]] = []
-    for number, frame in zip(range(piece.start, piece.end), read_frames(path), strict=True):
-        before = piece.window[number].pixels
+    for number, frame in zip(range(segment.start, segment.end), read_frames(path), strict=True):
+        before = segment.window[number].pixels
         # Without the row that makes a side even.
         shown = np.ascontiguousarray(frame.pixels[: before.shape[0], : before.shape[1]])
         seen = search_faces(rendering.pipe.face_analyser, shown)
-        done = decide(rendering, piece, number)
-        faces = {index: target.face for index, target in done.hidden.items()}
+        done = plan_frame(rendering, segment, number)
+        faces = {index: target.face for index, target in done.replaced.items()}
         parts = seen_faces(rendering, done.parts, number)
         for index, face in (faces | parts).items():
             # No number is not below the threshold.
-            if not likeness(rendering, face, before, shown, seen) < rendering.threshold:
+            if not similarity_to_person(rendering, face, before, shown, seen) < rendering.threshold:
                 failed.add((number, index))
         known = faces | seen_faces(rendering, done.kept, number)
         for face in unmatched_faces(seen, list(known.values())):
-            if not is_only_new(rendering, face, list(done.hidden.values()), before, shown, seen):
+            if not is_only_new(rendering, face, list(done.replaced.values()), before, shown, seen):
                 found.append((number, face.box))
     return failed, found
 
@@ -61,11 +61,11 @@ def is_only_new(
     unknown = replace(face, embedding=NOBODY)
     return (
         any(is_filled(target, features) for target in hidden)
-        and likeness(rendering, unknown, before, after, seen) < rendering.threshold
+        and similarity_to_person(rendering, unknown, before, after, seen) < rendering.threshold
     )
 
 
-def likeness(
+def similarity_to_person(
     rendering: Rendering, face: DetectedFace, before: np.ndarray, after: np.ndarray, seen: list[DetectedFace]
 ) -> float:
     """How much a finished face resembles what the frame showed, and whom all of its track showed.

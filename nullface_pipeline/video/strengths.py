@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from nullface_pipeline.face_edit import hide_faces
-from nullface_pipeline.video.progress import Tell
+from nullface_pipeline.video.checkpoint import VideoCheckpoint
+from nullface_pipeline.video.progress import ProgressCallback
 from nullface_pipeline.video.reader import read_frames
 from nullface_pipeline.video.rendering import Rendering
 from nullface_pipeline.video.states import State, TrackStates
 from nullface_pipeline.video.targets import track_target
-from nullface_pipeline.video.work import Work
 
 
 # Frames of a track that are tried before the others, at least so far apart, to find out how strong it has to be; there,
@@ -20,22 +20,24 @@ PROBES, PROBES_APART = 8, 8
 PROBE_MARGIN = 0.05
 
 
-def find_strengths(rendering: Rendering, path: Path, work: Work, tell: Tell) -> list[int | None]:
+def find_strengths(
+    rendering: Rendering, path: Path, checkpoint: VideoCheckpoint, on_progress: ProgressCallback
+) -> list[int | None]:
     """How strong each track has to be; None where it cannot be anonymized."""
     wanted: dict[int, list[int]] = {}
     for index, states in enumerate(rendering.tracks):
         for number in probe_frames(states):
             wanted.setdefault(number, []).append(index)
     probes: list[list[int | None]] = [[] for _ in rendering.tracks]
-    done = dict(work.lines("probes.jsonl"))
+    done = dict(checkpoint.lines("probes.jsonl"))
     pending = set(wanted) - set(done)
     if pending:
         for number, frame in enumerate(read_frames(path)):
             if number in pending:
                 needed = probe_frame(rendering, number, frame.pixels, wanted[number])
                 done[number] = list(needed.items())
-                work.add_line("probes.jsonl", [number, done[number]])
-                tell("probing", len(done), len(wanted))
+                checkpoint.add_line("probes.jsonl", [number, done[number]])
+                on_progress("probing", len(done), len(wanted))
             if number >= max(pending):
                 break
     for number in wanted:

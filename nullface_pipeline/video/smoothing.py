@@ -20,7 +20,7 @@ NEAR, ALIKE = 16, 24.0
 FLOW_SIZE = 128
 
 
-def steady_results(made: Mapping[int, FaceTarget]) -> dict[int, np.ndarray]:
+def smooth_results(made: Mapping[int, FaceTarget]) -> dict[int, np.ndarray]:
     """The results of one track that flicker less, each with its frame's own expression.
 
     Args:
