@@ -24,6 +24,10 @@ def remove_checkpoint(output: Path) -> None:
     shutil.rmtree(checkpoint_folder(output), ignore_errors=True)
 
 
+# Figures of a finished segment, see `summarize`.
+SegmentSummary = dict[str, dict[str, int]]
+
+
 class VideoCheckpoint:
     """The work on one video.
 
@@ -45,15 +49,15 @@ class VideoCheckpoint:
         self.seed: int = earlier["seed"]
 
     def segment(self, start: int) -> Path:
-        """The file of the segment that begins with a frame; finished once `note` has been told of it."""
+        """The file of the segment that begins with a frame; it is finished after `finish`."""
         return self.folder / f"{start:09}.nut"
 
-    def note(self, start: int, counts: dict[str, int]) -> None:
-        """Say that a segment is finished, and what was done in it."""
-        write_whole(self.segment(start).with_suffix(".json"), json.dumps(counts).encode())
+    def finish(self, start: int, summary: SegmentSummary) -> None:
+        """Record that a segment is finished."""
+        write_whole(self.segment(start).with_suffix(".json"), json.dumps(summary).encode())
 
-    def counts(self, start: int) -> dict[str, int] | None:
-        """What was done in a segment; None if it is not finished."""
+    def summary(self, start: int) -> SegmentSummary | None:
+        """Figures of a segment; None if it is not finished."""
         return _read_json(self.segment(start).with_suffix(".json"))
 
     def reopen(self, start: int) -> None:

@@ -11,7 +11,7 @@ from nullface_pipeline.face_masks import face_ellipse
 from nullface_pipeline.face_target import FaceTarget, is_filled, paste_all
 from nullface_pipeline.photo import FinishedFaces, FoundFaces, check_finished
 from nullface_pipeline.photo_records import FaceNotHiddenError
-from nullface_pipeline.video.new_faces import Segment
+from nullface_pipeline.video.new_faces import FrameFaces
 from nullface_pipeline.video.rendering import NOBODY, Rendering
 from nullface_pipeline.video.states import LARGEST
 
@@ -40,14 +40,13 @@ class FramePlan:
     kept: list[int] = field(default_factory=list)
 
 
-def compose(rendering: Rendering, segment: Segment, number: int) -> np.ndarray:
+def compose(rendering: Rendering, before: np.ndarray, faces: FrameFaces, number: int) -> np.ndarray:
     """(H, W, 3) uint8: a frame with its new faces and, over them, its patches.
 
     Raises:
         FaceNotHiddenError: if not every face of the frame is accounted for.
     """
-    before = segment.window[number].pixels
-    done = plan_frame(rendering, segment, number)
+    done = plan_frame(rendering, faces, number)
     hidden = tuple(done.replaced.values())
     boxes = [widened(box, margin) for box, margin in done.covered.values()]
     replaced = paste_all(before, list(hidden))
@@ -61,11 +60,10 @@ def compose(rendering: Rendering, segment: Segment, number: int) -> np.ndarray:
     return np.where(shown_in_front(rendering, done, number, before.shape[:2])[..., None], replaced, pixels)
 
 
-def plan_frame(rendering: Rendering, segment: Segment, number: int) -> FramePlan:
+def plan_frame(rendering: Rendering, faces: FrameFaces, number: int) -> FramePlan:
     """What is done with each track in a frame."""
-    targets = segment.targets.get(number, {})
-    hidden = {index: target for index, target in targets.items() if not is_near_failure(segment, number, index)}
-    done = FramePlan(hidden, {}, [], [index for frame, index in segment.kept if frame == number])
+    hidden = {i: target for i, target in faces.targets.items() if not is_near_failure(rendering, number, i)}
+    done = FramePlan(hidden, {}, [], sorted(faces.kept))
     for index, states in enumerate(rendering.tracks):
         place = states.at(number)
         if place is None or index in hidden or index in done.kept:
@@ -74,7 +72,7 @@ def plan_frame(rendering: Rendering, segment: Segment, number: int) -> FramePlan
         # Where the part was not found itself, it is somewhere in its parent's face.
         seen = number in states.track.frames
         filled = parent in hidden and (not seen or is_filled(hidden[parent], states.boxes[place]))
-        if filled and not is_near_failure(segment, number, index):
+        if filled and not is_near_failure(rendering, number, index):
             done.parts.append(index)
         else:
             done.covered[index] = (states.patches[place], float(states.margins[place]))
@@ -117,7 +115,7 @@ def is_near(box: np.ndarray, patch: np.ndarray) -> bool:
     return bool(np.all(box[:2] < centre + reach) and np.all(box[2:] > centre - reach))
 
 
-def is_near_failure(segment: Segment, number: int, index: int) -> bool:
+def is_near_failure(rendering: Rendering, number: int, index: int) -> bool:
     """Whether a track's face failed in a frame or in one of those around it."""
     around = range(number - AROUND_FAILURE, number + AROUND_FAILURE + 1)
-    return any((frame, index) in segment.failed for frame in around)
+    return any((frame, index) in rendering.failed for frame in around)

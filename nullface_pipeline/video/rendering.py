@@ -1,6 +1,6 @@
 """How the tracks of one video are anonymized: everything that is known before its first segment is rendered."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class Rendering:
         identities (`list[np.ndarray]`): (512,) for each track that is anonymized: whom its new face is to be unlike.
         strengths (`list[int]`): for each of them, which of `stronger`'s attempts it gets.
         parents (`list[int | None]`): for each of the tracks that were there at first, whose faces it is a part of.
+        failed (`set[tuple[int, int]]`): frame and track of faces that could not be replaced; they are covered. Added to while
+            segments are rendered.
     """
 
     pipe: NullFacePipeline
@@ -42,6 +44,7 @@ class Rendering:
     identities: list[np.ndarray]
     strengths: list[int]
     parents: list[int | None]
+    failed: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def threshold(self) -> float:

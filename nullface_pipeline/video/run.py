@@ -1,6 +1,5 @@
 """One video from its file to its result: look, link, render, join. Each step goes on where a stopped run left it."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from nullface_pipeline.video.progress import ProgressCallback, no_progress
 from nullface_pipeline.video.reader import VideoInfo, read_info
 from nullface_pipeline.video.rendering import Rendering
 from nullface_pipeline.video.report import COUNTED, VideoReport, find_covered_tracks
-from nullface_pipeline.video.segments import count_found, render_segments, segment_spans
+from nullface_pipeline.video.segments import render_segments, segment_spans, total_counts
 from nullface_pipeline.video.shots import find_shots
 from nullface_pipeline.video.states import track_states
 from nullface_pipeline.video.strengths import find_strengths
@@ -103,14 +102,13 @@ def anonymize_video(
     check_audio(video.path, audio, suffix)
     rendering = plan(pipe, video, options, checkpoint, identities, on_progress)
     spans = segment_spans(video.info, len(video.times))
-    while unfinished := [span for span in spans if checkpoint.counts(span[0]) is None]:
+    while unfinished := [span for span in spans if checkpoint.summary(span[0]) is None]:
         render_segments(rendering, video.path, suffix, unfinished, spans, checkpoint, on_progress)
     with whole_file(output) as temporary:
         segments = [checkpoint.segment(start) for start, _ in spans]
         join_segments(temporary, segments, video.path, audio, suffix)
         before_writing(temporary)
-    totals = sum((Counter(checkpoint.counts(start)) for start, _ in spans), start=Counter())
-    totals["found"] = count_found(checkpoint)
+    totals = total_counts(checkpoint, spans)
     counted = {name: totals[name] for name in COUNTED}
     return VideoReport(
         len(video.times), len(video.tracks), **counted, covered_tracks=tuple(find_covered_tracks(rendering))
@@ -153,6 +151,7 @@ def plan(
     rendering = replace(trial, tracks=tracks, strengths=[strength or 0 for strength in strengths])
     for number, *box in checkpoint.lines("found.jsonl"):
         rendering.cover_found(int(number), np.array(box))
+    rendering.failed.update((number, index) for number, index in checkpoint.lines("failed.jsonl"))
     return rendering
 
 

@@ -11,14 +11,14 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import FaceTarget, is_filled, is_part_of_new_face
 from nullface_pipeline.photo import unmatched_faces
 from nullface_pipeline.video.compose import plan_frame
-from nullface_pipeline.video.new_faces import Segment
-from nullface_pipeline.video.reader import read_frames
+from nullface_pipeline.video.new_faces import FrameFaces
+from nullface_pipeline.video.reader import Frame, read_frames
 from nullface_pipeline.video.rendering import NOBODY, Rendering
 from nullface_pipeline.video.targets import seen_faces
 
 
 def check_segment(
-    rendering: Rendering, path: Path, segment: Segment
+    rendering: Rendering, path: Path, frames: dict[int, Frame], faces: dict[int, FrameFaces]
 ) -> tuple[set[tuple[int, int]], list[tuple[int, np.ndarray]]]:
     """Search the finished segment.
 
@@ -27,19 +27,19 @@ def check_segment(
     """
     failed: set[tuple[int, int]] = set()
     found: list[tuple[int, np.ndarray]] = []
-    for number, frame in zip(range(segment.start, segment.end), read_frames(path), strict=True):
-        before = segment.window[number].pixels
+    for (number, original), frame in zip(frames.items(), read_frames(path), strict=True):
+        before = original.pixels
         # Without the row that makes a side even.
         shown = np.ascontiguousarray(frame.pixels[: before.shape[0], : before.shape[1]])
         seen = search_faces(rendering.pipe.face_analyser, shown)
-        done = plan_frame(rendering, segment, number)
-        faces = {index: target.face for index, target in done.replaced.items()}
+        done = plan_frame(rendering, faces[number], number)
+        replaced = {index: target.face for index, target in done.replaced.items()}
         parts = seen_faces(rendering, done.parts, number)
-        for index, face in (faces | parts).items():
+        for index, face in (replaced | parts).items():
             # No number is not below the threshold.
             if not similarity_to_person(rendering, face, before, shown, seen) < rendering.threshold:
                 failed.add((number, index))
-        known = faces | seen_faces(rendering, done.kept, number)
+        known = replaced | seen_faces(rendering, done.kept, number)
         for face in unmatched_faces(seen, list(known.values())):
             if not is_only_new(rendering, face, list(done.replaced.values()), before, shown, seen):
                 found.append((number, face.box))

@@ -16,10 +16,11 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import make_target
 from nullface_pipeline.identity_choices import OppositeIdentity
 from nullface_pipeline.photo_records import NoFaceFoundError, PhotoOptions
-from nullface_pipeline.video import VideoCheckpoint, anonymize_video, consistent_identities, link_video, segments
+from nullface_pipeline.video import VideoCheckpoint, anonymize_video, consistent_identities, link_video, segments, writer
 from nullface_pipeline.video.detections import detect_faces, read_detections
+from nullface_pipeline.video.new_faces import NewFaces
 from nullface_pipeline.video.rendering import Rendering
-from nullface_pipeline.video.segments import count_found, render_segments, segment_spans
+from nullface_pipeline.video.segments import render_segments, segment_spans, total_counts
 from nullface_pipeline.video.states import BEYOND, track_states
 from nullface_pipeline.video.targets import kept_tracks
 
@@ -126,6 +127,27 @@ def test_pieces_are_as_long_as_fits(size, length):
     spans = segment_spans(Info, 100)
     assert spans[0] == (0, length) and spans[-1][1] == 100
     assert all(end == start for (_, end), (start, _) in zip(spans, spans[1:]))
+
+
+@pytest.mark.video
+def test_a_result_does_not_depend_on_the_length_of_its_segments(pipe, tmp_path, monkeypatch):
+    """A bar hides the face where the second segment of eight frames begins. Encoded without loss, to compare pixels."""
+
+    def bar(number, frame):
+        frame[50:100, 40:140] = (40, 60, 50) if 8 <= number < 13 else frame[50:100, 40:140]
+        return frame
+
+    made = make_clip({"a": (astronaut(), sway(90, 72, 62, 6))}, 22, SIZE, change=bar)
+    path = write_clip(tmp_path / "in.mp4", made.frames, made.pts)
+    lossless = ("libx264", {"crf": "0", "preset": "ultrafast"})
+    monkeypatch.setitem(writer.FORMATS, ".mp4", ("mp4", lossless, *writer.FORMATS[".mp4"][2:]))
+    frames, reports = [], []
+    for length in (8, 64):
+        monkeypatch.setattr(segments, "SEGMENT_FRAMES", (length, length))
+        reports.append(anonymize(pipe, path, tmp_path / f"{length}.mp4"))
+        frames.append(read_back(tmp_path / f"{length}.mp4")[0])
+    assert reports[0] == reports[1] and reports[0].switches > 0
+    assert np.array_equal(*frames)
 
 
 @pytest.mark.video
@@ -236,44 +258,70 @@ def test_one_face_for_a_person_in_two_videos(pipe, tmp_path):
 
 def test_work_on_something_else_is_thrown_away(tmp_path):
     checkpoint = VideoCheckpoint(tmp_path / "w", "one", seed=1)
-    checkpoint.note(0, {"covered": 2})
+    checkpoint.finish(0, {"counts": {"covered": 2}})
     assert VideoCheckpoint(tmp_path / "w", "one", seed=2).seed == 1
-    assert VideoCheckpoint(tmp_path / "w", "one", seed=2).counts(0) == {"covered": 2}
-    assert VideoCheckpoint(tmp_path / "w", "one", seed=2, fixed=True).counts(0) is None
+    assert VideoCheckpoint(tmp_path / "w", "one", seed=2).summary(0) == {"counts": {"covered": 2}}
+    assert VideoCheckpoint(tmp_path / "w", "one", seed=2, fixed=True).summary(0) is None
     other = VideoCheckpoint(tmp_path / "w", "two", seed=3)
-    assert other.seed == 3 and other.counts(0) is None
+    assert other.seed == 3 and other.summary(0) is None
     assert oct((tmp_path / "w").stat().st_mode)[-3:] == "700"
     assert oct((tmp_path / "w/checkpoint.json").stat().st_mode)[-3:] == "600"
 
 
 def test_what_is_found_late_reopens_what_it_reaches(tmp_path):
     checkpoint = VideoCheckpoint(tmp_path / "w", "one", seed=1)
-    checkpoint.note(0, {})
+    checkpoint.finish(0, {})
     checkpoint.add_line("found.jsonl", [5, 0.0, 0.0, 9.0, 9.0])
     (checkpoint.folder / "found.jsonl").open("a").write("\n[7, 1.0")
     checkpoint.add_line("found.jsonl", [8, 1.0, 1.0, 9.0, 9.0])
     assert [line[0] for line in checkpoint.lines("found.jsonl")] == [5, 8]
     checkpoint.reopen(0)
-    assert checkpoint.counts(0) is None
+    assert checkpoint.summary(0) is None
 
 
-def test_a_face_found_late_reopens_the_segments_before_and_after(tmp_path, monkeypatch):
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A checkpoint in which all of four segments are finished but for the second, and its rendering."""
     checkpoint, spans = VideoCheckpoint(tmp_path / "work", "test", seed=7), [(0, 8), (8, 16), (16, 24), (24, 32)]
     for start in (0, 16, 24):
-        checkpoint.note(start, {})
+        checkpoint.finish(start, {})
+    monkeypatch.setattr(segments, "read_frames", lambda path: iter([None] * 32))
+    monkeypatch.setattr(NewFaces, "between", lambda *_: {})
     rendering = Rendering(None, PhotoOptions(), 7, None, np.arange(32) * 0.08, [(0, 32)], [], [], [], [])
 
-    def finds_a_face(rendering, path, suffix, segment):
-        path.touch()
-        rendering.cover_found(14, np.array([0.0, 0.0, 9.0, 9.0]))
+    def render(finds):
+        def render_segment(rendering, path, *_):
+            path.touch()
+            finds(rendering)
+            return {}
 
-    monkeypatch.setattr(segments, "read_frames", lambda path: iter([]))
-    monkeypatch.setattr(segments, "render_segment", finds_a_face)
-    monkeypatch.setattr(segments, "count", lambda *_: {})
+        monkeypatch.setattr(segments, "render_segment", render_segment)
+        render_segments(rendering, tmp_path, ".mp4", [(8, 16)], spans, checkpoint, lambda *_: None)
+        return [start for start, _ in spans if checkpoint.summary(start) is None]
+
+    return checkpoint, rendering, render
+
+
+def test_a_face_found_late_reopens_the_segments_before_and_after(finished):
+    checkpoint, rendering, render = finished
+    reopened = render(lambda rendering: rendering.cover_found(14, np.array([0.0, 0.0, 9.0, 9.0])))
     reach = rendering.times[14] + np.array([-BEYOND, BEYOND])
-    render_segments(rendering, tmp_path, ".mp4", [(8, 16)], spans, checkpoint, lambda *_: None)
-    for start, end in spans:
-        reached = start != 8 and rendering.times[start] <= reach[1] and rendering.times[end - 1] >= reach[0]
-        assert (checkpoint.counts(start) is None) == reached, start
-    checkpoint.reopen(8)
-    assert count_found(checkpoint) == 1
+    reached = [n for n in (0, 16, 24) if rendering.times[n] <= reach[1] and rendering.times[n + 7] >= reach[0]]
+    assert reopened == reached
+    assert len(list(checkpoint.lines("found.jsonl"))) == 1
+
+
+@pytest.mark.parametrize(("number", "reopened"), [(8, [0]), (12, []), (14, [16])])
+def test_a_failure_reopens_the_segments_that_its_cover_reaches(finished, number, reopened):
+    checkpoint, rendering, render = finished
+    rendering.cover_found(12, np.array([0.0, 0.0, 9.0, 9.0]))
+    assert render(lambda rendering: rendering.failed.add((number, 0))) == reopened
+    assert list(checkpoint.lines("failed.jsonl")) == [[number, 0]]
+
+
+def test_switches_count_across_segments(tmp_path):
+    checkpoint = VideoCheckpoint(tmp_path / "w", "one", seed=1)
+    checkpoint.finish(0, {"counts": {"switches": 1, "covered": 2}, "first": {"0": 0}, "last": {"0": 1, "1": 0}})
+    checkpoint.finish(8, {"counts": {"covered": 3}, "first": {"0": 0, "2": 1}, "last": {"0": 0}})
+    totals = total_counts(checkpoint, [(0, 8), (8, 16)])
+    assert totals["switches"] == 2 and totals["covered"] == 5
