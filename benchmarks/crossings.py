@@ -22,7 +22,7 @@ import torch
 from benchmarks.video import DIFFERENT, SCENE, SIZE, Marked, people
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_options import PhotoOptions
-from nullface_pipeline.video import Work, anonymize_video, link_video
+from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
 from tests.video.clips import Clip, Motion, head_mask, make_clip, read_back, sway, write_clip
 
 
@@ -76,9 +76,9 @@ def measure(pipe: Any, name: str, data: Path, preset: str, pictures: Path | None
     clip = make_clip({"a": (faces["a"], behind), "b": (faces["b"], front)}, count, SIZE, seed=SCENE)
     with tempfile.TemporaryDirectory() as folder:
         source, output = write_clip(Path(folder) / "in.mp4", clip.frames, clip.pts), Path(folder) / "out.mp4"
-        work = Work(Path(folder) / "work", name, seed=7)
-        video = link_video(pipe.face_analyser, source, work)
-        report = anonymize_video(pipe, video, output, PhotoOptions(preset=preset), work)
+        checkpoint = VideoCheckpoint(Path(folder) / "work", name, seed=7)
+        video = link_video(pipe.face_analyser, source, checkpoint)
+        report = anonymize_video(pipe, video, output, PhotoOptions(preset=preset), checkpoint)
         before, after = read_back(source)[0], read_back(output)[0]
     shares = []
     for number, who, shown in seen_parts(clip, faces):
@@ -96,7 +96,7 @@ def measure(pipe: Any, name: str, data: Path, preset: str, pictures: Path | None
         "faces": len(shares),
         "leaked": [place for share, *place in shares if share < CHANGED],
         "least_changed": min(shares)[0],
-        "replaced": report.anonymized + report.gaps,
+        "replaced": report.replaced + report.gaps,
         "patched_frames": report.patched_frames,
     }
 

@@ -25,7 +25,7 @@ from nullface_pipeline.evaluation.recognizers import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_options import PhotoOptions
-from nullface_pipeline.video import Work, anonymize_video, link_video
+from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
 from nullface_pipeline.video.reader import read_frames
 from nullface_pipeline.video.writer import write_segment
 from tests.video.clips import Clip, Motion, Portrait, draw, make_clip, read_back, sway, write_clip
@@ -180,10 +180,10 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         source = write_clip(Path(folder) / "in.mp4", clip.frames, clip.pts)
         started = time.perf_counter()
-        work = Work(Path(folder) / "work", scene, seed=7)
-        video = link_video(pipe.face_analyser, source, work)
+        checkpoint = VideoCheckpoint(Path(folder) / "work", scene, seed=7)
+        video = link_video(pipe.face_analyser, source, checkpoint)
         options = PhotoOptions(preset=preset)
-        report = anonymize_video(pipe, video, Path(folder) / "out.mp4", options, work)
+        report = anonymize_video(pipe, video, Path(folder) / "out.mp4", options, checkpoint)
         seconds = time.perf_counter() - started
         before, times = read_back(source)
         after, _ = read_back(Path(folder) / "out.mp4")

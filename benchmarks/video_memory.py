@@ -22,7 +22,7 @@ from nullface_pipeline.face_identity import load_face_analyser
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.tiny_model import TINY_FOLDER
-from nullface_pipeline.video import Work, anonymize_video, link_video
+from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
 from tests.video.clips import astronaut, background, draw, sway, write_clip
 
 
@@ -87,13 +87,13 @@ def main() -> None:
     # The detector scales what it sees to this size.
     pipe.face_analyser = load_face_analyser(TINY_FOLDER / "face_models", detection_size=(128, 128))
     memory = Memory()
-    work = Work(arguments.folder / f"{arguments.frames}.work", "memory", seed=7)
-    video = link_video(pipe.face_analyser, clip, work, memory)
+    checkpoint = VideoCheckpoint(arguments.folder / f"{arguments.frames}.work", "memory", seed=7)
+    video = link_video(pipe.face_analyser, clip, checkpoint, memory)
     if arguments.step != "look":
         min_face = 1e6 if arguments.step == "cover" else 0.0
         options = PhotoOptions(preset="fast", min_face=min_face)
-        report = anonymize_video(pipe, video, clip.with_suffix(".out.mp4"), options, work, tell=memory)
-        print(json.dumps({"anonymized": report.anonymized, "covered": report.covered}))
+        report = anonymize_video(pipe, video, clip.with_suffix(".out.mp4"), options, checkpoint, on_progress=memory)
+        print(json.dumps({"replaced": report.replaced, "covered": report.covered}))
     seconds = time.perf_counter() - memory.started
     print(json.dumps({"faces": len(video.seen.faces), "seconds": round(seconds), **memory.told()}))
 

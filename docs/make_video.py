@@ -12,7 +12,7 @@ import torch
 
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_options import PhotoOptions
-from nullface_pipeline.video import Work, anonymize_video, link_video
+from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
 from tests.video.clips import astronaut, make_clip, read_back, sway, write_clip
 
 
@@ -34,9 +34,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "in.mp4", Path(folder) / "out.mp4"
         write_clip(source, clip.frames, clip.pts)
-        work = Work(Path(folder) / "work", "", seed=7)
-        linked = link_video(pipe.face_analyser, source, work)
-        print(anonymize_video(pipe, linked, output, PhotoOptions(preset="fast"), work))
+        checkpoint = VideoCheckpoint(Path(folder) / "work", "", seed=7)
+        linked = link_video(pipe.face_analyser, source, checkpoint)
+        print(anonymize_video(pipe, linked, output, PhotoOptions(preset="fast"), checkpoint))
         frames = np.concatenate([read_back(source)[0], read_back(output)[0]], axis=1)
     pictures = [PIL.Image.fromarray(frame) for frame in frames]
     path = Path(__file__).parent / "images" / "video.webp"

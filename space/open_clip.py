@@ -15,16 +15,16 @@ from uploads import check_clip, delete_upload
 
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.video import (
+    VideoCheckpoint,
     VideoError,
     VideoReport,
-    Work,
     anonymize_video,
     link_video,
     output_suffix,
     read_info,
 )
+from nullface_pipeline.video.progress import ProgressCallback, no_progress
 from nullface_pipeline.video.reader import open_input
-from nullface_pipeline.video.run import Tell, tell_nobody
 
 
 MAX_SECONDS = 30
@@ -115,12 +115,12 @@ def seconds(path: Path) -> float:
 
 
 def anonymize_clip(
-    pipe: Any, clip: OpenClip, options: PhotoOptions, folder: Path, tell: Tell = tell_nobody
+    pipe: Any, clip: OpenClip, options: PhotoOptions, folder: Path, on_progress: ProgressCallback = no_progress
 ) -> ClipResult:
     """Anonymize every face of a clip.
 
     Args:
-        folder (`Path`): for finished pieces of the result; nothing of the original is written.
+        folder (`Path`): for finished segments of the result; nothing of the original is written.
 
     Raises:
         PhotoRefusedError: if nothing can be shown.
@@ -128,9 +128,9 @@ def anonymize_clip(
     suffix = output_suffix(Path(clip.name))
     with tempfile.TemporaryDirectory(dir=folder) as name, file_in_memory(clip.data) as source:
         output = Path(name) / f"result{suffix}"
-        work = Work(Path(name) / "work", made_from="", seed=secrets.randbits(62))
-        linked = link_video(pipe.face_analyser, source, work, tell)
-        report = anonymize_video(pipe, linked, output, options, work, tell=tell)
+        checkpoint = VideoCheckpoint(Path(name) / "work", made_from="", seed=secrets.randbits(62))
+        linked = link_video(pipe.face_analyser, source, checkpoint, on_progress)
+        report = anonymize_video(pipe, linked, output, options, checkpoint, on_progress=on_progress)
         return ClipResult(f"{Path(clip.name).stem}-anonymized{suffix}", output.read_bytes(), report)
 
 
@@ -153,7 +153,7 @@ def show_clip(clip: OpenClip, result: ClipResult) -> str:
 
 def describe_clip(report: VideoReport) -> str:
     """What was done, in plain words."""
-    replaced = f"Faces were replaced {report.anonymized + report.gaps} times in {report.frames} frames"
+    replaced = f"Faces were replaced {report.replaced + report.gaps} times in {report.frames} frames"
     if not report.patched_frames:
         return f"{replaced}; nothing had to be covered."
     return f"{replaced}; in {report.patched_frames} frames something is covered by a patch."

@@ -28,7 +28,7 @@ from nullface_pipeline.protocols import NullFacePipeline
 if TYPE_CHECKING:
     from nullface_pipeline.runs.jobs import PhotoJob
     from nullface_pipeline.runs.records import ResultRecord
-    from nullface_pipeline.video import LinkedVideo, VideoReport, Work
+    from nullface_pipeline.video import LinkedVideo, VideoCheckpoint, VideoReport
 
     # Device, inode, size and time of the last change.
     FileState = tuple[int, int, int, int]
@@ -58,7 +58,7 @@ class LookedAt:
     """
 
     linked: "LinkedVideo"
-    work: "Work"
+    checkpoint: "VideoCheckpoint"
     original: str
     state: "FileState"
 
@@ -222,7 +222,7 @@ def _anonymize_videos(
             if job in pending:
                 _finish(run, pipe, face_options, job, looked[job], identities, record, reports, progress)
             else:
-                looked[job].work.remove()
+                looked[job].checkpoint.remove()
     return reports
 
 
@@ -241,14 +241,16 @@ def _look(run: VideoRun, pipe: NullFacePipeline, job: "PhotoJob", progress: Prog
     """What one video shows; None if it is refused."""
     from nullface_pipeline.runs.digests import file_digest
     from nullface_pipeline.runs.seeds import SEED_BITS
-    from nullface_pipeline.video import Work, link_video, work_folder
+    from nullface_pipeline.video import VideoCheckpoint, checkpoint_folder, link_video
 
     seed = secrets.randbits(SEED_BITS) if run.seed is None else run.seed
     with _refusals(job):
         state, original = _file_state(job.source), file_digest(job.source) or ""
-        work = Work(work_folder(job.output), f"{original} {run.digest}", seed, fixed=run.seed is not None)
-        linked = link_video(pipe.face_analyser, job.source, work, _teller(progress, job))
-        return LookedAt(linked, work, original, state)
+        checkpoint = VideoCheckpoint(
+            checkpoint_folder(job.output), f"{original} {run.digest}", seed, fixed=run.seed is not None
+        )
+        linked = link_video(pipe.face_analyser, job.source, checkpoint, _teller(progress, job))
+        return LookedAt(linked, checkpoint, original, state)
     return None
 
 
@@ -274,23 +276,23 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
     A failing disk ends the run and leaves the work folder, so that the run can go on later.
     """
     from nullface_pipeline.runs.messages import format_error
-    from nullface_pipeline.video import remove_work
+    from nullface_pipeline.video import remove_checkpoint
 
     try:
         yield
     except OSError:
         raise
     except Exception as error:
-        remove_work(job.output)
+        remove_checkpoint(job.output)
         known = isinstance(error, PhotoRefusedError)
         _refuse(job, str(error) if known else f"It could not be processed. {format_error(error)}.")
 
 
 def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> list[list[Any]]:
     from nullface_pipeline.face_identity import same_person_similarity
-    from nullface_pipeline.video import one_face_a_person
+    from nullface_pipeline.video import consistent_identities
 
-    return one_face_a_person(linked, same_person_similarity(pipe.face_analyser))
+    return consistent_identities(linked, same_person_similarity(pipe.face_analyser))
 
 
 def _finish(
@@ -313,19 +315,27 @@ def _finish(
             raise VideoError("Its file has changed during the run: run the command again.")
         record.add(MadeFrom(looked.original, run.digest, file_digest(finished) or ""))
 
-    tell = _teller(progress, job)
+    on_progress = _teller(progress, job)
     with _refusals(job):
         reports[job] = anonymize_video(
-            pipe, looked.linked, job.output, face_options, looked.work, run.audio.value, identities, note, tell
+            pipe,
+            looked.linked,
+            job.output,
+            face_options,
+            looked.checkpoint,
+            run.audio.value,
+            identities,
+            note,
+            on_progress,
         )
-        looked.work.remove()
+        looked.checkpoint.remove()
 
 
 def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | None], None]:
     task = progress.add_task(show(job.source.name), total=None, step="")
     present = ""
 
-    def tell(step: str, done: int, total: int | None) -> None:
+    def on_progress(step: str, done: int, total: int | None) -> None:
         nonlocal present
         if step != present:
             # Each step has a rate and a remaining time of its own.
@@ -333,7 +343,7 @@ def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | No
             present = step
         progress.update(task, completed=done, total=total, step=step)
 
-    return tell
+    return on_progress
 
 
 def _progress() -> Progress:
@@ -348,7 +358,7 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
         rows = {
             "frames": report.frames,
             "tracks": report.tracks,
-            "faces replaced": report.anonymized,
+            "faces replaced": report.replaced,
             "faces replaced in short gaps": report.gaps,
             "faces kept": report.kept,
             "places covered": report.covered,

@@ -4,14 +4,14 @@ A frame in which a face might show and nothing was done does not exist: every fr
 verified, or covered. Nothing is written before the finished picture has been decoded and searched once more.
 """
 
+from nullface_pipeline.video.checkpoint import VideoCheckpoint, checkpoint_folder, remove_checkpoint
 from nullface_pipeline.video.reader import VideoError, VideoInfo, read_info
+from nullface_pipeline.video.report import VideoReport
 from nullface_pipeline.video.run import (
     LinkedVideo,
-    VideoReport,
     anonymize_video,
     check_video_options,
+    consistent_identities,
     link_video,
-    one_face_a_person,
 )
-from nullface_pipeline.video.work import Work, remove_work, work_folder
 from nullface_pipeline.video.writer import AUDIO, FORMATS, output_suffix

@@ -1,7 +1,7 @@
-"""Where one shot ends and the next begins.
+"""Shot boundaries.
 
-A face is not looked for beyond a cut, so a cut that is none would leave its place open. Only a clear one counts: the
-frames after it all differ from all before it, which a flash, a wipe of the hand or a fast pan do not bring about.
+A face is not covered beyond a cut, so a false cut can leave it visible. Only a clear cut counts: all frames after it
+differ from all frames before it. A flash, a hand before the camera or a fast pan does not pass.
 """
 
 from collections.abc import Iterable
@@ -10,14 +10,17 @@ import cv2
 import numpy as np
 
 
-# Each frame is compared with so many before it.
+# PySceneDetect 0.7.2 was tried on the clips of tests/video/test_shots.py. Its ContentDetector and AdaptiveDetector report
+# cuts at a flash of one or two frames and where a large person leaves a still picture (score 44 and 96; a real cut: 57).
+
+# Number of earlier frames that each frame is compared with.
 LOOK_BACK = 3
 
-# Two frames may be of two shots if nearly all of their small pictures differ, by so many grey levels: all but this share.
-# Somebody large who leaves a still picture changes much of it, but not all.
+# Two frames may belong to two shots if all but this share of their thumbnails differs by this many grey levels. A large
+# person who leaves a still picture changes much of it, but not all.
 CUT, UNCHANGED = 12.0, 0.2
 
-# How much more than its neighbours a frame has to differ from the one before; in a pan all differ alike.
+# Factor by which a cut differs more than its neighbours do; in a pan all frames differ alike.
 STANDS_OUT = 3.0
 NEIGHBOURS = 4
 

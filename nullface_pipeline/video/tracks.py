@@ -1,6 +1,6 @@
 """Which faces of which frames are one person: offline, so that what comes later decides as well.
 
-Faces of neighbouring frames are linked first, then pieces of tracks whose gap is short and whose faces agree. Both are
+Faces of neighbouring frames are linked first, then tracklets of tracks whose gap is short and whose faces agree. Both are
 assignments that are best as a whole (Hungarian), the same whether time runs forwards or backwards. Every face that was
 found is in exactly one track, if only in one of its own.
 """
@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from nullface_pipeline.video.look import Look
+from nullface_pipeline.video.detections import Detections
 
 
-# So many frames without a detection do not end a piece of a track, and are anonymized like the others.
+# So many frames without a detection do not end a tracklet of a track, and are anonymized like the others.
 SHORT_GAP = 3
 
 # Boxes of neighbouring frames that share more of their union than this may be of one face whoever it seems to be.
@@ -68,7 +68,7 @@ class Track:
 
 
 @dataclass(eq=False)
-class _Piece:
+class _Tracklet:
     """A track while it grows."""
 
     shot: tuple[int, int]
@@ -87,7 +87,7 @@ class _Piece:
 
 
 def link_faces(
-    seen: Look,
+    seen: Detections,
     shots: Sequence[tuple[int, int]],
     times: np.ndarray,
     embeddings: Iterable[np.ndarray],
@@ -103,33 +103,37 @@ def link_faces(
     tracks: list[Track] = []
     source = iter(embeddings)
     for shot in shots:
-        pieces = _link_neighbours(seen, shot, source, same_person)
-        tracks += [_as_track(seen, chain) for chain in _join(seen, pieces, times, same_person)]
+        tracklets = _link_neighbours(seen, shot, source, same_person)
+        tracks += [_as_track(seen, chain) for chain in _join(seen, tracklets, times, same_person)]
     assert sum(len(track.frames) for track in tracks) == len(seen.faces)
     return sorted(tracks, key=lambda track: (int(track.frames[0]), float(track.boxes[0, 0])))
 
 
 def _link_neighbours(
-    seen: Look, shot: tuple[int, int], embeddings: Iterable[np.ndarray], same_person: float
-) -> list[_Piece]:
+    seen: Detections, shot: tuple[int, int], embeddings: Iterable[np.ndarray], same_person: float
+) -> list[_Tracklet]:
     """Pieces of tracks without a gap of more than `SHORT_GAP` frames."""
-    pieces: list[_Piece] = []
-    going_on: list[_Piece] = []
+    tracklets: list[_Tracklet] = []
+    going_on: list[_Tracklet] = []
     for frame, embeds in zip(range(*shot), embeddings):
         rows = seen.rows(frame)
-        going_on = [piece for piece in going_on if frame - piece.frames[-1] <= SHORT_GAP + 1]
-        former = [piece.rows[-1] for piece in going_on]
-        alike = np.stack([piece.embedding for piece in going_on]) @ embeds.T if going_on else np.zeros((0, len(rows)))
+        going_on = [tracklet for tracklet in going_on if frame - tracklet.frames[-1] <= SHORT_GAP + 1]
+        former = [tracklet.rows[-1] for tracklet in going_on]
+        alike = (
+            np.stack([tracklet.embedding for tracklet in going_on]) @ embeds.T
+            if going_on
+            else np.zeros((0, len(rows)))
+        )
         overlaps = _overlaps(seen.faces["box"][former], seen.faces["box"][list(rows)])
         near = _distances(seen.faces["box"][former], seen.faces["box"][list(rows)]) < REACH
         pairs = _best_pairs(overlaps + alike, (overlaps > SAME_PLACE) | (near & (alike >= same_person)))
         taken = {column: going_on[row] for row, column in pairs}
-        new = {column: _Piece(shot) for column in range(len(rows)) if column not in taken}
-        for column, piece in (taken | new).items():
-            piece.add(frame, rows[column], _weight(seen.faces, rows[column]) * embeds[column])
-        pieces += new.values()
+        new = {column: _Tracklet(shot) for column in range(len(rows)) if column not in taken}
+        for column, tracklet in (taken | new).items():
+            tracklet.add(frame, rows[column], _weight(seen.faces, rows[column]) * embeds[column])
+        tracklets += new.values()
         going_on += new.values()
-    return pieces
+    return tracklets
 
 
 def _weight(faces: np.ndarray, row: int) -> float:
@@ -146,72 +150,74 @@ def frontality(landmarks: np.ndarray) -> float:
     return max(0.1, 1.0 - abs(2.0 * share - 1.0))
 
 
-def _join(seen: Look, pieces: list[_Piece], times: np.ndarray, same_person: float) -> list[list[_Piece]]:
-    """Chains of pieces of one shot that are one person's."""
-    if not pieces:
+def _join(
+    seen: Detections, tracklets: list[_Tracklet], times: np.ndarray, same_person: float
+) -> list[list[_Tracklet]]:
+    """Chains of tracklets of one shot that are one person's."""
+    if not tracklets:
         return []
-    ends = np.array([piece.frames[-1] for piece in pieces])
-    begins = np.array([piece.frames[0] for piece in pieces])
-    embeds = np.stack([piece.embedding for piece in pieces])
+    ends = np.array([tracklet.frames[-1] for tracklet in tracklets])
+    begins = np.array([tracklet.frames[0] for tracklet in tracklets])
+    embeds = np.stack([tracklet.embedding for tracklet in tracklets])
     alike = embeds @ embeds.T
     gaps = times[begins][None] - times[ends][:, None]
-    last, first = ([piece.rows[which] for piece in pieces] for which in (-1, 0))
+    last, first = ([tracklet.rows[which] for tracklet in tracklets] for which in (-1, 0))
     distances = _distances(seen.faces["box"][last], seen.faces["box"][first])
     allowed = (begins[None] > ends[:, None]) & (gaps <= LONGEST_GAP)
     allowed &= (alike >= same_person) & (distances < 1.0 + SPEED * gaps)
     following = dict(_best_pairs(alike - gaps / LONGEST_GAP, allowed))
     chains = []
-    for number in sorted(set(range(len(pieces))) - set(following.values())):
-        chain = [pieces[number]]
+    for number in sorted(set(range(len(tracklets))) - set(following.values())):
+        chain = [tracklets[number]]
         while number in following:
             number = following[number]
-            chain.append(pieces[number])
+            chain.append(tracklets[number])
         chains.append(chain)
     return chains
 
 
-def _as_track(seen: Look, chain: list[_Piece]) -> Track:
-    rows = [row for piece in chain for row in piece.rows]
-    frames = np.array([frame for piece in chain for frame in piece.frames])
-    total = sum((piece.total for piece in chain), start=np.zeros(512))
+def _as_track(seen: Detections, chain: list[_Tracklet]) -> Track:
+    rows = [row for tracklet in chain for row in tracklet.rows]
+    frames = np.array([frame for tracklet in chain for frame in tracklet.frames])
+    total = sum((tracklet.total for tracklet in chain), start=np.zeros(512))
     embedding = (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
     faces = seen.faces[rows]
     return Track(frames, faces["box"], faces["landmarks"], faces["score"], chain[0].shot, embedding)
 
 
-def find_hosts(tracks: Sequence[Track]) -> list[int | None]:
+def find_parent_tracks(tracks: Sequence[Track]) -> list[int | None]:
     """For each track the number of the one whose faces it is a part of, or None."""
     return [
-        next((number for number, host in enumerate(tracks) if host is not part and is_part(part, host)), None)
+        next((number for number, parent in enumerate(tracks) if parent is not part and is_part(part, parent)), None)
         for part in tracks
     ]
 
 
-def is_part(part: Track, host: Track) -> bool:
+def is_part(part: Track, parent: Track) -> bool:
     """Whether a track lies within the faces of another one almost all the time, is much smaller and less of a face."""
-    if part.scores.mean() >= host.scores.mean():
+    if part.scores.mean() >= parent.scores.mean():
         return False
-    _, own, others = np.intersect1d(part.frames, host.frames, return_indices=True)
-    if part.size > PART_SIZE * host.size or len(own) < PART_FRAMES * len(part.frames):
+    _, own, others = np.intersect1d(part.frames, parent.frames, return_indices=True)
+    if part.size > PART_SIZE * parent.size or len(own) < PART_FRAMES * len(part.frames):
         return False
-    inner, outer = part.boxes[own], host.boxes[others]
+    inner, outer = part.boxes[own], parent.boxes[others]
     shared = np.minimum(inner[:, 2:], outer[:, 2:]) - np.maximum(inner[:, :2], outer[:, :2])
     inside = np.clip(shared, 0, None).prod(axis=1) >= PART_INSIDE * (inner[:, 2:] - inner[:, :2]).prod(axis=1)
     return bool(inside.sum() >= PART_FRAMES * len(part.frames))
 
 
-def find_hiders(tracks: Sequence[Track], hosts: Sequence[int | None]) -> list[list[Track]]:
+def find_occluders(tracks: Sequence[Track], parents: Sequence[int | None]) -> list[list[Track]]:
     """For each track those whose heads may hide its face; nobody hides what is a part of a face, or found twice."""
-    whole = [track for track, host in zip(tracks, hosts) if host is None]
+    whole = [track for track, parent in zip(tracks, parents) if parent is None]
     return [
         [
             other
             for other in whole
             if other is not track and other.shot == track.shot and not is_same_head(track, other)
         ]
-        if host is None
+        if parent is None
         else []
-        for track, host in zip(tracks, hosts)
+        for track, parent in zip(tracks, parents)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Writing a video: finished pieces one by one, then all of them as one file, with the sound or without.
+"""Writing a video: finished segments one by one, then all of them as one file, with the sound or without.
 
 Into the file goes what is listed here and nothing else: one video stream, at most one audio stream, times. Places, titles,
 chapters, subtitles, cover pictures and whatever else lay in the original's container are not copied.
@@ -19,7 +19,7 @@ from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_
 
 
 # Suffix of the output -> FFmpeg's container, encoder of the picture and its options, encoder of sound.
-# No frame is encoded out of its order, so that pieces can be joined and times stay exact.
+# No frame is encoded out of its order, so that segments can be joined and times stay exact.
 _H264 = ("libx264", {"crf": "18", "preset": "medium"})
 _VP9 = (
     "libvpx-vp9",
@@ -51,11 +51,11 @@ def output_suffix(source: Path) -> str:
 
 
 def write_segment(path: Path, frames: Iterable[Frame], info: VideoInfo, suffix: str) -> None:
-    """Encode frames as one piece of a video, in FFmpeg's own container, which keeps times exactly.
+    """Encode frames as one segment of a video, in FFmpeg's own container, which keeps times exactly.
 
     Args:
         frames (`Iterable[Frame]`): with the times that they are to have in the video.
-        suffix (`str`): of the video that the piece is for, one of `FORMATS`.
+        suffix (`str`): of the video that the segment is for, one of `FORMATS`.
     """
     av = import_av()
     encoder, options = FORMATS[suffix][1]
@@ -95,7 +95,7 @@ def _evenly_sized(pixels: np.ndarray) -> np.ndarray:
 
 
 def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: str, suffix: str) -> None:
-    """Put the pieces together without encoding them again.
+    """Put the segments together without encoding them again.
 
     Args:
         path (`Path`): of the video; its name need not have the suffix.

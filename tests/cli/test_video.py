@@ -29,7 +29,7 @@ def command(*words):
 
 @pytest.fixture
 def clip(tmp_path):
-    """Two frames, which are covered without a model of pictures at work."""
+    """Two frames, which are covered without a model of pictures at checkpoint."""
     small = np.ascontiguousarray(data.astronaut()[:240, 100:340])
     return write_clip(tmp_path / "clip.mp4", [small, small], [0, 40])
 
@@ -171,10 +171,12 @@ def test_a_video_that_changes_during_the_run_is_refused(clip, tmp_path, monkeypa
     other = write_clip(tmp_path / "other.mp4", [background(120, 160)] * 2, [0, 40])
     note = None
 
-    def spy(pipe, linked, output, options, work, audio, identities, noted, tell):
+    def spy(pipe, linked, output, options, checkpoint, audio, identities, noted, on_progress):
         nonlocal note
         note = noted
-        return anonymize_video(pipe, linked, output, options, work, audio, identities, before_writing, tell)
+        return anonymize_video(
+            pipe, linked, output, options, checkpoint, audio, identities, before_writing, on_progress
+        )
 
     monkeypatch.setattr("nullface_pipeline.video.anonymize_video", spy)
     result = command(clip, "--output", tmp_path / "out")

@@ -44,19 +44,19 @@ def test_a_damaged_file_is_refused_or_written_whole(tmp_path, suffix):
     source = write_clip(tmp_path / f"in{suffix}", noise, pts, base, codec=CODECS[suffix], sound=suffix != ".webm")
     content, rng = source.read_bytes(), np.random.default_rng(1)
     kind, refused = output_suffix(source), 0
-    result, piece = tmp_path / f"out{kind}", tmp_path / "0.nut"
+    result, segment = tmp_path / f"out{kind}", tmp_path / "0.nut"
     for audio in ("none", "keep", "pitch") * 2:
         source.write_bytes(mutated(content, rng))
         result.unlink(missing_ok=True)
         try:
             check_audio(source, audio, kind)
             frames = list(read_frames(source))
-            write_segment(piece, frames, read_info(source), kind)
+            write_segment(segment, frames, read_info(source), kind)
             with whole_file(result) as temporary:
-                join_segments(temporary, [piece], source, audio, kind)
+                join_segments(temporary, [segment], source, audio, kind)
             assert len(list(read_frames(result))) == len(frames)
         except VideoError as error:
             refused += 1
             assert len(str(error).splitlines()) == 1
-            assert {path.name for path in tmp_path.iterdir()} <= {source.name, piece.name}
+            assert {path.name for path in tmp_path.iterdir()} <= {source.name, segment.name}
     assert refused

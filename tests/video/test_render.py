@@ -9,10 +9,12 @@ from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_target import FaceTarget, is_upside_down
 from nullface_pipeline.photo_options import PhotoOptions
-from nullface_pipeline.video.render import Done, Rendering, is_only_new, shown_in_front
-from nullface_pipeline.video.run import find_covered_tracks
+from nullface_pipeline.video.compose import FramePlan, shown_in_front
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.report import find_covered_tracks
 from nullface_pipeline.video.states import track_states
 from nullface_pipeline.video.tracks import Track
+from nullface_pipeline.video.verify import is_only_new
 
 from .test_tracks import ANN, BOB, FPS, box, landmarks
 
@@ -27,10 +29,10 @@ def standing(x, frames, who, size=40.0):
     return Track(np.array(frames), boxes, points, np.ones(len(frames)), (0, 60), who)
 
 
-def rendered(*tracks, hosts=None):
+def rendered(*tracks, parents=None):
     states = [track_states(each, TIMES, [other for other in tracks if other is not each]) for each in tracks]
-    hosts = [None] * len(tracks) if hosts is None else hosts
-    return Rendering(None, None, 0, None, TIMES, [(0, 60)], states, [ANN, BOB], [0, 0], hosts)
+    parents = [None] * len(tracks) if parents is None else parents
+    return Rendering(None, None, 0, None, TIMES, [(0, 60)], states, [ANN, BOB], [0, 0], parents)
 
 
 def new_face(track, mask=1.0):
@@ -50,7 +52,7 @@ def shown(rendering, done, number):
 
 def test_a_patch_leaves_out_the_new_face_in_front_of_it():
     rendering = rendered(FRONT, GONE)
-    done = Done({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
+    done = FramePlan({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
     front = shown(rendering, done, 30)
     assert front[60, 100] and not front[60, 150] and not front[10, 100]
     # Not more than the face: what is beside it may be somebody else's.
@@ -58,30 +60,30 @@ def test_a_patch_leaves_out_the_new_face_in_front_of_it():
 
 
 def test_a_patch_lies_over_what_is_not_replaced():
-    done = Done({0: new_face(FRONT, mask=0.5)}, {1: (GONE.boxes[0], 1.0)}, [])
+    done = FramePlan({0: new_face(FRONT, mask=0.5)}, {1: (GONE.boxes[0], 1.0)}, [])
     assert not shown(rendered(FRONT, GONE), done, 30).any()
 
 
-@pytest.mark.parametrize(("number", "hosts"), [(5, [None, None]), (30, [None])])
-def test_the_patch_of_a_face_that_was_found_lies_over_all(number, hosts):
+@pytest.mark.parametrize(("number", "parents"), [(5, [None, None]), (30, [None])])
+def test_the_patch_of_a_face_that_was_found_lies_over_all(number, parents):
     """In the frame that shows it, or in the finished picture."""
-    done = Done({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
-    assert not shown(rendered(FRONT, GONE, hosts=hosts), done, number).any()
+    done = FramePlan({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
+    assert not shown(rendered(FRONT, GONE, parents=parents), done, number).any()
 
 
 @pytest.mark.parametrize("number", [5, 30])
 def test_the_patch_of_a_false_detection_never_lies_over_a_new_face(number):
     """No frame shows it clearly. A face that only the finished picture shows is another matter."""
     doubtful = replace(GONE, scores=np.full(len(GONE.frames), 0.45))
-    done = Done({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
+    done = FramePlan({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
     assert shown(rendered(FRONT, doubtful), done, number)[60, 100]
-    assert not shown(rendered(FRONT, doubtful, hosts=[None]), done, number).any()
+    assert not shown(rendered(FRONT, doubtful, parents=[None]), done, number).any()
 
 
 def test_covered_tracks_are_reported_with_their_seconds_and_reason():
     doubtful = replace(standing(160, range(20, 22), BOB), scores=np.array([0.41, 0.38]))
     part = standing(100, range(30, 32), BOB, size=10.0)
-    rendering = rendered(FRONT, doubtful, part, hosts=[None, None, 0])
+    rendering = rendered(FRONT, doubtful, part, parents=[None, None, 0])
     (covered,) = find_covered_tracks(replace(rendering, options=PhotoOptions()))
     assert covered.start <= TIMES[20] < TIMES[21] <= covered.end
     assert covered.score == pytest.approx(0.41) and covered.box == tuple(doubtful.boxes[0])
@@ -90,14 +92,14 @@ def test_covered_tracks_are_reported_with_their_seconds_and_reason():
 
 def test_a_face_that_was_not_found_itself_is_not_in_front():
     guessed = standing(100, [n for n in range(60) if n != 30], ANN)
-    done = Done({0: new_face(guessed)}, {1: (GONE.boxes[0], 1.0)}, [])
+    done = FramePlan({0: new_face(guessed)}, {1: (GONE.boxes[0], 1.0)}, [])
     rendering = rendered(guessed, GONE)
     assert not shown(rendering, done, 30).any() and shown(rendering, done, 31).any()
 
 
 def test_somebody_far_from_a_face_that_was_found_stays():
-    done = Done({0: new_face(FRONT)}, {1: (box(400, 60), 1.0)}, [])
-    assert shown(rendered(FRONT, GONE, hosts=[None]), done, 30).any()
+    done = FramePlan({0: new_face(FRONT)}, {1: (box(400, 60), 1.0)}, [])
+    assert shown(rendered(FRONT, GONE, parents=[None]), done, 30).any()
 
 
 def upside_down(x, y, size):

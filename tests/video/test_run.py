@@ -17,11 +17,20 @@ from nullface_pipeline.face_target import make_target
 from nullface_pipeline.identity_choices import OppositeIdentity
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.photo_records import NoFaceFoundError
-from nullface_pipeline.video import Work, anonymize_video, link_video, one_face_a_person, run
-from nullface_pipeline.video.look import look, read_look
-from nullface_pipeline.video.render import Rendering, kept_tracks
-from nullface_pipeline.video.run import count_found, piece_spans, render_pieces
+from nullface_pipeline.video import (
+    VideoCheckpoint,
+    anonymize_video,
+    consistent_identities,
+    link_video,
+    segments,
+    writer,
+)
+from nullface_pipeline.video.detections import detect_faces, read_detections
+from nullface_pipeline.video.new_faces import NewFaces
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.segments import render_segments, segment_spans, total_counts
 from nullface_pipeline.video.states import BEYOND, track_states
+from nullface_pipeline.video.targets import kept_tracks
 
 from .clips import astronaut, background, make_clip, read_back, sway, write_clip
 from .whole_run import QUICK
@@ -44,9 +53,9 @@ def source(clip, tmp_path):
 
 
 def anonymize(pipe, source, output, **options):
-    work = Work(output.with_suffix(".work"), "test", seed=7)
-    linked = link_video(pipe.face_analyser, source, work)
-    return anonymize_video(pipe, linked, output, PhotoOptions(**{**QUICK, **options}), work)
+    checkpoint = VideoCheckpoint(output.with_suffix(".work"), "test", seed=7)
+    linked = link_video(pipe.face_analyser, source, checkpoint)
+    return anonymize_video(pipe, linked, output, PhotoOptions(**{**QUICK, **options}), checkpoint)
 
 
 def changed(before, after, box):
@@ -56,13 +65,13 @@ def changed(before, after, box):
 
 
 def test_a_look_goes_on_where_it_was(pipe, source, tmp_path):
-    whole = look(source, pipe.face_analyser, tmp_path)
+    whole = detect_faces(source, pipe.face_analyser, tmp_path)
     assert len(whole.frames) == 12 and len(whole.faces) >= 12
     for name in ("frames.bin", "faces.bin"):
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) * 2 // 3 + 5])
-    assert 6 <= len(read_look(tmp_path).frames) <= 8
-    again = look(source, pipe.face_analyser, tmp_path)
+    assert 6 <= len(read_detections(tmp_path).frames) <= 8
+    again = detect_faces(source, pipe.face_analyser, tmp_path)
     assert np.array_equal(again.frames, whole.frames) and np.array_equal(again.faces, whole.faces)
 
 
@@ -86,7 +95,7 @@ def test_options_of_photos_are_refused(pipe, source, tmp_path, option, message):
 
 
 def test_who_agreed_is_left_only_where_track_and_frame_say_so(pipe, clip, source, tmp_path):
-    linked = link_video(pipe.face_analyser, source, Work(tmp_path / "w", "", 0))
+    linked = link_video(pipe.face_analyser, source, VideoCheckpoint(tmp_path / "w", "", 0))
     (hers,) = [number for number, track in enumerate(linked.tracks) if len(track.frames) == 12]
     who = linked.tracks[hers].embedding
 
@@ -123,9 +132,30 @@ def test_pieces_are_as_long_as_fits(size, length):
     class Info:
         height, width = size
 
-    spans = piece_spans(Info, 100)
+    spans = segment_spans(Info, 100)
     assert spans[0] == (0, length) and spans[-1][1] == 100
     assert all(end == start for (_, end), (start, _) in zip(spans, spans[1:]))
+
+
+@pytest.mark.video
+def test_a_result_does_not_depend_on_the_length_of_its_segments(pipe, tmp_path, monkeypatch):
+    """A bar hides the face where the second segment of eight frames begins. Encoded without loss, to compare pixels."""
+
+    def bar(number, frame):
+        frame[50:100, 40:140] = (40, 60, 50) if 8 <= number < 13 else frame[50:100, 40:140]
+        return frame
+
+    made = make_clip({"a": (astronaut(), sway(90, 72, 62, 6))}, 22, SIZE, change=bar)
+    path = write_clip(tmp_path / "in.mp4", made.frames, made.pts)
+    lossless = ("libx264", {"crf": "0", "preset": "ultrafast"})
+    monkeypatch.setitem(writer.FORMATS, ".mp4", ("mp4", lossless, *writer.FORMATS[".mp4"][2:]))
+    frames, reports = [], []
+    for length in (8, 64):
+        monkeypatch.setattr(segments, "SEGMENT_FRAMES", (length, length))
+        reports.append(anonymize(pipe, path, tmp_path / f"{length}.mp4"))
+        frames.append(read_back(tmp_path / f"{length}.mp4")[0])
+    assert reports[0] == reports[1] and reports[0].switches > 0
+    assert np.array_equal(*frames)
 
 
 @pytest.mark.video
@@ -134,7 +164,7 @@ def test_every_face_is_replaced_and_nothing_else(pipe, clip, source, tmp_path):
     before, times = read_back(source)
     after, new_times = read_back(tmp_path / "out.mp4")
     assert new_times == times and len(times) == 12
-    assert report.frames == 12 and report.anonymized + report.covered >= 12 and report.failed == 0
+    assert report.frames == 12 and report.replaced + report.covered >= 12 and report.failed == 0
     for number, boxes in enumerate(clip.boxes):
         assert changed(before[number], after[number], boxes["a"]) > 0.5
     assert changed(before[0], after[0], np.array([0, 0, 30, 140])) < 0.01
@@ -144,7 +174,7 @@ def test_every_face_is_replaced_and_nothing_else(pipe, clip, source, tmp_path):
 def test_what_still_is_the_person_is_covered(pipe, clip, source, tmp_path):
     """With a threshold that nothing passes."""
     report = anonymize(pipe, source, tmp_path / "out.mp4", similarity_threshold=-1.0)
-    assert report.anonymized == 0 and report.patched_frames == 12
+    assert report.replaced == 0 and report.patched_frames == 12
     after, _ = read_back(tmp_path / "out.mp4")
     for number, boxes in enumerate(clip.boxes):
         x0, y0, x1, y1 = boxes["a"].round().astype(int) + [6, 8, -6, -8]
@@ -164,7 +194,7 @@ def test_who_agreed_is_left_but_not_in_a_shot_that_does_not_show_her_surely(pipe
     shares = [changed(*frames, box) for *frames, box in zip(before, after, boxes)]
     # Not in each of the first: a second track may be found in her hair, and has a patch.
     assert min(shares[:6]) < 0.1 and min(shares[6:]) > 0.4, shares
-    assert report.kept == 6 and report.anonymized + report.gaps + report.covered >= 6
+    assert report.kept == 6 and report.replaced + report.gaps + report.covered >= 6
 
 
 @pytest.mark.video
@@ -225,9 +255,9 @@ def test_one_face_for_a_person_in_two_videos(pipe, tmp_path):
     for name, seed in (("one", 0), ("two", 3)):
         made = make_clip({"a": (astronaut(), sway(90, 72, 62, 6))}, 4, SIZE, seed=seed)
         path = write_clip(tmp_path / f"{name}.mp4", made.frames, made.pts)
-        linked.append(link_video(pipe.face_analyser, path, Work(tmp_path / name, "", 0)))
+        linked.append(link_video(pipe.face_analyser, path, VideoCheckpoint(tmp_path / name, "", 0)))
     hers = [next(number for number, track in enumerate(video.tracks) if len(track.frames) == 4) for video in linked]
-    identities = one_face_a_person(linked, 0.54)
+    identities = consistent_identities(linked, 0.54)
     first, second = (identities[number][track] for number, track in enumerate(hers))
     assert np.array_equal(first, second)
     own = [video.tracks[track].embedding for video, track in zip(linked, hers)]
@@ -235,45 +265,71 @@ def test_one_face_for_a_person_in_two_videos(pipe, tmp_path):
 
 
 def test_work_on_something_else_is_thrown_away(tmp_path):
-    work = Work(tmp_path / "w", "one", seed=1)
-    work.note(0, {"covered": 2})
-    assert Work(tmp_path / "w", "one", seed=2).seed == 1
-    assert Work(tmp_path / "w", "one", seed=2).counts(0) == {"covered": 2}
-    assert Work(tmp_path / "w", "one", seed=2, fixed=True).counts(0) is None
-    other = Work(tmp_path / "w", "two", seed=3)
-    assert other.seed == 3 and other.counts(0) is None
+    checkpoint = VideoCheckpoint(tmp_path / "w", "one", seed=1)
+    checkpoint.finish(0, {"counts": {"covered": 2}})
+    assert VideoCheckpoint(tmp_path / "w", "one", seed=2).seed == 1
+    assert VideoCheckpoint(tmp_path / "w", "one", seed=2).summary(0) == {"counts": {"covered": 2}}
+    assert VideoCheckpoint(tmp_path / "w", "one", seed=2, fixed=True).summary(0) is None
+    other = VideoCheckpoint(tmp_path / "w", "two", seed=3)
+    assert other.seed == 3 and other.summary(0) is None
     assert oct((tmp_path / "w").stat().st_mode)[-3:] == "700"
-    assert oct((tmp_path / "w/work.json").stat().st_mode)[-3:] == "600"
+    assert oct((tmp_path / "w/checkpoint.json").stat().st_mode)[-3:] == "600"
 
 
 def test_what_is_found_late_reopens_what_it_reaches(tmp_path):
-    work = Work(tmp_path / "w", "one", seed=1)
-    work.note(0, {})
-    work.add_line("found.jsonl", [5, 0.0, 0.0, 9.0, 9.0])
-    (work.folder / "found.jsonl").open("a").write("\n[7, 1.0")
-    work.add_line("found.jsonl", [8, 1.0, 1.0, 9.0, 9.0])
-    assert [line[0] for line in work.lines("found.jsonl")] == [5, 8]
-    work.reopen(0)
-    assert work.counts(0) is None
+    checkpoint = VideoCheckpoint(tmp_path / "w", "one", seed=1)
+    checkpoint.finish(0, {})
+    checkpoint.add_line("found.jsonl", [5, 0.0, 0.0, 9.0, 9.0])
+    (checkpoint.folder / "found.jsonl").open("a").write("\n[7, 1.0")
+    checkpoint.add_line("found.jsonl", [8, 1.0, 1.0, 9.0, 9.0])
+    assert [line[0] for line in checkpoint.lines("found.jsonl")] == [5, 8]
+    checkpoint.reopen(0)
+    assert checkpoint.summary(0) is None
 
 
-def test_a_face_found_late_reopens_the_segments_before_and_after(tmp_path, monkeypatch):
-    work, spans = Work(tmp_path / "work", "test", seed=7), [(0, 8), (8, 16), (16, 24), (24, 32)]
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """A checkpoint in which all of four segments are finished but for the second, and its rendering."""
+    checkpoint, spans = VideoCheckpoint(tmp_path / "work", "test", seed=7), [(0, 8), (8, 16), (16, 24), (24, 32)]
     for start in (0, 16, 24):
-        work.note(start, {})
+        checkpoint.finish(start, {})
+    monkeypatch.setattr(segments, "read_frames", lambda path: iter([None] * 32))
+    monkeypatch.setattr(NewFaces, "between", lambda *_: {})
     rendering = Rendering(None, PhotoOptions(), 7, None, np.arange(32) * 0.08, [(0, 32)], [], [], [], [])
 
-    def finds_a_face(rendering, path, suffix, piece):
-        path.touch()
-        rendering.cover_found(14, np.array([0.0, 0.0, 9.0, 9.0]))
+    def render(finds):
+        def render_segment(rendering, path, *_):
+            path.touch()
+            finds(rendering)
+            return {}
 
-    monkeypatch.setattr(run, "read_frames", lambda path: iter([]))
-    monkeypatch.setattr(run, "render_piece", finds_a_face)
-    monkeypatch.setattr(run, "count", lambda *_: {})
+        monkeypatch.setattr(segments, "render_segment", render_segment)
+        render_segments(rendering, tmp_path, ".mp4", [(8, 16)], spans, checkpoint, lambda *_: None)
+        return [start for start, _ in spans if checkpoint.summary(start) is None]
+
+    return checkpoint, rendering, render
+
+
+def test_a_face_found_late_reopens_the_segments_before_and_after(finished):
+    checkpoint, rendering, render = finished
+    reopened = render(lambda rendering: rendering.cover_found(14, np.array([0.0, 0.0, 9.0, 9.0])))
     reach = rendering.times[14] + np.array([-BEYOND, BEYOND])
-    render_pieces(rendering, tmp_path, ".mp4", [(8, 16)], spans, work, lambda *_: None)
-    for start, end in spans:
-        reached = start != 8 and rendering.times[start] <= reach[1] and rendering.times[end - 1] >= reach[0]
-        assert (work.counts(start) is None) == reached, start
-    work.reopen(8)
-    assert count_found(work) == 1
+    reached = [n for n in (0, 16, 24) if rendering.times[n] <= reach[1] and rendering.times[n + 7] >= reach[0]]
+    assert reopened == reached
+    assert len(list(checkpoint.lines("found.jsonl"))) == 1
+
+
+@pytest.mark.parametrize(("number", "reopened"), [(8, [0]), (12, []), (14, [16])])
+def test_a_failure_reopens_the_segments_that_its_cover_reaches(finished, number, reopened):
+    checkpoint, rendering, render = finished
+    rendering.cover_found(12, np.array([0.0, 0.0, 9.0, 9.0]))
+    assert render(lambda rendering: rendering.failed.add((number, 0))) == reopened
+    assert list(checkpoint.lines("failed.jsonl")) == [[number, 0]]
+
+
+def test_switches_count_across_segments(tmp_path):
+    checkpoint = VideoCheckpoint(tmp_path / "w", "one", seed=1)
+    checkpoint.finish(0, {"counts": {"switches": 1, "covered": 2}, "first": {"0": 0}, "last": {"0": 1, "1": 0}})
+    checkpoint.finish(8, {"counts": {"covered": 3}, "first": {"0": 0, "2": 1}, "last": {"0": 0}})
+    totals = total_counts(checkpoint, [(0, 8), (8, 16)])
+    assert totals["switches"] == 2 and totals["covered"] == 5

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nullface_pipeline.video.look import FACE, FRAME, Look
-from nullface_pipeline.video.tracks import Track, find_hiders, find_hosts, frontality, link_faces
+from nullface_pipeline.video.detections import FACE, FRAME, Detections
+from nullface_pipeline.video.tracks import Track, find_occluders, find_parent_tracks, frontality, link_faces
 
 
 SAME = 0.54
@@ -44,7 +44,7 @@ def made(frames):
     embeds = [np.stack([seen_as(who, rng) for _, who in f]) if f else np.zeros((0, 512), np.float32) for f in frames]
     entries = np.zeros(len(frames), FRAME)
     entries["faces"] = [len(frame) for frame in frames]
-    return Look(entries, faces, np.concatenate([[0], np.cumsum(entries["faces"])])), embeds
+    return Detections(entries, faces, np.concatenate([[0], np.cumsum(entries["faces"])])), embeds
 
 
 def link(frames, shots=None):
@@ -123,10 +123,10 @@ def test_a_mouth_that_is_taken_for_a_face_is_part_of_one():
     beside = Track(
         frames[2:5], np.stack([box(80, 60, size=20)] * 3), np.zeros((3, 5, 2)), np.full(3, 0.5), (0, 10), BOB
     )
-    assert find_hosts([face, mouth, beside]) == [None, 0, None]
+    assert find_parent_tracks([face, mouth, beside]) == [None, 0, None]
     # A face that something larger and less like a face seems to surround is none.
     larger = replace(face, scores=np.full(10, 0.4))
-    assert find_hosts([larger, mouth]) == [None, None]
+    assert find_parent_tracks([larger, mouth]) == [None, None]
 
 
 def standing(x, frames, size=40, shot=(0, 10)):
@@ -137,7 +137,7 @@ def standing(x, frames, size=40, shot=(0, 10)):
 
 def test_whoever_hides_somebody_has_a_head_of_their_own():
     front, behind, elsewhere = standing(50, range(10)), standing(90, range(3)), standing(50, range(10), shot=(10, 20))
-    assert find_hiders([front, behind, elsewhere], [None] * 3) == [[behind], [front], []]
+    assert find_occluders([front, behind, elsewhere], [None] * 3) == [[behind], [front], []]
     # The same head, found a second time in a larger box; and a part of it, which nobody hides.
     twice, mouth = standing(55, [4], size=90), standing(50, [2], size=10)
-    assert find_hiders([front, twice, mouth], [None, None, 0]) == [[], [], []]
+    assert find_occluders([front, twice, mouth], [None, None, 0]) == [[], [], []]

@@ -1,4 +1,4 @@
-"""Writing: pieces joined exactly, the sound as asked for, and nothing else of the original's container."""
+"""Writing: segments joined exactly, the sound as asked for, and nothing else of the original's container."""
 
 import errno
 from fractions import Fraction
@@ -24,13 +24,13 @@ SECRET = b"\xff\xd8\xff\xe0 a picture of Ann \xff\xd9"
 
 
 def copy(source, target, audio="none", cut=4):
-    """Through two pieces; returns the path of the result."""
+    """Through two segments; returns the path of the result."""
     info = read_info(source)
     frames = list(read_frames(source))
-    pieces = [target.parent / "0.nut", target.parent / "1.nut"]
-    write_segment(pieces[0], frames[:cut], info, target.suffix)
-    write_segment(pieces[1], frames[cut:], info, target.suffix)
-    join_segments(target, pieces, source, audio, target.suffix)
+    segments = [target.parent / "0.nut", target.parent / "1.nut"]
+    write_segment(segments[0], frames[:cut], info, target.suffix)
+    write_segment(segments[1], frames[cut:], info, target.suffix)
+    join_segments(target, segments, source, audio, target.suffix)
     return target
 
 

@@ -12,7 +12,7 @@ import torch
 
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.tiny_model import load_nullface_tiny
-from nullface_pipeline.video import Work, anonymize_video, link_video, run, work_folder
+from nullface_pipeline.video import VideoCheckpoint, anonymize_video, checkpoint_folder, link_video, segments
 
 
 # In three steps nullface-tiny does not get far enough from a face to pass its own check.
@@ -21,32 +21,32 @@ QUICK = {"preset": "preview", "similarity_threshold": 1.0, "accept_recognizable"
 
 def main(source: str, output: str, step: str = "", number: str = "0") -> None:
     torch.set_num_threads(1)
-    run.PIECE_FRAMES = (8, 8)
+    segments.SEGMENT_FRAMES = (8, 8)
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     calls = {"unet": 0}
 
-    def tell(told: str, done: int, total: int | None) -> None:
+    def on_progress(told: str, done: int, total: int | None) -> None:
         if (told, done) == (step, int(number)):
             os.kill(os.getpid(), signal.SIGKILL)
 
     def count(*_) -> None:
         calls["unet"] += 1
-        tell("unet", calls["unet"], None)
+        on_progress("unet", calls["unet"], None)
 
     pipe.unet.register_forward_pre_hook(count)
-    work = Work(work_folder(Path(output)), "test", seed=7)
-    linked = link_video(pipe.face_analyser, Path(source), work, tell)
+    checkpoint = VideoCheckpoint(checkpoint_folder(Path(output)), "test", seed=7)
+    linked = link_video(pipe.face_analyser, Path(source), checkpoint, on_progress)
     anonymize_video(
         pipe,
         linked,
         Path(output),
         PhotoOptions(**QUICK),
-        work,
-        before_writing=lambda path: tell("joined", 0, None),
-        tell=tell,
+        checkpoint,
+        before_writing=lambda path: on_progress("joined", 0, None),
+        on_progress=on_progress,
     )
-    work.remove()
+    checkpoint.remove()
 
 
 if __name__ == "__main__":

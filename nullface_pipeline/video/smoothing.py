@@ -1,7 +1,6 @@
-"""New faces that do not flicker: each is averaged with those before and after it, moved to where its own frame has them.
+"""Temporal smoothing: each new face is averaged with those of neighbouring frames, after motion compensation.
 
-How the face moves is known from the original: the optical flow between two of its crops (Kroeger et al. 2016,
-arXiv 1603.03590) says where each of its points has gone, and what was made of one frame follows it to the other.
+The motion is the optical flow between the crops of the originals (Kroeger et al. 2016, arXiv 1603.03590).
 """
 
 from collections.abc import Mapping
@@ -12,32 +11,26 @@ import numpy as np
 from nullface_pipeline.face_target import FaceTarget
 
 
-# So many frames before and after a frame count as much as itself, and less the more the originals still differ where they
-# were moved to: e^-1 times as much for so many grey levels.
-NEAR, ALIKE = 16, 24.0
+# Frames before and after that a frame is averaged with. Their weight falls with the difference of the originals after
+# motion compensation: to 1/e at this many grey levels.
+AVERAGED, SIMILAR = 16, 24.0
 
 # Motion is looked for in crops of at most so many pixels; it is smooth, and larger crops only take longer.
 FLOW_SIZE = 128
 
 
-def steady_results(made: Mapping[int, FaceTarget]) -> dict[int, np.ndarray]:
-    """The results of one track that flicker less, each with its frame's own expression.
+def smooth_result(made: Mapping[int, FaceTarget], number: int) -> np.ndarray:
+    """Average the new face of one frame with those of the frames around it; it keeps its own expression.
 
     Args:
-        made (`Mapping[int, FaceTarget]`): by the number of the frame, all with results.
+        made (`Mapping[int, FaceTarget]`): new faces of one track by frame, with results.
+        number (`int`): frame of the face.
 
     Returns:
-        (size, size, 3) uint8 RGB by the number of the frame.
+        (size, size, 3) uint8 RGB.
     """
-    return {
-        number: averaged_result(target, [made[other] for other in around(number) if other in made])
-        for number, target in made.items()
-    }
-
-
-def around(number: int) -> list[int]:
-    """The frames that count in a frame, without itself."""
-    return [*range(number - NEAR, number), *range(number + 1, number + NEAR + 1)]
+    around = range(number - AVERAGED, number + AVERAGED + 1)
+    return averaged_result(made[number], [made[other] for other in around if other in made and other != number])
 
 
 def averaged_result(target: FaceTarget, others: list[FaceTarget]) -> np.ndarray:
@@ -48,7 +41,7 @@ def averaged_result(target: FaceTarget, others: list[FaceTarget]) -> np.ndarray:
         assert other.result is not None
         places = moved_places(target.aligned, other.aligned)
         apart = np.abs(moved(other.aligned, places) - target.aligned).max(axis=-1)
-        weight = np.exp(-((cv2.GaussianBlur(apart, (0, 0), 1.0) / ALIKE) ** 2))[..., None]
+        weight = np.exp(-((cv2.GaussianBlur(apart, (0, 0), 1.0) / SIMILAR) ** 2))[..., None]
         mean += weight * moved(other.result, places)
         total += weight
     return np.asarray(np.clip(np.rint(mean / total), 0, 255), dtype=np.uint8)

@@ -23,7 +23,7 @@ FACE = np.dtype([("box", "<f4", 4), ("landmarks", "<f4", (5, 2)), ("score", "<f4
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Detections:
     """What a video shows.
 
     Attributes:
@@ -41,13 +41,13 @@ class Look:
         return range(self.starts[frame], self.starts[frame + 1])
 
 
-def read_look(folder: Path) -> Look:
+def read_detections(folder: Path) -> Detections:
     """As far as `look` has come in a folder."""
     frames, faces = _entries(folder / "frames.bin", FRAME), _entries(folder / "faces.bin", FACE)
     starts = np.concatenate([[0], np.cumsum(frames["faces"])]).astype(np.int64)
     # Only frames of which all faces are there.
     starts = starts[starts <= len(faces)]
-    return Look(frames[: len(starts) - 1], faces[: starts[-1]], starts)
+    return Detections(frames[: len(starts) - 1], faces[: starts[-1]], starts)
 
 
 def _entries(path: Path, kind: np.dtype) -> np.ndarray:
@@ -57,7 +57,9 @@ def _entries(path: Path, kind: np.dtype) -> np.ndarray:
     return np.fromfile(path, kind, path.stat().st_size // kind.itemsize)
 
 
-def look(video: Path, analyser: FaceAnalyser, folder: Path, tell: Callable[[], None] = lambda: None) -> Look:
+def detect_faces(
+    video: Path, analyser: FaceAnalyser, folder: Path, on_progress: Callable[[], None] = lambda: None
+) -> Detections:
     """Find the faces of every frame, or of those that an earlier look in the same folder did not come to.
 
     Args:
@@ -68,7 +70,7 @@ def look(video: Path, analyser: FaceAnalyser, folder: Path, tell: Callable[[], N
     Raises:
         VideoError: if a frame is refused.
     """
-    done = read_look(folder)
+    done = read_detections(folder)
     _cut(folder / "frames.bin", done.frames.nbytes)
     _cut(folder / "faces.bin", done.faces.nbytes)
     before: deque[np.ndarray] = deque(maxlen=LOOK_BACK)
@@ -83,8 +85,8 @@ def look(video: Path, analyser: FaceAnalyser, folder: Path, tell: Callable[[], N
                 frames.write(np.array((frame.pts, frame_changes(small, before), len(found)), FRAME).tobytes())
                 frames.flush()
             before.appendleft(small)
-            tell()
-    return read_look(folder)
+            on_progress()
+    return read_detections(folder)
 
 
 def _cut(path: Path, size: int) -> None:
@@ -92,18 +94,18 @@ def _cut(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def embed_frames(video: Path, analyser: FaceAnalyser, seen: Look) -> Iterator[np.ndarray]:
+def embed_frames(video: Path, analyser: FaceAnalyser, seen: Detections) -> Iterator[np.ndarray]:
     """(faces, 512) float32 for each frame in turn: who the faces are. Embeddings are never written anywhere."""
     for number, frame in enumerate(read_frames(video)):
         yield embed_rows(analyser, frame, seen, seen.rows(number))
 
 
-def embed_rows(analyser: FaceAnalyser, frame: Frame, seen: Look, rows: range) -> np.ndarray:
+def embed_rows(analyser: FaceAnalyser, frame: Frame, seen: Detections, rows: range) -> np.ndarray:
     """(len(rows), 512) float32, unit norm."""
     found = [embed_face(analyser, frame.pixels, seen.faces["landmarks"][row]) for row in rows]
     return np.stack(found) if found else np.zeros((0, 512), dtype=np.float32)
 
 
 def location(faces: np.ndarray, row: int) -> FaceLocation:
-    """An entry of `Look.faces` as what it stands for."""
+    """An entry of `Detections.faces` as what it stands for."""
     return FaceLocation(faces["box"][row], faces["landmarks"][row], float(faces["score"][row]))

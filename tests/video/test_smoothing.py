@@ -8,7 +8,7 @@ from skimage import data
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_target import FaceTarget
-from nullface_pipeline.video.steadiness import FLOW_SIZE, NEAR, averaged_result, moved, moved_places, steady_results
+from nullface_pipeline.video.smoothing import AVERAGED, FLOW_SIZE, averaged_result, moved, moved_places, smooth_result
 
 
 SIZE = 64
@@ -35,7 +35,7 @@ def steadied(originals):
     for number, aligned in enumerate(originals):
         lighter = aligned.astype(int) + 40 + FLICKER * (-1) ** number
         made[number] = target(aligned, np.clip(lighter, 0, 255).astype(np.uint8))
-    return [result.astype(int) for _, result in sorted(steady_results(made).items())]
+    return [smooth_result(made, number).astype(int) for number in sorted(made)]
 
 
 def test_new_faces_flicker_less():
@@ -82,5 +82,5 @@ def test_a_lone_frame_stays_as_it_is():
 
 def test_frames_that_are_too_far_away_do_not_count():
     near, far = (target(portrait(), np.full((SIZE, SIZE, 3), grey, np.uint8)) for grey in (100, 200))
-    results = steady_results({0: near, NEAR + 1: far})
-    assert np.all(results[0] == 100) and np.all(results[NEAR + 1] == 200)
+    made = {0: near, AVERAGED + 1: far}
+    assert np.all(smooth_result(made, 0) == 100) and np.all(smooth_result(made, AVERAGED + 1) == 200)

@@ -1,6 +1,6 @@
 """The folder of one video that is being worked on, so that a stopped run goes on where it was.
 
-It holds the boxes of faces, finished pieces, and the secret seed without which the rest would get other faces: no
+It holds the boxes of faces, finished segments, and the secret seed without which the rest would get other faces: no
 embedding, and no pixel of the original. It is for its owner's eyes, and goes when the video is finished.
 """
 
@@ -14,17 +14,21 @@ from typing import Any
 from nullface_pipeline.runs.atomic_files import write_whole
 
 
-def work_folder(output: Path) -> Path:
+def checkpoint_folder(output: Path) -> Path:
     """Where the work on a video lies: hidden beside its result."""
     return output.with_name(f".nullface-{sha256(output.name.encode()).hexdigest()[:16]}.work")
 
 
-def remove_work(output: Path) -> None:
+def remove_checkpoint(output: Path) -> None:
     """Delete the work folder of a result, if there is one."""
-    shutil.rmtree(work_folder(output), ignore_errors=True)
+    shutil.rmtree(checkpoint_folder(output), ignore_errors=True)
 
 
-class Work:
+# Figures of a finished segment, see `summarize`.
+SegmentSummary = dict[str, dict[str, int]]
+
+
+class VideoCheckpoint:
     """The work on one video.
 
     Args:
@@ -35,30 +39,30 @@ class Work:
 
     def __init__(self, folder: Path, made_from: str, seed: int, fixed: bool = False) -> None:
         self.folder = folder
-        earlier = _read_json(folder / "work.json") or {}
+        earlier = _read_json(folder / "checkpoint.json") or {}
         if earlier.get("made_from") != made_from or (fixed and earlier.get("seed") != seed):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700, parents=True)
             earlier = {"made_from": made_from, "seed": seed}
-            (folder / "work.json").touch(mode=0o600)
-            (folder / "work.json").write_text(json.dumps(earlier))
+            (folder / "checkpoint.json").touch(mode=0o600)
+            (folder / "checkpoint.json").write_text(json.dumps(earlier))
         self.seed: int = earlier["seed"]
 
-    def piece(self, start: int) -> Path:
-        """The file of the piece that begins with a frame; finished once `note` has been told of it."""
+    def segment(self, start: int) -> Path:
+        """The file of the segment that begins with a frame; it is finished after `finish`."""
         return self.folder / f"{start:09}.nut"
 
-    def note(self, start: int, counts: dict[str, int]) -> None:
-        """Say that a piece is finished, and what was done in it."""
-        write_whole(self.piece(start).with_suffix(".json"), json.dumps(counts).encode())
+    def finish(self, start: int, summary: SegmentSummary) -> None:
+        """Record that a segment is finished."""
+        write_whole(self.segment(start).with_suffix(".json"), json.dumps(summary).encode())
 
-    def counts(self, start: int) -> dict[str, int] | None:
-        """What was done in a piece; None if it is not finished."""
-        return _read_json(self.piece(start).with_suffix(".json"))
+    def summary(self, start: int) -> SegmentSummary | None:
+        """Figures of a segment; None if it is not finished."""
+        return _read_json(self.segment(start).with_suffix(".json"))
 
     def reopen(self, start: int) -> None:
-        """Have a finished piece made again."""
-        self.piece(start).with_suffix(".json").unlink(missing_ok=True)
+        """Have a finished segment made again."""
+        self.segment(start).with_suffix(".json").unlink(missing_ok=True)
 
     def add_line(self, name: str, line: Any) -> None:
         """Append to a list."""

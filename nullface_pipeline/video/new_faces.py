@@ -1,0 +1,125 @@
+"""New faces of a video's tracks: cut out, made in batches, and averaged over time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nullface_pipeline.face_edit import stronger
+from nullface_pipeline.face_target import FaceTarget
+from nullface_pipeline.identity_choices import IDENTITY_CHOICES
+from nullface_pipeline.video.reader import Frame
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.smoothing import AVERAGED, smooth_result
+from nullface_pipeline.video.targets import kept_tracks, track_target
+
+
+# A mask is joined with those of this many frames before and after, so that it does not shrink between neighbours.
+JOINED_MASKS = 2
+
+
+@dataclass(frozen=True, eq=False)
+class FrameFaces:
+    """Faces of one frame, by track.
+
+    Attributes:
+        targets (`dict[int, FaceTarget]`): faces to replace.
+        kept (`frozenset[int]`): tracks of people who agreed to be seen, see `kept_tracks`.
+    """
+
+    targets: dict[int, FaceTarget]
+    kept: frozenset[int]
+
+
+class NewFaces:
+    """Stream of new faces. A face depends on the frames around it, not on where segments begin.
+
+    Each batch of the UNet begins at a multiple of `batch_faces`, so a resumed run makes the same batches. Faces are held
+    only as long as later ones are averaged with them. Those that cannot be replaced are added to `rendering.failed`.
+
+    Args:
+        rendering (`Rendering`): plan of the video.
+        frames (`Iterator[Frame]`): all frames of the video.
+    """
+
+    def __init__(self, rendering: Rendering, frames: Iterator[Frame]) -> None:
+        self._rendering = rendering
+        self._frames = enumerate(frames)
+        self._read = 0
+        self._cut: dict[int, FrameFaces] = {}
+        self._made: dict[int, FrameFaces] = {}
+        self._next = 0
+
+    def between(self, start: int, end: int) -> dict[int, FrameFaces]:
+        """Averaged faces of the frames from `start` to before `end`; later calls ask for later frames."""
+        size = self._rendering.options.batch_faces
+        first = max(0, start - AVERAGED)
+        self._next = max(self._next, first // size * size)
+        self._made = {number: faces for number, faces in self._made.items() if number >= first}
+        while self._next < min(end + AVERAGED, len(self._rendering.times)):
+            self._make(range(self._next, self._next + size))
+            self._next += size
+        return {number: self._averaged(number) for number in range(start, end)}
+
+    def _make(self, numbers: range) -> None:
+        """Make the faces of one batch of frames, each track's together."""
+        self._cut_faces(numbers)
+        made = {number: self._with_joined_masks(number) for number in numbers if number in self._cut}
+        for index in sorted({index for faces in made.values() for index in faces.targets}):
+            batch = [number for number, faces in made.items() if index in faces.targets]
+            settings = stronger(
+                self._rendering.options.settings(self._rendering.pipe.presets), self._rendering.strengths[index]
+            )
+            results = IDENTITY_CHOICES[self._rendering.options.identity].new_faces(
+                self._rendering.pipe, [made[number].targets[index] for number in batch], settings
+            )
+            for number, result in zip(batch, results, strict=True):
+                made[number].targets[index] = replace(made[number].targets[index], result=result)
+        self._made |= made
+
+    def _cut_faces(self, numbers: range) -> None:
+        """Cut out the faces of frames, and of those whose masks theirs are joined with."""
+        first, last = numbers[0] - JOINED_MASKS, numbers[-1] + JOINED_MASKS
+        self._cut = {number: faces for number, faces in self._cut.items() if number >= first}
+        while self._read <= last and (read := next(self._frames, None)) is not None:
+            number, frame = read
+            self._read = number + 1
+            if number >= first:
+                self._cut[number] = cut_faces(self._rendering, number, frame.pixels)
+
+    def _with_joined_masks(self, number: int) -> FrameFaces:
+        """Faces of a frame that can be replaced, with their final masks."""
+        targets: dict[int, FaceTarget] = {}
+        for index, target in self._cut[number].targets.items():
+            around = range(number - JOINED_MASKS, number + JOINED_MASKS + 1)
+            near = [self._cut[other].targets.get(index, target) for other in around if other in self._cut]
+            mask = np.max([each.mask for each in near], axis=0)
+            # The wider mask of a retry is not needed any more, and would take as much memory as the mask.
+            joined = replace(target, mask=mask, wider_mask=mask)
+            if index in self._cut[number].kept:
+                continue
+            if joined.can_change:
+                targets[index] = joined
+            else:
+                self._rendering.failed.add((number, index))
+        return FrameFaces(targets, self._cut[number].kept)
+
+    def _averaged(self, number: int) -> FrameFaces:
+        targets: dict[int, FaceTarget] = {}
+        for index, target in self._made[number].targets.items():
+            made = {other: faces.targets[index] for other, faces in self._made.items() if index in faces.targets}
+            targets[index] = replace(target, result=smooth_result(made, number))
+        return FrameFaces(targets, self._made[number].kept)
+
+
+def cut_faces(rendering: Rendering, number: int, pixels: np.ndarray) -> FrameFaces:
+    """Cut out the faces of a frame. Those whose landmarks describe no face are added to `rendering.failed`."""
+    targets: dict[int, FaceTarget] = {}
+    for index, states in enumerate(rendering.tracks):
+        if states.has_face(number):
+            target = track_target(rendering, index, number, pixels)
+            if target is not None:
+                targets[index] = target
+            else:
+                rendering.failed.add((number, index))
+    return FrameFaces(targets, frozenset(kept_tracks(rendering, number, pixels)))

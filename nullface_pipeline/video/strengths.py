@@ -1,0 +1,71 @@
+"""How strong each track has to be anonymized, tried out on a few of its frames."""
+
+from pathlib import Path
+
+import numpy as np
+
+from nullface_pipeline.face_edit import hide_faces
+from nullface_pipeline.video.checkpoint import VideoCheckpoint
+from nullface_pipeline.video.progress import ProgressCallback
+from nullface_pipeline.video.reader import read_frames
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.states import State, TrackStates
+from nullface_pipeline.video.targets import track_target
+
+
+# Frames of a track that are tried before the others, at least so far apart, to find out how strong it has to be; there,
+# the result must be less similar by so much.
+PROBES, PROBES_APART = 8, 8
+
+PROBE_MARGIN = 0.05
+
+
+def find_strengths(
+    rendering: Rendering, path: Path, checkpoint: VideoCheckpoint, on_progress: ProgressCallback
+) -> list[int | None]:
+    """How strong each track has to be; None where it cannot be anonymized."""
+    wanted: dict[int, list[int]] = {}
+    for index, states in enumerate(rendering.tracks):
+        for number in probe_frames(states):
+            wanted.setdefault(number, []).append(index)
+    probes: list[list[int | None]] = [[] for _ in rendering.tracks]
+    done = dict(checkpoint.lines("probes.jsonl"))
+    pending = set(wanted) - set(done)
+    if pending:
+        for number, frame in enumerate(read_frames(path)):
+            if number in pending:
+                needed = probe_frame(rendering, number, frame.pixels, wanted[number])
+                done[number] = list(needed.items())
+                checkpoint.add_line("probes.jsonl", [number, done[number]])
+                on_progress("probing", len(done), len(wanted))
+            if number >= max(pending):
+                break
+    for number in wanted:
+        for index, attempt in done[number]:
+            probes[index].append(attempt)
+    return [needed_strength(found) for found in probes]
+
+
+def probe_frames(states: TrackStates) -> list[int]:
+    """A few frames of a track, spread over it, of those in which it is seen."""
+    seen = states.first + np.flatnonzero(states.states == State.seen)
+    if len(seen) == 0:
+        return []
+    count = int(np.clip(len(seen) // PROBES_APART, min(2, len(seen)), PROBES))
+    return sorted({int(seen[round(place)]) for place in np.linspace(0, len(seen) - 1, count + 2)[1:-1]})
+
+
+def probe_frame(rendering: Rendering, number: int, pixels: np.ndarray, indices: list[int]) -> dict[int, int | None]:
+    """How strong each of some tracks has to be in one frame, by `stronger`'s attempts; None where none will do."""
+    made = {index: track_target(rendering, index, number, pixels) for index in indices}
+    tried = {index: target for index, target in made.items() if target is not None}
+    threshold = rendering.threshold - PROBE_MARGIN
+    targets, _ = hide_faces(rendering.pipe, pixels, list(tried.values()), rendering.options, threshold)
+    needed = {i: t.attempts - 1 if t.is_hidden(threshold) else None for i, t in zip(tried, targets)}
+    return {index: needed.get(index) for index in indices}
+
+
+def needed_strength(probes: list[int | None]) -> int | None:
+    """The strength for a whole track: the highest that a probe needed; None if most of them failed."""
+    passed = [attempt for attempt in probes if attempt is not None]
+    return max(passed) if passed and 2 * len(passed) >= len(probes) else None

@@ -1,0 +1,69 @@
+"""The faces of a frame that are replaced: cut out by their smoothed landmarks, but for those of people who agreed to be seen."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from nullface_pipeline.face_identity import DetectedFace, embed_face, similarity
+from nullface_pipeline.face_target import FaceTarget, make_target
+from nullface_pipeline.photo import consent_threshold, find_kept_faces, read_references
+from nullface_pipeline.photo_options import MAX_SEED
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.states import TrackStates
+
+
+def kept_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[int]:
+    """Tracks of people who agreed to be seen, if all of the track and its face in this very frame both show one."""
+    if not rendering.options.skip_faces:
+        return set()
+    analyser, threshold = rendering.pipe.face_analyser, consent_threshold(rendering.pipe, rendering.options)
+    people = read_references(analyser, rendering.options.skip_faces)
+    # What was found later, in a finished segment, is nobody's.
+    faces = seen_faces(rendering, range(len(rendering.parents)), number)
+    now = {
+        index: replace(face, embedding=embed_face(analyser, pixels, face.landmarks))
+        for index, face in faces.items()
+        if max(similarity(face.embedding, person) for person in people) >= threshold
+    }
+    kept = find_kept_faces(analyser, list(now.values()), people, threshold)
+    return {index for index, face in now.items() if face in kept}
+
+
+def track_target(rendering: Rendering, index: int, number: int, pixels: np.ndarray) -> FaceTarget | None:
+    """A track's face in one frame, cut out by its smoothed landmarks; None where these describe no face."""
+    states = rendering.tracks[index]
+    place = number - states.first
+    smooth = _face(states, place, states.landmarks[place])
+    others = [
+        _face(other, number - other.first, other.landmarks[number - other.first])
+        for other in rendering.tracks
+        if other.has_face(number) and other is not states
+    ]
+    seed = (rendering.seed + index) % MAX_SEED
+    keep, identity = rendering.options.keep, rendering.identities[index]
+    try:
+        target = make_target(rendering.pipe, pixels, smooth, [smooth, *others], keep, None, seed, identity)
+    except ValueError:
+        return None
+    # What is compared later is the face at its own landmarks.
+    face = seen_face(states, number) or smooth
+    strength = rendering.strengths[index]
+    mask = target.wider_mask if strength else target.mask
+    return replace(target, face=face, mask=mask, attempts=strength)
+
+
+def seen_face(states: TrackStates, number: int) -> DetectedFace | None:
+    """A track's face as a frame was found to show it."""
+    own = np.flatnonzero(states.track.frames == number)
+    return _face(states, number - states.first, states.track.landmarks[own[0]]) if len(own) else None
+
+
+def seen_faces(rendering: Rendering, indices: Iterable[int], number: int) -> dict[int, DetectedFace]:
+    """`seen_face` of those tracks that a frame was found to show."""
+    faces = {index: seen_face(rendering.tracks[index], number) for index in indices}
+    return {index: face for index, face in faces.items() if face is not None}
+
+
+def _face(states: TrackStates, place: int, landmarks: np.ndarray) -> DetectedFace:
+    return DetectedFace(states.boxes[place], landmarks, 1.0, states.track.embedding)
