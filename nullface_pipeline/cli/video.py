@@ -3,7 +3,7 @@
 import contextlib
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +139,8 @@ def video(
         )
         jobs = find_jobs(run.videos, run.output, skip_face or [])
         with hold_folder(run.output):
-            code = _anonymize(run, run.options, jobs)
+            # Each track has one identity, which the album mode chooses.
+            code = _anonymize(run, replace(run.options, identity="opposite"), jobs)
     except (OSError, PhotoRefusedError, TypeError, ValueError) as error:
         fail(error)
     raise typer.Exit(code)
@@ -184,7 +185,7 @@ def _anonymize(run: VideoRun, face_options: PhotoOptions, jobs: "list[PhotoJob]"
     for outcome in split.refused:
         _refuse(outcome.job, outcome.reason)
     reports = _anonymize_videos(run, face_options, split.pending, jobs, record) if split.pending else {}
-    _print_reports(reports, run.model.model)
+    _print_reports(reports, run.model.model, run.options.identity)
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
     if run.model.model == "tiny" and reports:
@@ -350,7 +351,7 @@ def _progress() -> Progress:
     return make_progress("{task.fields[step]}", MofNCompleteColumn(), rate="frames", transient=True)
 
 
-def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
+def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str, identity: str) -> None:
     """One table a video, one row a figure."""
     made_with = " (nullface-tiny, a demonstration)" if model == "tiny" else ""
     for job, report in reports.items():
@@ -368,7 +369,7 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
         for name, value in rows.items():
             table.add_row(name, str(value))
         # A path is not broken over lines, however long it is.
-        console.print(f"{show(job.output)}{made_with}", soft_wrap=True)
+        console.print(f"{show(job.output)}{made_with}, {identity} identity", soft_wrap=True)
         console.print(table)
         for track in report.covered_tracks:
             box = ",".join(f"{corner:.0f}" for corner in track.box)

@@ -7,7 +7,9 @@ from nullface_pipeline.publish.hub import CLONE, PACKAGE, clone_folder, files_be
 
 
 # Of page, package and nullface-tiny. A photo that lies in one of these folders must not go to the Hub with them.
-SUFFIXES = frozenset({".css", ".html", ".js", ".json", ".md", ".npz", ".onnx", ".py", ".safetensors", ".txt"})
+SUFFIXES = frozenset(
+    {".css", ".html", ".jinja", ".js", ".json", ".md", ".npz", ".onnx", ".py", ".safetensors", ".txt"}
+)
 NAMES = frozenset({"SHA256SUMS"})
 EXTRAS = ("space", "video")
 

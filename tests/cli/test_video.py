@@ -44,7 +44,7 @@ def clip(tmp_path):
         (["photo.jpg"], "photo.jpg is a photo: give it to `nullface anonymize`"),
         (["clip.mp4", "--verifier", "pack"], "The face models 'pack' could not be loaded"),
         (["clip.mp4", "--skip-face", "1,2,3,4"], "--skip-face 1,2,3,4"),
-        (["clip.mp4", "--skip-face", "nobody.png"], "must show one face; 0 were found"),
+        (["clip.mp4", "--skip-face", "nobody.png"], "--skip-face needs reference photos"),
         (["clip.mp4", "--cover", "black"], "'black' is not one of"),
         (
             ["clip.mp4", "--identity", "consistent", "--identity-angle", "30"],
@@ -189,7 +189,7 @@ def test_a_table_fits_into_80_columns(clip, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(console, "width", 80)
     long = tmp_path / f"{'a long name ' * 10}.mp4"
     with console.capture() as captured:
-        _print_reports({PhotoJob(clip, long): report}, "tiny")
+        _print_reports({PhotoJob(clip, long): report}, "tiny", "opposite")
     lines = captured.get().splitlines()
     assert any(str(long) in line for line in lines)
     assert any("faces replaced " in line and "100000" in line for line in lines)
