@@ -37,14 +37,11 @@ if TYPE_CHECKING:
 class Audio(StrEnum):
     none = "none"
     keep = "keep"
-    pitch = "pitch"
 
 
 AudioName = Annotated[
     Audio,
-    typer.Option(
-        metavar="NAME", help="none; keep: the sound as it is; pitch: the voice lower.", rich_help_panel=options.FILES
-    ),
+    typer.Option(metavar="NAME", help="none, or keep: copy the sound.", rich_help_panel=options.FILES),
 ]
 
 

@@ -46,16 +46,12 @@ class VideoInfo:
         width, height (`int`): in square pixels, upright.
         time_base (`Fraction`): seconds in one unit of `Frame.pts`.
         rate (`Fraction`): frames a second, on average.
-        has_audio (`bool`): whether there is sound.
-        deep (`bool`): whether it has more than eight bits a channel.
     """
 
     width: int
     height: int
     time_base: Fraction
     rate: Fraction
-    has_audio: bool
-    deep: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +97,6 @@ def read_info(path: Path) -> VideoInfo:
             *size,
             time_base=Fraction(stream.time_base),
             rate=Fraction(stream.average_rate or stream.guessed_rate or 25),
-            has_audio=bool(container.streams.audio),
-            deep=max(component.bits for component in first.format.components) > 8,
         )
 
 
