@@ -26,6 +26,8 @@ from nullface_pipeline.protocols import NullFacePipeline
 
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nullface_pipeline.runs.jobs import PhotoJob
     from nullface_pipeline.runs.records import ResultRecord
     from nullface_pipeline.video import LinkedVideo, VideoCheckpoint, VideoReport
@@ -285,7 +287,7 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
         _refuse(job, str(error) if known else f"It could not be processed. {format_error(error)}.")
 
 
-def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> list[list[Any]]:
+def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> "list[list[np.ndarray]]":
     from nullface_pipeline.face_identity import same_person_similarity
     from nullface_pipeline.video import consistent_identities
 
@@ -298,7 +300,7 @@ def _finish(
     face_options: PhotoOptions,
     job: "PhotoJob",
     looked: LookedAt,
-    identities: list[Any] | None,
+    identities: "list[np.ndarray] | None",
     record: "ResultRecord",
     reports: "dict[PhotoJob, VideoReport]",
     progress: Progress,

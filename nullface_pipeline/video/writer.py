@@ -9,13 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nullface_pipeline.photo_files import DIGITAL_SOURCE_TYPE
 from nullface_pipeline.video.audio_headers import rebuilt_header
 from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_av, open_input
+
+
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,7 @@ def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: s
             _mux(output, packet)
 
 
-def _mux(output: Any, packet: Any) -> None:
+def _mux(output: "OutputContainer", packet: "Packet") -> None:
     """Write a packet. A full disk raises OSError, because it is not an error of the video."""
     av = import_av()
     try:
@@ -149,7 +156,7 @@ def check_audio(path: Path, audio: str, suffix: str) -> None:
                 _check_copied(source, FORMATS[suffix].container)
 
 
-def _check_copied(source: Any, container_format: str) -> bytes | None:
+def _check_copied(source: "AudioStream", container_format: str) -> bytes | None:
     """The header that the sound is to have in the new file; raises `VideoError` if it cannot be copied."""
     if source.codec_context is None:
         raise VideoError("Its sound has an unknown codec: use --audio none.")
@@ -165,11 +172,11 @@ def _check_copied(source: Any, container_format: str) -> bytes | None:
         ) from error
 
 
-def _when(packet: Any) -> Fraction:
-    return Fraction(packet.dts * packet.time_base)
+def _when(packet: "Packet") -> Fraction:
+    return Fraction((packet.dts or 0) * packet.time_base)
 
 
-def _video_packets(segments: Sequence[Path], stream: Any) -> Iterator[Any]:
+def _video_packets(segments: Sequence[Path], stream: "VideoStream") -> "Iterator[Packet]":
     for segment in segments:
         with open_input(segment) as input:
             for packet in input.demux(video=0):
@@ -179,7 +186,7 @@ def _video_packets(segments: Sequence[Path], stream: Any) -> Iterator[Any]:
                     yield packet
 
 
-def _copied_audio(input: Any, source: Any, stream: Any) -> Iterator[Any]:
+def _copied_audio(input: "InputContainer", source: "AudioStream", stream: "AudioStream") -> "Iterator[Packet]":
     av = import_av()
     for packet in input.demux(source):
         if packet.dts is not None:
