@@ -11,7 +11,6 @@ surroundings would tell anyway.
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +24,7 @@ from nullface_pipeline.face_covers import Ellipse, cover_faces
 from nullface_pipeline.face_identity import FaceLocation, locate_faces
 from nullface_pipeline.model_sets import load_detector
 from nullface_pipeline.photo_options import COVERS
+from nullface_pipeline.protocols import FaceAnalyser
 from training.portraits import load_portraits
 
 
@@ -56,7 +56,7 @@ def other_photo(photo: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return (255.0 * np.clip(lit + random.normal(0.0, 0.02, lit.shape), 0.0, 1.0)).astype(np.uint8)
 
 
-def find(analyser: Any, photo: np.ndarray, nose: np.ndarray | None = None) -> FaceLocation | None:
+def find(analyser: FaceAnalyser, photo: np.ndarray, nose: np.ndarray | None = None) -> FaceLocation | None:
     """The largest face, or the one that a nose lies in."""
     for face in locate_faces(analyser, photo):
         if nose is None or ((face.box[:2] < nose).all() and (nose < face.box[2:]).all()):
@@ -107,7 +107,7 @@ def rates(way: Way, people: list[Seen], others: list[Seen], recognizers: list[Re
     return [*np.max(by_attack, axis=0), max(alike), by_pixels]
 
 
-def found_anyway(way: Way, people: list[Seen], analyser: Any) -> float:
+def found_anyway(way: Way, people: list[Seen], analyser: FaceAnalyser) -> float:
     """How many covers in % the detector takes for a face."""
     covered = [find(analyser, way(photo, face), face.box.reshape(2, 2).mean(axis=0)) for photo, face in people]
     return 100.0 * sum(face is not None for face in covered) / len(people)

@@ -12,7 +12,6 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 from benchmarks.video import DIFFERENT, SCENE, SIZE, Marked, people
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
 from tests.video.clips import Clip, Motion, head_mask, make_clip, read_back, sway, write_clip
 
@@ -70,7 +70,7 @@ def seen_parts(clip: Clip, faces: dict[str, Marked]) -> Iterator[tuple[int, str,
                 yield number, name, shown
 
 
-def measure(pipe: Any, name: str, data: Path, preset: str, pictures: Path | None) -> dict[str, Any]:
+def measure(pipe: NullFacePipeline, name: str, data: Path, preset: str, pictures: Path | None) -> dict[str, object]:
     count, behind, front = CLIPS[name]
     faces = dict(zip("ab", people(data, 2, 2 * list(CLIPS).index(name))))
     clip = make_clip({"a": (faces["a"], behind), "b": (faces["b"], front)}, count, SIZE, seed=SCENE)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +24,7 @@ from nullface_pipeline.evaluation.recognizers import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
 from nullface_pipeline.video.reader import read_frames
 from nullface_pipeline.video.writer import write_segment
@@ -170,8 +170,8 @@ SCENES: dict[str, Callable[[list[Marked], int], Clip]] = {
 
 
 def measure(
-    pipe: Any, scene: str, data: Path, frames: int, first: int, preset: str, pictures: Path | None
-) -> dict[str, Any]:
+    pipe: NullFacePipeline, scene: str, data: Path, frames: int, first: int, preset: str, pictures: Path | None
+) -> dict[str, object]:
     """All figures of one scene."""
     chosen = people(data, 2, first)
     clip = SCENES[scene](chosen, frames)
@@ -216,18 +216,18 @@ def measure(
 class Counted:
     """Counts the samples that go through the UNet."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: NullFacePipeline) -> None:
         self.samples = 0
         self.hook = pipe.unet.register_forward_pre_hook(self._count, with_kwargs=True)
 
-    def _count(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _count(self, module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
         self.samples += len(args[0] if args else kwargs["sample"])
 
     def remove(self) -> None:
         self.hook.remove()
 
 
-def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str, np.ndarray]) -> dict[str, Any]:
+def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str, np.ndarray]) -> dict[str, object]:
     """Frames in which a known face is as it was, by its pixels and by dlib's recognizer; of faces behind others, only by
     the former."""
     dlib = DlibRecognizer()
@@ -267,13 +267,13 @@ def inner_box(box: np.ndarray, size: tuple[int, ...]) -> tuple[int, int, int, in
 
 
 def steadiness(
-    pipe: Any,
+    pipe: NullFacePipeline,
     clip: Clip,
     before: np.ndarray,
     after: np.ndarray,
     encoded: np.ndarray,
     landmarks: dict[str, np.ndarray],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Warping error and identity from frame to frame, where no patch is: of the result, of the original, and of the
     original encoded once more as the result is."""
     kinds = {"original": before, "encoded": encoded, "result": after}
@@ -297,7 +297,7 @@ def steadiness(
             points = five_points(landmarks["a"]) @ matrix[:, :2].T + matrix[:, 2]
             for kind, pictures in kinds.items():
                 embeds[kind].append(embed_face(pipe.face_analyser, pictures[number], points))
-    result: dict[str, Any] = {"uncovered_frames": sum(usable)}
+    result: dict[str, object] = {"uncovered_frames": sum(usable)}
     for kind in kinds:
         if errors[kind]:
             result[f"warping_error_{kind}"] = float(np.mean(errors[kind]))

@@ -26,6 +26,8 @@ from nullface_pipeline.protocols import NullFacePipeline
 
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from nullface_pipeline.runs.jobs import PhotoJob
     from nullface_pipeline.runs.records import ResultRecord
     from nullface_pipeline.video import LinkedVideo, VideoCheckpoint, VideoReport
@@ -37,14 +39,11 @@ if TYPE_CHECKING:
 class Audio(StrEnum):
     none = "none"
     keep = "keep"
-    pitch = "pitch"
 
 
 AudioName = Annotated[
     Audio,
-    typer.Option(
-        metavar="NAME", help="none; keep: the sound as it is; pitch: the voice lower.", rich_help_panel=options.FILES
-    ),
+    typer.Option(metavar="NAME", help="none, or keep: copy the sound.", rich_help_panel=options.FILES),
 ]
 
 
@@ -289,7 +288,7 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
         _refuse(job, str(error) if known else f"It could not be processed. {format_error(error)}.")
 
 
-def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> list[list[Any]]:
+def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> "list[list[np.ndarray]]":
     from nullface_pipeline.face_identity import same_person_similarity
     from nullface_pipeline.video import consistent_identities
 
@@ -302,7 +301,7 @@ def _finish(
     face_options: PhotoOptions,
     job: "PhotoJob",
     looked: LookedAt,
-    identities: list[Any] | None,
+    identities: "list[np.ndarray] | None",
     record: "ResultRecord",
     reports: "dict[PhotoJob, VideoReport]",
     progress: Progress,

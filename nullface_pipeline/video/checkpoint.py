@@ -64,13 +64,13 @@ class VideoCheckpoint:
         """Have a finished segment made again."""
         self.segment(start).with_suffix(".json").unlink(missing_ok=True)
 
-    def add_line(self, name: str, line: Any) -> None:
+    def add_line(self, name: str, line: object) -> None:
         """Append to a list."""
         with (self.folder / name).open("a") as file:
             # A line of its own, even after one that a killed run left half.
             file.write("\n" + json.dumps(line) + "\n")
 
-    def lines(self, name: str) -> Iterator[Any]:
+    def lines(self, name: str) -> Iterator[Any]:  # JSON
         """A list's whole lines."""
         path = self.folder / name
         for line in path.read_text().splitlines() if path.exists() else ():
@@ -84,7 +84,7 @@ class VideoCheckpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path) -> dict[str, Any] | None:  # JSON
     try:
         read = json.loads(path.read_text())
     except (OSError, ValueError):

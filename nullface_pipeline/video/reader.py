@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from nullface_pipeline.photo_records import PhotoRefusedError
+
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 
 # Transfer functions of high dynamic range, by their numbers in ITU-T H.273.
@@ -46,16 +52,12 @@ class VideoInfo:
         width, height (`int`): in square pixels, upright.
         time_base (`Fraction`): seconds in one unit of `Frame.pts`.
         rate (`Fraction`): frames a second, on average.
-        has_audio (`bool`): whether there is sound.
-        deep (`bool`): whether it has more than eight bits a channel.
     """
 
     width: int
     height: int
     time_base: Fraction
     rate: Fraction
-    has_audio: bool
-    deep: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +101,8 @@ def read_info(path: Path) -> VideoInfo:
         size = (height, width) if _quarter_turns(first) % 2 == 1 else (width, height)
         return VideoInfo(
             *size,
-            time_base=Fraction(stream.time_base),
+            time_base=stream.time_base or Fraction(1, 1000),
             rate=Fraction(stream.average_rate or stream.guessed_rate or 25),
-            has_audio=bool(container.streams.audio),
-            deep=max(component.bits for component in first.format.components) > 8,
         )
 
 
@@ -117,16 +117,15 @@ def read_frames(path: Path) -> Iterator[Frame]:
         shape: tuple[int, ...] | None = None
         last: int | None = None
         for number, decoded in enumerate(_decoded(container, stream)):
-            _check_frame(decoded, number, last)
+            last = _checked_pts(decoded, number, last)
             pixels = np.rot90(_to_rgb(decoded, stream), _quarter_turns(decoded))
             if pixels.shape != (shape := shape or pixels.shape):
                 raise VideoError(f"Its frames change their size at frame {number}: encode it again in one size first.")
-            last = decoded.pts
-            yield Frame(np.ascontiguousarray(pixels), decoded.pts)
+            yield Frame(np.ascontiguousarray(pixels), last)
 
 
 @contextlib.contextmanager
-def open_input(path: Path) -> Iterator[Any]:
+def open_input(path: Path) -> "Iterator[InputContainer]":
     """Open a video as a PyAV container. Errors of FFmpeg in the block become `VideoError`.
 
     Raises:
@@ -192,7 +191,7 @@ def _ebml_size(head: bytes, start: int) -> tuple[int | None, int]:
     return None if length == limit - 1 else length, start + width
 
 
-def _video_stream(container: Any) -> Any:
+def _video_stream(container: "InputContainer") -> "VideoStream":
     """The stream that is shown: the first that is not a cover picture. The others are dropped."""
     covers = 0x0400 | 0x0800  # attached_pic, timed_thumbnails
     streams = [stream for stream in container.streams.video if not int(stream.disposition) & covers]
@@ -207,7 +206,7 @@ def _video_stream(container: Any) -> Any:
     return stream
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+def _decoded(container: "InputContainer", stream: "VideoStream") -> "Iterator[VideoFrame]":
     end = 0.0
     # The duration of the container is that of its longest stream.
     for packet in container.demux():
@@ -217,7 +216,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
             continue
         if packet.is_corrupt:
             raise VideoError(_UNDECODABLE)
-        yield from packet.decode()
+        yield from stream.decode(packet)
     declared = (container.duration or 0) / 1e6
     if container.format.name.split(",")[0] in _DECLARE_DURATION and end < declared - _DURATION_TOLERANCE:
         raise VideoError(_INCOMPLETE)
@@ -229,7 +228,12 @@ _UNDECODABLE = (
 )
 
 
-def _check_frame(decoded: Any, number: int, last: int | None) -> None:
+def _checked_pts(decoded: "VideoFrame", number: int, last: int | None) -> int:
+    """Time of a frame that follows one of time `last`.
+
+    Raises:
+        VideoError: if the frame is damaged, has no later time, or a high dynamic range.
+    """
     if decoded.is_corrupt:
         raise VideoError(_UNDECODABLE)
     if decoded.pts is None or (last is not None and decoded.pts <= last):
@@ -240,16 +244,19 @@ def _check_frame(decoded: Any, number: int, last: int | None) -> None:
             f"It has a high dynamic range ({high_range}), which eight bits cannot show: convert it to SDR first, for "
             "example with HandBrake or with FFmpeg's filters zscale and tonemap."
         )
+    return decoded.pts
 
 
-def _quarter_turns(decoded: Any) -> int:
+def _quarter_turns(decoded: "VideoFrame") -> int:
     """How often the frame has to be turned to the left to be upright.
 
     Raises:
         VideoError: if that is not all that it takes.
     """
     if "DISPLAYMATRIX" in decoded.side_data:
-        a, b, _, c, d, *_ = np.frombuffer(bytes(decoded.side_data["DISPLAYMATRIX"]), dtype=np.int32).astype(float)
+        # PyAV's stubs list other kinds of side data only.
+        matrix = bytes(decoded.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]
+        a, b, _, c, d, *_ = np.frombuffer(matrix, dtype=np.int32).astype(float)
         if a * d - b * c <= 0:
             raise VideoError("Its picture is to be shown mirrored: encode it again as it is shown first.")
     if decoded.rotation % 90:
@@ -257,17 +264,17 @@ def _quarter_turns(decoded: Any) -> int:
     return int(decoded.rotation) // 90
 
 
-def _shown_size(decoded: Any, stream: Any) -> tuple[int, int]:
+def _shown_size(decoded: "VideoFrame", stream: "VideoStream") -> tuple[int, int]:
     """Width and height in square pixels, before any rotation; the shorter side of a pixel is stretched."""
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     if not 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
         raise VideoError(
             f"Its pixels are shown {float(aspect):g} times as wide as high: encode it with square pixels first."
         )
-    return round(decoded.width * max(aspect, 1)), round(decoded.height * max(1 / aspect, 1))
+    return round(decoded.width * max(aspect, Fraction(1))), round(decoded.height * max(1 / aspect, Fraction(1)))
 
 
-def _to_rgb(decoded: Any, stream: Any) -> np.ndarray:
+def _to_rgb(decoded: "VideoFrame", stream: "VideoStream") -> np.ndarray:
     """(H, W, 3) uint8 with square pixels; ITU-R BT.709 or 601, limited or full range, as the frame says."""
     width, height = _shown_size(decoded, stream)
     return np.asarray(decoded.to_ndarray(format="rgb24", width=width, height=height))

@@ -5,11 +5,11 @@ chapters, subtitles, cover pictures and whatever else lay in the original's cont
 """
 
 import heapq
-import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,28 +18,37 @@ from nullface_pipeline.video.audio_headers import rebuilt_header
 from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_av, open_input
 
 
-# Suffix of the output -> FFmpeg's container, encoder of the picture and its options, encoder of sound.
+if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer, OutputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+
+@dataclass(frozen=True)
+class OutputFormat:
+    """Container and video encoder of a result, by FFmpeg's names."""
+
+    container: str
+    encoder: str
+    options: Mapping[str, str]
+
+
 # No frame is encoded out of its order, so that segments can be joined and times stay exact.
-_H264 = ("libx264", {"crf": "18", "preset": "medium"})
-_VP9 = (
-    "libvpx-vp9",
-    {"crf": "24", "b": "0", "lag-in-frames": "0", "auto-alt-ref": "0", "row-mt": "1", "cpu-used": "4"},
-)
-FORMATS: dict[str, tuple[str, tuple[str, dict[str, str]], str]] = {
-    ".mp4": ("mp4", _H264, "aac"),
-    ".m4v": ("mp4", _H264, "aac"),
-    ".mov": ("mov", _H264, "aac"),
-    ".webm": ("webm", _VP9, "libopus"),
+_MP4 = OutputFormat("mp4", "libx264", {"crf": "18", "preset": "medium"})
+_VP9 = {"crf": "24", "b": "0", "lag-in-frames": "0", "auto-alt-ref": "0", "row-mt": "1", "cpu-used": "4"}
+FORMATS: dict[str, OutputFormat] = {
+    ".mp4": _MP4,
+    ".m4v": _MP4,
+    ".mov": replace(_MP4, container="mov"),
+    ".webm": OutputFormat("webm", "libvpx-vp9", _VP9),
 }
 
-# What a container takes of an audio stream that is copied.
+# Audio codecs that each container can hold.
 _COPIED_AUDIO = {"webm": ("opus",), "mp4": ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")}
 _COPIED_AUDIO["mov"] = (*_COPIED_AUDIO["mp4"], "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_f32le")
 
-AUDIO = ("none", "keep", "pitch")
-
-# A voice three semitones lower. It can be undone by whoever guesses the number.
-PITCH = 2 ** (-3 / 12)
+AUDIO = ("none", "keep")
 
 # FFmpeg's numbers for ITU-R BT.709 and for the limited range.
 _BT709, _LIMITED = 1, 1
@@ -58,9 +67,9 @@ def write_segment(path: Path, frames: Iterable[Frame], info: VideoInfo, suffix: 
         suffix (`str`): of the video that the segment is for, one of `FORMATS`.
     """
     av = import_av()
-    encoder, options = FORMATS[suffix][1]
+    output = FORMATS[suffix]
     with av.open(_url(path), "w", format="nut") as container:
-        stream = container.add_stream(encoder, rate=info.rate, options=dict(options))
+        stream = container.add_stream(output.encoder, rate=info.rate, options=dict(output.options))
         stream.width, stream.height = even(info.width), even(info.height)
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
@@ -100,13 +109,13 @@ def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: s
     Args:
         path (`Path`): of the video; its name need not have the suffix.
         original (`Path`): whose sound is taken.
-        audio (`str`): "none", "keep", which copies the packets, or "pitch", which lowers the voice by `PITCH`.
+        audio (`str`): "none", or "keep", which copies the packets.
 
     Raises:
         VideoError: if the sound is of a kind that the container does not take.
     """
     av = import_av()
-    container_format, _, audio_encoder = FORMATS[suffix]
+    container_format = FORMATS[suffix].container
     fast_start = {"movflags": "+faststart"} if suffix != ".webm" else {}
     with (
         av.open(_url(path), "w", format=container_format, options=fast_start) as output,
@@ -124,14 +133,11 @@ def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: s
             copied = output.add_stream_from_template(source)
             copied.codec_context.extradata = header
             packets.append(_copied_audio(input, source, copied))
-        elif audio == "pitch" and source is not None:
-            _check_decoded(source)
-            packets.append(_lowered_audio(input, source, output, audio_encoder))
         for packet in heapq.merge(*packets, key=_when):
             _mux(output, packet)
 
 
-def _mux(output: Any, packet: Any) -> None:
+def _mux(output: "OutputContainer", packet: "Packet") -> None:
     """Write a packet. A full disk raises OSError, because it is not an error of the video."""
     av = import_av()
     try:
@@ -144,41 +150,33 @@ def _mux(output: Any, packet: Any) -> None:
 
 def check_audio(path: Path, audio: str, suffix: str) -> None:
     """That the sound of a video can be written as it is asked for; raises as `join_segments`."""
-    if audio == "none":
-        return
-    with open_input(path) as input:
-        for source in input.streams.audio[:1]:
-            if audio == "keep":
-                _check_copied(source, FORMATS[suffix][0])
-            else:
-                _check_decoded(source)
+    if audio == "keep":
+        with open_input(path) as input:
+            for source in input.streams.audio[:1]:
+                _check_copied(source, FORMATS[suffix].container)
 
 
-def _check_decoded(source: Any) -> None:
-    if source.codec_context is None:
-        raise VideoError("Its sound has a codec that cannot be decoded: use --audio none.")
-
-
-def _check_copied(source: Any, container_format: str) -> bytes | None:
+def _check_copied(source: "AudioStream", container_format: str) -> bytes | None:
     """The header that the sound is to have in the new file; raises `VideoError` if it cannot be copied."""
-    _check_decoded(source)
+    if source.codec_context is None:
+        raise VideoError("Its sound has an unknown codec: use --audio none.")
     name = source.codec_context.name.removesuffix("float")
     kind = container_format.upper()
     if name not in _COPIED_AUDIO[container_format]:
-        raise VideoError(f"Its sound ({name}) cannot be copied into a {kind} file: use --audio pitch or none.")
+        raise VideoError(f"Its sound ({name}) cannot be copied into a {kind} file: use --audio none.")
     try:
         return rebuilt_header(name, source.codec_context.extradata)
     except ValueError as error:
         raise VideoError(
-            f"Its sound ({name}) has a header that may hold more than sound and is not copied: use --audio pitch or none."
+            f"Its sound ({name}) has a header that may hold more than sound and is not copied: use --audio none."
         ) from error
 
 
-def _when(packet: Any) -> Fraction:
-    return Fraction(packet.dts * packet.time_base)
+def _when(packet: "Packet") -> Fraction:
+    return Fraction((packet.dts or 0) * packet.time_base)
 
 
-def _video_packets(segments: Sequence[Path], stream: Any) -> Iterator[Any]:
+def _video_packets(segments: Sequence[Path], stream: "VideoStream") -> "Iterator[Packet]":
     for segment in segments:
         with open_input(segment) as input:
             for packet in input.demux(video=0):
@@ -188,7 +186,7 @@ def _video_packets(segments: Sequence[Path], stream: Any) -> Iterator[Any]:
                     yield packet
 
 
-def _copied_audio(input: Any, source: Any, stream: Any) -> Iterator[Any]:
+def _copied_audio(input: "InputContainer", source: "AudioStream", stream: "AudioStream") -> "Iterator[Packet]":
     av = import_av()
     for packet in input.demux(source):
         if packet.dts is not None:
@@ -199,41 +197,3 @@ def _copied_audio(input: Any, source: Any, stream: Any) -> Iterator[Any]:
             if packet.has_sidedata("skip_samples"):
                 packet.get_sidedata("skip_samples").to_packet(copied)
             yield copied
-
-
-def _lowered_audio(input: Any, source: Any, output: Any, encoder: str) -> Iterator[Any]:
-    """The sound, lower and as long as before, encoded anew."""
-    av = import_av()
-    rate = 48_000
-    stream = output.add_stream(encoder, rate=rate)
-    graph = av.filter.Graph()
-    chain = [
-        graph.add_abuffer(template=source),
-        graph.add("asetrate", str(round(source.rate * PITCH))),
-        graph.add("atempo", str(1 / PITCH)),
-        graph.add("aresample", str(rate)),
-        graph.add("aformat", f"sample_fmts={stream.codec_context.format.name}:channel_layouts=stereo"),
-        graph.add("abuffersink"),
-    ]
-    graph.link_nodes(*chain).configure()
-    samples = round(rate * (source.start_time or 0) * source.time_base)
-    for frame in itertools.chain(_decoded_audio(input, source), [None]):
-        chain[0].push(frame)
-        while (lowered := _pulled(chain[-1])) is not None:
-            lowered.pts, lowered.time_base = samples, Fraction(1, rate)
-            samples += lowered.samples
-            yield from stream.encode(lowered)
-    yield from stream.encode(None)
-
-
-def _decoded_audio(input: Any, source: Any) -> Iterator[Any]:
-    for packet in input.demux(source):
-        yield from packet.decode()
-
-
-def _pulled(sink: Any) -> Any | None:
-    av = import_av()
-    try:
-        return sink.pull()
-    except (av.error.BlockingIOError, av.error.EOFError):
-        return None

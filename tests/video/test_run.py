@@ -147,8 +147,8 @@ def test_a_result_does_not_depend_on_the_length_of_its_segments(pipe, tmp_path, 
 
     made = make_clip({"a": (astronaut(), sway(90, 72, 62, 6))}, 22, SIZE, change=bar)
     path = write_clip(tmp_path / "in.mp4", made.frames, made.pts)
-    lossless = ("libx264", {"crf": "0", "preset": "ultrafast"})
-    monkeypatch.setitem(writer.FORMATS, ".mp4", ("mp4", lossless, *writer.FORMATS[".mp4"][2:]))
+    lossless = writer.OutputFormat("mp4", "libx264", {"crf": "0", "preset": "ultrafast"})
+    monkeypatch.setitem(writer.FORMATS, ".mp4", lossless)
     frames, reports = [], []
     for length in (8, 64):
         monkeypatch.setattr(segments, "SEGMENT_FRAMES", (length, length))
