@@ -21,11 +21,13 @@ the place of hat-x_0 what follows from it and from the one of the step before. O
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from diffusers import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
+
+from .protocols import Config, Settings
 
 
 # The schedule of the paper, whose fractions give `skip` and `mask_start` their meaning where timesteps are given.
@@ -53,7 +55,7 @@ class InversionSettings:
     ip_adapter_scale: float = 1.0
 
     @classmethod
-    def from_arguments(cls, arguments: dict[str, Any]) -> "InversionSettings":
+    def from_arguments(cls, arguments: Settings) -> "InversionSettings":
         """Settings by name, the others by default.
 
         Raises:
@@ -66,7 +68,7 @@ class InversionSettings:
             raise ValueError(f"`timesteps` replaces `{'` and `'.join(excluded)}`. Leave one of them out.")
         return cls(**{"num_inference_steps": None, "skip": None, **arguments})
 
-    def kept_steps(self, scheduler_config: dict[str, Any]) -> "NoiseSchedule":
+    def kept_steps(self, scheduler_config: Config) -> "NoiseSchedule":
         """The kept steps of a model with this scheduler."""
         if self.timesteps is not None:
             return NoiseSchedule.from_timesteps(scheduler_config, self.timesteps)
@@ -74,7 +76,7 @@ class InversionSettings:
         return NoiseSchedule.from_scheduler_config(scheduler_config, num_steps).skip(whole_steps(num_steps, skip))
 
 
-def given_settings(timesteps: Sequence[int] | None, strength: float | None, **settings: Any) -> dict[str, Any]:
+def given_settings(timesteps: Sequence[int] | None, strength: float | None, **settings: object) -> Settings:
     """Those settings of an inversion that are not None, by name.
 
     Args:
@@ -108,7 +110,7 @@ class NoiseSchedule:
     alphas_cumprod_prev: torch.Tensor
 
     @classmethod
-    def from_scheduler_config(cls, config: dict[str, Any], num_inference_steps: int) -> "NoiseSchedule":
+    def from_scheduler_config(cls, config: Config, num_inference_steps: int) -> "NoiseSchedule":
         """The DDIM-type schedule of a Stable Diffusion scheduler, whichever sampler the repository ships.
 
         The overrides are Stable Diffusion's own values, spelled out because other samplers' configs lack them. With
@@ -121,7 +123,7 @@ class NoiseSchedule:
         return cls.from_timesteps(config, scheduler.timesteps.tolist())
 
     @classmethod
-    def from_timesteps(cls, config: dict[str, Any], timesteps: Sequence[int]) -> "NoiseSchedule":
+    def from_timesteps(cls, config: Config, timesteps: Sequence[int]) -> "NoiseSchedule":
         """Any descending timesteps of the same noise schedule; the last one leads to alpha-bar_0."""
         scheduler = DDIMScheduler.from_config(config, set_alpha_to_one=False)
         alphas_cumprod = scheduler.alphas_cumprod[list(timesteps)]
@@ -261,7 +263,7 @@ def invert(
     null_embeds: torch.Tensor,
     batch_size: int,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    progress_bar: Callable[[list[Any]], Iterable[Any]] = iter,
+    progress_bar: Callable[[list], Iterable] = iter,
 ) -> DDPMInversion:
     """Edit-friendly DDPM inversion of clean latents (section 3.2).
 

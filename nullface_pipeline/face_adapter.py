@@ -4,7 +4,7 @@ FaceID attends to identity tokens beside the text tokens (decoupled cross-attent
 on every attention layer. Loading both is diffusers' work (`load_ip_adapter`); what diffusers leaves to chance is here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,21 +53,21 @@ class FaceAdapterMixin:
     It comes before those among a pipeline's bases, because it refines `load_lora_weights` and `save_pretrained`.
     """
 
-    unet: Any
+    unet: UNet2DConditionModel
     face_analyser: FaceAnalyser = None  # type: ignore[assignment]  # until `load_face_models`
     face_parser: FaceSegmenter = None  # type: ignore[assignment]  # until `load_face_models`
-    _execution_device: Any
+    _execution_device: torch.device
     _lora_loadable_modules: list[str]
-    load_ip_adapter: Any
-    prepare_image: Any
-    unload_ip_adapter: Any
-    unfuse_lora: Any
+    load_ip_adapter: Callable
+    prepare_image: Callable
+    unload_ip_adapter: Callable
+    unfuse_lora: Callable
     face_adapter_name: str  # of the published weight file
     _face_adapter_weights = ""
 
     def load_face_adapter(
         self,
-        pretrained_model_name_or_path_or_dict: str | Path | dict[str, Any] = FACEID_REPOSITORY,
+        pretrained_model_name_or_path_or_dict: str | Path | dict[str, dict[str, torch.Tensor]] = FACEID_REPOSITORY,
         weight_name: str | None = None,
         subfolder: str | None = None,
         **kwargs,
@@ -329,4 +329,5 @@ def adapter_scale(unet: UNet2DConditionModel, scale: float) -> Iterator[None]:
 
 
 def _lora_layers(model: torch.nn.Module) -> list[Any]:
+    # Layers of peft, which is an optional package.
     return [module for module in model.modules() if hasattr(module, "base_layer") and hasattr(module, "set_adapter")]

@@ -1,7 +1,6 @@
 """Attempts at the faces of a photo: anonymized in batches and retried, stronger each time, while they match the person."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from .face_search import SAME_BOX, overlap, search_faces
 from .face_target import FaceTarget, paste_all
 from .identity_choices import IDENTITY_CHOICES
 from .photo_options import PhotoOptions
-from .protocols import FaceAnalyser, NullFacePipeline
+from .protocols import FaceAnalyser, NullFacePipeline, Settings
 
 
 def hide_faces(
@@ -54,7 +53,7 @@ def hide_faces(
     return targets, seen
 
 
-def stronger(settings: dict[str, Any], attempt: int) -> dict[str, Any]:
+def stronger(settings: Settings, attempt: int) -> Settings:
     """Settings of the n-th attempt, counted from 0: more guidance, a longer embedding, less skipped.
 
     After few steps all of them come first.

@@ -6,7 +6,7 @@ person of an album the same new face in every photo.
 
 from dataclasses import replace
 from itertools import repeat
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import PIL.Image
@@ -16,7 +16,7 @@ from .ddpm_inversion import DDPMInversion, few_step_timesteps
 from .face_masks import mask_picture
 from .face_target import FaceTarget
 from .identity_prior import AngleSearch, load_identity_prior, rotate_identity
-from .protocols import NullFacePipeline
+from .protocols import NullFacePipeline, Settings
 
 
 # How many angles are tried in one attempt.
@@ -41,9 +41,7 @@ INVERSION_SETTINGS = frozenset(
 class IdentityChoice(Protocol):
     """A way to choose new identities."""
 
-    def new_faces(
-        self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any]
-    ) -> list[np.ndarray]:
+    def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         """One attempt at a batch of faces.
 
         Args:
@@ -58,18 +56,14 @@ class IdentityChoice(Protocol):
 class OppositeIdentity:
     """The paper's identity: the negated embedding (section 3.3), with the noise maps of the photo."""
 
-    def new_faces(
-        self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any]
-    ) -> list[np.ndarray]:
+    def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         return edit(pipe, targets, generator=noise_generators(targets) or None, **pipeline_settings(settings))
 
 
 class ConsistentIdentity:
     """The negated embedding with noise drawn for the person, so that nothing else of a photo tells the faces apart."""
 
-    def new_faces(
-        self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any]
-    ) -> list[np.ndarray]:
+    def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         inversion, settings = fresh_inversion(pipe, targets, settings, noise_generators(targets))
         return edit(pipe, targets, inversion=inversion, **settings)
 
@@ -77,9 +71,7 @@ class ConsistentIdentity:
 class RandomIdentity:
     """A random identity, as far from the opposite one as makes the result look like neither of the two."""
 
-    def new_faces(
-        self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any]
-    ) -> list[np.ndarray]:
+    def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         generators = noise_generators(targets)
         inversion, settings = fresh_inversion(pipe, targets, settings, generators)
         embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
@@ -111,7 +103,7 @@ IDENTITY_CHOICES: dict[str, IdentityChoice] = {
 }
 
 
-def edit(pipe: NullFacePipeline, targets: list[FaceTarget], **arguments: Any) -> list[np.ndarray]:
+def edit(pipe: NullFacePipeline, targets: list[FaceTarget], **arguments: object) -> list[np.ndarray]:
     """The pipeline on the faces of some targets, with their identities and masks; (size, size, 3) uint8 RGB each."""
     images = pipe(
         [PIL.Image.fromarray(target.aligned) for target in targets],
@@ -123,8 +115,8 @@ def edit(pipe: NullFacePipeline, targets: list[FaceTarget], **arguments: Any) ->
 
 
 def fresh_inversion(
-    pipe: NullFacePipeline, targets: list[FaceTarget], settings: dict[str, Any], generators: list[torch.Generator]
-) -> tuple[DDPMInversion, dict[str, Any]]:
+    pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings, generators: list[torch.Generator]
+) -> tuple[DDPMInversion, Settings]:
     """An inversion with drawn noise inside the masks, which holds nothing of the photos, and the settings of the edit."""
     settings = pipeline_settings(settings)
     of_inversion = {name: value for name, value in settings.items() if name in INVERSION_SETTINGS}
@@ -149,7 +141,7 @@ def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
     return generators
 
 
-def pipeline_settings(settings: dict[str, Any]) -> dict[str, Any]:
+def pipeline_settings(settings: Settings) -> Settings:
     """The same as arguments of the pipeline's `__call__`: few steps are timesteps, which replace `skip`."""
     if "few_steps" not in settings:
         return settings

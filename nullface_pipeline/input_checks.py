@@ -3,7 +3,6 @@
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from diffusers.image_processor import PipelineImageInput
@@ -11,6 +10,7 @@ from diffusers.image_processor import PipelineImageInput
 from .ddpm_inversion import DDPMInversion, InversionSettings, whole_steps
 from .face_regions import check_kept_regions
 from .image_inputs import check_image_values, count_images
+from .protocols import Config, Settings
 
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -19,7 +19,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 def check_inversion_inputs(
     image: PipelineImageInput,
     settings: InversionSettings,
-    scheduler_config: dict[str, Any],
+    scheduler_config: Config,
     inversion_batch_size: int | None,
     generator: Generators,
 ) -> None:
@@ -72,7 +72,7 @@ def check_edit_inputs(
         raise ValueError(f"{len(prompt)} prompts were given for {batch_size} image(s).")
 
 
-def check_identity_inputs(identity_embeds: Any | None, shape: tuple[int, int], has_analyser: bool) -> None:
+def check_identity_inputs(identity_embeds: object, shape: tuple[int, int], has_analyser: bool) -> None:
     """Check the embeddings, or that they can be computed.
 
     Raises:
@@ -117,7 +117,7 @@ def check_callback_inputs(names: Sequence[str], known: Sequence[str]) -> None:
 
 
 def check_reused_inversion(
-    inversion: DDPMInversion, given: dict[str, Any], batch_size: int, latent_size: tuple[int, int]
+    inversion: DDPMInversion, given: Settings, batch_size: int, latent_size: tuple[int, int]
 ) -> None:
     """Raise ValueError if an inversion does not belong to these images, or a given setting contradicts its own."""
     for name, value in given.items():

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import PIL.Image
@@ -22,9 +22,10 @@ from .face_identity import DetectedFace, FaceLocation, same_person_similarity, s
 from .face_masks import read_keep_mask
 from .face_search import is_same_place, overlap, search_faces
 from .face_target import FaceTarget, is_part_of_new_face, make_target, paste_all
-from .photo_options import COVERS, MAX_SEED, PhotoOptions, keyed_number
+from .photo_options import COVERS, MAX_SEED, FaceToSkip, PhotoOptions, keyed_number
 from .photo_records import (
     AnonymizedPhoto,
+    Box,
     FaceNotHiddenError,
     FaceRecord,
     FaceToSkipError,
@@ -217,7 +218,7 @@ def find_faces(pipe: NullFacePipeline, pixels: np.ndarray, options: PhotoOptions
     return FoundFaces(pixels, tuple(hide), tuple(cover), tuple(kept))
 
 
-def read_references(analyser: FaceAnalyser, skip_faces: Sequence[Any]) -> tuple[Any, ...]:
+def read_references(analyser: FaceAnalyser, skip_faces: Sequence[FaceToSkip]) -> tuple[Box | np.ndarray, ...]:
     """`skip_faces` as in `PhotoOptions`, but each reference photo as (512,) float32, who it shows: searched once for many
     photos.
 
@@ -237,7 +238,7 @@ def _person(analyser: FaceAnalyser, reference: PIL.Image.Image | Path) -> np.nda
 
 
 def find_kept_faces(
-    analyser: FaceAnalyser, faces: list[DetectedFace], skip_faces: Sequence[Any], threshold: float
+    analyser: FaceAnalyser, faces: list[DetectedFace], skip_faces: Sequence[FaceToSkip], threshold: float
 ) -> list[DetectedFace]:
     """The faces of people who agreed to be seen.
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Union
 
 import PIL.Image
 
 from .face_regions import check_kept_regions
 from .photo_records import Box, FaceRecord, OptionError, OptionTypeError
-from .protocols import FaceAnalyser
+from .protocols import FaceAnalyser, Settings
 
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 # The paper's settings of each preset. Settings that are given take precedence.
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, Settings] = {
     "light": {"skip": 0.8, "guidance_scale": 7.5},
     "standard": {"skip": 0.7, "guidance_scale": 10.0},
     "strong": {"skip": 0.6, "guidance_scale": 15.0},
@@ -40,6 +40,9 @@ IDENTITIES = ("random", "opposite", "consistent")
 COVERS = ("solid", "blur", "mosaic")
 
 MAX_SEED = 2**63 - 1
+
+# A box, a reference photo or its path, or an embedding.
+FaceToSkip = Union[Box, PIL.Image.Image, Path, "np.ndarray"]
 
 EMBEDDING_SIZE = 512
 
@@ -78,6 +81,7 @@ class Option:
         return self.low > -math.inf
 
 
+# Any, as `dataclasses.field` has it: the field's annotation is its type.
 def option(default: Any, help: str, group: str, **description: Any) -> Any:
     """A dataclass field with the [`Option`] that describes it."""
     return field(default=default, metadata={"option": Option(help, group, **description)})
@@ -130,7 +134,7 @@ class PhotoOptions:
         details="Sets `skip` and `guidance_scale`, or `few_steps`, to the model's values. See `pipe.presets`.",
         choices=tuple(PRESETS),
     )
-    skip_faces: "tuple[Box | PIL.Image.Image | Path | np.ndarray, ...]" = option(
+    skip_faces: "tuple[FaceToSkip, ...]" = option(
         (),
         "Faces to keep unchanged.",
         IDENTITY,
@@ -307,7 +311,7 @@ class PhotoOptions:
                     raise OptionError(name, "below 0 moves towards the person. It needs the opposite identity.")
 
     @classmethod
-    def from_arguments(cls, arguments: Mapping[str, Any], options: "PhotoOptions | None" = None) -> "PhotoOptions":
+    def from_arguments(cls, arguments: Settings, options: "PhotoOptions | None" = None) -> "PhotoOptions":
         """Options by name, those left out as in `options` or by default; TypeError for an unknown name."""
         if not isinstance(options, (cls, NoneType)):
             raise TypeError(f"`options` must be PhotoOptions, got {type(options).__name__}; name each option.")
@@ -319,7 +323,7 @@ class PhotoOptions:
             raise TypeError(f"`anonymize` does not take {', '.join(unknown)}; its options are {', '.join(known)}.")
         return replace(options or cls(), **arguments)
 
-    def settings(self, presets: Mapping[str, Mapping[str, Any]] = PRESETS) -> dict[str, Any]:
+    def settings(self, presets: Mapping[str, Settings] = PRESETS) -> Settings:
         """Arguments of the pipeline: the preset's, and over them those that were given.
 
         Args:
@@ -350,10 +354,12 @@ _SETTINGS = (
 )
 
 
-def content(options: Any) -> dict[str, Any]:
+def content(options: object) -> Settings:
     """All values of an options dataclass that results depend on, for JSON; images, arrays and files by their SHA-256."""
     return {
-        each.name: _plain(getattr(options, each.name)) for each in fields(options) if described(each).changes_result
+        each.name: _plain(getattr(options, each.name))
+        for each in fields(options)  # type: ignore[arg-type]
+        if described(each).changes_result
     }
 
 
@@ -378,7 +384,7 @@ def allowed_values(of: Field) -> str:
     return f"{'Integer' if is_whole(of) else 'Number'} from {low} to {high}."
 
 
-def with_named_options(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_named_options(function: Callable) -> Callable:
     """Decorator: name the fields of `PhotoOptions` in the signature of a function that takes them as `**arguments`."""
     signature = inspect.signature(function)
     named = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
@@ -390,7 +396,7 @@ def with_named_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def checked(of: Field, value: Any) -> Any:
+def checked(of: Field, value: object) -> object:
     """A value of a field that `option` made: numbers as a plain int or float, the others as they are.
 
     Raises:
@@ -410,7 +416,7 @@ def checked(of: Field, value: Any) -> Any:
     return value
 
 
-def _checked_number(of: Field, value: Any) -> int | float:
+def _checked_number(of: Field, value: object) -> int | float:
     about, whole = described(of), is_whole(of)
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if whole else numbers.Real):
         raise OptionTypeError(of.name, f"must be {'an integer' if whole else 'a number'}, got {value!r:.80}.")
@@ -420,7 +426,7 @@ def _checked_number(of: Field, value: Any) -> int | float:
     return number
 
 
-def _region_names(keep: Any) -> tuple[str, ...]:
+def _region_names(keep: object) -> tuple[str, ...]:
     if isinstance(keep, str):
         raise OptionError("keep", f"must be a list or tuple of region names, for example ({keep!r},).")
     if not isinstance(keep, Iterable):
@@ -442,7 +448,7 @@ def keyed_number(seed: int, what: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(what, digest_size=8, key=seed.to_bytes(8, "big")).digest(), "big")
 
 
-def _embeddings(people: Any, name: str) -> "np.ndarray":
+def _embeddings(people: object, name: str) -> "np.ndarray":
     import numpy as np
 
     try:
@@ -456,7 +462,7 @@ def _embeddings(people: Any, name: str) -> "np.ndarray":
     return embeddings
 
 
-def _faces_to_skip(skip_faces: Any) -> "tuple[Box | PIL.Image.Image | Path | np.ndarray, ...]":
+def _faces_to_skip(skip_faces: object) -> "tuple[FaceToSkip, ...]":
     if isinstance(skip_faces, (str, bytes, Mapping, PIL.Image.Image)) or not isinstance(skip_faces, Iterable):
         raise OptionTypeError(
             "skip_faces", f"must be a list of boxes or reference photos, got {type(skip_faces).__name__}."
@@ -464,7 +470,7 @@ def _faces_to_skip(skip_faces: Any) -> "tuple[Box | PIL.Image.Image | Path | np.
     return tuple(map(_face_to_skip, skip_faces))
 
 
-def _face_to_skip(face: Any) -> "Box | PIL.Image.Image | Path | np.ndarray":
+def _face_to_skip(face: object) -> "FaceToSkip":
     if isinstance(face, PIL.Image.Image):
         return face
     if isinstance(face, (str, os.PathLike)):
@@ -474,7 +480,7 @@ def _face_to_skip(face: Any) -> "Box | PIL.Image.Image | Path | np.ndarray":
     return _box(face.box if isinstance(face, FaceRecord) else face)
 
 
-def _box(value: Any) -> Box:
+def _box(value: object) -> Box:
     corners = list(value) if isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping)) else []
     real = [corner for corner in corners if isinstance(corner, numbers.Real) and not isinstance(corner, bool)]
     if len(corners) != 4 or len(real) != 4:
@@ -487,11 +493,11 @@ def _box(value: Any) -> Box:
     return x0, y0, x1, y1
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A value for JSON: arrays, images and files by their SHA-256."""
     if isinstance(value, tuple):
-        plain = [_plain(each) for each in value]
-        return sorted(plain) if all(isinstance(each, str) for each in plain) else plain
+        # The order does not matter to any option.
+        return sorted((_plain(each) for each in value), key=str)
     if isinstance(value, PIL.Image.Image):
         return hashlib.sha256(f"{value.mode} {value.size}".encode() + value.tobytes()).hexdigest()
     if isinstance(value, Path):

@@ -13,7 +13,6 @@
 # limitations under the License.
 
 from functools import wraps
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
@@ -46,7 +45,7 @@ from .photo_records import AnonymizedPhoto  # noqa: F401
 from .pipeline_mixin import NullFaceMixin
 from .pipeline_output import NullFacePipelineOutput  # noqa: F401
 from .prompt_tokens import tokenize
-from .protocols import FaceAnalyser  # noqa: F401
+from .protocols import Settings
 from .unet_denoiser import UNetDenoiser  # noqa: F401
 
 
@@ -123,7 +122,7 @@ class StableDiffusionNullFacePipeline(
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
         scheduler: KarrasDiffusionSchedulers,
-        presets: dict[str, dict[str, Any]] | None = None,
+        presets: dict[str, Settings] | None = None,
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)

@@ -17,13 +17,15 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import PIL.Image
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers.configuration_utils import FrozenDict
 from diffusers.image_processor import PipelineImageInput
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion_img2img import retrieve_latents
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import logging
 
 from .ddpm_inversion import (
@@ -53,6 +55,7 @@ from .photo import anonymize_photo
 from .photo_options import PRESETS, PhotoOptions, with_named_options
 from .photo_records import AnonymizedPhoto
 from .pipeline_output import NullFacePipelineOutput
+from .protocols import Settings
 from .unet_denoiser import UNetDenoiser, default_inversion_batch_size
 
 
@@ -69,15 +72,15 @@ class NullFaceMixin(FaceAdapterMixin):
 
     _callback_tensor_inputs = ["latents", "noise_pred", "identity_embeds"]
 
-    vae: Any
-    unet: Any
-    scheduler: Any
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: KarrasDiffusionSchedulers
 
     # Of DiffusionPipeline
-    _execution_device: Any
-    progress_bar: Any
-    maybe_free_model_hooks: Any
-    config: Any
+    _execution_device: torch.device
+    progress_bar: Callable
+    maybe_free_model_hooks: Callable
+    config: FrozenDict
 
     def _prepare(self):
         self.vae_scale_factor = 2 ** (len(self.vae.config.block_out_channels) - 1) if getattr(self, "vae", None) else 8
@@ -85,7 +88,7 @@ class NullFaceMixin(FaceAdapterMixin):
         self._own_scheduler = type(self.scheduler)
 
     @classmethod
-    def from_pipe(cls, pipeline: Any, **kwargs: Any):
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
         r"""See [`DiffusionPipeline.from_pipe`]. The face models, which are not components, are kept too."""
         new = super().from_pipe(pipeline, **kwargs)  # type: ignore[misc]
         for name in ("face_analyser", "face_parser"):
@@ -211,7 +214,7 @@ class NullFaceMixin(FaceAdapterMixin):
         identity_embeds: torch.Tensor,
         mask: torch.Tensor | None,
         mask_start: float,
-        callback: Callable[..., dict[str, Any]] | None,
+        callback: Callable[..., dict] | None,
         tensor_inputs: list[str],
     ) -> torch.Tensor:
         settings = inversion.settings
@@ -233,7 +236,7 @@ class NullFaceMixin(FaceAdapterMixin):
             return denoise(denoiser, inversion, identity_embeds, self.guidance_scale, mask, first_masked, on_step)
 
     @property
-    def presets(self) -> Mapping[str, Mapping[str, Any]]:
+    def presets(self) -> Mapping[str, Settings]:
         r"""The numbers of each preset of [`anonymize`]: those in the model's `model_index.json`, else the paper's."""
         return self.config.presets or PRESETS
 
@@ -271,7 +274,7 @@ class NullFaceMixin(FaceAdapterMixin):
         identity_generator: Generators = None,
         output_type: str | None = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[[Any, int, int, dict], dict] | None = None,
+        callback_on_step_end: Callable[..., dict] | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
         timesteps: Sequence[int] | None = None,
         solver_order: int | None = None,
@@ -305,8 +308,7 @@ class NullFaceMixin(FaceAdapterMixin):
                 Largest random rotation of the negated embedding, in degrees from 0 to 180.
             mask_start (`float`, *optional*, defaults to 0.8):
                 Fraction of T (of 100 with `timesteps`) from which on the mask is applied (Eq. 4); lower keeps more.
-            eta (`float`, *optional*):
-                Share of noise in a step, in (0, 1]; 1 by default, which is DDPM.
+            eta (`float`, *optional*): Share of noise in a step, in (0, 1]; 1 by default, which is DDPM.
             ip_adapter_scale (`float`, *optional*):
                 Weight of the identity tokens in the UNet's cross-attention, 1 by default. [`set_ip_adapter_scale`]
                 has no effect on this method.
@@ -320,10 +322,8 @@ class NullFaceMixin(FaceAdapterMixin):
                 Generator of the noise maps; a list has one for each image.
             identity_generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
                 Separate randomness for `identity_angle`; `generator` by default.
-            output_type (`str`, *optional*, defaults to `"pil"`):
-                `"pil"`, `"np"`, `"pt"` or `"latent"`.
-            return_dict (`bool`, *optional*, defaults to `True`):
-                Whether to return a [`NullFacePipelineOutput`] instead of a plain tuple.
+            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, *optional*, defaults to `True`): or return a plain tuple.
             callback_on_step_end (`Callable`, *optional*):
                 Called after each step as `callback_on_step_end(pipe, step, timestep, callback_kwargs)`. It returns a
                 dictionary, whose `latents` and `identity_embeds` replace the pipeline's own.
@@ -423,7 +423,7 @@ class NullFaceMixin(FaceAdapterMixin):
         self,
         photo: PIL.Image.Image | str | os.PathLike[str],
         options: PhotoOptions | None = None,
-        **arguments: Any,
+        **arguments: object,
     ) -> AnonymizedPhoto:
         r"""
         Anonymize every face that is found in a photo of any size, and check that it worked.

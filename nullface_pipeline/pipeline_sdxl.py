@@ -15,7 +15,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
@@ -48,7 +47,7 @@ from .photo_records import AnonymizedPhoto  # noqa: F401
 from .pipeline_mixin import NullFaceMixin
 from .pipeline_output import NullFacePipelineOutput  # noqa: F401
 from .prompt_tokens import tokenize
-from .protocols import FaceAnalyser  # noqa: F401
+from .protocols import Settings
 from .unet_denoiser import UNetDenoiser  # noqa: F401
 
 
@@ -138,7 +137,7 @@ class StableDiffusionXLNullFacePipeline(
         unet: UNet2DConditionModel,
         scheduler: KarrasDiffusionSchedulers,
         force_zeros_for_empty_prompt: bool = True,
-        presets: dict[str, dict[str, Any]] | None = None,
+        presets: dict[str, Settings] | None = None,
     ):
         super().__init__()
         self.register_modules(

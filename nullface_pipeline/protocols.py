@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    from diffusers import UNet2DConditionModel
+
+
+# Arguments of the pipeline by name, and the configuration of a diffusers model: values of any JSON type.
+Settings = dict[str, Any]
+Config = Mapping[str, Any]
 
 
 class FaceDetector(Protocol):
@@ -31,7 +37,7 @@ class FaceDetector(Protocol):
 class FaceRecognizer(Protocol):
     """A recognizer of InsightFace. Its `model_file` and `session` are optional."""
 
-    def get(self, img: "np.ndarray", face: Any, /) -> "np.ndarray":
+    def get(self, img: "np.ndarray", face: object, /) -> "np.ndarray":
         """Embed the face at `face.kps` of an (H, W, 3) uint8 BGR image and store it as `face.embedding`."""
 
 
@@ -75,25 +81,25 @@ class NullFacePipeline(Protocol):
         prepare_image, prepare_mask, invert, __call__: of [`NullFaceMixin`].
     """
 
-    unet: Any
+    unet: "UNet2DConditionModel"
     vae_scale_factor: int
     face_analyser: FaceAnalyser
     face_parser: FaceSegmenter
 
     @property
-    def presets(self) -> Mapping[str, Mapping[str, Any]]: ...
+    def presets(self) -> Mapping[str, Settings]: ...
 
     @property
-    def prepare_image(self) -> Callable[..., Any]: ...
+    def prepare_image(self) -> Callable: ...
 
     @property
-    def prepare_mask(self) -> Callable[..., Any]: ...
+    def prepare_mask(self) -> Callable: ...
 
     @property
-    def invert(self) -> Callable[..., Any]: ...
+    def invert(self) -> Callable: ...
 
     @property
-    def anonymize(self) -> Callable[..., Any]: ...
+    def anonymize(self) -> Callable: ...
 
     @property
-    def __call__(self) -> Callable[..., Any]: ...
+    def __call__(self) -> Callable: ...

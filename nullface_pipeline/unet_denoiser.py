@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 
 from .face_adapter import identity_conditions
 
@@ -35,7 +35,11 @@ class UNetDenoiser:
     """
 
     def __init__(
-        self, unet: Any, conditions: Conditions, prompt_conditions: Conditions | None = None, batch_size: int = 1
+        self,
+        unet: UNet2DConditionModel,
+        conditions: Conditions,
+        prompt_conditions: Conditions | None = None,
+        batch_size: int = 1,
     ) -> None:
         self.unet = unet
         self.conditional = conditions if prompt_conditions is None else prompt_conditions
@@ -82,7 +86,7 @@ def inversion_batch_for_memory(free_bytes: int, sample_bytes: int) -> int:
     return max(1, min(MAX_INVERSION_BATCH_SIZE, free_bytes // 2 // sample_bytes))
 
 
-def default_inversion_batch_size(unet: Any, device: torch.device, latent_size: Sequence[int]) -> int:
+def default_inversion_batch_size(unet: UNet2DConditionModel, device: torch.device, latent_size: Sequence[int]) -> int:
     """Samples in one UNet call of the inversion: as many as fit on a CUDA device, elsewhere a fixed number."""
     if device.type != "cuda":
         return INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)

@@ -67,7 +67,7 @@ def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: f
             "number": number,
             "box": [round(float(value), 1) for value in face.box],
             "score": round(float(face.score), 3),
-            "would be": "hidden" if face.longer_side >= min_face else "covered",
+            "method": "replaced" if face.longer_side >= min_face else "covered",
         }
         for number, face in enumerate(faces, start=1)
     ]

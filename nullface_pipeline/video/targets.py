@@ -18,7 +18,7 @@ def kept_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[in
     if not rendering.options.skip_faces:
         return set()
     analyser, threshold = rendering.pipe.face_analyser, consent_threshold(rendering.pipe, rendering.options)
-    people = read_references(analyser, rendering.options.skip_faces)
+    people = [who for who in read_references(analyser, rendering.options.skip_faces) if isinstance(who, np.ndarray)]
     # What was found later, in a finished segment, is nobody's.
     faces = seen_faces(rendering, range(len(rendering.parents)), number)
     now = {
