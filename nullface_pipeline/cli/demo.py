@@ -15,6 +15,10 @@ from nullface_pipeline.cli.threads import limit_threads
 
 if TYPE_CHECKING:
     from nullface_pipeline.photo_records import AnonymizedPhoto
+    from nullface_pipeline.runs.records import ResultRecord
+
+
+PICTURES = ("input.png", "anonymized.png", "side_by_side.png")
 
 
 def demo(
@@ -34,8 +38,8 @@ def demo(
     is in the package and only a demonstration.
     """
     try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+        record = prepare_folder(output)
+    except (OSError, ValueError) as error:
         fail(error)
     from skimage import data
 
@@ -51,16 +55,32 @@ def demo(
     result = pipe.anonymize(photo, seed=seed)
     seconds = time.perf_counter() - started
 
-    pictures = {
-        "input.png": photo,
-        "anonymized.png": result.image,
-        "side_by_side.png": side_by_side(photo, result.image),
-    }
-    for name, picture in pictures.items():
+    for name, picture in zip(PICTURES, (photo, result.image, side_by_side(photo, result.image))):
         write_picture(picture, output / name)
+        record.add_picture((output / name).read_bytes())
     console.print(faces_table(result))
-    console.print(f"{seconds:.1f} s. Wrote {', '.join(pictures)} to {output}/", soft_wrap=True)
+    console.print(f"{seconds:.1f} s. Wrote {', '.join(PICTURES)} to {output}/", soft_wrap=True)
     tell_demonstration()
+
+
+def prepare_folder(output: Path) -> "ResultRecord":
+    """Create the output folder, and return the record of the pictures in it.
+
+    Raises:
+        OSError: if the folder or the record cannot be written.
+        ValueError: if a picture would replace a file that the demo did not write.
+    """
+    from nullface_pipeline.runs.paths import WrittenFile, check_written
+    from nullface_pipeline.runs.records import ResultRecord, record_path
+    from nullface_pipeline.runs.resume import check_replaceable
+
+    output.mkdir(parents=True, exist_ok=True)
+    record = ResultRecord(record_path(output))
+    files = [WrittenFile(output / name, "a picture of the demo", "move it away") for name in PICTURES]
+    check_written(files, [])
+    check_replaceable(files, record, "name another folder with --output")
+    record.prepare()
+    return record
 
 
 def side_by_side(first: PIL.Image.Image, second: PIL.Image.Image) -> PIL.Image.Image:

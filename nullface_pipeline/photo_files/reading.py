@@ -31,10 +31,16 @@ SUFFIXES = frozenset(
     {".bmp", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
 
-# Pictures that are not read, but may show faces.
+# Suffixes of pictures that may show faces but are not read: of Pillow's other formats and of vector graphics, of
+# editors, of hospitals, and of the raw files of cameras.
 UNREAD_PICTURES = frozenset(
-    {".apng", ".avif", ".gif", ".ico", ".j2k", ".jp2", ".jxl", ".psd", ".svg", ".tga", ".xcf"}
-    | {".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"}
+    ".apng .avif .avifs .blp .bw .cur .dcx .dds .dib .emf .eps .fit .fits .flc .fli .ftc .ftu .gbr .gif .icb .icns .ico "
+    ".im .j2c .j2k .jp2 .jpc .jpf .jpx .mpo .msp .pam .pbm .pcd .pcx .pfm .pgm .pnm .ppm .ps .pxr .qoi .ras .rgb .rgba "
+    ".sgi .svg .svgz .tga .vda .vst .wmf .xbm .xpm "
+    ".ai .cdr .clip .exr .hdr .heics .heifs .jps .jxl .jxr .kra .ora .psb .psd .wdp .xcf "
+    ".dcm .dic .dicom .ima .mha .mhd .mrxs .ndpi .nii .nrrd .scn .svs .vms "
+    ".3fr .ari .arw .bay .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
+    ".raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f".split()
 )
 
 _SAME_KIND = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tif": ".tiff", ".heif": ".heic", ".hif": ".heic"}

@@ -94,15 +94,18 @@ def _finished(job: PhotoJob, made: MadeFrom, earlier: Earlier) -> PhotoOutcome |
     return replace(before, job=job) if before is not None and before.made == made else None
 
 
-def check_replaceable(files: Iterable[WrittenFile], record: ResultRecord) -> None:
-    """That pictures which are no results are written over nothing but their like.
+def check_replaceable(files: Iterable[WrittenFile], record: ResultRecord, remedy: str = "pass --overwrite") -> None:
+    """Check that files to be written replace only files that a run wrote.
+
+    Args:
+        remedy (`str`): what to do besides deleting the file.
 
     Raises:
-        ValueError: if there is a file that no run has made.
+        ValueError: if a file exists that is not in the record.
     """
     for file in files:
         if os.path.lexists(file.path) and not record.knows(file_digest(file.path) or ""):
             raise ValueError(
-                f"{file.path} is there already, and no record says that a run made it: delete it, {file.remedy}, or "
-                "give --overwrite."
+                f"{file.path} already exists, and no record says that a run wrote it. Delete it, {file.remedy}, or "
+                f"{remedy}."
             )

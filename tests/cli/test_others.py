@@ -16,7 +16,7 @@ from nullface_pipeline import __version__
 from nullface_pipeline.cli import anonymize, app, demo, doctor, evaluate, export, fetch, main, selftest, video
 from nullface_pipeline.cli.anonymize import _tell_skipped
 from nullface_pipeline.cli.dataset import report, run
-from nullface_pipeline.cli.demo import side_by_side
+from nullface_pipeline.cli.demo import prepare_folder, side_by_side
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.photo_folder import FoundPhotos
 
@@ -36,12 +36,24 @@ def test_demo_makes_its_pictures(tmp_path):
     assert np.abs(after - before)[60:180, 170:280].mean() > 5, "the face is another"
     assert np.array_equal(after[300:], before[300:])
     assert pictures["side_by_side.png"].width > 2 * before.shape[1]
+    prepare_folder(tmp_path / "demo")  # a second demo may replace its own pictures
 
 
 def test_a_demo_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").touch()
     result = invoke("demo", "--output", tmp_path / "file" / "demo")
     assert result.exit_code == 1 and "Not a directory" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["input.png", "anonymized.png", "side_by_side.png"])
+def test_demo_replaces_nothing_that_it_did_not_write(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("nullface_pipeline.tiny_model.load_nullface_tiny", lambda: pytest.fail("is refused before"))
+    mine = tmp_path / name
+    PIL.Image.new("RGB", (8, 8), "red").save(mine)
+    before = mine.read_bytes()
+    result = invoke("demo", "--output", tmp_path)
+    assert result.exit_code == 2 and str(mine) in result.stderr.replace("\n", "")
+    assert mine.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_wrong_choice_is_said_in_words():

@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nullface_pipeline.photo_files import (
+    SUFFIXES,
+    UNREAD_PICTURES,
     PhotoFileError,
     encode_photo,
     read_photo,
@@ -445,3 +447,21 @@ def test_open_files_that_are_none():
     for wrong in (io.StringIO("text"), None, 3, b"bytes"):
         with pytest.raises(TypeError, match="binary mode"):
             read_photo(wrong)
+
+
+# What Pillow also opens: videos, tables of numbers and metadata without a picture.
+NO_PICTURES = {".mpeg", ".mpg", ".bufr", ".grib", ".h5", ".hdf", ".iim"}
+
+
+def test_every_picture_that_pillow_knows_is_read_or_reported():
+    PIL.Image.init()
+    known = {suffix for suffix, name in PIL.Image.registered_extensions().items() if name in PIL.Image.OPEN}
+    assert known - SUFFIXES - NO_PICTURES <= UNREAD_PICTURES
+    assert not SUFFIXES & UNREAD_PICTURES
+
+
+@pytest.mark.parametrize(
+    "suffix", [".dcm", ".dicom", ".heics", ".heifs", ".mpo", ".exr", ".nef", ".iiq", ".ppm", ".psb"]
+)
+def test_pictures_of_hospitals_phones_and_cameras_are_reported(suffix):
+    assert suffix in UNREAD_PICTURES
