@@ -4,14 +4,69 @@ It holds the boxes of faces, finished segments, and the secret seed without whic
 embedding, and no pixel of the original. It is for its owner's eyes, and goes when the video is finished.
 """
 
+import contextlib
 import json
+import secrets
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from nullface_pipeline.runs.atomic_files import write_whole
+from nullface_pipeline.runs.digests import file_digest
+from nullface_pipeline.runs.seeds import SEED_BITS
+from nullface_pipeline.video.reader import VideoError
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video file at the beginning of a run.
+
+    Attributes:
+        sha256 (`str`): hash of its content.
+        state (`tuple[int, ...]`): device, inode, size and time of the last change.
+    """
+
+    path: Path
+    sha256: str
+    state: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "VideoFile":
+        """Read the state of a file, and hash it.
+
+        Raises:
+            VideoError: if it does not exist.
+        """
+        state = _file_state(path)
+        return cls(path, file_digest(path) or "", state)
+
+    def check_unchanged(self) -> None:
+        """Raise `VideoError` if the file was replaced or written to since."""
+        if _file_state(self.path) != self.state:
+            raise VideoError("Its file has changed during the run: run it again.")
+
+
+def _file_state(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise VideoError("It does not exist.") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def open_checkpoint(file: VideoFile, output: Path, digest: str, seed: int | None) -> "VideoCheckpoint":
+    """Checkpoint beside a result: that of a stopped run of the same video and options, or a new one.
+
+    Args:
+        digest (`str`): hash of the options, see `options_digest`.
+        seed (`int`, *optional*): seed of the noise; by default that of the stopped run, or a random one.
+    """
+    made_from = f"{file.sha256} {digest}"
+    new_seed = secrets.randbits(SEED_BITS) if seed is None else seed
+    return VideoCheckpoint(checkpoint_folder(output), made_from, new_seed, fixed=seed is not None)
 
 
 def checkpoint_folder(output: Path) -> Path:
@@ -19,9 +74,16 @@ def checkpoint_folder(output: Path) -> Path:
     return output.with_name(f".nullface-{sha256(output.name.encode()).hexdigest()[:16]}.work")
 
 
-def remove_checkpoint(output: Path) -> None:
-    """Delete the work folder of a result, if there is one."""
-    shutil.rmtree(checkpoint_folder(output), ignore_errors=True)
+@contextlib.contextmanager
+def removed_if_refused(output: Path) -> Iterator[None]:
+    """Delete the checkpoint of a video that cannot be anonymized. After a failure of the disk it stays."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception:
+        shutil.rmtree(checkpoint_folder(output), ignore_errors=True)
+        raise
 
 
 # Figures of a finished segment, see `summarize`.
