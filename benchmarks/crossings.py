@@ -20,9 +20,8 @@ import torch
 
 from benchmarks.video import DIFFERENT, SCENE, SIZE, Marked, people
 from nullface_pipeline.model_sets import load_model_set
-from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.protocols import NullFacePipeline
-from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
+from nullface_pipeline.video import anonymize_video
 from tests.video.clips import Clip, Motion, head_mask, make_clip, read_back, sway, write_clip
 
 
@@ -76,9 +75,7 @@ def measure(pipe: NullFacePipeline, name: str, data: Path, preset: str, pictures
     clip = make_clip({"a": (faces["a"], behind), "b": (faces["b"], front)}, count, SIZE, seed=SCENE)
     with tempfile.TemporaryDirectory() as folder:
         source, output = write_clip(Path(folder) / "in.mp4", clip.frames, clip.pts), Path(folder) / "out.mp4"
-        checkpoint = VideoCheckpoint(Path(folder) / "work", name, seed=7)
-        video = link_video(pipe.face_analyser, source, checkpoint)
-        report = anonymize_video(pipe, video, output, PhotoOptions(preset=preset), checkpoint)
+        report = anonymize_video(pipe, source, output, seed=7, preset=preset)
         before, after = read_back(source)[0], read_back(output)[0]
     shares = []
     for number, who, shown in seen_parts(clip, faces):

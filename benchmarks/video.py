@@ -23,10 +23,9 @@ from nullface_pipeline.evaluation.attributes import find_68, shape_predictor
 from nullface_pipeline.evaluation.recognizers import DlibRecognizer
 from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.model_sets import load_model_set
-from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.protocols import NullFacePipeline
-from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
-from nullface_pipeline.video.reader import read_frames
+from nullface_pipeline.video import anonymize_video
+from nullface_pipeline.video.reader import read_frames, read_info
 from nullface_pipeline.video.writer import write_segment
 from tests.video.clips import Clip, Motion, Portrait, draw, make_clip, read_back, sway, write_clip
 from training.expression import openings
@@ -180,15 +179,12 @@ def measure(
     with tempfile.TemporaryDirectory() as folder:
         source = write_clip(Path(folder) / "in.mp4", clip.frames, clip.pts)
         started = time.perf_counter()
-        checkpoint = VideoCheckpoint(Path(folder) / "work", scene, seed=7)
-        video = link_video(pipe.face_analyser, source, checkpoint)
-        options = PhotoOptions(preset=preset)
-        report = anonymize_video(pipe, video, Path(folder) / "out.mp4", options, checkpoint)
+        report = anonymize_video(pipe, source, Path(folder) / "out.mp4", seed=7, preset=preset)
         seconds = time.perf_counter() - started
         before, times = read_back(source)
         after, _ = read_back(Path(folder) / "out.mp4")
         alike = Path(folder) / "alike.nut"
-        write_segment(alike, read_frames(source), video.info, ".mp4")
+        write_segment(alike, read_frames(source), read_info(source), ".mp4")
         encoded = np.stack([frame.pixels for frame in read_frames(alike)])[:, : SIZE[0], : SIZE[1]]
         if pictures is not None:
             pictures.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ from nullface_pipeline.face_identity import load_face_analyser
 from nullface_pipeline.model_sets import load_model_set
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.tiny_model import TINY_FOLDER
-from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
+from nullface_pipeline.video import VideoCheckpoint, link_video, render_video
 from tests.video.clips import astronaut, background, draw, sway, write_clip
 
 
@@ -92,7 +92,7 @@ def main() -> None:
     if arguments.step != "look":
         min_face = 1e6 if arguments.step == "cover" else 0.0
         options = PhotoOptions(preset="fast", min_face=min_face)
-        report = anonymize_video(pipe, video, clip.with_suffix(".out.mp4"), options, checkpoint, on_progress=memory)
+        report = render_video(pipe, video, clip.with_suffix(".out.mp4"), options, checkpoint, on_progress=memory)
         print(json.dumps({"replaced": report.replaced, "covered": report.covered}))
     seconds = time.perf_counter() - memory.started
     print(json.dumps({"faces": len(video.seen.faces), "seconds": round(seconds), **memory.told()}))

@@ -11,8 +11,7 @@ import PIL.Image
 import torch
 
 from nullface_pipeline.model_sets import load_model_set
-from nullface_pipeline.photo_options import PhotoOptions
-from nullface_pipeline.video import VideoCheckpoint, anonymize_video, link_video
+from nullface_pipeline.video import anonymize_video
 from tests.video.clips import astronaut, make_clip, read_back, sway, write_clip
 
 
@@ -34,9 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, output = Path(folder) / "in.mp4", Path(folder) / "out.mp4"
         write_clip(source, clip.frames, clip.pts)
-        checkpoint = VideoCheckpoint(Path(folder) / "work", "", seed=7)
-        linked = link_video(pipe.face_analyser, source, checkpoint)
-        print(anonymize_video(pipe, linked, output, PhotoOptions(preset="fast"), checkpoint))
+        print(anonymize_video(pipe, source, output, seed=7, preset="fast"))
         frames = np.concatenate([read_back(source)[0], read_back(output)[0]], axis=1)
     pictures = [PIL.Image.fromarray(frame) for frame in frames]
     path = Path(__file__).parent / "images" / "video.webp"

@@ -17,6 +17,8 @@ _EXPORTS = {
     "load_nullface_tiny": "tiny_model",
     "load_model_set": "model_sets",
     "find_people": "albums",
+    "anonymize_video": "video",
+    "VideoReport": "video",
     "AnonymizedPhoto": "photo_records",
     "FaceRecord": "photo_records",
     "PhotoOptions": "photo_options",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .pipeline_output import NullFacePipelineOutput
     from .pipeline_sdxl import StableDiffusionXLNullFacePipeline
     from .tiny_model import load_nullface_tiny
+    from .video import VideoReport, anonymize_video
 
 
 def __getattr__(name: str) -> Any:

@@ -18,10 +18,10 @@ from nullface_pipeline.video import (
     VideoCheckpoint,
     VideoError,
     VideoReport,
-    anonymize_video,
     link_video,
     output_suffix,
     read_info,
+    render_video,
 )
 from nullface_pipeline.video.progress import ProgressCallback, no_progress
 from nullface_pipeline.video.reader import open_input
@@ -130,7 +130,7 @@ def anonymize_clip(
         output = Path(name) / f"result{suffix}"
         checkpoint = VideoCheckpoint(Path(name) / "work", made_from="", seed=secrets.randbits(62))
         linked = link_video(pipe.face_analyser, source, checkpoint, on_progress)
-        report = anonymize_video(pipe, linked, output, options, checkpoint, on_progress=on_progress)
+        report = render_video(pipe, linked, output, options, checkpoint, on_progress=on_progress)
         return ClipResult(f"{Path(clip.name).stem}-anonymized{suffix}", output.read_bytes(), report)
 
 

@@ -1,7 +1,6 @@
 """`nullface video`: videos, one after the other, each resumed where it was stopped."""
 
 import contextlib
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -30,10 +29,7 @@ if TYPE_CHECKING:
 
     from nullface_pipeline.runs.jobs import PhotoJob
     from nullface_pipeline.runs.records import ResultRecord
-    from nullface_pipeline.video import LinkedVideo, VideoCheckpoint, VideoReport
-
-    # Device, inode, size and time of the last change.
-    FileState = tuple[int, int, int, int]
+    from nullface_pipeline.video import LinkedVideo, VideoCheckpoint, VideoFile, VideoReport
 
 
 class Audio(StrEnum):
@@ -49,17 +45,11 @@ AudioName = Annotated[
 
 @dataclass(frozen=True, eq=False)
 class LookedAt:
-    """A video after the first pass.
+    """A video whose faces are linked."""
 
-    Attributes:
-        original (`str`): SHA-256 of its file.
-        state (`tuple`): of its file when that was hashed, see `_file_state`.
-    """
-
+    file: "VideoFile"
     linked: "LinkedVideo"
     checkpoint: "VideoCheckpoint"
-    original: str
-    state: "FileState"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +174,7 @@ def _anonymize(run: VideoRun, face_options: PhotoOptions, jobs: "list[PhotoJob]"
     for outcome in split.refused:
         _refuse(outcome.job, outcome.reason)
     reports = _anonymize_videos(run, face_options, split.pending, jobs, record) if split.pending else {}
-    _print_reports(reports, run.model.model, run.options.identity)
+    _print_reports(reports, run.model.model)
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
     if run.model.model == "tiny" and reports:
@@ -231,59 +221,37 @@ def _with_model(pipe: NullFacePipeline, run: VideoRun, face_options: PhotoOption
     from nullface_pipeline.photo_files.anonymize import with_loaded_models
 
     try:
-        return with_loaded_models(pipe, face_options, run.model.verifier)
+        # The identity of each track is passed to `render_video`; `people` are those of an album of photos.
+        return with_loaded_models(pipe, replace(face_options, identity="opposite"), run.model.verifier)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)
     return face_options
 
 
 def _look(run: VideoRun, pipe: NullFacePipeline, job: "PhotoJob", progress: Progress) -> LookedAt | None:
-    """What one video shows; None if it is refused."""
-    from nullface_pipeline.runs.digests import file_digest
-    from nullface_pipeline.runs.seeds import SEED_BITS
-    from nullface_pipeline.video import VideoCheckpoint, checkpoint_folder, link_video
+    """Link the faces of one video; None if it is refused."""
+    from nullface_pipeline.video import VideoFile, link_video, open_checkpoint
 
-    seed = secrets.randbits(SEED_BITS) if run.seed is None else run.seed
     with _refusals(job):
-        state, original = _file_state(job.source), file_digest(job.source) or ""
-        checkpoint = VideoCheckpoint(
-            checkpoint_folder(job.output), f"{original} {run.digest}", seed, fixed=run.seed is not None
-        )
+        file = VideoFile.open(job.source)
+        checkpoint = open_checkpoint(file, job.output, run.digest, run.seed)
         linked = link_video(pipe.face_analyser, job.source, checkpoint, _teller(progress, job))
-        return LookedAt(linked, checkpoint, original, state)
+        return LookedAt(file, linked, checkpoint)
     return None
-
-
-def _file_state(path: Path) -> "FileState":
-    """What shows that a file was replaced or written to.
-
-    Raises:
-        VideoError: if it is not there any more.
-    """
-    from nullface_pipeline.video import VideoError
-
-    try:
-        status = path.stat()
-    except FileNotFoundError as error:
-        raise VideoError("It does not exist.") from error
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextlib.contextmanager
 def _refusals(job: "PhotoJob") -> Iterator[None]:
-    """Refuse the video if it or a library raises an error, delete its work folder, and go on with the others.
-
-    A failing disk ends the run and leaves the work folder, so that the run can go on later.
-    """
+    """Refuse the video if it or a library raises an error, and continue with the others. A failing disk ends the run."""
     from nullface_pipeline.runs.messages import format_error
-    from nullface_pipeline.video import remove_checkpoint
+    from nullface_pipeline.video import removed_if_refused
 
     try:
-        yield
+        with removed_if_refused(job.output):
+            yield
     except OSError:
         raise
     except Exception as error:
-        remove_checkpoint(job.output)
         known = isinstance(error, PhotoRefusedError)
         _refuse(job, str(error) if known else f"It could not be processed. {format_error(error)}.")
 
@@ -308,16 +276,15 @@ def _finish(
 ) -> None:
     """Render one video, and write down what the result is before it appears."""
     from nullface_pipeline.runs.digests import MadeFrom, file_digest
-    from nullface_pipeline.video import VideoError, anonymize_video
+    from nullface_pipeline.video import render_video
 
     def note(finished: Path) -> None:
-        if _file_state(job.source) != looked.state:
-            raise VideoError("Its file has changed during the run: run the command again.")
-        record.add(MadeFrom(looked.original, run.digest, file_digest(finished) or ""))
+        looked.file.check_unchanged()
+        record.add(MadeFrom(looked.file.sha256, run.digest, file_digest(finished) or ""))
 
     on_progress = _teller(progress, job)
     with _refusals(job):
-        reports[job] = anonymize_video(
+        reports[job] = render_video(
             pipe,
             looked.linked,
             job.output,
@@ -350,7 +317,7 @@ def _progress() -> Progress:
     return make_progress("{task.fields[step]}", MofNCompleteColumn(), rate="frames", transient=True)
 
 
-def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str, identity: str) -> None:
+def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
     """One table a video, one row a figure."""
     made_with = " (nullface-tiny, a demonstration)" if model == "tiny" else ""
     for job, report in reports.items():
@@ -368,7 +335,7 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str, identity:
         for name, value in rows.items():
             table.add_row(name, str(value))
         # A path is not broken over lines, however long it is.
-        console.print(f"{show(job.output)}{made_with}, {identity} identity", soft_wrap=True)
+        console.print(f"{show(job.output)}{made_with}, {report.identity} identity", soft_wrap=True)
         console.print(table)
         for track in report.covered_tracks:
             box = ",".join(f"{corner:.0f}" for corner in track.box)

@@ -1,17 +1,13 @@
-"""Videos: look at every frame, link faces to tracks, give each track one new face, cover what is left, write the result.
+"""Video: detect faces in every frame, link them to tracks, replace the face of each track, and write the result.
 
-A frame in which a face might show and nothing was done does not exist: every frame of every track is anonymized and
-verified, or covered. Nothing is written before the finished picture has been decoded and searched once more.
+In every frame each track is replaced and verified, covered, or kept because the person agreed. The result is written
+after it was decoded and searched once more.
 """
 
-from nullface_pipeline.video.checkpoint import VideoCheckpoint, checkpoint_folder, remove_checkpoint
+from nullface_pipeline.video.checkpoint import VideoCheckpoint, VideoFile, open_checkpoint, removed_if_refused
+from nullface_pipeline.video.linking import LinkedVideo, consistent_identities, link_video
 from nullface_pipeline.video.reader import VideoError, VideoInfo, read_info
+from nullface_pipeline.video.render import check_video_options, render_video
 from nullface_pipeline.video.report import VideoReport
-from nullface_pipeline.video.run import (
-    LinkedVideo,
-    anonymize_video,
-    check_video_options,
-    consistent_identities,
-    link_video,
-)
+from nullface_pipeline.video.run import anonymize_video
 from nullface_pipeline.video.writer import AUDIO, FORMATS, output_suffix

@@ -1,4 +1,4 @@
-"""What was done with a video."""
+"""Report of an anonymized video."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ COUNTED = ("replaced", "gaps", "kept", "covered", "failed", "found", "patched_fr
 
 @dataclass(frozen=True)
 class CoveredTrack:
-    """A track that is covered wherever it is.
+    """Track that is covered in every frame.
 
     Attributes:
-        start, end (`float`): seconds of the first and the last frame with its cover.
-        box (`tuple[float, ...]`): x0, y0, x1, y1 in pixels, where it was found first.
-        score (`float`): its highest detection score.
-        reason (`str`): why it is covered, and what to try.
+        start, end (`float`): time of the first and the last covered frame, in seconds.
+        box (`tuple[float, ...]`): x0, y0, x1, y1 of the first detection, in pixels.
+        score (`float`): highest detection score.
+        reason (`str`): reason for the cover, and what to try.
     """
 
     start: float
@@ -31,20 +31,22 @@ class CoveredTrack:
 
 @dataclass(frozen=True)
 class VideoReport:
-    """What was done. Faces count once in every frame that has them.
+    """Summary of an anonymized video. A face counts once in each frame.
 
     Attributes:
-        frames (`int`): of the video.
-        tracks (`int`): people in shots, roughly.
-        replaced (`int`): faces that were found, replaced and verified.
-        gaps (`int`): faces that were not found, replaced between two frames that show them, and verified.
-        kept (`int`): faces of people who agreed to be seen, left as they are.
-        covered (`int`): faces and places of faces under a patch.
-        failed (`int`): faces that did not pass; they are covered, with their neighbours.
-        found (`int`): faces that only the finished picture showed; they are covered.
-        patched_frames (`int`): frames with a patch.
-        switches (`int`): how often a track changes between a new face and a patch.
-        covered_tracks (`tuple[CoveredTrack, ...]`): tracks without a new face in any frame, parts of others left out.
+        frames (`int`): number of frames of the video.
+        tracks (`int`): number of tracks. A person has one track or more in each shot.
+        replaced (`int`): faces that were detected, replaced and verified.
+        gaps (`int`): faces that were replaced and verified in a short gap, between two frames in which they were
+            detected.
+        kept (`int`): faces of people who agreed to be seen. They are unchanged.
+        covered (`int`): covers, over faces and over places where a face may be.
+        failed (`int`): new faces that still resembled the person. They are covered, and so are the frames around them.
+        found (`int`): faces that were detected only in the finished video. They are covered.
+        patched_frames (`int`): frames with at least one cover.
+        switches (`int`): changes of a track between a new face and a cover.
+        identity (`str`): `"opposite"`, or `"consistent"` if a person has one new face in all shots.
+        covered_tracks (`tuple[CoveredTrack, ...]`): tracks that are covered in every frame.
     """
 
     frames: int
@@ -57,6 +59,7 @@ class VideoReport:
     found: int
     patched_frames: int
     switches: int
+    identity: str = "opposite"
     covered_tracks: tuple[CoveredTrack, ...] = ()
 
 

@@ -15,7 +15,7 @@ from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.video import _print_reports
 from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.tiny_model import TINY_FOLDER
-from nullface_pipeline.video import VideoReport, anonymize_video
+from nullface_pipeline.video import VideoReport, render_video
 
 from ..video.clips import background, read_back, write_clip
 
@@ -98,6 +98,7 @@ def test_covered_and_then_done_before(clip, tmp_path):
     assert again.exit_code == 0 and "1 done before" in again.output and "do not publish" not in again.output
     other = command(clip, "--output", tmp_path / "out", "--min-face", "20", "--identity", "consistent")
     assert other.exit_code == 3 and "done before" not in other.output
+    assert "opposite identity" in result.stdout and "consistent identity" in other.stdout
 
 
 def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
@@ -105,9 +106,9 @@ def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
 
     def anonymize(pipe, linked, output, options, *more):
         told.append(options)
-        return anonymize_video(pipe, linked, output, options, *more)
+        return render_video(pipe, linked, output, options, *more)
 
-    monkeypatch.setattr("nullface_pipeline.video.anonymize_video", anonymize)
+    monkeypatch.setattr("nullface_pipeline.video.render_video", anonymize)
     knobs = (
         "--num-inference-steps",
         "6",
@@ -174,11 +175,9 @@ def test_a_video_that_changes_during_the_run_is_refused(clip, tmp_path, monkeypa
     def spy(pipe, linked, output, options, checkpoint, audio, identities, noted, on_progress):
         nonlocal note
         note = noted
-        return anonymize_video(
-            pipe, linked, output, options, checkpoint, audio, identities, before_writing, on_progress
-        )
+        return render_video(pipe, linked, output, options, checkpoint, audio, identities, before_writing, on_progress)
 
-    monkeypatch.setattr("nullface_pipeline.video.anonymize_video", spy)
+    monkeypatch.setattr("nullface_pipeline.video.render_video", spy)
     result = command(clip, "--output", tmp_path / "out")
     assert result.exit_code == 4 and "has changed" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -189,7 +188,7 @@ def test_a_table_fits_into_80_columns(clip, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(console, "width", 80)
     long = tmp_path / f"{'a long name ' * 10}.mp4"
     with console.capture() as captured:
-        _print_reports({PhotoJob(clip, long): report}, "tiny", "opposite")
+        _print_reports({PhotoJob(clip, long): report}, "tiny")
     lines = captured.get().splitlines()
     assert any(str(long) in line for line in lines)
     assert any("faces replaced " in line and "100000" in line for line in lines)

@@ -53,9 +53,7 @@ def source(clip, tmp_path):
 
 
 def anonymize(pipe, source, output, **options):
-    checkpoint = VideoCheckpoint(output.with_suffix(".work"), "test", seed=7)
-    linked = link_video(pipe.face_analyser, source, checkpoint)
-    return anonymize_video(pipe, linked, output, PhotoOptions(**{**QUICK, **options}), checkpoint)
+    return anonymize_video(pipe, source, output, seed=7, **{**QUICK, **options})
 
 
 def changed(before, after, box):

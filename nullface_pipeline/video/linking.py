@@ -1,0 +1,81 @@
+"""The first passes over a video: its faces, and which of them are one person."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nullface_pipeline.albums import group_people, person_embeddings
+from nullface_pipeline.face_identity import same_person_similarity
+from nullface_pipeline.photo_records import NoFaceFoundError
+from nullface_pipeline.protocols import FaceAnalyser
+from nullface_pipeline.video.checkpoint import VideoCheckpoint
+from nullface_pipeline.video.detections import Detections, detect_faces, embed_frames
+from nullface_pipeline.video.progress import ProgressCallback, no_progress
+from nullface_pipeline.video.reader import VideoInfo, read_info
+from nullface_pipeline.video.shots import find_shots
+from nullface_pipeline.video.tracks import Track, link_faces
+
+
+@dataclass(frozen=True, eq=False)
+class LinkedVideo:
+    """What is known of a video before anything is changed.
+
+    Attributes:
+        times (`np.ndarray`): (N,) seconds, of each frame.
+        shots (`list[tuple[int, int]]`): first frame, and the frame after the last.
+    """
+
+    path: Path
+    info: VideoInfo
+    seen: Detections
+    times: np.ndarray
+    shots: list[tuple[int, int]]
+    tracks: list[Track]
+
+
+def link_video(
+    analyser: FaceAnalyser, path: Path, checkpoint: VideoCheckpoint, on_progress: ProgressCallback = no_progress
+) -> LinkedVideo:
+    """Find the faces of a video and who they are.
+
+    Raises:
+        NoFaceFoundError: if it shows none.
+        VideoError: if it is refused.
+    """
+    info = read_info(path)
+    told = iter(range(1, 2**62))
+    seen = detect_faces(path, analyser, checkpoint.folder, lambda: on_progress("looking", next(told), None))
+    if not len(seen.faces):
+        raise NoFaceFoundError(
+            "No face was found in the video, so nothing was anonymized and nothing is written. Lower the detection threshold "
+            "if it shows one."
+        )
+    times = seen.frames["pts"].astype(np.float64) * float(info.time_base)
+    shots = find_shots(seen.frames["changes"])
+    embeddings = embed_frames(path, analyser, seen)
+    tracks = link_faces(seen, shots, times, embeddings, same_person_similarity(analyser))
+    return LinkedVideo(path, info, seen, times, shots, tracks)
+
+
+def consistent_identities(videos: Sequence[LinkedVideo], same_person: float) -> list[list[np.ndarray]]:
+    """For each video, whom each track's new face is to be unlike, if a person is to get one face in all of them.
+
+    Args:
+        same_person (`float`): similarity from which on two faces are taken for one person.
+    """
+    tracks = [(number, track) for number, video in enumerate(videos) for track in video.tracks]
+    embeddings = [track.embedding for _, track in tracks]
+    apart = np.array([[one == other and overlap_in_time(a, b) for other, b in tracks] for one, a in tracks])
+    groups = group_people(embeddings, apart, same_person)
+    people = dict(zip(np.unique(groups), person_embeddings(embeddings, groups)))
+    identities: list[list[np.ndarray]] = [[] for _ in videos]
+    for (number, _), group in zip(tracks, groups):
+        identities[number].append(people[group])
+    return identities
+
+
+def overlap_in_time(first: Track, second: Track) -> bool:
+    """Whether two tracks of one video show two people at once."""
+    return bool(np.isin(first.frames, second.frames).any())

@@ -1,0 +1,113 @@
+"""The last pass over a video: every face is replaced or covered, and the result is written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from nullface_pipeline.photo import check_pipeline, read_references
+from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.protocols import NullFacePipeline
+from nullface_pipeline.runs.atomic_files import whole_file
+from nullface_pipeline.video.checkpoint import VideoCheckpoint
+from nullface_pipeline.video.linking import LinkedVideo
+from nullface_pipeline.video.progress import ProgressCallback, no_progress
+from nullface_pipeline.video.rendering import Rendering
+from nullface_pipeline.video.report import COUNTED, VideoReport, find_covered_tracks
+from nullface_pipeline.video.segments import render_segments, segment_spans, total_counts
+from nullface_pipeline.video.states import track_states
+from nullface_pipeline.video.strengths import find_strengths
+from nullface_pipeline.video.tracks import find_occluders, find_parent_tracks
+from nullface_pipeline.video.writer import check_audio, join_segments
+
+
+def render_video(
+    pipe: NullFacePipeline,
+    video: LinkedVideo,
+    output: Path,
+    options: PhotoOptions,
+    checkpoint: VideoCheckpoint,
+    audio: str = "none",
+    identities: Sequence[np.ndarray] | None = None,
+    before_writing: Callable[[Path], None] = lambda path: None,
+    on_progress: ProgressCallback = no_progress,
+) -> VideoReport:
+    """Replace or cover every face of a video whose faces are linked, and write the result once it is complete.
+
+    Args:
+        pipe (`StableDiffusionNullFacePipeline`): pipeline with adapter and face models.
+        options (`PhotoOptions`): options of each face, see `check_video_options`. Their `identity` has no effect.
+        audio (`str`): one of `AUDIO`, see `join_segments`.
+        identities (`Sequence[np.ndarray]`, *optional*): (512,) identity to move away from, for each track; see
+            `consistent_identities`. By default the embedding of the track.
+        before_writing (`Callable`): called with the path of the finished temporary file before it is renamed.
+
+    Raises:
+        FaceNotHiddenError, VideoError: if nothing can be written.
+        RuntimeError, TypeError, ValueError: as `pipe.anonymize`.
+    """
+    check_video_options(options)
+    # Each track has its own identity to move away from, so the options' way to choose one does not apply.
+    options = replace(options, identity="opposite")
+    check_pipeline(pipe, options)
+    options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
+    suffix = output.suffix.lower()
+    check_audio(video.path, audio, suffix)
+    rendering = plan(pipe, video, options, checkpoint, identities, on_progress)
+    spans = segment_spans(video.info, len(video.times))
+    while unfinished := [span for span in spans if checkpoint.summary(span[0]) is None]:
+        render_segments(rendering, video.path, suffix, unfinished, spans, checkpoint, on_progress)
+    with whole_file(output) as temporary:
+        segments = [checkpoint.segment(start) for start, _ in spans]
+        join_segments(temporary, segments, video.path, audio, suffix)
+        before_writing(temporary)
+    totals = total_counts(checkpoint, spans)
+    counted = {name: totals[name] for name in COUNTED}
+    return VideoReport(
+        len(video.times),
+        len(video.tracks),
+        **counted,
+        identity="opposite" if identities is None else "consistent",
+        covered_tracks=tuple(find_covered_tracks(rendering)),
+    )
+
+
+def check_video_options(options: PhotoOptions) -> None:
+    """That nothing is asked that only makes sense for a photo; raises ValueError."""
+    if options.keep_mask is not None or options.people is not None or options.on_failure != "cover":
+        raise ValueError("`keep_mask`, `people` and `on_failure='error'` are for photos, not for videos.")
+    if any(isinstance(person, tuple) for person in options.skip_faces):
+        raise ValueError("A box of `skip_faces` is for one photo: for a video give reference photos.")
+
+
+def plan(
+    pipe: NullFacePipeline,
+    video: LinkedVideo,
+    options: PhotoOptions,
+    checkpoint: VideoCheckpoint,
+    identities: Sequence[np.ndarray] | None,
+    on_progress: ProgressCallback,
+) -> Rendering:
+    """What happens to each track in each frame, how strong, and what an earlier run found besides."""
+    parents = find_parent_tracks(video.tracks)
+    others = find_occluders(video.tracks, parents)
+    states = [
+        track_states(track, video.times, near, render=parent is None and track.size >= options.min_face)
+        for track, near, parent in zip(video.tracks, others, parents)
+    ]
+    identities = [track.embedding for track in video.tracks] if identities is None else list(identities)
+    none = [0] * len(states)
+    trial = Rendering(
+        pipe, options, checkpoint.seed, video.info, video.times, video.shots, states, identities, none, parents
+    )
+    strengths = find_strengths(trial, video.path, checkpoint, on_progress)
+    tracks = [
+        one if strength is not None else track_states(one.track, video.times, near, render=False)
+        for one, near, strength in zip(states, others, strengths)
+    ]
+    rendering = replace(trial, tracks=tracks, strengths=[strength or 0 for strength in strengths])
+    for number, *box in checkpoint.lines("found.jsonl"):
+        rendering.cover_found(int(number), np.array(box))
+    rendering.failed.update((number, index) for number, index in checkpoint.lines("failed.jsonl"))
+    return rendering
