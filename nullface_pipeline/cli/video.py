@@ -128,8 +128,7 @@ def video(
         )
         jobs = find_jobs(run.videos, run.output, skip_face or [])
         with hold_folder(run.output):
-            # Each track has one identity, which the album mode chooses.
-            code = _anonymize(run, replace(run.options, identity="opposite"), jobs)
+            code = _anonymize(run, run.options, jobs)
     except (OSError, PhotoRefusedError, TypeError, ValueError) as error:
         fail(error)
     raise typer.Exit(code)
