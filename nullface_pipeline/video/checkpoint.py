@@ -1,7 +1,7 @@
-"""The folder of one video that is being worked on, so that a stopped run goes on where it was.
+"""Checkpoint of a video: a private folder from which a stopped run continues.
 
-It holds the boxes of faces, finished segments, and the secret seed without which the rest would get other faces: no
-embedding, and no pixel of the original. It is for its owner's eyes, and goes when the video is finished.
+It holds boxes of faces, finished segments and the secret seed, but no embedding and no frame of the
+original. It is deleted when the video is finished or refused.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def open_checkpoint(file: VideoFile, output: Path, digest: str, seed: int | None
 
 
 def checkpoint_folder(output: Path) -> Path:
-    """Where the work on a video lies: hidden beside its result."""
+    """Hidden folder beside a result."""
     return output.with_name(f".nullface-{sha256(output.name.encode()).hexdigest()[:16]}.work")
 
 
@@ -91,12 +91,12 @@ SegmentSummary = dict[str, dict[str, int]]
 
 
 class VideoCheckpoint:
-    """The work on one video.
+    """State of one video's run. An earlier state is used if it fits, and deleted otherwise.
 
     Args:
-        folder (`Path`): made where it is missing.
-        made_from (`str`): of what, and by which options; work on anything else is thrown away.
-        seed (`int`): used unless earlier work goes on; with `fixed`, earlier work by another seed is thrown away.
+        folder (`Path`): folder of the checkpoint, created if it is missing.
+        made_from (`str`): hash of the video and the options. An earlier state with another one does not fit.
+        seed (`int`): seed of a new state. With `fixed`, an earlier state with another seed does not fit.
     """
 
     def __init__(self, folder: Path, made_from: str, seed: int, fixed: bool = False) -> None:
@@ -111,7 +111,7 @@ class VideoCheckpoint:
         self.seed: int = earlier["seed"]
 
     def segment(self, start: int) -> Path:
-        """The file of the segment that begins with a frame; it is finished after `finish`."""
+        """File of the segment that begins with frame `start`."""
         return self.folder / f"{start:09}.nut"
 
     def finish(self, start: int, summary: SegmentSummary) -> None:
@@ -123,17 +123,17 @@ class VideoCheckpoint:
         return _read_json(self.segment(start).with_suffix(".json"))
 
     def reopen(self, start: int) -> None:
-        """Have a finished segment made again."""
+        """Mark a finished segment to be rendered again."""
         self.segment(start).with_suffix(".json").unlink(missing_ok=True)
 
     def add_line(self, name: str, line: object) -> None:
-        """Append to a list."""
+        """Append to a list of JSON values."""
         with (self.folder / name).open("a") as file:
-            # A line of its own, even after one that a killed run left half.
+            # A killed run may have left an incomplete line.
             file.write("\n" + json.dumps(line) + "\n")
 
     def lines(self, name: str) -> Iterator[Any]:  # JSON
-        """A list's whole lines."""
+        """Values of a list; incomplete lines are skipped."""
         path = self.folder / name
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
@@ -142,7 +142,7 @@ class VideoCheckpoint:
                 continue
 
     def remove(self) -> None:
-        """Throw all of it away."""
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -1,7 +1,7 @@
-"""The first pass: where the faces of every frame are, and how much each frame differs from those before.
+"""Face detection in every frame, with the difference of each frame from those before it.
 
-What is found goes to two files of fixed-size entries as it is found, so that a stopped look goes on where it was, and
-nothing but boxes and numbers lies on the disk.
+Results are appended to two files of fixed-size entries, so that a stopped pass continues. The files hold boxes and
+numbers only.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ FACE = np.dtype([("box", "<f4", 4), ("landmarks", "<f4", (5, 2)), ("score", "<f4
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What a video shows.
+    """Detected faces of a video.
 
     Attributes:
         frames (`np.ndarray`): (N,) of `FRAME`: time in the video's `time_base`, see `frame_changes`, number of faces.
@@ -37,12 +37,12 @@ class Detections:
     starts: np.ndarray
 
     def rows(self, frame: int) -> range:
-        """Which of `faces` are those of a frame."""
+        """Rows of `faces` that belong to a frame."""
         return range(self.starts[frame], self.starts[frame + 1])
 
 
 def read_detections(folder: Path) -> Detections:
-    """As far as `look` has come in a folder."""
+    """Read the results of a complete or stopped `detect_faces`."""
     frames, faces = _entries(folder / "frames.bin", FRAME), _entries(folder / "faces.bin", FACE)
     starts = np.concatenate([[0], np.cumsum(frames["faces"])]).astype(np.int64)
     # Only frames of which all faces are there.
@@ -53,18 +53,18 @@ def read_detections(folder: Path) -> Detections:
 def _entries(path: Path, kind: np.dtype) -> np.ndarray:
     if not path.exists():
         return np.zeros(0, kind)
-    # The last one may be half.
+    # The last entry may be incomplete.
     return np.fromfile(path, kind, path.stat().st_size // kind.itemsize)
 
 
 def detect_faces(
     video: Path, analyser: FaceAnalyser, folder: Path, on_progress: Callable[[], None] = lambda: None
 ) -> Detections:
-    """Find the faces of every frame, or of those that an earlier look in the same folder did not come to.
+    """Detect the faces of every frame, and continue an earlier pass in the same folder.
 
     Args:
         analyser: InsightFace's `FaceAnalysis`.
-        folder (`Path`): for the two files.
+        folder (`Path`): folder of the two files.
         tell (`Callable`): called after each frame.
 
     Raises:
@@ -95,7 +95,7 @@ def _cut(path: Path, size: int) -> None:
 
 
 def embed_frames(video: Path, analyser: FaceAnalyser, seen: Detections) -> Iterator[np.ndarray]:
-    """(faces, 512) float32 for each frame in turn: who the faces are. Embeddings are never written anywhere."""
+    """(faces, 512) float32 embeddings of each frame in turn. They are never written to disk."""
     for number, frame in enumerate(read_frames(video)):
         yield embed_rows(analyser, frame, seen, seen.rows(number))
 
@@ -107,5 +107,5 @@ def embed_rows(analyser: FaceAnalyser, frame: Frame, seen: Detections, rows: ran
 
 
 def location(faces: np.ndarray, row: int) -> FaceLocation:
-    """An entry of `Detections.faces` as what it stands for."""
+    """Entry of `Detections.faces` as a `FaceLocation`."""
     return FaceLocation(faces["box"][row], faces["landmarks"][row], float(faces["score"][row]))

@@ -1,11 +1,11 @@
-"""Progress of the work on a video."""
+"""Progress callback of videos."""
 
 from collections.abc import Callable
 
 
-# Told the step, how far it has come, and how far it goes if that is known.
+# Called with the step, the number done, and the total if it is known.
 ProgressCallback = Callable[[str, int, int | None], None]
 
 
 def no_progress(step: str, done: int, total: int | None) -> None:
-    """For whoever does not want to know."""
+    """Ignore progress."""

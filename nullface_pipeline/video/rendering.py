@@ -1,4 +1,4 @@
-"""How the tracks of one video are anonymized: everything that is known before its first segment is rendered."""
+"""Plan of a video: what is known before its first segment is rendered."""
 
 from dataclasses import dataclass, field
 
@@ -12,26 +12,27 @@ from nullface_pipeline.video.states import TrackStates, track_states
 from nullface_pipeline.video.tracks import Track
 
 
-NOBODY = np.zeros(512, dtype=np.float32)
+# Embedding of a face whose identity is unknown: similarity 0 to everybody.
+NO_IDENTITY = np.zeros(512, dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Rendering:
-    """How the tracks of one video are anonymized.
+    """Plan of a video: how each of its tracks is anonymized.
 
     Attributes:
-        pipe (`StableDiffusionNullFacePipeline`): with adapter and face models.
-        options (`PhotoOptions`): as for every face of a photo.
-        seed (`int`): a track's noise follows from it and the track's number.
-        info (`VideoInfo`): of the video.
-        times (`np.ndarray`): (N,) seconds, of each frame.
-        shots (`list[tuple[int, int]]`): first frame, and the frame after the last.
-        tracks (`list[TrackStates]`): all of them, by number. Faces that only a finished segment shows are added.
-        identities (`list[np.ndarray]`): (512,) for each track that is anonymized: whom its new face is to be unlike.
-        strengths (`list[int]`): for each of them, which of `stronger`'s attempts it gets.
-        parents (`list[int | None]`): for each of the tracks that were there at first, whose faces it is a part of.
-        failed (`set[tuple[int, int]]`): frame and track of faces that could not be replaced; they are covered. Added to while
-            segments are rendered.
+        pipe (`StableDiffusionNullFacePipeline`): pipeline with adapter and face models.
+        options (`PhotoOptions`): options of each face.
+        seed (`int`): seed of the video. The noise of a track depends on it and on the number of the track.
+        info (`VideoInfo`): properties of the video.
+        times (`np.ndarray`): (N,) time of each frame in seconds.
+        shots (`list[tuple[int, int]]`): first frame of each shot, and the frame after its last.
+        tracks (`list[TrackStates]`): all tracks. Faces that are detected only in a finished segment are appended.
+        identities (`list[np.ndarray]`): (512,) identity to move away from, for each of the first tracks.
+        strengths (`list[int]`): attempt of `stronger` that each of them uses.
+        parents (`list[int | None]`): track that each of them is a part of.
+        failed (`set[tuple[int, int]]`): frame and track of faces that could not be replaced. They are covered. Added to
+            while segments are rendered.
     """
 
     pipe: NullFacePipeline
@@ -51,8 +52,8 @@ class Rendering:
         return similarity_threshold(self.pipe, self.options)
 
     def cover_found(self, number: int, box: np.ndarray) -> None:
-        """Have a face covered that only a finished segment showed: a track of one frame."""
+        """Append a track of one frame for a face that was detected only in a finished segment."""
         shot = next(shot for shot in self.shots if shot[0] <= number < shot[1])
         landmarks = np.zeros((1, 5, 2), dtype=np.float32)
-        track = Track(np.array([number]), np.asarray(box, np.float32)[None], landmarks, np.ones(1), shot, NOBODY)
+        track = Track(np.array([number]), np.asarray(box, np.float32)[None], landmarks, np.ones(1), shot, NO_IDENTITY)
         self.tracks.append(track_states(track, self.times))

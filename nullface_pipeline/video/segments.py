@@ -1,4 +1,4 @@
-"""The segments of a video, one after the other: rendered, encoded, verified, and rendered again until nothing fails."""
+"""Segments of a video: each is composed, encoded and verified, again until nothing fails."""
 
 import itertools
 from collections import Counter
@@ -21,11 +21,11 @@ from nullface_pipeline.video.verify import check_segment
 from nullface_pipeline.video.writer import write_segment
 
 
-# Bytes of pixels in one segment, and frames at least and at most.
+# Bytes of pixels in a segment, and its smallest and largest number of frames.
 SEGMENT_BYTES = 2**27
 SEGMENT_FRAMES = (8, 64)
 
-# How often a segment is made again. What is found then would be found for ever.
+# Highest number of passes over a segment. A failure after them would recur.
 MOST_PASSES = 5
 
 

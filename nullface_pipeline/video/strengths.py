@@ -1,4 +1,4 @@
-"""How strong each track has to be anonymized, tried out on a few of its frames."""
+"""Strength of each track, tried out on a few of its frames before the video is rendered."""
 
 from pathlib import Path
 
@@ -13,17 +13,17 @@ from nullface_pipeline.video.states import State, TrackStates
 from nullface_pipeline.video.targets import track_target
 
 
-# Frames of a track that are tried before the others, at least so far apart, to find out how strong it has to be; there,
-# the result must be less similar by so much.
+# Highest number of probe frames of a track, and their smallest distance.
 PROBES, PROBES_APART = 8, 8
 
+# Similarity by which a probe must stay below the threshold.
 PROBE_MARGIN = 0.05
 
 
 def find_strengths(
     rendering: Rendering, path: Path, checkpoint: VideoCheckpoint, on_progress: ProgressCallback
 ) -> list[int | None]:
-    """How strong each track has to be; None where it cannot be anonymized."""
+    """Strength of each track, found on its probe frames; None if it cannot be anonymized."""
     wanted: dict[int, list[int]] = {}
     for index, states in enumerate(rendering.tracks):
         for number in probe_frames(states):
@@ -47,7 +47,7 @@ def find_strengths(
 
 
 def probe_frames(states: TrackStates) -> list[int]:
-    """A few frames of a track, spread over it, of those in which it is seen."""
+    """Probe frames of a track: a few of those in which it was detected, evenly spread."""
     seen = states.first + np.flatnonzero(states.states == State.seen)
     if len(seen) == 0:
         return []
@@ -56,7 +56,7 @@ def probe_frames(states: TrackStates) -> list[int]:
 
 
 def probe_frame(rendering: Rendering, number: int, pixels: np.ndarray, indices: list[int]) -> dict[int, int | None]:
-    """How strong each of some tracks has to be in one frame, by `stronger`'s attempts; None where none will do."""
+    """Attempt of `stronger` that hides each of some tracks in one frame; None if none does."""
     made = {index: track_target(rendering, index, number, pixels) for index in indices}
     tried = {index: target for index, target in made.items() if target is not None}
     threshold = rendering.threshold - PROBE_MARGIN
@@ -66,6 +66,6 @@ def probe_frame(rendering: Rendering, number: int, pixels: np.ndarray, indices: 
 
 
 def needed_strength(probes: list[int | None]) -> int | None:
-    """The strength for a whole track: the highest that a probe needed; None if most of them failed."""
+    """Strength of a whole track: the highest that a probe needed; None if most probes failed."""
     passed = [attempt for attempt in probes if attempt is not None]
     return max(passed) if passed and 2 * len(passed) >= len(probes) else None

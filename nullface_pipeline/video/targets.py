@@ -1,4 +1,4 @@
-"""The faces of a frame that are replaced: cut out by their smoothed landmarks, but for those of people who agreed to be seen."""
+"""Faces of one frame: cut out by smoothed landmarks, or kept because the person agreed to be seen."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,12 +14,12 @@ from nullface_pipeline.video.states import TrackStates
 
 
 def kept_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[int]:
-    """Tracks of people who agreed to be seen, if all of the track and its face in this very frame both show one."""
+    """Tracks to keep in a frame: both the track and its face in this frame match a person who agreed to be seen."""
     if not rendering.options.skip_faces:
         return set()
     analyser, threshold = rendering.pipe.face_analyser, consent_threshold(rendering.pipe, rendering.options)
     people = read_references(analyser, rendering.options.skip_faces)
-    # What was found later, in a finished segment, is nobody's.
+    # Faces that were detected only in a finished segment have no embedding.
     faces = seen_faces(rendering, range(len(rendering.parents)), number)
     now = {
         index: replace(face, embedding=embed_face(analyser, pixels, face.landmarks))
@@ -31,7 +31,7 @@ def kept_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[in
 
 
 def track_target(rendering: Rendering, index: int, number: int, pixels: np.ndarray) -> FaceTarget | None:
-    """A track's face in one frame, cut out by its smoothed landmarks; None where these describe no face."""
+    """Cut out the face of a track in one frame by its smoothed landmarks; None if these do not describe a face."""
     states = rendering.tracks[index]
     place = number - states.first
     smooth = _face(states, place, states.landmarks[place])
@@ -46,7 +46,7 @@ def track_target(rendering: Rendering, index: int, number: int, pixels: np.ndarr
         target = make_target(rendering.pipe, pixels, smooth, [smooth, *others], keep, None, seed, identity)
     except ValueError:
         return None
-    # What is compared later is the face at its own landmarks.
+    # The face is verified at its detected landmarks.
     face = seen_face(states, number) or smooth
     strength = rendering.strengths[index]
     mask = target.wider_mask if strength else target.mask
@@ -54,13 +54,13 @@ def track_target(rendering: Rendering, index: int, number: int, pixels: np.ndarr
 
 
 def seen_face(states: TrackStates, number: int) -> DetectedFace | None:
-    """A track's face as a frame was found to show it."""
+    """Face of a track as it was detected in a frame; None if it was not."""
     own = np.flatnonzero(states.track.frames == number)
     return _face(states, number - states.first, states.track.landmarks[own[0]]) if len(own) else None
 
 
 def seen_faces(rendering: Rendering, indices: Iterable[int], number: int) -> dict[int, DetectedFace]:
-    """`seen_face` of those tracks that a frame was found to show."""
+    """Detected faces of a frame, by track."""
     faces = {index: seen_face(rendering.tracks[index], number) for index in indices}
     return {index: face for index, face in faces.items() if face is not None}
 

@@ -1,4 +1,4 @@
-"""The check of a finished segment: it is decoded, searched and compared with the original once more."""
+"""Verification of an encoded segment: it is decoded, searched for faces and compared with the original."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,35 +13,35 @@ from nullface_pipeline.photo import unmatched_faces
 from nullface_pipeline.video.compose import plan_frame
 from nullface_pipeline.video.new_faces import FrameFaces
 from nullface_pipeline.video.reader import Frame, read_frames
-from nullface_pipeline.video.rendering import NOBODY, Rendering
+from nullface_pipeline.video.rendering import NO_IDENTITY, Rendering
 from nullface_pipeline.video.targets import seen_faces
 
 
 def check_segment(
     rendering: Rendering, path: Path, frames: dict[int, Frame], faces: dict[int, FrameFaces]
 ) -> tuple[set[tuple[int, int]], list[tuple[int, np.ndarray]]]:
-    """Search the finished segment.
+    """Verify an encoded segment.
 
     Returns:
-        Frame and track of new faces that resemble the person, and frame and box of faces that are none of those known.
+        Frame and track of new faces that still match the person, and frame and box of faces without a track.
     """
     failed: set[tuple[int, int]] = set()
     found: list[tuple[int, np.ndarray]] = []
     for (number, original), frame in zip(frames.items(), read_frames(path), strict=True):
         before = original.pixels
-        # Without the row that makes a side even.
+        # Without the row or column that makes a side even.
         shown = np.ascontiguousarray(frame.pixels[: before.shape[0], : before.shape[1]])
         seen = search_faces(rendering.pipe.face_analyser, shown)
-        done = plan_frame(rendering, faces[number], number)
-        replaced = {index: target.face for index, target in done.replaced.items()}
-        parts = seen_faces(rendering, done.parts, number)
+        plan = plan_frame(rendering, faces[number], number)
+        replaced = {index: target.face for index, target in plan.replaced.items()}
+        parts = seen_faces(rendering, plan.parts, number)
         for index, face in (replaced | parts).items():
-            # No number is not below the threshold.
+            # Not `>=`: NaN counts as a failure.
             if not similarity_to_person(rendering, face, before, shown, seen) < rendering.threshold:
                 failed.add((number, index))
-        known = replaced | seen_faces(rendering, done.kept, number)
+        known = replaced | seen_faces(rendering, plan.kept, number)
         for face in unmatched_faces(seen, list(known.values())):
-            if not is_only_new(rendering, face, list(done.replaced.values()), before, shown, seen):
+            if not is_only_new(rendering, face, list(plan.replaced.values()), before, shown, seen):
                 found.append((number, face.box))
     return failed, found
 
@@ -54,11 +54,11 @@ def is_only_new(
     after: np.ndarray,
     seen: list[DetectedFace],
 ) -> bool:
-    """Whether a face that was not known before is only a part of a new one, or a head around it that does not match the person."""
+    """Whether an untracked face is a part of a new face, or a head around one that does not match the person."""
     if is_part_of_new_face(face, hidden):
         return True
     features = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
-    unknown = replace(face, embedding=NOBODY)
+    unknown = replace(face, embedding=NO_IDENTITY)
     return (
         any(is_filled(target, features) for target in hidden)
         and similarity_to_person(rendering, unknown, before, after, seen) < rendering.threshold
@@ -68,10 +68,10 @@ def is_only_new(
 def similarity_to_person(
     rendering: Rendering, face: DetectedFace, before: np.ndarray, after: np.ndarray, seen: list[DetectedFace]
 ) -> float:
-    """How much a finished face resembles what the frame showed, and whom all of its track showed.
+    """Highest similarity of a finished face to the face in the original frame and to its track.
 
     Args:
-        face (`DetectedFace`): with its landmarks in this frame, and the embedding of its track.
+        face (`DetectedFace`): face with the landmarks in this frame and the embedding of the track.
     """
     verifier = rendering.options.verifier
     analyser = rendering.pipe.face_analyser
