@@ -1,7 +1,7 @@
 """Checkpoint of a video: a private folder from which a stopped run continues.
 
-It holds boxes of faces, finished segments and the secret seed, but no embedding and no frame of the original. It is deleted
-when the video is finished or refused.
+It holds boxes of faces, finished segments and the secret seed, but no embedding and no frame of the
+original. It is deleted when the video is finished or refused.
 """
 
 import contextlib
