@@ -94,7 +94,7 @@ def side_by_side(first: PIL.Image.Image, second: PIL.Image.Image) -> PIL.Image.I
 
 def faces_table(result: "AnonymizedPhoto") -> Table:
     """What was done to each face."""
-    table = Table("face", "box", "detection", "similarity to the original", "hidden by")
+    table = Table("face", "box", "detection", "similarity to the original", "method")
     for number, face in enumerate(result.faces, start=1):
         box = " ".join(f"{value:.0f}" for value in face.box)
         similarity = "" if face.similarity is None else f"{face.similarity:+.2f}"

@@ -34,11 +34,11 @@ def selftest(
     ] = ModelSet.tiny,
     **values: Any,
 ) -> None:
-    """Check every part of a model set, and say which one is wrong.
+    """Check every part of a model set, and name those that fail.
 
     The output is meant to be pasted into an issue.
 
-    Exits with 1 if something is not as it should be.
+    Exit code: 1 if a part fails, else 0.
     """
     import torch
 
@@ -72,8 +72,8 @@ def machine(device: str | None, dtype: str | None) -> str:
 
 def print_finding(finding: "Finding") -> None:
     """One line; plain, so that it can be pasted."""
-    mark = "ok   " if finding.right else "[red]WRONG[/red]"
-    line = f"{finding.part:<12} {finding.what:<44} {finding.value}"
+    mark = "ok   " if finding.passed else "[red]FAIL [/red]"
+    line = f"{finding.part:<12} {finding.quantity:<44} {finding.value}"
     console.print(f"{mark} {show(line)}", soft_wrap=True)
 
 
@@ -88,5 +88,5 @@ def costs(result: "Selftest") -> str:
 def verdict(model: str, result: "Selftest") -> str:
     """One sentence."""
     if result.passed:
-        return f"Verdict: {model} works as it should."
-    return f"Verdict: {model} does not work as it should. Wrong: {', '.join(result.wrong_parts)}."
+        return f"Verdict: {model} passed."
+    return f"Verdict: {model} failed: {', '.join(result.failed_parts)}."

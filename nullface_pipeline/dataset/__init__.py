@@ -8,8 +8,8 @@ being given again.
 
 from nullface_pipeline.dataset.engines import run_accelerate, run_local, run_ray
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.places import Place
 from nullface_pipeline.dataset.report import RunSummary, summarize
 from nullface_pipeline.dataset.secret_seed import read_or_draw_seed, seed_path
 from nullface_pipeline.dataset.shards import Shard, begin, claim_target, find_shards
+from nullface_pipeline.dataset.storage import StorageLocation
 from nullface_pipeline.dataset.worker import ShardOutcome, ShardWorker

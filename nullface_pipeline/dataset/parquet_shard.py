@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.kept import value_problem
-from nullface_pipeline.dataset.places import ShardError, file_sha256
 from nullface_pipeline.dataset.rows import Row, ShardHashes
+from nullface_pipeline.dataset.storage import ShardError, file_sha256
+from nullface_pipeline.dataset.value_limits import value_problem
 from nullface_pipeline.photo_files import PhotoFileError
 
 
@@ -83,9 +83,9 @@ class ParquetRows:
         images = self._images
         if pa.types.is_struct(field.type):
             images = [None if image is None else {"bytes": image} for image in images]  # type: ignore[misc]
-        made = {self._job.image_column: pa.array(images, field.type), REFUSED: pa.array(self._reasons, pa.string())}
+        new = {self._job.image_column: pa.array(images, field.type), REFUSED: pa.array(self._reasons, pa.string())}
         columns = [
-            made[each.name] if each.name in made else batch.column(each.name).cast(each.type) for each in self._schema
+            new[each.name] if each.name in new else batch.column(each.name).cast(each.type) for each in self._schema
         ]
         self.writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._written += batch.num_rows

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nullface_pipeline.dataset.job import DatasetJob, reports_place
-from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.job import DatasetJob, reports_location
 from nullface_pipeline.dataset.rows import ShardHashes
+from nullface_pipeline.dataset.storage import StorageLocation
 from nullface_pipeline.photo_records import FaceRecord
-from nullface_pipeline.runs.digests import MadeFrom
+from nullface_pipeline.runs.digests import ResultHashes
 
 
 _FACE = pa.struct(
@@ -47,7 +47,7 @@ class PhotoLine:
 
     Attributes:
         id (`str`): its path or row.
-        status, reason, faces, made: as of `PhotoOutcome`.
+        status, reason, faces, hashes: as of `PhotoOutcome`.
         seconds (`float`): in the model, reading and writing apart.
         unet_evaluations (`int`): samples that went through the UNet.
     """
@@ -56,19 +56,19 @@ class PhotoLine:
     status: str
     reason: str = ""
     faces: tuple[FaceRecord, ...] = ()
-    made: MadeFrom | None = None
+    hashes: ResultHashes | None = None
     seconds: float = 0.0
     unet_evaluations: int = 0
 
     def as_row(self) -> dict[str, Any]:
         """In the columns of `SCHEMA`."""
-        made = {} if self.made is None else asdict(self.made)
+        hashes = {} if self.hashes is None else asdict(self.hashes)
         return {
             "id": self.id,
             "status": self.status,
             "reason": self.reason or None,
             "faces": [asdict(face) for face in self.faces],
-            **{f"{name}_sha256": value for name, value in made.items()},
+            **{f"{name}_sha256": value for name, value in hashes.items()},
             "seconds": self.seconds,
             "unet_evaluations": self.unet_evaluations,
         }
@@ -97,7 +97,7 @@ def write_report(
     job.reports.write(name, file.getvalue())
 
 
-def read_hashes(reports: Place, name: str) -> ShardHashes | None:
+def read_hashes(reports: StorageLocation, name: str) -> ShardHashes | None:
     """The hashes in the report on a shard; None if the report is missing, damaged or of an older version."""
     try:
         with reports.open(name) as file:
@@ -110,7 +110,7 @@ def _about_shard(schema: pa.Schema) -> dict[str, Any]:
     return dict(json.loads(schema.metadata[METADATA]))
 
 
-def read_lines(reports: Place, name: str) -> list[PhotoLine]:
+def read_lines(reports: StorageLocation, name: str) -> list[PhotoLine]:
     """Status and identity of each photo of a shard that is done."""
     with reports.open(name) as file:
         table = pq.read_table(file, columns=["id", "status", "reason"])
@@ -141,7 +141,7 @@ class RunSummary:
     identities: set[str] = field(default_factory=set)
     changed: list[str] = field(default_factory=list)
 
-    def add(self, name: str, table: pa.Table, target: Place) -> None:
+    def add(self, name: str, table: pa.Table, target: StorageLocation) -> None:
         """The report on one more shard."""
         shard = _about_shard(table.schema)
         self.shards += 1
@@ -162,13 +162,13 @@ class RunSummary:
                 self.reasons[row["reason"]] += 1
 
 
-def summarize(target: Place) -> RunSummary:
+def summarize(target: StorageLocation) -> RunSummary:
     """Add up the reports on a target, and compare its files with them.
 
     Raises:
         ValueError: if there are no reports.
     """
-    reports = reports_place(target)
+    reports = reports_location(target)
     names = [name for name in reports.names() if name.endswith(REPORT_SUFFIX)]
     if not names:
         raise ValueError(f"There are no reports in {reports.root}: name the --output of a run.")
@@ -179,7 +179,9 @@ def summarize(target: Place) -> RunSummary:
     return summary
 
 
-def _changed_results(name: str, shard: dict[str, Any], rows: list[dict[str, Any]], target: Place) -> list[str]:
+def _changed_results(
+    name: str, shard: dict[str, Any], rows: list[dict[str, Any]], target: StorageLocation
+) -> list[str]:
     """The shard, or those of its photos, whose files are not what the report says."""
     if not name.endswith((".parquet", ".tar")):
         return [row["id"] for row in rows if target.sha256(row["id"]) != row["result_sha256"]]

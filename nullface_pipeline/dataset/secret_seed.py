@@ -5,13 +5,13 @@ import os
 import secrets
 from pathlib import Path
 
-from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.storage import StorageLocation
 from nullface_pipeline.runs.digests import digest
 from nullface_pipeline.runs.records import state_folder
 from nullface_pipeline.runs.seeds import SEED_BITS
 
 
-def seed_path(target: Place) -> Path:
+def seed_path(target: StorageLocation) -> Path:
     """Where the seed of a target lies if nobody names a file."""
     name = target.root if target.folder is None else os.path.realpath(target.folder)
     return state_folder() / f"{digest(os.fsencode(name))[:32]}.seed"

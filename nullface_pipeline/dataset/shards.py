@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nullface_pipeline.dataset.folder_shard import open_photos, photos_sha256
-from nullface_pipeline.dataset.job import DatasetJob, reports_place
-from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.job import DatasetJob, reports_location
 from nullface_pipeline.dataset.report import REPORT_SUFFIX, read_hashes
 from nullface_pipeline.dataset.rows import ShardHashes, ShardRows
+from nullface_pipeline.dataset.storage import StorageLocation
 from nullface_pipeline.photo_files import is_photo_name
 from nullface_pipeline.photo_folder import search_photos
 
@@ -46,7 +46,7 @@ class Shard:
         return cls(str(row["name"]), tuple(map(str, row["photos"])))
 
 
-def find_shards(source: Place, target: Place, shard_size: int = 256) -> list[Shard]:
+def find_shards(source: StorageLocation, target: StorageLocation, shard_size: int = 256) -> list[Shard]:
     """The shards of the source, in order of their names: Parquet files, or tars, or photos.
 
     Args:
@@ -73,7 +73,7 @@ def find_shards(source: Place, target: Place, shard_size: int = 256) -> list[Sha
     return _photo_shards(_photo_names(source, target), shard_size)
 
 
-def _photo_names(source: Place, target: Place) -> list[str]:
+def _photo_names(source: StorageLocation, target: StorageLocation) -> list[str]:
     """As `nullface anonymize` finds them, where the source is a folder of this machine."""
     folder = source.folder
     if folder is None:
@@ -98,22 +98,22 @@ def _names_digest(names: tuple[str, ...]) -> str:
     return hashlib.blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
 
 
-def _check_apart(source: Place, target: Place) -> None:
+def _check_apart(source: StorageLocation, target: StorageLocation) -> None:
     if not source.exists():
         raise ValueError(f"{source.root} does not exist.")
     if source.folder is not None and not source.folder.is_dir():
         raise ValueError(f"{source.root} is no folder: name the folder that the shards lie in.")
     if target.folder is None and "/" not in target.path(""):
         raise ValueError(f"{target.root} is a whole bucket, beside which no reports can lie: name a folder in it.")
-    roots = [_real(place) for place in (source, target, reports_place(target))]
+    roots = [_real(location) for location in (source, target, reports_location(target))]
     for other in roots[1:]:
         if other == roots[0] or other.startswith(roots[0] + "/") or roots[0].startswith(other + "/"):
             raise ValueError(f"{source.root} and {target.root} lie in one another: name another --output.")
 
 
-def _real(place: Place) -> str:
-    folder = place.folder
-    return place.root.rstrip("/") if folder is None else str(Path(folder).resolve())
+def _real(location: StorageLocation) -> str:
+    folder = location.folder
+    return location.root.rstrip("/") if folder is None else str(Path(folder).resolve())
 
 
 def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
@@ -132,25 +132,25 @@ def is_done(job: DatasetJob, shard: Shard) -> bool:
     return recorded is not None and recorded == ShardHashes(_sha256(job.source, shard), _sha256(job.target, shard))
 
 
-def _sha256(place: Place, shard: Shard) -> str | None:
+def _sha256(location: StorageLocation, shard: Shard) -> str | None:
     if shard.photos:
-        return photos_sha256({name: place.sha256(name) for name in shard.photos})
-    return place.sha256(shard.name)
+        return photos_sha256({name: location.sha256(name) for name in shard.photos})
+    return location.sha256(shard.name)
 
 
 def claim_target(job: DatasetJob, shards: list[Shard]) -> None:
     """Begin a target, or check that it was begun with the same options.
 
     Raises:
-        ValueError: if the target holds files that no run has made, was begun with other options, or from another
+        ValueError: if the target holds files that no run has written, was begun with other options, or from another
             source.
     """
     done = {name for name in job.reports.names() if name.endswith(REPORT_SUFFIX)}
     if _begun_with(job) != job.options_sha256:
-        made = [*job.target.names(), *sorted(done)]
+        existing = [*job.target.names(), *sorted(done)]
         # Asked again: another process may have begun the same run in the meantime.
         if (options := _begun_with(job)) != job.options_sha256:
-            _check_new(job, made, options)
+            _check_new(job, existing, options)
             job.reports.write(RUN_NAME, json.dumps({"options_sha256": job.options_sha256}).encode())
     unknown = done - {shard.report for shard in shards}
     if unknown:
@@ -165,12 +165,14 @@ def _begun_with(job: DatasetJob) -> str | None:
     return json.loads(job.reports.read(RUN_NAME))["options_sha256"] if job.reports.exists(RUN_NAME) else None
 
 
-def _check_new(job: DatasetJob, made: list[str], options: str | None) -> None:
+def _check_new(job: DatasetJob, existing: list[str], options: str | None) -> None:
     """That a target in which another run, or none, is known to have begun holds nothing."""
-    if made and options is not None:
+    if existing and options is not None:
         raise ValueError(f"{job.target.root} was begun with other options or another version: name another --output.")
-    if made:
-        raise ValueError(f"{job.target.root} holds files that no run has made, such as {made[0]}: name another.")
+    if existing:
+        raise ValueError(
+            f"{job.target.root} holds files that no run has written, such as {existing[0]}: name another."
+        )
 
 
 def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRows]:

@@ -14,9 +14,9 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.kept import MAX_KEPT_BYTES, data_problem
-from nullface_pipeline.dataset.places import ShardError, check_name, file_sha256
 from nullface_pipeline.dataset.rows import Row, ShardHashes
+from nullface_pipeline.dataset.storage import ShardError, check_name, file_sha256
+from nullface_pipeline.dataset.value_limits import MAX_KEPT_BYTES, data_problem
 from nullface_pipeline.photo_files import PhotoFileError, is_photo_name
 
 

@@ -7,13 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.places import ShardError
 from nullface_pipeline.dataset.report import PhotoLine, read_lines, write_report
 from nullface_pipeline.dataset.rows import Row, ShardRows
 from nullface_pipeline.dataset.shards import Shard, is_done, open_shard
+from nullface_pipeline.dataset.storage import ShardError
 from nullface_pipeline.photo_files import PhotoFileError
 from nullface_pipeline.photo_files.anonymize import photo_anonymizer
-from nullface_pipeline.photo_files.steps import HiddenPhoto, ReadPhoto, encode_result, hide_photo, read_original
+from nullface_pipeline.photo_files.steps import (
+    DecodedPhoto,
+    ProcessedPhoto,
+    decode_photo,
+    encode_result,
+    process_photo,
+)
 from nullface_pipeline.runs.jobs import overlapped
 from nullface_pipeline.runs.messages import format_error, is_broken_device
 
@@ -84,8 +90,8 @@ class ShardWorker:
             lines = list(
                 overlapped(
                     rows,
-                    read=lambda row: read_original(row.load),
-                    work=self._hide,
+                    read=lambda row: decode_photo(row.load),
+                    work=self._process,
                     write=lambda row, done: self._write(rows, row, *done),
                 )
             )
@@ -100,23 +106,25 @@ class ShardWorker:
                 self._job.target.remove(name)
             self._job.reports.remove(shard.report)
 
-    def _hide(self, row: Row, read: ReadPhoto | PhotoFileError) -> tuple[HiddenPhoto, float, int]:
+    def _process(self, row: Row, read: DecodedPhoto | PhotoFileError) -> tuple[ProcessedPhoto, float, int]:
         """The result, seconds, and sample evaluations of the UNet."""
         started, before = time.perf_counter(), self._evaluations
-        hidden = hide_photo(self._anonymize, row.id, read)
+        processed = process_photo(self._anonymize, row.id, read)
         if self.on_photo is not None:
             self.on_photo()
-        return hidden, time.perf_counter() - started, self._evaluations - before
+        return processed, time.perf_counter() - started, self._evaluations - before
 
-    def _write(self, rows: ShardRows, row: Row, hidden: HiddenPhoto, seconds: float, evaluations: int) -> PhotoLine:
-        line = PhotoLine(row.id, "refused", hidden.reason, seconds=seconds, unet_evaluations=evaluations)
+    def _write(
+        self, rows: ShardRows, row: Row, processed: ProcessedPhoto, seconds: float, evaluations: int
+    ) -> PhotoLine:
+        line = PhotoLine(row.id, "refused", processed.reason, seconds=seconds, unet_evaluations=evaluations)
         data = None
-        if hidden.image is not None and hidden.read is not None:
+        if processed.image is not None and processed.read is not None:
             try:
-                data, made = encode_result(
-                    hidden.image, hidden.read, self._job.keep_metadata, self._job.options_sha256
+                data, hashes = encode_result(
+                    processed.image, processed.read, self._job.keep_metadata, self._job.options_sha256
                 )
-                line = replace(line, status=hidden.status, reason="", faces=hidden.faces, made=made)
+                line = replace(line, status=processed.status, reason="", faces=processed.faces, hashes=hashes)
             except PhotoFileError as error:
                 line = replace(line, reason=str(error))
         rows.add(row, data, line.reason)

@@ -13,13 +13,13 @@ import PIL.Image
 import PIL.ImageFile
 import PIL.JpegImagePlugin
 
+from nullface_pipeline.photo_files.exif import kept_exif, read_exif
 from nullface_pipeline.photo_files.metadata import (
     XMP,
     heif_colours,
     png_chunks,
     resolution,
 )
-from nullface_pipeline.photo_files.notes import kept_exif, read_exif
 from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare
 from nullface_pipeline.photo_files.transparency import settled
 from nullface_pipeline.runs.messages import format_error

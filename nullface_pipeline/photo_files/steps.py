@@ -11,7 +11,7 @@ import PIL.Image
 
 from nullface_pipeline.photo_files import PhotoFile, PhotoFileError, encode_photo, read_photo
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceNotHiddenError, FaceRecord, PhotoRefusedError
-from nullface_pipeline.runs.digests import MadeFrom, digest
+from nullface_pipeline.runs.digests import ResultHashes, digest
 from nullface_pipeline.runs.messages import format_error, is_broken_device
 
 
@@ -19,7 +19,7 @@ Anonymize = Callable[[PhotoFile, str], AnonymizedPhoto]
 
 
 @dataclass(frozen=True)
-class ReadPhoto:
+class DecodedPhoto:
     """A photo, and the hash of its file."""
 
     file: PhotoFile
@@ -27,7 +27,7 @@ class ReadPhoto:
 
 
 @dataclass(frozen=True)
-class HiddenPhoto:
+class ProcessedPhoto:
     """What became of a photo, and the picture that is to be written if any is.
 
     Attributes:
@@ -39,14 +39,14 @@ class HiddenPhoto:
     faces: tuple[FaceRecord, ...] = ()
     not_hidden: bool = False
     image: PIL.Image.Image | None = None
-    read: ReadPhoto | None = None
+    read: DecodedPhoto | None = None
 
 
-def read_original(load: Callable[[], bytes]) -> ReadPhoto | PhotoFileError:
+def decode_photo(load: Callable[[], bytes]) -> DecodedPhoto | PhotoFileError:
     """What is hashed is what is decoded: the file's bytes, loaded once."""
     try:
         data = load()
-        return ReadPhoto(read_photo(io.BytesIO(data)), digest(data))
+        return DecodedPhoto(read_photo(io.BytesIO(data)), digest(data))
     except PhotoFileError as error:
         return error
     except OSError as error:
@@ -55,33 +55,33 @@ def read_original(load: Callable[[], bytes]) -> ReadPhoto | PhotoFileError:
         return PhotoFileError(f"{format_error(error)}.")
 
 
-def hide_photo(anonymize: Anonymize, name: str, read: ReadPhoto | PhotoFileError) -> HiddenPhoto:
+def process_photo(anonymize: Anonymize, name: str, read: DecodedPhoto | PhotoFileError) -> ProcessedPhoto:
     """One photo through the model. Whatever goes wrong with it is a refusal."""
     if isinstance(read, PhotoFileError):
-        return HiddenPhoto("refused", str(read))
+        return ProcessedPhoto("refused", str(read))
     try:
         result = anonymize(read.file, name)
     except PhotoRefusedError as error:
-        return HiddenPhoto("refused", str(error), not_hidden=isinstance(error, FaceNotHiddenError))
+        return ProcessedPhoto("refused", str(error), not_hidden=isinstance(error, FaceNotHiddenError))
     # One photo that a library chokes on is no reason to give up the others.
     except Exception as error:
         if is_broken_device(error):
             raise
-        return HiddenPhoto("refused", f"It could not be processed. {format_error(error)}.")
+        return ProcessedPhoto("refused", f"It could not be processed. {format_error(error)}.")
     covered = any(face.method == "covered" for face in result.faces)
-    return HiddenPhoto("covered" if covered else "anonymized", faces=result.faces, image=result.image, read=read)
+    return ProcessedPhoto("covered" if covered else "anonymized", faces=result.faces, image=result.image, read=read)
 
 
 def encode_result(
-    image: PIL.Image.Image, read: ReadPhoto, keep_metadata: bool, options: str
-) -> tuple[bytes, MadeFrom]:
+    image: PIL.Image.Image, read: DecodedPhoto, keep_metadata: bool, options: str
+) -> tuple[bytes, ResultHashes]:
     """The result as a file, and the hashes of what it was made from.
 
     Raises:
         PhotoFileError: if it cannot be encoded, or would be the original.
     """
     data = encode_photo(image, read.file, keep_metadata)
-    made = MadeFrom(read.original, options, digest(data))
-    if made.result == made.original:
+    hashes = ResultHashes(read.original, options, digest(data))
+    if hashes.result == hashes.original:
         raise PhotoFileError("The result would be the original, byte by byte: nothing was written.")
-    return data, made
+    return data, hashes

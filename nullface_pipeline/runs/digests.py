@@ -12,7 +12,7 @@ from nullface_pipeline.runs.paths import is_regular
 
 
 @dataclass(frozen=True)
-class MadeFrom:
+class ResultHashes:
     """What a result is and what it was made from, as SHA-256 in hexadecimal.
 
     Attributes:

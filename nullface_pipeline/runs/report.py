@@ -9,7 +9,7 @@ from typing import Any
 
 from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.runs.atomic_files import restrict_mode
-from nullface_pipeline.runs.digests import MadeFrom
+from nullface_pipeline.runs.digests import ResultHashes
 from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.runs.lock import lock_file
 
@@ -28,7 +28,7 @@ class PhotoOutcome:
             "done before" (by an earlier run that kept no report).
         reason (`str`): why it was refused, else "".
         not_hidden (`bool`): whether it was refused because a face could not be hidden.
-        made (`MadeFrom`, *optional*): hashes of the result, and of what it was made from.
+        hashes (`ResultHashes`, *optional*): hashes of the result, and of what it was made from.
     """
 
     job: PhotoJob
@@ -36,7 +36,7 @@ class PhotoOutcome:
     reason: str = ""
     faces: tuple[FaceRecord, ...] = ()
     not_hidden: bool = False
-    made: MadeFrom | None = None
+    hashes: ResultHashes | None = None
 
     def as_json(self, identity: str) -> str:
         """One line for the report; it names no person and holds no embedding.
@@ -50,9 +50,9 @@ class PhotoOutcome:
             "status": self.status,
             "reason": self.reason or None,
             "identity": identity,
-            "original_sha256": None if self.made is None else self.made.original,
-            "options_sha256": None if self.made is None else self.made.options,
-            "result_sha256": None if self.made is None else self.made.result,
+            "original_sha256": None if self.hashes is None else self.hashes.original,
+            "options_sha256": None if self.hashes is None else self.hashes.options,
+            "result_sha256": None if self.hashes is None else self.hashes.result,
             "faces": [asdict(face) for face in self.faces],
         }
         # Escaped, because names of files may be no valid text.
@@ -96,17 +96,17 @@ def _from_record(record: dict[str, Any]) -> PhotoOutcome:
     if status not in STATUSES or not isinstance(reason, str) or (record["output"] is None) != (status == "refused"):
         raise ValueError("`status`, `reason` and `output` do not go together.")
     faces = tuple(_face(face) for face in _list(record["faces"]))
-    return PhotoOutcome(job, status, reason, faces, made=_made(record))
+    return PhotoOutcome(job, status, reason, faces, hashes=_hashes(record))
 
 
-def _made(record: dict[str, Any]) -> MadeFrom | None:
+def _hashes(record: dict[str, Any]) -> ResultHashes | None:
     """None for lines of refused photos, and of versions that wrote no hashes: those vouch for nothing."""
     values = [record.get(f"{name}_sha256") for name in ("original", "options", "result")]
     if all(value is None for value in values):
         return None
     if not all(isinstance(value, str) for value in values):
         raise ValueError("A hash is none.")
-    return MadeFrom(*map(str, values))
+    return ResultHashes(*map(str, values))
 
 
 def _face(face: dict[str, Any]) -> FaceRecord:

@@ -180,7 +180,7 @@ def check_portrait(pipe: StableDiffusionNullFacePipeline, result: AnonymizedPhot
     before, after = astronaut(), np.asarray(result.image)
     record = result.faces[0]
     hidden = len(result.faces) == 1 and record.method == "replaced"
-    yield Finding("portrait", "hidden by", f"{record.method} ({len(result.faces)} face)", hidden)
+    yield Finding("portrait", "method", f"{record.method} ({len(result.faces)} face)", hidden)
     similar = float("nan") if record.similarity is None else record.similarity
     yield at_most("portrait", "similarity to the person", similar, same_person_similarity(pipe.face_analyser), "+.2f")
     yield Finding("portrait", "attempts", f"{record.attempts} (at most 2)", record.attempts <= 2)

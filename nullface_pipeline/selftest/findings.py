@@ -25,15 +25,15 @@ class Finding:
 
     Attributes:
         part (`str`): the part that is wrong if it is not as it should be.
-        what (`str`): measured.
+        quantity (`str`): what was measured.
         value (`str`): found, and in brackets what was expected.
-        right (`bool`): whether the two agree.
+        passed (`bool`): whether the two agree.
     """
 
     part: str
-    what: str
+    quantity: str
     value: str
-    right: bool
+    passed: bool
 
 
 def part_of_file(path: str) -> str:

@@ -42,16 +42,16 @@ class Selftest:
     peak_bytes: int | None = None
 
     @property
-    def wrong_parts(self) -> list[str]:
+    def failed_parts(self) -> list[str]:
         """Parts with a finding that is not as it should be, the first cause first."""
-        parts = dict.fromkeys(finding.part for finding in self.findings if not finding.right)
+        parts = dict.fromkeys(finding.part for finding in self.findings if not finding.passed)
         causes = [part for part in parts if part not in ("files", "portrait")]
         return causes or list(parts)
 
     @property
     def passed(self) -> bool:
         """Whether everything was found as it should be."""
-        return bool(self.findings) and not self.wrong_parts
+        return bool(self.findings) and not self.failed_parts
 
 
 def run_selftest(
@@ -90,7 +90,7 @@ def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, resu
 
     expected = checks.TINY if name == "tiny" else checks.PUBLISHED
     yield from guarded("detector", lambda: checks.check_detector(pipe.face_analyser))
-    people = find_people(pipe.face_analyser) if is_right(result, "detector") else []
+    people = find_people(pipe.face_analyser) if has_passed(result, "detector") else []
     if people:
         some = people[: checks.DENOISER_PEOPLE]
         yield from guarded(
@@ -98,11 +98,11 @@ def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, resu
         )
         yield from guarded("parser", lambda: checks.check_parser(pipe.face_parser, people[0]))
         yield from guarded("autoencoder", lambda: checks.check_autoencoder(pipe, some))
-        if is_right(result, "recognizer", "autoencoder"):
+        if has_passed(result, "recognizer", "autoencoder"):
             yield from guarded("denoiser", lambda: checks.check_denoiser(pipe, some, expected))
-        if is_right(result, "denoiser", "recognizer", "autoencoder"):
+        if has_passed(result, "denoiser", "recognizer", "autoencoder"):
             yield from guarded("denoiser", lambda: checks.check_inversion(pipe, people[0]))
-    if not result.wrong_parts:
+    if not result.failed_parts:
         yield from guarded("portrait", lambda: checks.check_portrait(pipe, anonymize(pipe, name, result)))
     result.peak_bytes = peak_memory()
 
@@ -123,9 +123,9 @@ def guarded(part: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
         yield Finding(part, "running", format_error(error), False)
 
 
-def is_right(result: Selftest, *parts: str) -> bool:
+def has_passed(result: Selftest, *parts: str) -> bool:
     """Whether nothing is wrong with these parts as far as was looked."""
-    return not any(finding.part in parts for finding in result.findings if not finding.right)
+    return not any(finding.part in parts for finding in result.findings if not finding.passed)
 
 
 def part_that_failed(error: Exception) -> str:

@@ -39,7 +39,7 @@ def file_sha256(file: BinaryIO) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class StorageLocation:
     """A folder by its path, or by a URL that fsspec knows: `s3://`, `gs://`, `hf://`. Names in it are relative, with /.
 
     Every method that takes a name raises `ShardError` for one that leads out of the folder.

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from nullface_pipeline.photo_files.notes import looks_encoded
+from nullface_pipeline.photo_files.exif import looks_encoded
 
 
 # Letters of all texts in one value, letters between two spaces, numbers in one value, and digits of a number.
