@@ -1,4 +1,4 @@
-"""`nullface dataset`: data sets beyond one machine, and `nullface dataset report`, what the reports on one add up to."""
+"""`nullface dataset`: anonymize data sets of shards, and sum up their reports."""
 
 import contextlib
 import os
@@ -88,7 +88,7 @@ class DatasetRun(PhotoRun):
             raise ValueError(f"{self.source} does not exist.")
 
     def job(self, source: "StorageLocation", target: "StorageLocation") -> "DatasetJob":
-        """What the workers do; draws or reads the secret seed.
+        """Settings of the workers. The secret seed is read or drawn.
 
         Raises:
             OSError, ValueError: if the seed cannot be read or written.
@@ -187,7 +187,7 @@ def run(
 
 @contextlib.contextmanager
 def _beginning(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
-    """The job, and the shards left to do; no other run writes to the target until the end."""
+    """The job and its unfinished shards. The target is locked until the end."""
     run.check()
     from nullface_pipeline.dataset import StorageLocation, begin, claim_target, find_shards
     from nullface_pipeline.runs.lock import hold_folder

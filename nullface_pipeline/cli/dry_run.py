@@ -1,4 +1,4 @@
-"""`nullface anonymize --dry-run`: which faces would be found, and what the real run would do with each photo."""
+"""`nullface anonymize --dry-run`: detect faces, and predict what the run would do with each photo."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def look_for_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun") -> int:
-    """Look for faces only, and tell of each photo as it comes; returns the exit code of the real run, covers apart."""
+    """Detect faces and report each photo. Returns the exit code of the real run, except for covers."""
     from nullface_pipeline.model_sets import load_detector
     from nullface_pipeline.photo_folder.planned_files import check_only_previews, planned_previews
     from nullface_pipeline.runs.resume import check_replaceable
@@ -45,7 +45,7 @@ def look_for_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRu
 
 
 def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: float) -> dict[str, Any]:
-    """What there is to say of one photo, in the fields of `--json`."""
+    """Result of one photo, in the fields of `--json`."""
     from nullface_pipeline.photo_files import PhotoFileError
     from nullface_pipeline.photo_folder.preview import write_preview
     from nullface_pipeline.photo_records import PhotoRefusedError

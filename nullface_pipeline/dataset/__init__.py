@@ -1,4 +1,4 @@
-"""Data sets beyond one machine: shards in, shards of the same names out, on one process, several GPUs or a cluster.
+"""Anonymization of data sets in shards, on one process, several GPUs or a Ray cluster.
 
 The unit of work is a shard: a Parquet file, a WebDataset tar, or some hundred photos of a folder. A worker reads one,
 hides the faces, writes one of the same name, and last of all the shard's report with the hashes of both. A shard is

@@ -1,4 +1,4 @@
-"""What is done to a data set: all that a worker has to know."""
+"""Settings of an anonymization job over a data set."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,7 +9,7 @@ from nullface_pipeline.photo_options import PhotoOptions
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetJob:
-    """Source, target, model and options.
+    """Source, target, model and options of a job over a data set.
 
     Attributes:
         source, target (`StorageLocation`): where shards are read, and where those of the same names are written. Every worker has
@@ -46,10 +46,11 @@ class DatasetJob:
 
     @cached_property
     def reports(self) -> StorageLocation:
-        """Beside the target, because reports tell of the originals and the target is what is published."""
+        """Location of the reports. It lies beside the target, because reports describe the
+        originals."""
         return reports_location(self.target)
 
 
 def reports_location(target: StorageLocation) -> StorageLocation:
-    """Where the reports on a target lie."""
+    """Location of the reports on a target."""
     return StorageLocation(f"{target.root.rstrip('/')}-reports")

@@ -92,7 +92,7 @@ class ParquetRows:
         self._images, self._reasons = [], []
 
     def check(self) -> None:
-        """That every row of the source is written."""
+        """Check that every row of the source was written."""
         if self._written != self._source.metadata.num_rows:
             raise ShardError(f"{self._written} of {self._source.metadata.num_rows} rows were written.")
 
@@ -127,7 +127,7 @@ def _reading() -> Iterator[None]:
 
 
 def result_schema(source: pa.Schema, job: DatasetJob) -> pa.Schema:
-    """The columns of the result, in the order of the source, built anew from names and types.
+    """Schema of the result, in the column order of the source, rebuilt from names and types.
 
     Raises:
         ShardError: if a column is missing or repeated, the images are not bytes, or a column in `job.columns` could
@@ -161,7 +161,8 @@ def _image_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _kept_type(column: str, kind: pa.DataType) -> pa.DataType:
-    """A type without metadata; dictionaries become their values, because they may hold some that no row has."""
+    """Arrow type without metadata. Dictionaries become their values, because a dictionary can hold
+    unused entries."""
 
     def rebuilt(kind: pa.DataType) -> pa.DataType:
         if pa.types.is_dictionary(kind):
@@ -207,7 +208,7 @@ def _not_kept(column: str, problem: str) -> ShardError:
 
 
 def _features(metadata: bytes | None, image: str, columns: tuple[str, ...]) -> dict[bytes, bytes] | None:
-    """What `datasets` cannot tell from the types: which column is the images', and the names of classes."""
+    """Metadata of `datasets` that the types do not state: the image column and the class names."""
     try:
         features = json.loads(metadata or b"")["info"]["features"]
         kept = {

@@ -1,4 +1,4 @@
-"""The report on a shard, a Parquet file with a row a photo, and what all reports of a data set add up to."""
+"""Reports on shards, one Parquet row per photo, and their summary over a data set."""
 
 import io
 import json
@@ -43,7 +43,7 @@ REPORT_SUFFIX = ".report.parquet"
 
 @dataclass(frozen=True)
 class PhotoLine:
-    """What became of one photo of a shard.
+    """Report line of one photo of a shard.
 
     Attributes:
         id (`str`): its path or row.
@@ -61,7 +61,7 @@ class PhotoLine:
     unet_evaluations: int = 0
 
     def as_row(self) -> dict[str, Any]:
-        """In the columns of `SCHEMA`."""
+        """The line as a row of `SCHEMA`."""
         hashes = {} if self.hashes is None else asdict(self.hashes)
         return {
             "id": self.id,
@@ -77,7 +77,7 @@ class PhotoLine:
 def write_report(
     job: DatasetJob, name: str, lines: list[PhotoLine], hashes: ShardHashes, seconds: float, device: str
 ) -> None:
-    """Write down a shard as done.
+    """Write the report that marks a shard as done.
 
     Args:
         hashes (`ShardHashes`): of its source and result; the shard counts as done as long as both match.
@@ -98,7 +98,8 @@ def write_report(
 
 
 def read_hashes(reports: StorageLocation, name: str) -> ShardHashes | None:
-    """The hashes in the report on a shard; None if the report is missing, damaged or of an older version."""
+    """Read the hashes in a shard's report; None if the report is missing, damaged or of an older
+    version."""
     try:
         with reports.open(name) as file:
             return ShardHashes(**_about_shard(pq.read_schema(file))["sha256"])
@@ -111,7 +112,7 @@ def _about_shard(schema: pa.Schema) -> dict[str, Any]:
 
 
 def read_lines(reports: StorageLocation, name: str) -> list[PhotoLine]:
-    """Status and identity of each photo of a shard that is done."""
+    """Read id, status and reason of each photo of a finished shard."""
     with reports.open(name) as file:
         table = pq.read_table(file, columns=["id", "status", "reason"])
     return [PhotoLine(row["id"], row["status"], row["reason"] or "") for row in table.to_pylist()]
@@ -119,7 +120,7 @@ def read_lines(reports: StorageLocation, name: str) -> list[PhotoLine]:
 
 @dataclass
 class RunSummary:
-    """All reports of a data set added up.
+    """Sums over all reports of a data set.
 
     Attributes:
         photos, faces (`Counter`): by status, and by method. Photos whose result is not what the run made have the
@@ -142,7 +143,7 @@ class RunSummary:
     changed: list[str] = field(default_factory=list)
 
     def add(self, name: str, table: pa.Table, target: StorageLocation) -> None:
-        """The report on one more shard."""
+        """Add the report of one more shard."""
         shard = _about_shard(table.schema)
         self.shards += 1
         self.models.add(shard["model"])
@@ -163,7 +164,7 @@ class RunSummary:
 
 
 def summarize(target: StorageLocation) -> RunSummary:
-    """Add up the reports on a target, and compare its files with them.
+    """Sum the reports of a target, and compare its files with their hashes.
 
     Raises:
         ValueError: if there are no reports.
@@ -182,7 +183,7 @@ def summarize(target: StorageLocation) -> RunSummary:
 def _changed_results(
     name: str, shard: dict[str, Any], rows: list[dict[str, Any]], target: StorageLocation
 ) -> list[str]:
-    """The shard, or those of its photos, whose files are not what the report says."""
+    """Names of the results whose hash differs from the report."""
     if not name.endswith((".parquet", ".tar")):
         return [row["id"] for row in rows if target.sha256(row["id"]) != row["result_sha256"]]
     recorded = shard.get("sha256", {}).get("result")

@@ -1,4 +1,4 @@
-"""Which shards there are, which of them are done, and each opened for reading and writing."""
+"""Shards of a data set: finding them, checking which are done, and opening them."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ RUN_NAME = "run.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """A unit of work.
+    """Unit of work: one file, or some photos of a folder.
 
     Attributes:
         name (`str`): of its file in source and target. Photos of a folder have a name made from theirs.
@@ -34,11 +34,11 @@ class Shard:
 
     @property
     def report(self) -> str:
-        """The name of its report, which is written last."""
+        """Name of its report, which is written last."""
         return self.name + REPORT_SUFFIX
 
     def as_row(self) -> dict[str, Any]:
-        """For Ray, whose data sets are of dictionaries."""
+        """The shard as a dictionary, for Ray."""
         return {"name": self.name, "photos": list(self.photos)}
 
     @classmethod
@@ -47,7 +47,7 @@ class Shard:
 
 
 def find_shards(source: StorageLocation, target: StorageLocation, shard_size: int = 256) -> list[Shard]:
-    """The shards of the source, in order of their names: Parquet files, or tars, or photos.
+    """Find the shards of the source, sorted by name: Parquet files, tar files, or groups of photos.
 
     Args:
         shard_size (`int`): photos of a folder in one shard.
@@ -74,7 +74,7 @@ def find_shards(source: StorageLocation, target: StorageLocation, shard_size: in
 
 
 def _photo_names(source: StorageLocation, target: StorageLocation) -> list[str]:
-    """As `nullface anonymize` finds them, where the source is a folder of this machine."""
+    """Names of the photos, as `nullface anonymize` finds them if the source is a local folder."""
     folder = source.folder
     if folder is None:
         return [name for name in source.names() if is_photo_name(name)]
@@ -84,7 +84,7 @@ def _photo_names(source: StorageLocation, target: StorageLocation) -> list[str]:
 
 
 def _photo_shards(names: list[str], size: int) -> list[Shard]:
-    """A shard's name says which photos it was, so that other photos are never taken for done."""
+    """Group photos into shards. The name of a shard contains a hash of its photos' names."""
     for name in names:
         try:
             name.encode()
@@ -117,7 +117,7 @@ def _real(location: StorageLocation) -> str:
 
 
 def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
-    """Claim the target, and return the shards that are left to do. Reads finished shards, to compare their hashes.
+    """Claim the target, and return the unfinished shards. Hashes of finished shards are compared.
 
     Raises:
         ValueError: as `claim_target`.
@@ -127,7 +127,7 @@ def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
 
 
 def is_done(job: DatasetJob, shard: Shard) -> bool:
-    """Whether the report on a shard has the hashes that its source and result have now."""
+    """Whether the hashes in a shard's report match its source and result."""
     recorded = read_hashes(job.reports, shard.report)
     return recorded is not None and recorded == ShardHashes(_sha256(job.source, shard), _sha256(job.target, shard))
 
@@ -161,12 +161,12 @@ def claim_target(job: DatasetJob, shards: list[Shard]) -> None:
 
 
 def _begun_with(job: DatasetJob) -> str | None:
-    """The options of the run that began the target, by their hash."""
+    """Options digest of the run that began the target."""
     return json.loads(job.reports.read(RUN_NAME))["options_sha256"] if job.reports.exists(RUN_NAME) else None
 
 
 def _check_new(job: DatasetJob, existing: list[str], options: str | None) -> None:
-    """That a target in which another run, or none, is known to have begun holds nothing."""
+    """Check that a target of unknown origin is empty."""
     if existing and options is not None:
         raise ValueError(f"{job.target.root} was begun with other options or another version: name another --output.")
     if existing:
@@ -176,7 +176,8 @@ def _check_new(job: DatasetJob, existing: list[str], options: str | None) -> Non
 
 
 def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRows]:
-    """A shard for reading and writing; without an error its target appears at the end."""
+    """Open a shard for reading and writing. Its result appears at the end, unless an error is
+    raised."""
     from nullface_pipeline.dataset.parquet_shard import open_parquet
     from nullface_pipeline.dataset.tar_shard import open_tar
 

@@ -1,4 +1,4 @@
-"""One worker, the same for every engine: loads the models once, and does one shard after the other."""
+"""Worker of every engine: loads the models once, and processes shards."""
 
 import time
 from collections import Counter
@@ -26,7 +26,7 @@ from nullface_pipeline.runs.messages import format_error, is_broken_device
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """What became of a shard.
+    """Outcome of a shard.
 
     Attributes:
         photos, anonymized, covered, refused (`int`): its photos, and how many ended how.
@@ -42,7 +42,7 @@ class ShardOutcome:
 
 
 class ShardWorker:
-    """Does shards with one model.
+    """Anonymizes shards with one model.
 
     Args:
         job (`DatasetJob`): what to do.
@@ -69,11 +69,12 @@ class ShardWorker:
         pipe.unet.register_forward_hook(self._count_evaluations)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """For Ray: `Shard.as_row` in, the fields of a `ShardOutcome` out."""
+        """Process a row of Ray: `Shard.as_row` in, the fields of a `ShardOutcome` out."""
         return asdict(self.run(Shard.from_row(row)))
 
     def run(self, shard: Shard) -> ShardOutcome:
-        """Do a shard, unless it is done. One that cannot be read or written says so and leaves nothing behind."""
+        """Process a shard, unless it is done. A shard that cannot be read or written is reported as
+        failed, without a result."""
         try:
             if is_done(self._job, shard):
                 return _outcome(shard, read_lines(self._job.reports, shard.report))
@@ -100,14 +101,15 @@ class ShardWorker:
         return lines
 
     def _remove_earlier(self, shard: Shard) -> None:
-        """Remove results that do not match their report, so that they do not stay if the shard fails now."""
+        """Remove results that do not match their report, so that none is left if the shard fails
+        now."""
         if self._job.reports.exists(shard.report):
             for name in shard.photos or (shard.name,):
                 self._job.target.remove(name)
             self._job.reports.remove(shard.report)
 
     def _process(self, row: Row, read: DecodedPhoto | PhotoFileError) -> tuple[ProcessedPhoto, float, int]:
-        """The result, seconds, and sample evaluations of the UNet."""
+        """Result, seconds, and UNet evaluations of one photo."""
         started, before = time.perf_counter(), self._evaluations
         processed = process_photo(self._anonymize, row.id, read)
         if self.on_photo is not None:
@@ -140,7 +142,7 @@ def _outcome(shard: Shard, lines: list[PhotoLine]) -> ShardOutcome:
 
 
 def _problem(error: Exception) -> str:
-    """Why a shard could not be done, in one sentence."""
+    """Why a shard failed, as one sentence."""
     if isinstance(error, ShardError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -1,4 +1,4 @@
-"""Photo files in and out: what is read is upright 8-bit RGB, what is written is the picture and little else.
+"""Reading, anonymizing and writing single photo files.
 
 Reading refuses whatever cannot be anonymized as a whole (animations, pages, raw files, damaged files) with one
 `PhotoFileError`. Writing starts from bare pixels, so that nothing of the original file comes along unless it is named

@@ -1,4 +1,4 @@
-"""What happens to a photo on its way, in a folder or in a shard of a data set: it is read, its faces are hidden, it is encoded.
+"""Steps of one photo, in a folder or in a shard: decode, anonymize, encode.
 
 Each step is a function of its own, so that the next photo can be read and the last one written while the model works.
 """
@@ -20,7 +20,7 @@ Anonymize = Callable[[PhotoFile, str], AnonymizedPhoto]
 
 @dataclass(frozen=True)
 class DecodedPhoto:
-    """A photo, and the hash of its file."""
+    """Decoded photo, and the hash of its file."""
 
     file: PhotoFile
     original: str
@@ -28,7 +28,7 @@ class DecodedPhoto:
 
 @dataclass(frozen=True)
 class ProcessedPhoto:
-    """What became of a photo, and the picture that is to be written if any is.
+    """Outcome of one photo, and the picture to be written if there is one.
 
     Attributes:
         status, reason, faces, not_hidden: as of `PhotoOutcome`.
@@ -43,7 +43,7 @@ class ProcessedPhoto:
 
 
 def decode_photo(load: Callable[[], bytes]) -> DecodedPhoto | PhotoFileError:
-    """What is hashed is what is decoded: the file's bytes, loaded once."""
+    """Decode and hash a file that is loaded once."""
     try:
         data = load()
         return DecodedPhoto(read_photo(io.BytesIO(data)), digest(data))
@@ -56,7 +56,7 @@ def decode_photo(load: Callable[[], bytes]) -> DecodedPhoto | PhotoFileError:
 
 
 def process_photo(anonymize: Anonymize, name: str, read: DecodedPhoto | PhotoFileError) -> ProcessedPhoto:
-    """One photo through the model. Whatever goes wrong with it is a refusal."""
+    """Run one photo through the model. Any error refuses the photo."""
     if isinstance(read, PhotoFileError):
         return ProcessedPhoto("refused", str(read))
     try:
@@ -75,7 +75,7 @@ def process_photo(anonymize: Anonymize, name: str, read: DecodedPhoto | PhotoFil
 def encode_result(
     image: PIL.Image.Image, read: DecodedPhoto, keep_metadata: bool, options: str
 ) -> tuple[bytes, ResultHashes]:
-    """The result as a file, and the hashes of what it was made from.
+    """Encode the result, and hash it.
 
     Raises:
         PhotoFileError: if it cannot be encoded, or would be the original.

@@ -1,4 +1,4 @@
-"""One photo after the other through the pipeline, without a leak.
+"""Run over photos: each result is hashed, recorded, and then written atomically.
 
 A result is encoded and hashed; what it is gets recorded; then it appears. So a run that is killed at any moment leaves
 no result that the next one would not know.
@@ -32,7 +32,8 @@ def anonymize_photos(
     options: str = "",
     before_writing: Callable[[ResultHashes], None] | None = None,
 ) -> Iterator[PhotoOutcome]:
-    """Run photos through `anonymize` one by one; while the model works, the next is read and the last is written.
+    """Run photos through `anonymize`. While the model works, the next photo is read and the last
+    one written.
 
     Args:
         anonymize (`Callable`): takes a photo and its `PhotoJob.name`; `anonymize_file` with a pipeline and options.
@@ -77,7 +78,7 @@ def _write_result(
     options: str,
     before_writing: Callable[[ResultHashes], None] | None,
 ) -> ResultHashes:
-    """Say what a result is, and only then let it appear."""
+    """Record the hashes of a result, then write it."""
     if identity(job.output) == identity(job.source):
         raise PhotoFileError("The output would replace the original: choose another folder or name.")
     data, hashes = encode_result(image, read, keep_metadata, options)

@@ -17,7 +17,7 @@ from nullface_pipeline.runs.digests import ResultHashes, digest
 
 
 def record_path(output: Path) -> Path:
-    """Where the record of an output folder lies."""
+    """Path of the record of an output folder."""
     name = digest(os.fsencode(os.path.realpath(output)))[:32]
     return state_folder() / f"{name}.jsonl"
 
@@ -35,7 +35,7 @@ def state_folder() -> Path:
 
 
 class ResultRecord:
-    """The results that were hashes in one output folder, of which each is written down before it appears."""
+    """Record of one output folder. Each result is recorded before it appears."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,7 +45,7 @@ class ResultRecord:
         self._results = {hashes.result for hashes in self._entries}
 
     def prepare(self) -> None:
-        """Whether it can be written, asked before it has to be.
+        """Check that the record can be written.
 
         Raises:
             OSError: if it cannot.
@@ -60,7 +60,7 @@ class ResultRecord:
             ) from error
 
     def add(self, hashes: ResultHashes) -> None:
-        """Write down what is about to appear in the output folder, on the disk when this returns."""
+        """Record a result that is about to appear; synced to the disk."""
         line = json.dumps(asdict(hashes)).encode() + b"\n"
         # A line of its own, even after one that a killed run left half.
         with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
@@ -71,11 +71,11 @@ class ResultRecord:
         self._results.add(hashes.result)
 
     def add_picture(self, data: bytes) -> None:
-        """As `add`, for a picture that is no result: a preview, a page of a contact sheet."""
+        """Record another picture: a preview, or a page of a contact sheet."""
         self.add(ResultHashes("", "", digest(data)))
 
     def knows(self, result: str) -> bool:
-        """Whether a file with these bytes is a run's own work."""
+        """Whether a run wrote a file with this hash."""
         return result in self._results
 
     def __contains__(self, hashes: ResultHashes) -> bool:
@@ -83,7 +83,7 @@ class ResultRecord:
 
 
 def _parse(line: bytes) -> ResultHashes | None:
-    """A line of the record; None for one that is damaged, which vouches for nothing."""
+    """Parse a line of the record; None if it is damaged."""
     try:
         hashes = ResultHashes(**json.loads(line))
     except (TypeError, ValueError, RecursionError):

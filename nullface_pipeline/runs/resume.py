@@ -1,4 +1,4 @@
-"""What an previous run finished, and what may be written over.
+"""Resume: which results of previous runs are finished, and which files may be replaced.
 
 A file under the name of a result is believed to be one only if a record says so of these very bytes. It is finished
 only if the record says as well that it was made from the photo as it is now, with the same options. Everything else is
@@ -19,7 +19,7 @@ from nullface_pipeline.runs.report import PhotoOutcome, real_path
 
 @dataclass(frozen=True)
 class PreviousRun:
-    """What previous runs have left.
+    """Record and report of previous runs.
 
     Attributes:
         record (`ResultRecord`): of this output folder.
@@ -30,18 +30,18 @@ class PreviousRun:
     reported: dict[Path, PhotoOutcome] | None = None
 
     def reported_as(self, job: PhotoJob, result: str | None) -> PhotoOutcome | None:
-        """What the report says of a result with these bytes."""
+        """Outcome in the report for a result with this hash."""
         outcome = (self.reported or {}).get(real_path(job.output))
         return outcome if outcome and outcome.hashes and outcome.hashes.result == result else None
 
     def knows(self, job: PhotoJob, result: str) -> bool:
-        """Whether the file there is a run's own work."""
+        """Whether a run wrote the file."""
         return self.record.knows(result) or self.reported_as(job, result) is not None
 
 
 @dataclass
 class SplitJobs:
-    """Photos that are finished, that must not be touched, and that are left to do."""
+    """Jobs that are finished, refused, and pending."""
 
     finished: list[PhotoOutcome] = field(default_factory=list)
     refused: list[PhotoOutcome] = field(default_factory=list)
@@ -51,7 +51,7 @@ class SplitJobs:
 def split_jobs(
     jobs: list[PhotoJob], options: str, previous: PreviousRun, resume: bool = True, overwrite: bool = False
 ) -> SplitJobs:
-    """Sort the jobs by what lies under the names of their results.
+    """Split the jobs by the files that exist under the names of their results.
 
     Args:
         options (`str`): of this run, by `options_digest`.
@@ -87,7 +87,8 @@ _REMEDY = "look at it, then move it away, or give --overwrite to replace it by t
 
 
 def _finished(job: PhotoJob, hashes: ResultHashes, previous: PreviousRun) -> PhotoOutcome | None:
-    """How it ended, if that was what this run would do. With a report it has to be in there."""
+    """Outcome of a previous run with the same photo and options; None if there is none, or it is
+    not in the report."""
     if previous.reported is None:
         return PhotoOutcome(job, "done before", hashes=hashes) if hashes in previous.record else None
     before = previous.reported_as(job, hashes.result)

@@ -1,4 +1,4 @@
-"""All checks of a model set in the order in which one part needs another."""
+"""Self-test of a model set, in the order in which the parts depend on each other."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ LOADERS = {
 
 @dataclass
 class Selftest:
-    """What was found of a model set.
+    """Result of a self-test.
 
     Attributes:
         findings (`list[Finding]`): in the order in which they were made.
@@ -43,14 +43,14 @@ class Selftest:
 
     @property
     def failed_parts(self) -> list[str]:
-        """Parts with a finding that is not as it should be, the first cause first."""
+        """Parts with a failed finding, the first cause first."""
         parts = dict.fromkeys(finding.part for finding in self.findings if not finding.passed)
         causes = [part for part in parts if part not in ("files", "portrait")]
         return causes or list(parts)
 
     @property
     def passed(self) -> bool:
-        """Whether everything was found as it should be."""
+        """Whether every finding passed."""
         return bool(self.findings) and not self.failed_parts
 
 
@@ -60,7 +60,7 @@ def run_selftest(
     dtype: torch.dtype | None = None,
     report: Callable[[Finding], None] = lambda finding: None,
 ) -> Selftest:
-    """Look at every part of "tiny", "sd15" or "sdxl".
+    """Check every part of "tiny", "sd15" or "sdxl".
 
     A part that needs another one is only looked at while that one is right, so that what is named is the cause.
 
@@ -75,7 +75,7 @@ def run_selftest(
 
 
 def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, result: Selftest) -> Iterator[Finding]:
-    """The findings one by one; times and memory are noted in `result`, where the findings before are read."""
+    """Yield the findings one by one. Times and memory are stored in `result`."""
     started = time.perf_counter()
     try:
         pipe = load_model_set(name, device, dtype)
@@ -108,7 +108,7 @@ def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, resu
 
 
 def anonymize(pipe: StableDiffusionNullFacePipeline, name: str, result: Selftest) -> Any:
-    """The astronaut with the preset "standard"; notes how long it takes."""
+    """Anonymize the astronaut with the preset "standard", and store the time."""
     started = time.perf_counter()
     photo = pipe.anonymize(PIL.Image.fromarray(astronaut()), seed=0)
     result.seconds["one portrait"] = time.perf_counter() - started
@@ -116,7 +116,7 @@ def anonymize(pipe: StableDiffusionNullFacePipeline, name: str, result: Selftest
 
 
 def guarded(part: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; an exception is a finding too."""
+    """Yield the findings of a check. An exception becomes a failed finding."""
     try:
         yield from check()
     except Exception as error:
@@ -124,7 +124,7 @@ def guarded(part: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
 
 
 def has_passed(result: Selftest, *parts: str) -> bool:
-    """Whether nothing is wrong with these parts as far as was looked."""
+    """Whether no finding about these parts has failed so far."""
     return not any(finding.part in parts for finding in result.findings if not finding.passed)
 
 
@@ -135,7 +135,8 @@ def part_that_failed(error: Exception) -> str:
 
 
 def peak_memory() -> int | None:
-    """Bytes at the most, of the CUDA device where one was used, else of this process; None where nobody knows."""
+    """Peak memory in bytes, of the CUDA device if one was used, else of this process; None if
+    unknown."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     try:
