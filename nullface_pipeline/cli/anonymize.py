@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nullface_pipeline.runs.jobs import PhotoJob
     from nullface_pipeline.runs.records import ResultRecord
     from nullface_pipeline.runs.report import PhotoOutcome
-    from nullface_pipeline.runs.resume import Earlier
+    from nullface_pipeline.runs.resume import PreviousRun
 
 
 # Some of what `nullface video` reads, which is often given here.
@@ -94,22 +94,22 @@ def _in_folder(run: FolderRun) -> int:
     """Photos on the disk; returns the exit code."""
     from nullface_pipeline.runs.lock import hold_folder
 
-    found, earlier = _plan(run)
+    found, previous = _plan(run)
     with hold_folder(run.folder):
-        earlier.record.prepare()
-        code = (look_for_faces if run.dry_run else _anonymize)(run, found.jobs, earlier)
+        previous.record.prepare()
+        code = (look_for_faces if run.dry_run else _anonymize)(run, found.jobs, previous)
     _tell_unsearched(found)
     return max(code, _tell_skipped(found))
 
 
-def _plan(run: FolderRun) -> "tuple[FoundPhotos, Earlier]":
-    """The photos, and what earlier runs said; nothing is written before all paths are known and compared."""
+def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
+    """The photos, and what previous runs said; nothing is written before all paths are known and compared."""
     from nullface_pipeline.photo_folder import search_photos
     from nullface_pipeline.photo_folder.planned_files import plan_written
     from nullface_pipeline.runs.paths import check_written
     from nullface_pipeline.runs.records import ResultRecord, record_path
     from nullface_pipeline.runs.report import read_report
-    from nullface_pipeline.runs.resume import Earlier
+    from nullface_pipeline.runs.resume import PreviousRun
 
     for path in run.paths:
         if Path(path).suffix.lower() in VIDEOS:
@@ -123,7 +123,7 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, Earlier]":
     written = plan_written(found.jobs, run.folder, record, run.report, run.contact_sheet, run.dry_run)
     check_written(written, [*(job.source for job in found.jobs), *run.other_inputs])
     reported = None if run.report is None else read_report(run.report)
-    return found, Earlier(ResultRecord(record), reported)
+    return found, PreviousRun(ResultRecord(record), reported)
 
 
 def _check_one_photo(run: FolderRun, jobs: "list[PhotoJob]") -> None:
@@ -165,7 +165,7 @@ def _tell_skipped(found: "FoundPhotos") -> ExitCode:
     return ExitCode.refused
 
 
-def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", earlier: "Earlier") -> int:
+def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun") -> int:
     """Whatever is not done yet; returns the exit code."""
     from nullface_pipeline.photo_folder import album_digest
     from nullface_pipeline.photo_folder.planned_files import check_no_previews, planned_pages
@@ -175,16 +175,16 @@ def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", earlier: "Earlier") -> in
     if not run.names_a_file:
         check_no_previews(run.folder, jobs)
     if run.contact_sheet is not None and not run.overwrite:
-        check_replaceable(planned_pages(run.contact_sheet, len(jobs)), earlier.record)
+        check_replaceable(planned_pages(run.contact_sheet, len(jobs)), previous.record)
     made_by = album_digest(run.digest, jobs) if run.is_album else run.digest
-    split = split_jobs(jobs, made_by, earlier, not run.no_resume, run.overwrite)
+    split = split_jobs(jobs, made_by, previous, not run.no_resume, run.overwrite)
     remove_leftovers({run.folder, *(job.output.parent for job in jobs)}, run.folder)
     outcomes = list(split.finished)
     for outcome in split.refused:
         _tell(outcome, run)
         outcomes.append(outcome)
     if split.pending:
-        outcomes += _anonymize_photos(run, jobs, split.pending, made_by, earlier.record)
+        outcomes += _anonymize_photos(run, jobs, split.pending, made_by, previous.record)
     console.print(outcomes_table(outcomes, run.model.model, run.options.identity))
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
@@ -193,7 +193,7 @@ def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", earlier: "Earlier") -> in
     if run.model.model == "tiny" and any(outcome.status != "refused" for outcome in outcomes):
         tell_demonstration()
     if run.contact_sheet is not None:
-        _write_contact_sheet(outcomes, run.contact_sheet, earlier.record)
+        _write_contact_sheet(outcomes, run.contact_sheet, previous.record)
     return exit_code(outcomes)
 
 

@@ -1,4 +1,4 @@
-"""`nullface dataset`: data sets beyond one machine, and `nullface dataset report`, what the reports on one add up to."""
+"""`nullface dataset`: anonymize data sets of shards, and sum up their reports."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ from nullface_pipeline.photo_options import PhotoOptions
 
 
 if TYPE_CHECKING:
-    from nullface_pipeline.dataset import DatasetJob, Place, RunSummary, Shard, ShardOutcome
+    from nullface_pipeline.dataset import DatasetJob, RunSummary, Shard, ShardOutcome, StorageLocation
 
 
 INSTALL = 'Data sets need more packages: `pip install "nullface-pipeline[dataset]"`, for a cluster `[dataset,ray]`.'
@@ -87,8 +87,8 @@ class DatasetRun(PhotoRun):
         if "://" not in self.source and not Path(self.source).exists():
             raise ValueError(f"{self.source} does not exist.")
 
-    def job(self, source: "Place", target: "Place") -> "DatasetJob":
-        """What the workers do; draws or reads the secret seed.
+    def job(self, source: "StorageLocation", target: "StorageLocation") -> "DatasetJob":
+        """Settings of the workers. The secret seed is read or drawn.
 
         Raises:
             OSError, ValueError: if the seed cannot be read or written.
@@ -187,12 +187,12 @@ def run(
 
 @contextlib.contextmanager
 def _beginning(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
-    """The job, and the shards left to do; no other run writes to the target until the end."""
+    """The job and its unfinished shards. The target is locked until the end."""
     run.check()
-    from nullface_pipeline.dataset import Place, begin, claim_target, find_shards
+    from nullface_pipeline.dataset import StorageLocation, begin, claim_target, find_shards
     from nullface_pipeline.runs.lock import hold_folder
 
-    source, target = Place(run.source), Place(run.output)
+    source, target = StorageLocation(run.source), StorageLocation(run.output)
     shards = find_shards(source, target, run.shard_size)
     job = run.job(source, target)
     # The processes of `accelerate launch` are one run, and each needs the whole list.
@@ -212,9 +212,9 @@ def _beginning(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
 def _remove_half_written(job: "DatasetJob") -> None:
     from nullface_pipeline.runs.lock import remove_leftovers
 
-    for place in (job.reports, job.target):
-        if place.folder is not None:
-            remove_leftovers({Path(root) for root, _, _ in os.walk(place.folder)}, place.folder)
+    for location in (job.reports, job.target):
+        if location.folder is not None:
+            remove_leftovers({Path(root) for root, _, _ in os.walk(location.folder)}, location.folder)
 
 
 def _go_through(run: DatasetRun, job: "DatasetJob", shards: "list[Shard]") -> "list[ShardOutcome]":
@@ -266,9 +266,9 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
     1 for wrong usage, else 0.
     """
     try:
-        from nullface_pipeline.dataset import Place, summarize
+        from nullface_pipeline.dataset import StorageLocation, summarize
 
-        summary = summarize(Place(output))
+        summary = summarize(StorageLocation(output))
     except ImportError as error:
         fail(f"{INSTALL} ({error})")
     except (OSError, ValueError) as error:

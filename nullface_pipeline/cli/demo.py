@@ -1,4 +1,4 @@
-"""`nullface demo`: the embedded model on a portrait that is there already."""
+"""`nullface demo`: nullface-tiny on a portrait of scikit-image."""
 
 import time
 from pathlib import Path
@@ -32,7 +32,7 @@ def demo(
         ),
     ] = 30,
 ) -> None:
-    """Anonymize a portrait that is here already: nothing to fetch.
+    """Anonymize an included portrait, without a download.
 
     It is the astronaut of scikit-image; the model is nullface-tiny, which
     is in the package and only a demonstration.
@@ -93,8 +93,8 @@ def side_by_side(first: PIL.Image.Image, second: PIL.Image.Image) -> PIL.Image.I
 
 
 def faces_table(result: "AnonymizedPhoto") -> Table:
-    """What was done to each face."""
-    table = Table("face", "box", "detection", "similarity to the original", "hidden by")
+    """Table of the faces in a result."""
+    table = Table("face", "box", "detection", "similarity to the original", "method")
     for number, face in enumerate(result.faces, start=1):
         box = " ".join(f"{value:.0f}" for value in face.box)
         similarity = "" if face.similarity is None else f"{face.similarity:+.2f}"

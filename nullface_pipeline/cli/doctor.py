@@ -1,4 +1,4 @@
-"""`nullface doctor`: what is installed, what it can run on, and which weights are there under which licence."""
+"""`nullface doctor`: installed versions, devices, and weights with their licences."""
 
 import importlib.metadata
 import json
@@ -39,7 +39,7 @@ def doctor(
         bool, typer.Option("--json", metavar=FLAG, help="Print one JSON object, for programs and reports.")
     ] = False,
 ) -> None:
-    """Say what is installed, on which devices, with which weights.
+    """Show installed versions, devices and weights.
 
     Weights are listed with their sizes and licences. Fetches nothing.
     """
@@ -71,7 +71,7 @@ def installed_version(package: str) -> str | None:
 
 
 def find_devices() -> dict[str, str]:
-    """What computes, by name, in words."""
+    """Devices by name, with a description."""
     import onnxruntime
     import torch
 
@@ -88,7 +88,8 @@ def find_devices() -> dict[str, str]:
 
 
 def find_weights() -> list[dict[str, Any]]:
-    """All that the model sets load: name, path and bytes on this machine (`None` if not here), source and licence."""
+    """Weights of all model sets: name, path and bytes on this machine (`None` if missing), source
+    and licence."""
     from nullface_pipeline.tiny_model import TINY_FOLDER
     from nullface_pipeline.weights import FACE_WEIGHTS, FACEID_SD15, FACEID_SDXL, SD15, SDXL
 
@@ -129,7 +130,7 @@ def devices_table(devices: dict[str, str]) -> Table:
 
 
 def weights_table(weights: list[dict[str, Any]]) -> Table:
-    """Without the sources, which `--json` has: with them no line would fit a terminal."""
+    """Table of the weights, without the sources, which `--json` has."""
     from nullface_pipeline.weights import readable_size
 
     table = Table("weights", "here", "licence", title="Weights", title_justify="left")

@@ -1,4 +1,4 @@
-"""`nullface export`: the pipeline and the page in forms that other programs load, and the way to the Hub."""
+"""`nullface export`: export the pipeline and the Space, and upload them to the Hub."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -48,7 +48,7 @@ def export(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="With --push: only say what would be uploaded.")] = True,
 ) -> None:
-    """Write what goes to the Hub: a file, a repository or a Space.
+    """Export a single file, a Hub repository or a Space.
 
     Give one of --single-file, --hub, --model and --space. An earlier export
     is replaced; a folder that holds anything else is left alone.

@@ -1,4 +1,4 @@
-"""`nullface fetch`: the weights of the real models, after their licences."""
+"""`nullface fetch`: download the weights of the real models, after their licences are accepted."""
 
 import sys
 from enum import StrEnum
@@ -31,7 +31,7 @@ def fetch(
         bool, typer.Option("--accept-licences", metavar=FLAG, help="Do not ask about the licences.")
     ] = False,
 ) -> None:
-    """Fetch the weights of the real models, after asking.
+    """Download the weights of the real models.
 
     Shows their sizes and licences, asks, fetches what is not here, and
     compares the files with the hashes in this package. What is interrupted
@@ -64,7 +64,7 @@ def show_licences(missing: "list[Weights]") -> None:
 
 
 def ask(accepted: bool) -> None:
-    """Return if the licences are accepted, else exit: with `usage` without a terminal to ask on."""
+    """Ask whether the licences are accepted; exit if not. Exit code `usage` without a terminal."""
     if not accepted and not on_a_terminal():
         fail(
             "The licences have to be accepted: read them, and give the command again with --accept-licences.",

@@ -1,4 +1,4 @@
-"""`nullface selftest`: whether a model set works on this machine, in words for a bug report."""
+"""`nullface selftest`: check a model set on this machine, with output for a bug report."""
 
 import importlib.metadata
 import platform
@@ -34,11 +34,11 @@ def selftest(
     ] = ModelSet.tiny,
     **values: Any,
 ) -> None:
-    """Check every part of a model set, and say which one is wrong.
+    """Check every part of a model set, and name those that fail.
 
     The output is meant to be pasted into an issue.
 
-    Exits with 1 if something is not as it should be.
+    Exit code: 1 if a part fails, else 0.
     """
     import torch
 
@@ -56,12 +56,12 @@ def selftest(
 
 
 def versions() -> str:
-    """Of what takes part."""
+    """Versions of the packages."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
 
 
 def machine(device: str | None, dtype: str | None) -> str:
-    """What it runs on."""
+    """Platform, device and dtype."""
     import torch
 
     used = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -71,9 +71,9 @@ def machine(device: str | None, dtype: str | None) -> str:
 
 
 def print_finding(finding: "Finding") -> None:
-    """One line; plain, so that it can be pasted."""
-    mark = "ok   " if finding.right else "[red]WRONG[/red]"
-    line = f"{finding.part:<12} {finding.what:<44} {finding.value}"
+    """Print one plain line."""
+    mark = "ok   " if finding.passed else "[red]FAIL [/red]"
+    line = f"{finding.part:<12} {finding.quantity:<44} {finding.value}"
     console.print(f"{mark} {show(line)}", soft_wrap=True)
 
 
@@ -86,7 +86,7 @@ def costs(result: "Selftest") -> str:
 
 
 def verdict(model: str, result: "Selftest") -> str:
-    """One sentence."""
+    """Verdict in one sentence."""
     if result.passed:
-        return f"Verdict: {model} works as it should."
-    return f"Verdict: {model} does not work as it should. Wrong: {', '.join(result.wrong_parts)}."
+        return f"Verdict: {model} passed."
+    return f"Verdict: {model} failed: {', '.join(result.failed_parts)}."

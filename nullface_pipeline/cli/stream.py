@@ -1,4 +1,4 @@
-"""`nullface anonymize - -o -`: one photo from the standard input, or a result to the standard output."""
+"""`nullface anonymize - -o -`: one photo from standard input, or a result to standard output."""
 
 import io
 import sys
@@ -12,7 +12,7 @@ from nullface_pipeline.cli.photo_run import FolderRun
 
 
 def anonymize_stream(run: FolderRun) -> int:
-    """One photo; returns the exit code. Without a record: it is made again each time.
+    """Anonymize one photo, without a record; returns the exit code.
 
     Raises:
         ValueError: if the options ask for more than one photo, or for files beside the result.
@@ -59,7 +59,7 @@ def _check(run: FolderRun) -> None:
 
 
 def _standard_input() -> list[int]:
-    """Its file descriptor, if it has one: the shell may have opened the photo itself, as with `< photo.jpg`."""
+    """File descriptor of standard input, if it has one: the shell may have opened the photo itself."""
     try:
         return [sys.stdin.fileno()]
     # Replaced by another object, or closed.

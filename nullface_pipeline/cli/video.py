@@ -164,11 +164,11 @@ def _anonymize(run: VideoRun, face_options: PhotoOptions, jobs: "list[PhotoJob]"
     """Whatever is not done yet; returns the exit code."""
     from nullface_pipeline.runs.lock import remove_leftovers
     from nullface_pipeline.runs.records import ResultRecord, record_path
-    from nullface_pipeline.runs.resume import Earlier, split_jobs
+    from nullface_pipeline.runs.resume import PreviousRun, split_jobs
 
     record = ResultRecord(record_path(run.output))
     record.prepare()
-    split = split_jobs(jobs, run.digest, Earlier(record, None), not run.no_resume, run.overwrite)
+    split = split_jobs(jobs, run.digest, PreviousRun(record, None), not run.no_resume, run.overwrite)
     remove_leftovers({run.output}, run.output)
     for outcome in split.refused:
         _refuse(outcome.job, outcome.reason)
@@ -274,12 +274,12 @@ def _finish(
     progress: Progress,
 ) -> None:
     """Render one video, and write down what the result is before it appears."""
-    from nullface_pipeline.runs.digests import MadeFrom, file_digest
+    from nullface_pipeline.runs.digests import ResultHashes, file_digest
     from nullface_pipeline.video import render_video
 
     def note(finished: Path) -> None:
         looked.file.check_unchanged()
-        record.add(MadeFrom(looked.file.sha256, run.digest, file_digest(finished) or ""))
+        record.add(ResultHashes(looked.file.sha256, run.digest, file_digest(finished) or ""))
 
     on_progress = _teller(progress, job)
     with _refusals(job):

@@ -1,4 +1,4 @@
-"""Where the workers run: in this process, in one for each GPU of this host, or as actors of a Ray cluster."""
+"""Engines that run the workers: this process, one process per GPU, or actors of a Ray cluster."""
 
 import logging
 import socket
@@ -13,7 +13,7 @@ from nullface_pipeline.dataset.worker import ShardOutcome, ShardWorker
 def run_local(
     job: DatasetJob, shards: list[Shard], on_photo: Callable[[], None] | None = None
 ) -> Iterator[ShardOutcome]:
-    """One shard after the other, in this process.
+    """Process the shards one after the other in this process.
 
     Args:
         on_photo (`Callable`, *optional*): called after each photo.
@@ -26,7 +26,8 @@ def run_local(
 
 
 def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcome]:
-    """This process's share of the shards, under `accelerate launch`: every n-th, on a GPU of its own.
+    """Process this rank's share of the shards under `accelerate launch`: every n-th, on its own
+    GPU.
 
     The processes agree on the shares without a word, so that none waits for another; each has to be given the same
     list, done shards included, which it leaves as they are.
@@ -44,7 +45,8 @@ def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcom
 
 
 def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | None = None) -> Iterator[ShardOutcome]:
-    """Actors of a Ray cluster, each with a GPU where there are any. Shards of killed actors and nodes are done again.
+    """Process the shards with actors of a Ray cluster. Shards of killed actors and nodes are
+    retried.
 
     Args:
         address (`str`): HOST:PORT of the cluster, or "auto".
@@ -89,7 +91,7 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself tries for a minute."""
+    """Check that a cluster answers; Ray itself would retry for a minute."""
     host, _, port = address.rpartition(":")
     if host:
         try:
@@ -99,7 +101,7 @@ def _check_answers(address: str) -> None:
 
 
 def _check_size(workers: int, cpus: int, gpus: int | None) -> None:
-    """Ray waits without a word for what a cluster will never have."""
+    """Check that the cluster has enough resources; otherwise Ray blocks without a message."""
     if gpus is not None and workers > gpus:
         raise RuntimeError(f"{workers} workers need {workers} GPUs; the cluster has {gpus}. Lower --workers.")
     if cpus < workers + 1:
@@ -110,5 +112,5 @@ def _check_size(workers: int, cpus: int, gpus: int | None) -> None:
 
 
 def _blocks(shards: list[Shard], workers: int) -> int:
-    """A block is what Ray hands out and repeats: one shard, but of very many shards not more than it can keep track of."""
+    """Number of Ray blocks: one per shard, up to a limit that Ray can keep track of."""
     return min(len(shards), max(1000, 20 * workers))

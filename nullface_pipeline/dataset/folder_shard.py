@@ -1,4 +1,5 @@
-"""Photos of a folder: each result is a file under the photo's own path. A refused photo has none."""
+"""Shard of a photo folder: each result is written under the path of its photo, refused photos have
+none."""
 
 import contextlib
 import json
@@ -41,7 +42,7 @@ class FolderRows:
 
 
 def photos_sha256(photos: Mapping[str, str | None]) -> str:
-    """One SHA-256 of several photos, by their names and those of their bytes."""
+    """SHA-256 over the names and hashes of several photos."""
     return digest(json.dumps(sorted(photos.items())).encode())
 
 

@@ -1,18 +1,18 @@
-"""What is done to a data set: all that a worker has to know."""
+"""Settings of an anonymization job over a data set."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.storage import StorageLocation
 from nullface_pipeline.photo_options import PhotoOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetJob:
-    """Source, target, model and options.
+    """Source, target, model and options of a job over a data set.
 
     Attributes:
-        source, target (`Place`): where shards are read, and where those of the same names are written. Every worker has
+        source, target (`StorageLocation`): where shards are read, and where those of the same names are written. Every worker has
             to reach both by these names.
         options (`PhotoOptions`): of each photo, but for the seed and the verifier.
         seed (`int`): secret, see `photo_seed`.
@@ -28,8 +28,8 @@ class DatasetJob:
         shard_size (`int`): photos of a folder in one shard.
     """
 
-    source: Place
-    target: Place
+    source: StorageLocation
+    target: StorageLocation
     options: PhotoOptions
     seed: int = field(repr=False)
     options_sha256: str
@@ -45,11 +45,12 @@ class DatasetJob:
     shard_size: int = 256
 
     @cached_property
-    def reports(self) -> Place:
-        """Beside the target, because reports tell of the originals and the target is what is published."""
-        return reports_place(self.target)
+    def reports(self) -> StorageLocation:
+        """Location of the reports. It lies beside the target, because reports describe the
+        originals."""
+        return reports_location(self.target)
 
 
-def reports_place(target: Place) -> Place:
-    """Where the reports on a target lie."""
-    return Place(f"{target.root.rstrip('/')}-reports")
+def reports_location(target: StorageLocation) -> StorageLocation:
+    """Location of the reports on a target."""
+    return StorageLocation(f"{target.root.rstrip('/')}-reports")

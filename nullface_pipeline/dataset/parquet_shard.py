@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.kept import value_problem
-from nullface_pipeline.dataset.places import ShardError, file_sha256
 from nullface_pipeline.dataset.rows import Row, ShardHashes
+from nullface_pipeline.dataset.storage import ShardError, file_sha256
+from nullface_pipeline.dataset.value_limits import value_problem
 from nullface_pipeline.photo_files import PhotoFileError
 
 
@@ -83,16 +83,16 @@ class ParquetRows:
         images = self._images
         if pa.types.is_struct(field.type):
             images = [None if image is None else {"bytes": image} for image in images]  # type: ignore[misc]
-        made = {self._job.image_column: pa.array(images, field.type), REFUSED: pa.array(self._reasons, pa.string())}
+        new = {self._job.image_column: pa.array(images, field.type), REFUSED: pa.array(self._reasons, pa.string())}
         columns = [
-            made[each.name] if each.name in made else batch.column(each.name).cast(each.type) for each in self._schema
+            new[each.name] if each.name in new else batch.column(each.name).cast(each.type) for each in self._schema
         ]
         self.writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
         self._written += batch.num_rows
         self._images, self._reasons = [], []
 
     def check(self) -> None:
-        """That every row of the source is written."""
+        """Check that every row of the source was written."""
         if self._written != self._source.metadata.num_rows:
             raise ShardError(f"{self._written} of {self._source.metadata.num_rows} rows were written.")
 
@@ -127,7 +127,7 @@ def _reading() -> Iterator[None]:
 
 
 def result_schema(source: pa.Schema, job: DatasetJob) -> pa.Schema:
-    """The columns of the result, in the order of the source, built anew from names and types.
+    """Schema of the result, in the column order of the source, rebuilt from names and types.
 
     Raises:
         ShardError: if a column is missing or repeated, the images are not bytes, or a column in `job.columns` could
@@ -161,7 +161,8 @@ def _image_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _kept_type(column: str, kind: pa.DataType) -> pa.DataType:
-    """A type without metadata; dictionaries become their values, because they may hold some that no row has."""
+    """Arrow type without metadata. Dictionaries become their values, because a dictionary can hold
+    unused entries."""
 
     def rebuilt(kind: pa.DataType) -> pa.DataType:
         if pa.types.is_dictionary(kind):
@@ -207,7 +208,7 @@ def _not_kept(column: str, problem: str) -> ShardError:
 
 
 def _features(metadata: bytes | None, image: str, columns: tuple[str, ...]) -> dict[bytes, bytes] | None:
-    """What `datasets` cannot tell from the types: which column is the images', and the names of classes."""
+    """Metadata of `datasets` that the types do not state: the image column and the class names."""
     try:
         features = json.loads(metadata or b"")["info"]["features"]
         kept = {

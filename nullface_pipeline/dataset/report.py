@@ -1,4 +1,4 @@
-"""The report on a shard, a Parquet file with a row a photo, and what all reports of a data set add up to."""
+"""Reports on shards, one Parquet row per photo, and their summary over a data set."""
 
 import io
 import json
@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nullface_pipeline.dataset.job import DatasetJob, reports_place
-from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.job import DatasetJob, reports_location
 from nullface_pipeline.dataset.rows import ShardHashes
+from nullface_pipeline.dataset.storage import StorageLocation
 from nullface_pipeline.photo_records import FaceRecord
-from nullface_pipeline.runs.digests import MadeFrom
+from nullface_pipeline.runs.digests import ResultHashes
 
 
 _FACE = pa.struct(
@@ -43,11 +43,11 @@ REPORT_SUFFIX = ".report.parquet"
 
 @dataclass(frozen=True)
 class PhotoLine:
-    """What became of one photo of a shard.
+    """Report line of one photo of a shard.
 
     Attributes:
         id (`str`): its path or row.
-        status, reason, faces, made: as of `PhotoOutcome`.
+        status, reason, faces, hashes: as of `PhotoOutcome`.
         seconds (`float`): in the model, reading and writing apart.
         unet_evaluations (`int`): samples that went through the UNet.
     """
@@ -56,19 +56,19 @@ class PhotoLine:
     status: str
     reason: str = ""
     faces: tuple[FaceRecord, ...] = ()
-    made: MadeFrom | None = None
+    hashes: ResultHashes | None = None
     seconds: float = 0.0
     unet_evaluations: int = 0
 
     def as_row(self) -> dict[str, Any]:
-        """In the columns of `SCHEMA`."""
-        made = {} if self.made is None else asdict(self.made)
+        """The line as a row of `SCHEMA`."""
+        hashes = {} if self.hashes is None else asdict(self.hashes)
         return {
             "id": self.id,
             "status": self.status,
             "reason": self.reason or None,
             "faces": [asdict(face) for face in self.faces],
-            **{f"{name}_sha256": value for name, value in made.items()},
+            **{f"{name}_sha256": value for name, value in hashes.items()},
             "seconds": self.seconds,
             "unet_evaluations": self.unet_evaluations,
         }
@@ -77,7 +77,7 @@ class PhotoLine:
 def write_report(
     job: DatasetJob, name: str, lines: list[PhotoLine], hashes: ShardHashes, seconds: float, device: str
 ) -> None:
-    """Write down a shard as done.
+    """Write the report that marks a shard as done.
 
     Args:
         hashes (`ShardHashes`): of its source and result; the shard counts as done as long as both match.
@@ -97,8 +97,9 @@ def write_report(
     job.reports.write(name, file.getvalue())
 
 
-def read_hashes(reports: Place, name: str) -> ShardHashes | None:
-    """The hashes in the report on a shard; None if the report is missing, damaged or of an older version."""
+def read_hashes(reports: StorageLocation, name: str) -> ShardHashes | None:
+    """Read the hashes in a shard's report; None if the report is missing, damaged or of an older
+    version."""
     try:
         with reports.open(name) as file:
             return ShardHashes(**_about_shard(pq.read_schema(file))["sha256"])
@@ -110,8 +111,8 @@ def _about_shard(schema: pa.Schema) -> dict[str, Any]:
     return dict(json.loads(schema.metadata[METADATA]))
 
 
-def read_lines(reports: Place, name: str) -> list[PhotoLine]:
-    """Status and identity of each photo of a shard that is done."""
+def read_lines(reports: StorageLocation, name: str) -> list[PhotoLine]:
+    """Read id, status and reason of each photo of a finished shard."""
     with reports.open(name) as file:
         table = pq.read_table(file, columns=["id", "status", "reason"])
     return [PhotoLine(row["id"], row["status"], row["reason"] or "") for row in table.to_pylist()]
@@ -119,7 +120,7 @@ def read_lines(reports: Place, name: str) -> list[PhotoLine]:
 
 @dataclass
 class RunSummary:
-    """All reports of a data set added up.
+    """Sums over all reports of a data set.
 
     Attributes:
         photos, faces (`Counter`): by status, and by method. Photos whose result is not what the run made have the
@@ -141,8 +142,8 @@ class RunSummary:
     identities: set[str] = field(default_factory=set)
     changed: list[str] = field(default_factory=list)
 
-    def add(self, name: str, table: pa.Table, target: Place) -> None:
-        """The report on one more shard."""
+    def add(self, name: str, table: pa.Table, target: StorageLocation) -> None:
+        """Add the report of one more shard."""
         shard = _about_shard(table.schema)
         self.shards += 1
         self.models.add(shard["model"])
@@ -162,13 +163,13 @@ class RunSummary:
                 self.reasons[row["reason"]] += 1
 
 
-def summarize(target: Place) -> RunSummary:
-    """Add up the reports on a target, and compare its files with them.
+def summarize(target: StorageLocation) -> RunSummary:
+    """Sum the reports of a target, and compare its files with their hashes.
 
     Raises:
         ValueError: if there are no reports.
     """
-    reports = reports_place(target)
+    reports = reports_location(target)
     names = [name for name in reports.names() if name.endswith(REPORT_SUFFIX)]
     if not names:
         raise ValueError(f"There are no reports in {reports.root}: name the --output of a run.")
@@ -179,8 +180,10 @@ def summarize(target: Place) -> RunSummary:
     return summary
 
 
-def _changed_results(name: str, shard: dict[str, Any], rows: list[dict[str, Any]], target: Place) -> list[str]:
-    """The shard, or those of its photos, whose files are not what the report says."""
+def _changed_results(
+    name: str, shard: dict[str, Any], rows: list[dict[str, Any]], target: StorageLocation
+) -> list[str]:
+    """Names of the results whose hash differs from the report."""
     if not name.endswith((".parquet", ".tar")):
         return [row["id"] for row in rows if target.sha256(row["id"]) != row["result_sha256"]]
     recorded = shard.get("sha256", {}).get("result")

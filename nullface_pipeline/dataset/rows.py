@@ -1,4 +1,4 @@
-"""What a shard is to the worker, whatever its kind of file."""
+"""Interface between the worker and a shard of any file type."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,21 +20,22 @@ class Row:
 
 @dataclass(frozen=True)
 class ShardHashes:
-    """SHA-256 in hexadecimal of the source and the result of a shard; None for a missing file."""
+    """SHA-256 (hexadecimal) of the source and the result of a shard; None for a missing file."""
 
     source: str | None
     result: str | None
 
 
 class ShardRows(Protocol):
-    """A shard that is read from one end while it is written at the other; each from one thread."""
+    """Protocol of an open shard. Reading and writing run at the same time, each in its own thread."""
 
     @property
     def hashes(self) -> ShardHashes:
-        """Of source and result, once the shard is complete."""
+        """Hashes of source and result, once the shard is complete."""
 
     def __iter__(self) -> Iterator[Row]:
-        """The photos, in order."""
+        """Iterate over the photos, in order."""
 
     def add(self, row: Row, data: bytes | None, reason: str) -> None:
-        """The result for the next photo, in the same order; None if it was refused, for this reason."""
+        """Add the result of the next photo, in the same order; None with a reason if it was
+        refused."""

@@ -1,24 +1,25 @@
-"""The secret seed of a data set: drawn once, and kept for its owner only, so that a resumed run is the same."""
+"""Secret seed of a data set, drawn once and stored for its owner only, so that a resumed run is the
+same."""
 
 import contextlib
 import os
 import secrets
 from pathlib import Path
 
-from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.storage import StorageLocation
 from nullface_pipeline.runs.digests import digest
 from nullface_pipeline.runs.records import state_folder
 from nullface_pipeline.runs.seeds import SEED_BITS
 
 
-def seed_path(target: Place) -> Path:
-    """Where the seed of a target lies if nobody names a file."""
+def seed_path(target: StorageLocation) -> Path:
+    """Default path of a target's seed."""
     name = target.root if target.folder is None else os.path.realpath(target.folder)
     return state_folder() / f"{digest(os.fsencode(name))[:32]}.seed"
 
 
 def read_or_draw_seed(path: Path) -> int:
-    """The seed in a file, which is made where it is missing.
+    """Read the seed from a file; draw one if the file is missing.
 
     Raises:
         OSError: if it cannot be read or written.
@@ -35,7 +36,8 @@ def read_or_draw_seed(path: Path) -> int:
 
 
 def _draw(path: Path) -> None:
-    """A new seed, which appears whole and only where there is none: several processes may ask at once."""
+    """Write a new seed atomically, and only if there is none: several processes may do this at
+    once."""
     if path.exists():
         raise FileExistsError
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

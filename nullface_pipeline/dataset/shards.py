@@ -1,4 +1,4 @@
-"""Which shards there are, which of them are done, and each opened for reading and writing."""
+"""Shards of a data set: finding them, checking which are done, and opening them."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from nullface_pipeline.dataset.folder_shard import open_photos, photos_sha256
-from nullface_pipeline.dataset.job import DatasetJob, reports_place
-from nullface_pipeline.dataset.places import Place
+from nullface_pipeline.dataset.job import DatasetJob, reports_location
 from nullface_pipeline.dataset.report import REPORT_SUFFIX, read_hashes
 from nullface_pipeline.dataset.rows import ShardHashes, ShardRows
+from nullface_pipeline.dataset.storage import StorageLocation
 from nullface_pipeline.photo_files import is_photo_name
 from nullface_pipeline.photo_folder import search_photos
 
@@ -22,7 +22,7 @@ RUN_NAME = "run.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """A unit of work.
+    """Unit of work: one file, or some photos of a folder.
 
     Attributes:
         name (`str`): of its file in source and target. Photos of a folder have a name made from theirs.
@@ -34,11 +34,11 @@ class Shard:
 
     @property
     def report(self) -> str:
-        """The name of its report, which is written last."""
+        """Name of its report, which is written last."""
         return self.name + REPORT_SUFFIX
 
     def as_row(self) -> dict[str, Any]:
-        """For Ray, whose data sets are of dictionaries."""
+        """The shard as a dictionary, for Ray."""
         return {"name": self.name, "photos": list(self.photos)}
 
     @classmethod
@@ -46,8 +46,8 @@ class Shard:
         return cls(str(row["name"]), tuple(map(str, row["photos"])))
 
 
-def find_shards(source: Place, target: Place, shard_size: int = 256) -> list[Shard]:
-    """The shards of the source, in order of their names: Parquet files, or tars, or photos.
+def find_shards(source: StorageLocation, target: StorageLocation, shard_size: int = 256) -> list[Shard]:
+    """Find the shards of the source, sorted by name: Parquet files, tar files, or groups of photos.
 
     Args:
         shard_size (`int`): photos of a folder in one shard.
@@ -73,8 +73,8 @@ def find_shards(source: Place, target: Place, shard_size: int = 256) -> list[Sha
     return _photo_shards(_photo_names(source, target), shard_size)
 
 
-def _photo_names(source: Place, target: Place) -> list[str]:
-    """As `nullface anonymize` finds them, where the source is a folder of this machine."""
+def _photo_names(source: StorageLocation, target: StorageLocation) -> list[str]:
+    """Names of the photos, as `nullface anonymize` finds them if the source is a local folder."""
     folder = source.folder
     if folder is None:
         return [name for name in source.names() if is_photo_name(name)]
@@ -84,7 +84,7 @@ def _photo_names(source: Place, target: Place) -> list[str]:
 
 
 def _photo_shards(names: list[str], size: int) -> list[Shard]:
-    """A shard's name says which photos it was, so that other photos are never taken for done."""
+    """Group photos into shards. The name of a shard contains a hash of its photos' names."""
     for name in names:
         try:
             name.encode()
@@ -98,26 +98,26 @@ def _names_digest(names: tuple[str, ...]) -> str:
     return hashlib.blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
 
 
-def _check_apart(source: Place, target: Place) -> None:
+def _check_apart(source: StorageLocation, target: StorageLocation) -> None:
     if not source.exists():
         raise ValueError(f"{source.root} does not exist.")
     if source.folder is not None and not source.folder.is_dir():
         raise ValueError(f"{source.root} is no folder: name the folder that the shards lie in.")
     if target.folder is None and "/" not in target.path(""):
         raise ValueError(f"{target.root} is a whole bucket, beside which no reports can lie: name a folder in it.")
-    roots = [_real(place) for place in (source, target, reports_place(target))]
+    roots = [_real(location) for location in (source, target, reports_location(target))]
     for other in roots[1:]:
         if other == roots[0] or other.startswith(roots[0] + "/") or roots[0].startswith(other + "/"):
             raise ValueError(f"{source.root} and {target.root} lie in one another: name another --output.")
 
 
-def _real(place: Place) -> str:
-    folder = place.folder
-    return place.root.rstrip("/") if folder is None else str(Path(folder).resolve())
+def _real(location: StorageLocation) -> str:
+    folder = location.folder
+    return location.root.rstrip("/") if folder is None else str(Path(folder).resolve())
 
 
 def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
-    """Claim the target, and return the shards that are left to do. Reads finished shards, to compare their hashes.
+    """Claim the target, and return the unfinished shards. Hashes of finished shards are compared.
 
     Raises:
         ValueError: as `claim_target`.
@@ -127,30 +127,30 @@ def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
 
 
 def is_done(job: DatasetJob, shard: Shard) -> bool:
-    """Whether the report on a shard has the hashes that its source and result have now."""
+    """Whether the hashes in a shard's report match its source and result."""
     recorded = read_hashes(job.reports, shard.report)
     return recorded is not None and recorded == ShardHashes(_sha256(job.source, shard), _sha256(job.target, shard))
 
 
-def _sha256(place: Place, shard: Shard) -> str | None:
+def _sha256(location: StorageLocation, shard: Shard) -> str | None:
     if shard.photos:
-        return photos_sha256({name: place.sha256(name) for name in shard.photos})
-    return place.sha256(shard.name)
+        return photos_sha256({name: location.sha256(name) for name in shard.photos})
+    return location.sha256(shard.name)
 
 
 def claim_target(job: DatasetJob, shards: list[Shard]) -> None:
     """Begin a target, or check that it was begun with the same options.
 
     Raises:
-        ValueError: if the target holds files that no run has made, was begun with other options, or from another
+        ValueError: if the target holds files that no run has written, was begun with other options, or from another
             source.
     """
     done = {name for name in job.reports.names() if name.endswith(REPORT_SUFFIX)}
     if _begun_with(job) != job.options_sha256:
-        made = [*job.target.names(), *sorted(done)]
+        existing = [*job.target.names(), *sorted(done)]
         # Asked again: another process may have begun the same run in the meantime.
         if (options := _begun_with(job)) != job.options_sha256:
-            _check_new(job, made, options)
+            _check_new(job, existing, options)
             job.reports.write(RUN_NAME, json.dumps({"options_sha256": job.options_sha256}).encode())
     unknown = done - {shard.report for shard in shards}
     if unknown:
@@ -161,20 +161,23 @@ def claim_target(job: DatasetJob, shards: list[Shard]) -> None:
 
 
 def _begun_with(job: DatasetJob) -> str | None:
-    """The options of the run that began the target, by their hash."""
+    """Options digest of the run that began the target."""
     return json.loads(job.reports.read(RUN_NAME))["options_sha256"] if job.reports.exists(RUN_NAME) else None
 
 
-def _check_new(job: DatasetJob, made: list[str], options: str | None) -> None:
-    """That a target in which another run, or none, is known to have begun holds nothing."""
-    if made and options is not None:
+def _check_new(job: DatasetJob, existing: list[str], options: str | None) -> None:
+    """Check that a target of unknown origin is empty."""
+    if existing and options is not None:
         raise ValueError(f"{job.target.root} was begun with other options or another version: name another --output.")
-    if made:
-        raise ValueError(f"{job.target.root} holds files that no run has made, such as {made[0]}: name another.")
+    if existing:
+        raise ValueError(
+            f"{job.target.root} holds files that no run has written, such as {existing[0]}: name another."
+        )
 
 
 def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRows]:
-    """A shard for reading and writing; without an error its target appears at the end."""
+    """Open a shard for reading and writing. Its result appears at the end, unless an error is
+    raised."""
     from nullface_pipeline.dataset.parquet_shard import open_parquet
     from nullface_pipeline.dataset.tar_shard import open_tar
 

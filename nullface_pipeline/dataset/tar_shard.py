@@ -1,4 +1,5 @@
-"""A tar as WebDataset reads it: photos are anonymized, short texts of named suffixes are copied, the rest is dropped.
+"""WebDataset tar: photos are anonymized, short texts with the named suffixes are copied, the rest
+is dropped.
 
 In the place of a refused photo stands `NAME.refused`, a text that says why.
 """
@@ -14,9 +15,9 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.kept import MAX_KEPT_BYTES, data_problem
-from nullface_pipeline.dataset.places import ShardError, check_name, file_sha256
 from nullface_pipeline.dataset.rows import Row, ShardHashes
+from nullface_pipeline.dataset.storage import ShardError, check_name, file_sha256
+from nullface_pipeline.dataset.value_limits import MAX_KEPT_BYTES, data_problem
 from nullface_pipeline.photo_files import PhotoFileError, is_photo_name
 
 
@@ -62,7 +63,7 @@ class TarRows:
                 self._members.append((name, self._kept(member)))
 
     def _read(self, member: tarfile.TarInfo, limit: int) -> tuple[bytes, str | None]:
-        """The bytes of a member, or why it is not read."""
+        """Bytes of a member, or the reason why it is not read."""
         if not member.isfile():
             return b"", "it is a link or a device in the tar, not a file"
         if member.issparse():
@@ -88,20 +89,20 @@ class TarRows:
         self._unwritten -= 1
 
     def finish(self) -> None:
-        """What comes after the last photo."""
+        """Copy the members after the last photo, and close the tar."""
         self._copy_members()
         if self._unwritten or self._members:
             raise ShardError(f"{self._unwritten} photos were read but not written.")
         self._target.close()
 
     def _copy_members(self) -> None:
-        """Up to the next photo."""
+        """Copy the members up to the next photo."""
         while self._members and self._members[0][1] is not None:
             name, data = self._members.popleft()
             self._put(name, data or b"")
 
     def _put(self, name: str, data: bytes) -> None:
-        """With nothing of the source's member but the name: no owner, no time."""
+        """Write a member with the name only: without owner and time."""
         member = tarfile.TarInfo(name)
         member.size = len(data)
         self._target.addfile(member, io.BytesIO(data))
@@ -134,11 +135,12 @@ def _loaded(data: bytes, problem: str | None) -> bytes:
 
 
 def _check_whole(read: tarfile.TarFile, source: BinaryIO) -> None:
-    """`tarfile` takes the place where a file was cut off for its end, which is marked by blocks of zeros."""
+    """Check for the blocks of zeros that end a tar: `tarfile` reads a truncated file without an
+    error."""
     if source.seek(0, io.SEEK_END) - read.offset < tarfile.BLOCKSIZE:
         raise ShardError(_DAMAGED)
 
 
 def suffix(name: str) -> str:
-    """As WebDataset has it: what comes after the first point of the bare name."""
+    """Suffix as WebDataset defines it: everything after the first dot of the file name."""
     return PurePosixPath(name).name.partition(".")[2]

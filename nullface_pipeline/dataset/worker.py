@@ -1,4 +1,4 @@
-"""One worker, the same for every engine: loads the models once, and does one shard after the other."""
+"""Worker of every engine: loads the models once, and processes shards."""
 
 import time
 from collections import Counter
@@ -7,20 +7,26 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nullface_pipeline.dataset.job import DatasetJob
-from nullface_pipeline.dataset.places import ShardError
 from nullface_pipeline.dataset.report import PhotoLine, read_lines, write_report
 from nullface_pipeline.dataset.rows import Row, ShardRows
 from nullface_pipeline.dataset.shards import Shard, is_done, open_shard
+from nullface_pipeline.dataset.storage import ShardError
 from nullface_pipeline.photo_files import PhotoFileError
 from nullface_pipeline.photo_files.anonymize import photo_anonymizer
-from nullface_pipeline.photo_files.steps import HiddenPhoto, ReadPhoto, encode_result, hide_photo, read_original
+from nullface_pipeline.photo_files.steps import (
+    DecodedPhoto,
+    ProcessedPhoto,
+    decode_photo,
+    encode_result,
+    process_photo,
+)
 from nullface_pipeline.runs.jobs import overlapped
 from nullface_pipeline.runs.messages import format_error, is_broken_device
 
 
 @dataclass(frozen=True)
 class ShardOutcome:
-    """What became of a shard.
+    """Outcome of a shard.
 
     Attributes:
         photos, anonymized, covered, refused (`int`): its photos, and how many ended how.
@@ -36,7 +42,7 @@ class ShardOutcome:
 
 
 class ShardWorker:
-    """Does shards with one model.
+    """Anonymizes shards with one model.
 
     Args:
         job (`DatasetJob`): what to do.
@@ -63,11 +69,12 @@ class ShardWorker:
         pipe.unet.register_forward_hook(self._count_evaluations)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """For Ray: `Shard.as_row` in, the fields of a `ShardOutcome` out."""
+        """Process a row of Ray: `Shard.as_row` in, the fields of a `ShardOutcome` out."""
         return asdict(self.run(Shard.from_row(row)))
 
     def run(self, shard: Shard) -> ShardOutcome:
-        """Do a shard, unless it is done. One that cannot be read or written says so and leaves nothing behind."""
+        """Process a shard, unless it is done. A shard that cannot be read or written is reported as
+        failed, without a result."""
         try:
             if is_done(self._job, shard):
                 return _outcome(shard, read_lines(self._job.reports, shard.report))
@@ -84,8 +91,8 @@ class ShardWorker:
             lines = list(
                 overlapped(
                     rows,
-                    read=lambda row: read_original(row.load),
-                    work=self._hide,
+                    read=lambda row: decode_photo(row.load),
+                    work=self._process,
                     write=lambda row, done: self._write(rows, row, *done),
                 )
             )
@@ -94,29 +101,32 @@ class ShardWorker:
         return lines
 
     def _remove_earlier(self, shard: Shard) -> None:
-        """Remove results that do not match their report, so that they do not stay if the shard fails now."""
+        """Remove results that do not match their report, so that none is left if the shard fails
+        now."""
         if self._job.reports.exists(shard.report):
             for name in shard.photos or (shard.name,):
                 self._job.target.remove(name)
             self._job.reports.remove(shard.report)
 
-    def _hide(self, row: Row, read: ReadPhoto | PhotoFileError) -> tuple[HiddenPhoto, float, int]:
-        """The result, seconds, and sample evaluations of the UNet."""
+    def _process(self, row: Row, read: DecodedPhoto | PhotoFileError) -> tuple[ProcessedPhoto, float, int]:
+        """Result, seconds, and UNet evaluations of one photo."""
         started, before = time.perf_counter(), self._evaluations
-        hidden = hide_photo(self._anonymize, row.id, read)
+        processed = process_photo(self._anonymize, row.id, read)
         if self.on_photo is not None:
             self.on_photo()
-        return hidden, time.perf_counter() - started, self._evaluations - before
+        return processed, time.perf_counter() - started, self._evaluations - before
 
-    def _write(self, rows: ShardRows, row: Row, hidden: HiddenPhoto, seconds: float, evaluations: int) -> PhotoLine:
-        line = PhotoLine(row.id, "refused", hidden.reason, seconds=seconds, unet_evaluations=evaluations)
+    def _write(
+        self, rows: ShardRows, row: Row, processed: ProcessedPhoto, seconds: float, evaluations: int
+    ) -> PhotoLine:
+        line = PhotoLine(row.id, "refused", processed.reason, seconds=seconds, unet_evaluations=evaluations)
         data = None
-        if hidden.image is not None and hidden.read is not None:
+        if processed.image is not None and processed.read is not None:
             try:
-                data, made = encode_result(
-                    hidden.image, hidden.read, self._job.keep_metadata, self._job.options_sha256
+                data, hashes = encode_result(
+                    processed.image, processed.read, self._job.keep_metadata, self._job.options_sha256
                 )
-                line = replace(line, status=hidden.status, reason="", faces=hidden.faces, made=made)
+                line = replace(line, status=processed.status, reason="", faces=processed.faces, hashes=hashes)
             except PhotoFileError as error:
                 line = replace(line, reason=str(error))
         rows.add(row, data, line.reason)
@@ -132,7 +142,7 @@ def _outcome(shard: Shard, lines: list[PhotoLine]) -> ShardOutcome:
 
 
 def _problem(error: Exception) -> str:
-    """Why a shard could not be done, in one sentence."""
+    """Why a shard failed, as one sentence."""
     if isinstance(error, ShardError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

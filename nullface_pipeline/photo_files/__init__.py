@@ -1,4 +1,4 @@
-"""Photo files in and out: what is read is upright 8-bit RGB, what is written is the picture and little else.
+"""Reading, anonymizing and writing single photo files.
 
 Reading refuses whatever cannot be anonymized as a whole (animations, pages, raw files, damaged files) with one
 `PhotoFileError`. Writing starts from bare pixels, so that nothing of the original file comes along unless it is named
@@ -16,11 +16,11 @@ here: the colour profile, the resolution, the transparency and, only when asked 
 What leaves is made anew, not copied:
 
 * A profile of primaries and plain curves (sRGB, Adobe RGB, Display P3, grey gammas) is rebuilt from its numbers; with any
-  other the photo is converted to sRGB, before faces are looked for. So `colour_profile.py`.
+  other the photo is converted to sRGB, before faces are looked for. See `colour_profile.py`.
 * Transparency that is dithered, or half transparent on more than a tenth of the picture, is refused. Other transparency is
   kept, and `alpha_views` and `composed_views` are what has to be searched for faces; `flatten` does without it. What lies
   under full transparency is written black.
-* Notes are kept if their tag is known and the value is of a plausible kind, length and range. So `notes.py`.
+* Notes are kept if their tag is known and the value is of a plausible kind, length and range. See `exif.py`.
 * Colour numbers of PNG and HEIC are kept if they name colours of photos, the resolution if a printer could mean it.
 
 Grey photos stay grey. The format is told by the content; a PNG named `.jpg` is written as a PNG

@@ -1,4 +1,4 @@
-"""One photo file through the pipeline: its picture, and whatever its transparency shows."""
+"""Anonymization of one photo file, with its transparency."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ def photo_anonymizer(
     seed: int,
     skip_numbers: Mapping[str, Sequence[int]] | None = None,
 ) -> Anonymize:
-    """`anonymize_file` for a photo and its name, on which its noise depends, so that a resumed run is the same.
+    """Return a function that anonymizes a photo file. The noise depends on the photo's name.
 
     Args:
         verifier (`str`, *optional*): the InsightFace pack of `PhotoOptions.verifier`, by name or folder.
@@ -49,7 +49,8 @@ def photo_anonymizer(
 
 
 def with_loaded_models(pipe: NullFacePipeline, options: PhotoOptions, verifier: str | None) -> PhotoOptions:
-    """The options with the second recognizer loaded and each reference photo embedded, checked against the pipeline.
+    """Load the verifier and embed the reference photos of the options, and check them against the
+    pipeline.
 
     Args:
         verifier (`str`, *optional*): the InsightFace pack of `PhotoOptions.verifier`, by name or folder.
@@ -70,7 +71,7 @@ def with_loaded_models(pipe: NullFacePipeline, options: PhotoOptions, verifier: 
 
 
 def _numbered_boxes(analyser: FaceAnalyser, file: PhotoFile, numbers: Sequence[int]) -> list[Any]:
-    """The boxes of faces by their numbers in the preview, for which they are searched in the same way."""
+    """Boxes of faces by their number in the preview."""
     import numpy as np
 
     from nullface_pipeline.face_search import search_faces
@@ -81,7 +82,7 @@ def _numbered_boxes(analyser: FaceAnalyser, file: PhotoFile, numbers: Sequence[i
 
 
 def anonymize_file(pipe: NullFacePipeline, file: PhotoFile, options: PhotoOptions) -> AnonymizedPhoto:
-    """`pipe.anonymize` for a photo that was read from a file, whose transparency is written along with the result.
+    """Anonymize a photo file as `pipe.anonymize` does, and search its transparency for faces.
 
     Args:
         pipe (`StableDiffusionNullFacePipeline`): with adapter and face models.
@@ -103,7 +104,7 @@ def anonymize_file(pipe: NullFacePipeline, file: PhotoFile, options: PhotoOption
 def _shown_faces(
     analyser: FaceAnalyser, views: Iterable[PIL.Image.Image], known: Sequence[FaceRecord]
 ) -> "list[FaceLocation]":
-    """Faces in any of the pictures that are none of those known."""
+    """Faces in any of the pictures that match no known face."""
     import numpy as np
 
     from nullface_pipeline.face_identity import FaceLocation

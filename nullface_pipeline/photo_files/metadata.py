@@ -1,4 +1,4 @@
-"""What a result says besides its pixels: the AI mark, what the colours mean without a profile, and the resolution."""
+"""Metadata of a result: AI marking, colour interpretation and resolution."""
 
 import os
 import struct
@@ -28,7 +28,8 @@ TRANSFERS = frozenset({1, 4, 5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 18})
 
 
 def png_chunks(file: BinaryIO, has_profile: bool) -> PIL.PngImagePlugin.PngInfo:
-    """The AI mark, and where no profile does it, what the colours mean: plausible numbers, packed anew."""
+    """PNG chunks of a result: the AI marking and, without a profile, plausible colour chunks,
+    packed again."""
     chunks = PIL.PngImagePlugin.PngInfo()
     chunks.add_itxt("XML:com.adobe.xmp", XMP)
     file.seek(8)
@@ -48,7 +49,8 @@ def png_chunks(file: BinaryIO, has_profile: bool) -> PIL.PngImagePlugin.PngInfo:
 
 
 def _are_chromaticities(*numbers: int) -> bool:
-    """White, red, green and blue as x and y in 100,000ths: white near daylight, the others far from each other."""
+    """Whether eight numbers are plausible chromaticities of white, red, green and blue, in
+    100,000ths."""
     (white_x, white_y), *corners = [(numbers[index] / 1e5, numbers[index + 1] / 1e5) for index in range(0, 8, 2)]
     (x0, y0), (x1, y1), (x2, y2) = corners
     area = abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)) / 2
@@ -70,7 +72,7 @@ _COLOUR_CHUNKS: dict[bytes, tuple[str, Callable[..., bool]]] = {
 
 
 def heif_colours(picture: PIL.ImageFile.ImageFile) -> dict[str, int]:
-    """Primaries and transfer curve where no profile names them. The pixels themselves are written as BT.601."""
+    """Primaries and transfer curve of a HEIC file without a profile. Pixels are written as BT.601."""
     nclx = picture.info.get("nclx_profile")
     if not nclx or picture.info.get("icc_profile"):
         return {}
@@ -82,7 +84,7 @@ def heif_colours(picture: PIL.ImageFile.ImageFile) -> dict[str, int]:
 
 
 def resolution(picture: PIL.Image.Image, turned: bool) -> tuple[float, float] | None:
-    """Dots per inch to a hundredth, if they are what a printer could mean."""
+    """Resolution in dots per inch, rounded to a hundredth; `None` if it is implausible."""
     try:
         across, down = (round(float(value), 2) for value in picture.info["dpi"])
     except (KeyError, TypeError, ValueError, ArithmeticError):
@@ -93,7 +95,7 @@ def resolution(picture: PIL.Image.Image, turned: bool) -> tuple[float, float] | 
 
 
 def tiff_tags(exif: bytes | None, predict: bool) -> PIL.Image.Exif:
-    """In a TIFF, notes and XMP are tags of the picture itself."""
+    """EXIF and XMP as tags of a TIFF."""
     tags = PIL.Image.Exif()
     if exif is not None:
         tags.load(exif)

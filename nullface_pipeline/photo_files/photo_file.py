@@ -1,4 +1,4 @@
-"""What is known of a photo between reading and writing it, and the one error of both."""
+"""Photo in memory, and the error of reading and writing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ class PhotoFileError(Exception):
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """A photo as it was read, and what is needed to write its anonymized version as the same kind of file.
+    """Decoded photo, with everything needed to write the result as the same kind of file.
 
     Attributes:
         path (`Path`, *optional*): where it was read; `None` for an open file.
@@ -42,6 +42,6 @@ class PhotoFile:
 
 
 def bare(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Forget all but the pixels: several of Pillow's encoders write what they find in `info`. Works in place."""
+    """Remove Pillow's `info` in place: several encoders write what they find there."""
     picture.info = {}
     return picture

@@ -1,4 +1,4 @@
-"""Photo files in: what is read is upright 8-bit RGB, and whatever cannot be anonymized as a whole is refused."""
+"""Photo decoder: upright 8-bit RGB, and refusal of files that cannot be anonymized as a whole."""
 
 import functools
 import io
@@ -13,13 +13,13 @@ import PIL.Image
 import PIL.ImageFile
 import PIL.JpegImagePlugin
 
+from nullface_pipeline.photo_files.exif import kept_exif, read_exif
 from nullface_pipeline.photo_files.metadata import (
     XMP,
     heif_colours,
     png_chunks,
     resolution,
 )
-from nullface_pipeline.photo_files.notes import kept_exif, read_exif
 from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare
 from nullface_pipeline.photo_files.transparency import settled
 from nullface_pipeline.runs.messages import format_error
@@ -67,13 +67,13 @@ _TRANSPOSITIONS = {
 
 
 def kind_of_photo(name: str) -> str:
-    """The kind of file that a photo's name promises: one suffix for each kind."""
+    """Canonical suffix of a photo's name: one for each file type."""
     suffix = Path(name).suffix.lower()
     return _SAME_KIND.get(suffix, suffix)
 
 
 def is_photo_name(name: str) -> bool:
-    """Whether a file in a folder counts as a photo; what it really is, its content says."""
+    """Whether a file name has the suffix of a photo. `read_photo` checks the content."""
     return Path(name).suffix.lower() in SUFFIXES
 
 
@@ -111,7 +111,7 @@ def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_
 
 
 def file_bytes(path: Path) -> bytes:
-    """A photo's file.
+    """Read the bytes of a photo file.
 
     Raises:
         OSError, PhotoFileError: if it cannot be read.
@@ -139,7 +139,7 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 def _in_memory(source: Any) -> BinaryIO:
-    """A copy of what an open file holds: decoders jump back and forth, uploads may not."""
+    """Copy an open file into memory: decoders need seek, uploads may lack it."""
     data = source.read() if hasattr(source, "read") else None
     if not isinstance(data, bytes):
         raise TypeError(f"`source` must be a path or a file opened in binary mode, but it is {type(source).__name__}.")
@@ -178,7 +178,7 @@ def _read(path: Path | None, file: BinaryIO, max_pixels: int) -> PhotoFile:
 
 
 def _readable_formats(file: BinaryIO) -> tuple[str, ...]:
-    """Few decoders are better than many: Pillow's others are never tried on a file."""
+    """Formats to try. Pillow's other decoders are never run."""
     if register_heif():
         return _FORMATS
     header = file.read(12)
@@ -198,7 +198,7 @@ def register_heif() -> bool:
 
 
 def _check_header(picture: PIL.ImageFile.ImageFile, max_pixels: int) -> None:
-    """Whatever can be refused before a pixel is decoded."""
+    """Refuse whatever can be refused before decoding."""
     if picture.width * picture.height > max_pixels:
         raise _too_large(max_pixels)
     if min(picture.size) < MIN_SIDE:
@@ -224,7 +224,7 @@ def _has_further_pictures(picture: PIL.ImageFile.ImageFile) -> bool:
 
 
 def _bits_and_grey(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> tuple[int, bool]:
-    """Bits a channel, and whether there is one channel of colour.
+    """Bits per channel, and whether there is one colour channel.
 
     Asked of the file, because Pillow decodes most pictures of 16 bits at 8, and grey ones with alpha as RGB.
     """
@@ -239,7 +239,8 @@ def _bits_and_grey(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> tuple[in
 
 
 def _colour_and_alpha(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
-    """RGB and, where the picture has transparency, its opacity as "L"; both 8-bit and without metadata."""
+    """RGB image and, if the picture has transparency, opacity in mode "L"; both 8-bit without
+    metadata."""
     if picture.mode.startswith("I;16"):
         return _from_16_bits(picture, bits)
     if picture.mode == "CMYK":
@@ -255,7 +256,7 @@ def _colour_and_alpha(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Im
 
 
 def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
-    """Grey of more than 8 bits, black to white as the format defines them: no stretching to what is there."""
+    """Convert grey of more than 8 bits, without stretching the contrast."""
     import numpy as np
 
     pixels, white = np.asarray(picture), 2**bits - 1
@@ -270,7 +271,7 @@ def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image,
 
 
 def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """sRGB, through the file's profile where it has a sound one."""
+    """Convert CMYK to sRGB, through the file's profile if it is valid."""
     from nullface_pipeline.colour_profile import converted_to_srgb, is_profile
 
     profile = picture.info.get("icc_profile")
@@ -279,7 +280,7 @@ def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _encoding(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> dict[str, Any]:
-    """The arguments with which Pillow writes such a file again, without those that hold for every format."""
+    """Arguments with which Pillow encodes the same kind of file."""
     match picture.format:
         case "JPEG" | "MPO":
             # -1 stands for grey, CMYK and what Pillow cannot write.
@@ -300,7 +301,7 @@ def _encoding(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> dict[str, Any
 
 
 def _is_lossless(file: BinaryIO) -> bool:
-    """Whether the picture in a WebP file is of the lossless kind."""
+    """Whether a WebP file is lossless."""
     file.seek(12)
     while len(header := file.read(8)) == 8:
         kind, length = struct.unpack("<4sI", header)

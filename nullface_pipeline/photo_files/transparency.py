@@ -1,4 +1,4 @@
-"""Transparency: what may be kept of it, and the pictures in which it could show a face.
+"""Transparency: what may be kept, and the views in which it could show a face.
 
 Cut-outs keep their transparency: figures with sharp or soft edges. What is half transparent at large or dithered is
 refused, because it could be a picture of its own. Whatever else may hide in the transparency, a face in a few greys
@@ -30,7 +30,8 @@ SMOOTHINGS = (0, 2, 4)
 
 
 def settled(alpha: PIL.Image.Image) -> PIL.Image.Image | None:
-    """The transparency that is kept: its ends made clear and opaque; `None` if all of it is opaque then.
+    """Clean alpha channel, with nearly clear and nearly opaque levels rounded; `None` if all is
+    opaque then.
 
     Raises:
         `PhotoFileError`: if it could be a picture of its own.
@@ -45,7 +46,7 @@ def settled(alpha: PIL.Image.Image) -> PIL.Image.Image | None:
 
 
 def alpha_views(photo: PhotoFile) -> list[PIL.Image.Image]:
-    """Pictures of nothing but the transparency, in which any face at all is one too many.
+    """Pictures of the transparency alone. Any face in them refuses the photo.
 
     Args:
         photo (`PhotoFile`): what `read_photo` returned.
@@ -66,7 +67,7 @@ def alpha_views(photo: PhotoFile) -> list[PIL.Image.Image]:
 
 
 def composed_views(photo: PhotoFile, image: PIL.Image.Image) -> list[PIL.Image.Image]:
-    """A photo as it looks before black and before white: a face where the photo has none is one too many.
+    """The photo over black and over white. A face that the photo does not have refuses the photo.
 
     Args:
         photo (`PhotoFile`): what `read_photo` returned.
@@ -86,7 +87,7 @@ def composed_views(photo: PhotoFile, image: PIL.Image.Image) -> list[PIL.Image.I
 
 
 def flatten(photo: PhotoFile, background: str | tuple[int, int, int] = "white") -> PhotoFile:
-    """The photo before one colour, without transparency; to be done before faces are looked for.
+    """Composite the photo over one colour, before faces are searched.
 
     Args:
         background (`str` or `tuple[int, int, int]`): a colour that Pillow knows, or RGB from 0 to 255.
@@ -97,7 +98,7 @@ def flatten(photo: PhotoFile, background: str | tuple[int, int, int] = "white") 
 
 
 def with_alpha(image: PIL.Image.Image, alpha: PIL.Image.Image) -> PIL.Image.Image:
-    """A copy of an "L" or "RGB" picture with this opacity, and black where nothing is to be seen."""
+    """Copy of an "L" or "RGB" picture with this opacity, and black where it is clear."""
     picture = PIL.Image.new(image.mode, image.size)
     picture.paste(image, mask=alpha.point(lambda level: 255 * (level > 0)))
     picture.putalpha(alpha)
@@ -114,7 +115,7 @@ def _smoothed(picture: PIL.Image.Image, sizes: tuple[int, ...]) -> Iterator[PIL.
 
 
 def _is_dithered(alpha: PIL.Image.Image) -> bool:
-    """Whether neighbours in an "L" picture differ as often in some square as they do in dots, and never along edges."""
+    """Whether neighbouring levels differ as often in some square as in a dither pattern."""
     import numpy as np
 
     levels = np.asarray(alpha).astype(np.int16)

@@ -1,4 +1,4 @@
-"""Photo files out: bare pixels, and what `PhotoFile` names."""
+"""Photo encoder: bare pixels, and the metadata that `PhotoFile` names."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from nullface_pipeline.runs.messages import format_error
 
 
 def encode_photo(image: PIL.Image.Image, source: PhotoFile, keep_metadata: bool = False) -> bytes:
-    """An anonymized photo as a file of the kind that it was read from, marked as edited by AI.
+    """Encode an anonymized photo as the kind of file that it was read from, marked as edited by AI.
 
     Args:
         image (`PIL.Image.Image`): the result, of the size of `source.image`. Only its pixels are written, in black

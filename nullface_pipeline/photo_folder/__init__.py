@@ -1,4 +1,4 @@
-"""Many photos: which there are, where each goes, and one after the other through the pipeline without a leak.
+"""Anonymization of folders of photos.
 
 A photo ends up in the output folder complete and checked, or not at all. Every result is recorded with hashes of what
 it was made from; so a stopped run is resumed by giving it again, and no other file is taken for a result.

@@ -1,4 +1,4 @@
-"""All photos of a folder, one at a time, for whoever has to see them all before the first is changed."""
+"""Album: all photos of a folder, for steps that need them before the first is changed."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 
 def album_digest(options: str, jobs: Iterable[PhotoJob]) -> str:
-    """Of all that decides on the results of an album: the options' digest, and all of its photos."""
+    """Digest of everything that the results of an album depend on: options and photos."""
     return digest("".join([options, *sorted(file_digest(job.source) or "" for job in jobs)]).encode())
 
 
 def read_album(jobs: Iterable[PhotoJob]) -> "Iterator[np.ndarray]":
-    """(H, W, 3) uint8 RGB, upright, of each photo that can be read; the others are refused when their turn comes."""
+    """Yield the pixels of each readable photo: (H, W, 3) uint8 RGB, upright. The others are refused
+    later."""
     from nullface_pipeline.photo import read_pixels
 
     for job in jobs:

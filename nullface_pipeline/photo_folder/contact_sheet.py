@@ -1,4 +1,4 @@
-"""Small pictures of a run's results on a few pages, to look through hundreds of photos at a glance.
+"""Contact sheet: thumbnails of a run's results on a few pages.
 
 Only results are shown, as they lie in the output folder; a photo that was refused is a grey field with the reason.
 """
@@ -52,7 +52,7 @@ def draw_page(outcomes: list[PhotoOutcome]) -> PIL.Image.Image:
 
 
 def draw_tile(outcome: PhotoOutcome) -> PIL.Image.Image:
-    """At most `TILE` x `TILE`: the result made small, or why there is none."""
+    """Thumbnail of a result, at most `TILE` x `TILE`, or the reason of a refusal."""
     if outcome.status != "refused":
         tile = read_photo(outcome.job.output).image
         tile.thumbnail((TILE, TILE), PIL.Image.Resampling.LANCZOS)
@@ -70,6 +70,6 @@ def shown_name(outcome: PhotoOutcome) -> str:
 
 
 def describe(outcome: PhotoOutcome) -> str:
-    """The status and how many faces, in a few words."""
+    """Status and number of faces."""
     count = len(outcome.faces)
     return outcome.status if not count else f"{outcome.status}, {count} face{'s' if count > 1 else ''}"

@@ -1,4 +1,4 @@
-"""Every file that a run over folders will write, by name."""
+"""Files that a run over folders writes, by name."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ def plan_written(
     contact_sheet: Path | None = None,
     dry_run: bool = False,
 ) -> list[WrittenFile]:
-    """Every file that a run will write, or may."""
+    """List every file that a run writes, or may write."""
     files = planned_previews(jobs) if dry_run else planned_results(jobs)
     other = "name another output folder"
     files += [WrittenFile(output / LOCK_NAME, "the lock of the output folder", other)]
@@ -33,13 +33,13 @@ def plan_written(
 
 
 def planned_previews(jobs: Iterable["PhotoJob"]) -> list[WrittenFile]:
-    """What a dry run writes."""
+    """Previews of a dry run."""
     remedy = "run them apart, or name another output folder"
     return [WrittenFile(preview_path(job.output), f"the preview of {job.source}", remedy) for job in jobs]
 
 
 def planned_pages(contact_sheet: Path, photos: int) -> list[WrittenFile]:
-    """The pages of a contact sheet, should as many photos come to an end, and the only one, should fewer."""
+    """Pages of a contact sheet for up to this number of photos."""
     pages = -(-photos // SHEET_SIZE)
     paths = {contact_sheet, *(page_path(contact_sheet, number, pages) for number in range(1, pages + 1))}
     remedy = "name another file with --contact-sheet"
@@ -47,7 +47,7 @@ def planned_pages(contact_sheet: Path, photos: int) -> list[WrittenFile]:
 
 
 def page_path(contact_sheet: Path, number: int, pages: int) -> Path:
-    """Where a page goes: under the name given, with a number if there are several."""
+    """Path of a page: the name given, with a number if there are several."""
     return (
         contact_sheet
         if pages == 1
@@ -56,12 +56,12 @@ def page_path(contact_sheet: Path, number: int, pages: int) -> Path:
 
 
 def preview_path(output: Path) -> Path:
-    """Never the photo's own name, so that nobody takes a preview for the finished photo."""
+    """Path of a preview, which differs from the photo's own name."""
     return output.with_name(output.name + PREVIEW_SUFFIX)
 
 
 def check_no_previews(output: Path, jobs: Iterable[PhotoJob]) -> None:
-    """That results do not come to lie among previews, which show the faces that would be missed.
+    """Check that the output folder holds no previews: they show faces that would be missed.
 
     Raises:
         ValueError: with one of the previews.
@@ -78,7 +78,7 @@ def check_no_previews(output: Path, jobs: Iterable[PhotoJob]) -> None:
 
 
 def check_only_previews(output: Path) -> None:
-    """That previews do not come to lie among results.
+    """Check that the output folder holds nothing but previews.
 
     Raises:
         ValueError: with one of the pictures that are no previews.
@@ -92,6 +92,6 @@ def check_only_previews(output: Path) -> None:
 
 
 def _files(folder: Path) -> Iterable[Path]:
-    """The pictures in a folder and below."""
+    """Pictures in a folder and below."""
     for root, _, names in os.walk(folder):
         yield from (Path(root) / name for name in names if is_photo_name(name))

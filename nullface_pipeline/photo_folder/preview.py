@@ -1,4 +1,4 @@
-"""Which faces would be found in a photo, before anything is anonymized.
+"""Preview of a dry run: which faces are found in a photo.
 
 What is found is covered, so that a preview shows nobody whom the program knows of; whoever still is to be seen in it
 would be missed.

@@ -1,4 +1,4 @@
-"""One photo after the other through the pipeline, without a leak.
+"""Run over photos: each result is hashed, recorded, and then written atomically.
 
 A result is encoded and hashed; what it is gets recorded; then it appears. So a run that is killed at any moment leaves
 no result that the next one would not know.
@@ -12,14 +12,14 @@ from nullface_pipeline.photo_files import PhotoFileError
 from nullface_pipeline.photo_files.reading import file_bytes
 from nullface_pipeline.photo_files.steps import (
     Anonymize,
-    HiddenPhoto,
-    ReadPhoto,
+    DecodedPhoto,
+    ProcessedPhoto,
+    decode_photo,
     encode_result,
-    hide_photo,
-    read_original,
+    process_photo,
 )
 from nullface_pipeline.runs.atomic_files import write_whole
-from nullface_pipeline.runs.digests import MadeFrom
+from nullface_pipeline.runs.digests import ResultHashes
 from nullface_pipeline.runs.jobs import PhotoJob, overlapped
 from nullface_pipeline.runs.paths import identity
 from nullface_pipeline.runs.report import PhotoOutcome
@@ -30,9 +30,10 @@ def anonymize_photos(
     jobs: list[PhotoJob],
     keep_metadata: bool = False,
     options: str = "",
-    before_writing: Callable[[MadeFrom], None] | None = None,
+    before_writing: Callable[[ResultHashes], None] | None = None,
 ) -> Iterator[PhotoOutcome]:
-    """Run photos through `anonymize` one by one; while the model works, the next is read and the last is written.
+    """Run photos through `anonymize`. While the model works, the next photo is read and the last
+    one written.
 
     Args:
         anonymize (`Callable`): takes a photo and its `PhotoJob.name`; `anonymize_file` with a pipeline and options.
@@ -46,43 +47,43 @@ def anonymize_photos(
     """
     yield from overlapped(
         jobs,
-        read=lambda job: read_original(lambda: file_bytes(job.source)),
-        work=lambda job, read: hide_photo(anonymize, job.name, read),
-        write=lambda job, hidden: _write(job, hidden, keep_metadata, options, before_writing),
+        read=lambda job: decode_photo(lambda: file_bytes(job.source)),
+        work=lambda job, read: process_photo(anonymize, job.name, read),
+        write=lambda job, processed: _write(job, processed, keep_metadata, options, before_writing),
     )
 
 
 def _write(
     job: PhotoJob,
-    hidden: HiddenPhoto,
+    processed: ProcessedPhoto,
     keep_metadata: bool,
     options: str,
-    before_writing: Callable[[MadeFrom], None] | None,
+    before_writing: Callable[[ResultHashes], None] | None,
 ) -> PhotoOutcome:
-    if hidden.image is None or hidden.read is None:
+    if processed.image is None or processed.read is None:
         older = f" An older result is still at {job.output}." if job.output.exists() else ""
-        return PhotoOutcome(job, "refused", hidden.reason + older, not_hidden=hidden.not_hidden)
+        return PhotoOutcome(job, "refused", processed.reason + older, not_hidden=processed.not_hidden)
     try:
-        made = _write_result(hidden.image, hidden.read, job, keep_metadata, options, before_writing)
+        hashes = _write_result(processed.image, processed.read, job, keep_metadata, options, before_writing)
     except (PhotoFileError, OSError) as error:
         return PhotoOutcome(job, "refused", str(error))
-    return PhotoOutcome(job, hidden.status, faces=hidden.faces, made=made)
+    return PhotoOutcome(job, processed.status, faces=processed.faces, hashes=hashes)
 
 
 def _write_result(
     image: PIL.Image.Image,
-    read: ReadPhoto,
+    read: DecodedPhoto,
     job: PhotoJob,
     keep_metadata: bool,
     options: str,
-    before_writing: Callable[[MadeFrom], None] | None,
-) -> MadeFrom:
-    """Say what a result is, and only then let it appear."""
+    before_writing: Callable[[ResultHashes], None] | None,
+) -> ResultHashes:
+    """Record the hashes of a result, then write it."""
     if identity(job.output) == identity(job.source):
         raise PhotoFileError("The output would replace the original: choose another folder or name.")
-    data, made = encode_result(image, read, keep_metadata, options)
+    data, hashes = encode_result(image, read, keep_metadata, options)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     if before_writing is not None:
-        before_writing(made)
+        before_writing(hashes)
     write_whole(job.output, data, job.source)
-    return made
+    return hashes

@@ -1,4 +1,4 @@
-"""Which photos there are, and where each goes."""
+"""Search for photos, and the paths of their results."""
 
 import fnmatch
 import glob
@@ -15,7 +15,7 @@ from nullface_pipeline.runs.paths import Identity, check_written, identities_abo
 
 @dataclass(frozen=True)
 class FoundPhotos:
-    """What a search found.
+    """Photos found by a search.
 
     Attributes:
         jobs (`list[PhotoJob]`): each photo once.
@@ -73,7 +73,7 @@ def _only(jobs: list[PhotoJob], result: Path) -> Path:
 
 @dataclass
 class _Search:
-    """What is learnt on the way: which folders were read, with all below or alone, and which were not."""
+    """State of a search: folders that were read, and folders that were not."""
 
     trees: dict[Identity, Path] = field(default_factory=dict)
     listed: dict[Identity, Path] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class _Search:
 
 
 def _named(path: str | Path, output: Path, search: _Search) -> list[tuple[Path, Path]]:
-    """The photos that one argument stands for, and where each goes."""
+    """Photos that one argument names, and their output paths."""
     if not str(path):
         raise ValueError("One of the photos has an empty name; name a photo, a folder or a pattern.")
     named = Path(path)
@@ -95,7 +95,8 @@ def _named(path: str | Path, output: Path, search: _Search) -> list[tuple[Path, 
 
 
 def _match(pattern: str, search: _Search) -> list[Path]:
-    """The photos that a pattern matches: not every shell expands them, and Python's `glob` follows links."""
+    """Photos that match a pattern. Not every shell expands patterns, and Python's `glob` follows
+    links."""
     if not glob.has_magic(pattern):
         raise ValueError(f"{pattern} does not exist.")
     parts = Path(pattern).parts
@@ -110,7 +111,7 @@ def _match(pattern: str, search: _Search) -> list[Path]:
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path fits a pattern, part by part; as in a shell, `*` does not stand for hidden names."""
+    """Whether a path matches a pattern, part by part. `*` does not match hidden names."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
@@ -122,7 +123,8 @@ def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[Path]:
-    """What has a photo's suffix below a folder, whatever it is: what cannot be read is refused by name, not left out."""
+    """Yield every path below a folder that has a photo's suffix. Unreadable files are refused later
+    by name."""
 
     def note(error: OSError) -> None:
         search.unsearched.append(Path(error.filename))
@@ -141,7 +143,7 @@ def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[P
 
 
 def _check_apart(output: Path, jobs: list[PhotoJob], search: _Search) -> None:
-    """Results never lie among photos that are read, by whatever way their folder is reached."""
+    """Check that no result lies among photos that are read, by whatever path."""
     for folder in {output, *(job.output.parent for job in jobs)}:
         above = list(identities_above(folder))
         read = next((search.trees[each] for each in above if each in search.trees), None)

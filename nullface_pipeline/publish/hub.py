@@ -1,4 +1,5 @@
-"""Folders for the Hugging Face Hub: the pipeline's code alone, or a complete model repository around nullface-tiny.
+"""Repositories for the Hugging Face Hub: the pipeline's code, or a model repository of nullface-
+tiny.
 
 The cards, the page and the documentation are not part of an installed package, so exporting needs a clone.
 """
@@ -38,7 +39,7 @@ SDXL_CARD = {
 
 
 def pipeline_files(repository: str = PIPELINE_REPOSITORY, pipeline: str = "pipeline") -> dict[str, bytes]:
-    """What a Hub repository holds that is loaded with `custom_pipeline=`.
+    """Files of a Hub repository that is loaded with `custom_pipeline=`.
 
     Args:
         repository (`str`): its name on the Hub, for the examples in its card.
@@ -66,7 +67,7 @@ def pipeline_files(repository: str = PIPELINE_REPOSITORY, pipeline: str = "pipel
 
 
 def model_files(repository: str = MODEL_REPOSITORY) -> dict[str, bytes]:
-    """What a Hub repository of nullface-tiny holds: code, components, FaceID adapter and face models.
+    """Files of a Hub repository of nullface-tiny: code, components, FaceID adapter and face models.
 
     Args, returns and raises as `pipeline_files`.
     """
@@ -85,7 +86,7 @@ def model_files(repository: str = MODEL_REPOSITORY) -> dict[str, bytes]:
 
 
 def clone_folder(name: str) -> Path:
-    """A folder beside the package; FileNotFoundError unless this is a clone."""
+    """Path of a folder beside the package; FileNotFoundError unless this is a clone."""
     folder = CLONE / name
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -159,7 +160,7 @@ def push_repository(files: dict[str, bytes], repository: str, kind: str = "model
 
 
 def _model_index() -> str:
-    """nullface-tiny's index, naming the class in pipeline.py, the components that it takes, and its presets."""
+    """Index of nullface-tiny, with the class in pipeline.py, its components and its presets."""
     index = json.loads((PACKAGE / "tiny" / "model" / "model_index.json").read_text())
     named = {
         "_class_name": ["pipeline", "StableDiffusionNullFacePipeline"],
@@ -179,7 +180,8 @@ def _shared_files() -> dict[str, bytes]:
 
 
 def files_below(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """The named files, and all files in the named folders but compiled ones, by path below `folder`."""
+    """Files by name, and all files in the named folders except compiled ones, by path below
+    `folder`."""
     paths = [path for name in names for path in (folder / name, *sorted((folder / name).rglob("*")))]
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -193,5 +195,5 @@ def _is_compiled(path: Path) -> bool:
 
 
 def _named(card: str, default: str, repository: str) -> str:
-    """The card with the repository's own name in its examples."""
+    """Card with the repository's own name in its examples."""
     return re.sub(rf"\b{re.escape(default)}(?![\w-])", lambda _: repository, card)

@@ -1,4 +1,4 @@
-"""The pipeline as one file without relative imports, generated from the modules so that there is only one source.
+"""Generator of the single-file pipeline: all core modules in one file without relative imports.
 
 diffusers loads community pipelines by name from a single file. The output is plain code to read and review: the
 modules' bodies in the order of their dependencies, under one sorted block of imports.
@@ -43,12 +43,12 @@ LINE_LENGTH = 119
 
 
 def write_single_file(path: Path, pipeline: str = "pipeline") -> None:
-    """Write one of `PIPELINES` as one Python file; an existing file is replaced at once, never half-written."""
+    """Write one of `PIPELINES` as one Python file, atomically."""
     write_whole(path, single_file_source(pipeline).encode())
 
 
 def single_file_source(pipeline: str = "pipeline") -> str:
-    """The text of the file: one pipeline, as diffusers wants no two in a file."""
+    """Source code of the single file. diffusers allows one pipeline per file."""
     folder = Path(__file__).parents[1]
     modules = (*CORE, pipeline)
     sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in modules}
@@ -60,7 +60,7 @@ def single_file_source(pipeline: str = "pipeline") -> str:
 
 
 def import_block(nodes: list[ast.Import | ast.ImportFrom]) -> str:
-    """The absolute imports among `nodes`, merged and sorted as ruff's isort rules want them."""
+    """Absolute imports among `nodes`, merged and sorted as ruff's isort rules require."""
     plain: set[tuple[str, str | None]] = set()
     members: dict[str, set[str]] = {}
     for node in nodes:
@@ -89,7 +89,7 @@ def _from_import(module: str, names: set[str]) -> str:
 
 
 def _module_body(name: str, source: str, tree: ast.Module) -> str:
-    """A module without its docstring and imports, under a comment that names it."""
+    """Module without docstring and imports, under a comment with its name."""
     lines = source.splitlines()
     last_import = max(node.end_lineno or 0 for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
     title = (ast.get_docstring(tree) or "").partition("\n")[0]

@@ -1,4 +1,5 @@
-"""A folder for a Hugging Face Space: the page, with the package beside it or fetched by pip from a Git repository."""
+"""Folder of a Hugging Face Space: the page, with the package beside it or installed from a Git
+repository."""
 
 import tomllib
 from pathlib import PurePath
@@ -15,7 +16,7 @@ EXTRAS = ("space", "video")
 
 
 def space_files(git: str | None = None) -> dict[str, bytes]:
-    """What a Space holds.
+    """Files of a Space.
 
     Args:
         git (`str`, *optional*): address and revision, "https://host/org/name@v1", that pip takes the package from. By

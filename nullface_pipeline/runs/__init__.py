@@ -1,6 +1,6 @@
-"""What runs over files share, whatever they process: folders of photos, videos, data sets and evaluations.
+"""Infrastructure of runs over files, shared by folders, videos, data sets and evaluation.
 
-It reads no photo and imports no room of the package. A result is written whole (`atomic_files`), under a lock
-(`lock`), after its hashes (`digests`) were recorded in the state folder (`records`), from which the next run resumes
+It depends on no other sub-package. A result is written atomically (`atomic_files`), under a lock
+(`lock`), after its hashes (`digests`) were recorded in the state folder (`records`), and the next run resumes from there
 (`resume`).
 """

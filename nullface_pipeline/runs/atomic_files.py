@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Atomic file writes: a file appears complete or not at all."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ TEMPORARY_PATTERN = ".nullface-*.part"
 
 
 def write_whole(path: Path, data: bytes, source: Path | None = None) -> None:
-    """The file under its name, complete and on the disk, or nothing.
+    """Write a file atomically, synced to the disk.
 
     Args:
         source (`Path`, *optional*): the file that the data were made from. The new file is readable only by users who
@@ -25,7 +25,8 @@ def write_whole(path: Path, data: bytes, source: Path | None = None) -> None:
 
 
 def restrict_mode(path: Path, source: Path) -> None:
-    """Take from a file the permissions that another one does not give; does nothing if that one does not exist."""
+    """Remove the permissions that another file does not have; without effect if that file is
+    missing."""
     with contextlib.suppress(FileNotFoundError):
         mode = path.stat().st_mode
         if mode & source.stat().st_mode & 0o777 != mode & 0o777:
@@ -35,7 +36,7 @@ def restrict_mode(path: Path, source: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Another name to write a file under; it gets its own at the end, complete and on the disk, or there is nothing."""
+    """Yield a temporary path. Its file is synced and renamed at the end, or deleted after an error."""
     # Not the photo's own name with something added: that may be as long as names can be.
     temporary = path.with_name(TEMPORARY_PATTERN.replace("*", secrets.token_hex(8)))
     try:
@@ -51,7 +52,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a renaming outlast a power cut, where the system lets folders be synced."""
+    """Sync a folder, so that a rename survives a power failure."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

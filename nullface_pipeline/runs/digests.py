@@ -1,4 +1,4 @@
-"""SHA-256 of files, of options and of results."""
+"""SHA-256 hashes of files, options and results."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from nullface_pipeline.runs.paths import is_regular
 
 
 @dataclass(frozen=True)
-class MadeFrom:
-    """What a result is and what it was made from, as SHA-256 in hexadecimal.
+class ResultHashes:
+    """SHA-256 (hexadecimal) of a result, its original and its options.
 
     Attributes:
         original (`str`): of the photo's file.
@@ -27,7 +27,7 @@ class MadeFrom:
 
 
 def options_digest(options: Mapping[str, Any]) -> str:
-    """Of all that decides on a result, the version of this program included.
+    """Digest of everything that a result depends on, including the version of this program.
 
     The seed must not be among them: it is a secret, often a short one, and a published hash would let others guess it.
     """
@@ -41,7 +41,7 @@ def digest(data: bytes) -> str:
 
 
 def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file in hexadecimal; None if it is no file or cannot be read."""
+    """SHA-256 of a file in hexadecimal; None if it is not a regular file or cannot be read."""
     try:
         # Asked before opening, because opening a pipe waits for somebody to write to it.
         if not is_regular(path):

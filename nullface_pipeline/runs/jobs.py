@@ -1,4 +1,4 @@
-"""What is to be done with one file, and several of them one after the other."""
+"""Jobs of a run: one input file and its output each."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """One photo and where its anonymized version goes.
+    """Path of a photo, and of its result.
 
     Attributes:
         folder (`Path`, *optional*): the output folder, whose tree the output lies in.
@@ -29,12 +29,13 @@ class PhotoJob:
 
     @property
     def name(self) -> str:
-        """The output's path in its folder, which the photo's noise depends on; without a folder its bare name."""
+        """Path of the output in its folder, which the photo's noise depends on; without a folder
+        the file name."""
         return self.output.name if self.folder is None else self.output.relative_to(self.folder).as_posix()
 
 
 def planned_results(jobs: Iterable["PhotoJob"]) -> list[WrittenFile]:
-    """The photos' results."""
+    """Result files of the jobs."""
     remedy = "run them apart, or name another output folder"
     return [WrittenFile(job.output, f"the result of {job.source}", remedy) for job in jobs]
 
@@ -45,7 +46,8 @@ def overlapped(
     work: Callable[[Item, Read], Done],
     write: Callable[[Item, Done], Result],
 ) -> Iterator[Result]:
-    """Three steps for each item, in order; while one is worked on, the next is read and the last is written.
+    """Run three steps for each item, in order. While one item is processed, the next is read and
+    the last one written.
 
     `items` and `read` run in one thread, `work` in the caller's, `write` in another; so at most three items are held.
     """

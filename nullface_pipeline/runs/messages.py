@@ -34,7 +34,7 @@ def _error_text(error: BaseException, name_file: bool) -> str:
 
 
 def printable(text: str) -> str:
-    """Spell out the characters that no text can hold, end the line, move the cursor or turn the writing direction."""
+    """Replace characters that are not printable by their escape sequence."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

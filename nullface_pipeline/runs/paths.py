@@ -1,4 +1,4 @@
-"""Whether two paths are one file: all that a run will write is known and compared before the first byte is written.
+"""File identity: whether two paths are the same file.
 
 Names do not tell. A folder may be reached by a link, a second mount or another spelling, and a file system may take
 two spellings for one. What exists is compared by what the system says it is; what does not exist yet, by the folder
@@ -18,7 +18,7 @@ Identity = tuple[int, int]
 
 @dataclass(frozen=True)
 class WrittenFile:
-    """A file that a run is going to write.
+    """File that a run is going to write.
 
     Attributes:
         what (`str`): what it is, for the user.
@@ -31,7 +31,7 @@ class WrittenFile:
 
 
 def check_written(written: Iterable[WrittenFile], read: Iterable[Path | int]) -> None:
-    """Check that each file to be written is a file of its own, and none of those that are read.
+    """Check that the files to be written differ from each other and from all files that are read.
 
     Args:
         read (`Iterable[Path | int]`): every file that is opened for reading; an integer is an open
@@ -56,7 +56,7 @@ def check_written(written: Iterable[WrittenFile], read: Iterable[Path | int]) ->
 
 
 def _check_place(file: WrittenFile) -> None:
-    """That nothing but a file is there, and that its folder is there or can be made."""
+    """Check that no folder has this path, and that the parent folder exists or can be created."""
     if file.path.exists() and not file.path.is_file():
         raise ValueError(f"{file.path} is no file, but {file.what} would be written there: {file.remedy}.")
     folder = next(folder for folder in file.path.absolute().parents if os.path.lexists(folder))
@@ -65,7 +65,7 @@ def _check_place(file: WrittenFile) -> None:
 
 
 def _keys(path: Path | int) -> set[Hashable]:
-    """All by which a file may be known: itself, where its name stands, and where that leads."""
+    """Keys of a file: its inode, its path, and the path that links lead to."""
     found = identity(path)
     if isinstance(path, int):
         return {found}
@@ -74,7 +74,7 @@ def _keys(path: Path | int) -> set[Hashable]:
 
 
 def _place(path: Path) -> Hashable:
-    """The last folder on the way that exists, by what it is, and the names that follow."""
+    """Inode of the last existing folder in a path, and the names after it."""
     names = [fold(path.name)]
     folder = Path(os.path.realpath(path.parent))
     while (found := identity(folder)) is None and folder != folder.parent:
@@ -84,12 +84,12 @@ def _place(path: Path) -> Hashable:
 
 
 def fold(name: str) -> str:
-    """A name as the least particular file systems see it."""
+    """Normalize a name for file systems that ignore case, accent encoding, and trailing dots."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).rstrip(" .")
 
 
 def identity(path: Path | int) -> Identity | None:
-    """Device and inode of a file or folder, or of an open file's descriptor; None if it is not there."""
+    """Device and inode of a path or of an open file's descriptor; None if it does not exist."""
     try:
         status = os.stat(path)
     # ValueError: a null character in the name.
@@ -99,7 +99,7 @@ def identity(path: Path | int) -> Identity | None:
 
 
 def identities_above(folder: Path) -> Iterator[Identity]:
-    """A folder and those that it lies in, as far as they exist."""
+    """Identity of a folder and of its existing parents."""
     real = Path(os.path.realpath(folder))
     for each in (real, *real.parents):
         if (found := identity(each)) is not None:
@@ -107,7 +107,7 @@ def identities_above(folder: Path) -> Iterator[Identity]:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it is a file whose bytes can be read without waiting for anybody."""
+    """Whether it is a regular file, which can be read without blocking."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
-from nullface_pipeline.runs.digests import MadeFrom, digest
+from nullface_pipeline.runs.digests import ResultHashes, digest
 
 
 def record_path(output: Path) -> Path:
-    """Where the record of an output folder lies."""
+    """Path of the record of an output folder."""
     name = digest(os.fsencode(os.path.realpath(output)))[:32]
     return state_folder() / f"{name}.jsonl"
 
@@ -35,17 +35,17 @@ def state_folder() -> Path:
 
 
 class ResultRecord:
-    """The results that were made in one output folder, of which each is written down before it appears."""
+    """Record of one output folder. Each result is recorded before it appears."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._made: set[MadeFrom] = set()
+        self._entries: set[ResultHashes] = set()
         if path.exists():
-            self._made = {made for line in path.read_bytes().splitlines() if (made := _parse(line)) is not None}
-        self._results = {made.result for made in self._made}
+            self._entries = {hashes for line in path.read_bytes().splitlines() if (hashes := _parse(line)) is not None}
+        self._results = {hashes.result for hashes in self._entries}
 
     def prepare(self) -> None:
-        """Whether it can be written, asked before it has to be.
+        """Check that the record can be written.
 
         Raises:
             OSError: if it cannot.
@@ -59,33 +59,33 @@ class ResultRecord:
                 "XDG_STATE_HOME to a folder of yours."
             ) from error
 
-    def add(self, made: MadeFrom) -> None:
-        """Write down what is about to appear in the output folder, on the disk when this returns."""
-        line = json.dumps(asdict(made)).encode() + b"\n"
+    def add(self, hashes: ResultHashes) -> None:
+        """Record a result that is about to appear; synced to the disk."""
+        line = json.dumps(asdict(hashes)).encode() + b"\n"
         # A line of its own, even after one that a killed run left half.
         with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
             file.write(b"\n" + line)
             file.flush()
             os.fsync(file.fileno())
-        self._made.add(made)
-        self._results.add(made.result)
+        self._entries.add(hashes)
+        self._results.add(hashes.result)
 
     def add_picture(self, data: bytes) -> None:
-        """As `add`, for a picture that is no result: a preview, a page of a contact sheet."""
-        self.add(MadeFrom("", "", digest(data)))
+        """Record another picture: a preview, or a page of a contact sheet."""
+        self.add(ResultHashes("", "", digest(data)))
 
     def knows(self, result: str) -> bool:
-        """Whether a file with these bytes is a run's own work."""
+        """Whether a run wrote a file with this hash."""
         return result in self._results
 
-    def __contains__(self, made: MadeFrom) -> bool:
-        return made in self._made
+    def __contains__(self, hashes: ResultHashes) -> bool:
+        return hashes in self._entries
 
 
-def _parse(line: bytes) -> MadeFrom | None:
-    """A line of the record; None for one that is damaged, which vouches for nothing."""
+def _parse(line: bytes) -> ResultHashes | None:
+    """Parse a line of the record; None if it is damaged."""
     try:
-        made = MadeFrom(**json.loads(line))
+        hashes = ResultHashes(**json.loads(line))
     except (TypeError, ValueError, RecursionError):
         return None
-    return made if all(isinstance(value, str) for value in asdict(made).values()) else None
+    return hashes if all(isinstance(value, str) for value in asdict(hashes).values()) else None

@@ -1,4 +1,4 @@
-"""What became of the photos, one line of JSON each, as the report tells it to people and to the next run."""
+"""Report of a run, one line of JSON per photo."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from typing import Any
 
 from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.runs.atomic_files import restrict_mode
-from nullface_pipeline.runs.digests import MadeFrom
+from nullface_pipeline.runs.digests import ResultHashes
 from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.runs.lock import lock_file
 
@@ -21,14 +21,14 @@ _LINE_START = b'{"source": '
 
 @dataclass(frozen=True)
 class PhotoOutcome:
-    """What became of one photo.
+    """Outcome of one photo.
 
     Attributes:
         status (`str`): "anonymized", "covered" (at least one face is covered), "refused" (nothing was written), or
             "done before" (by an earlier run that kept no report).
         reason (`str`): why it was refused, else "".
         not_hidden (`bool`): whether it was refused because a face could not be hidden.
-        made (`MadeFrom`, *optional*): hashes of the result, and of what it was made from.
+        hashes (`ResultHashes`, *optional*): hashes of the result, and of what it was made from.
     """
 
     job: PhotoJob
@@ -36,10 +36,10 @@ class PhotoOutcome:
     reason: str = ""
     faces: tuple[FaceRecord, ...] = ()
     not_hidden: bool = False
-    made: MadeFrom | None = None
+    hashes: ResultHashes | None = None
 
     def as_json(self, identity: str) -> str:
-        """One line for the report; it names no person and holds no embedding.
+        """One line of the report. It names no person and holds no embedding.
 
         Args:
             identity (`str`): `PhotoOptions.identity` of the run.
@@ -50,9 +50,9 @@ class PhotoOutcome:
             "status": self.status,
             "reason": self.reason or None,
             "identity": identity,
-            "original_sha256": None if self.made is None else self.made.original,
-            "options_sha256": None if self.made is None else self.made.options,
-            "result_sha256": None if self.made is None else self.made.result,
+            "original_sha256": None if self.hashes is None else self.hashes.original,
+            "options_sha256": None if self.hashes is None else self.hashes.options,
+            "result_sha256": None if self.hashes is None else self.hashes.result,
             "faces": [asdict(face) for face in self.faces],
         }
         # Escaped, because names of files may be no valid text.
@@ -60,7 +60,8 @@ class PhotoOutcome:
 
 
 def read_report(path: Path) -> dict[Path, PhotoOutcome]:
-    """The photos that a report records as written, by resolved output; a later line counts more than an earlier one.
+    """Read the photos that a report lists as written, by resolved output. The last line of a photo
+    counts.
 
     Raises:
         ValueError: if it is not a report.
@@ -84,29 +85,29 @@ def read_report(path: Path) -> dict[Path, PhotoOutcome]:
 
 
 def real_path(path: Path) -> Path:
-    """A path without links, whether it exists or not."""
+    """Absolute path without links."""
     return Path(os.path.realpath(path))
 
 
 def _from_record(record: dict[str, Any]) -> PhotoOutcome:
-    """An outcome of which every field is what it has to be."""
+    """Parse and check a line of a report."""
     output = Path() if record["output"] is None else _path(record["output"])
     job = PhotoJob(_path(record["source"]), output)
     reason, status = "" if record["reason"] is None else record["reason"], record["status"]
     if status not in STATUSES or not isinstance(reason, str) or (record["output"] is None) != (status == "refused"):
         raise ValueError("`status`, `reason` and `output` do not go together.")
     faces = tuple(_face(face) for face in _list(record["faces"]))
-    return PhotoOutcome(job, status, reason, faces, made=_made(record))
+    return PhotoOutcome(job, status, reason, faces, hashes=_hashes(record))
 
 
-def _made(record: dict[str, Any]) -> MadeFrom | None:
-    """None for lines of refused photos, and of versions that wrote no hashes: those vouch for nothing."""
+def _hashes(record: dict[str, Any]) -> ResultHashes | None:
+    """Hashes in a line; None for refused photos."""
     values = [record.get(f"{name}_sha256") for name in ("original", "options", "result")]
     if all(value is None for value in values):
         return None
     if not all(isinstance(value, str) for value in values):
         raise ValueError("A hash is none.")
-    return MadeFrom(*map(str, values))
+    return ResultHashes(*map(str, values))
 
 
 def _face(face: dict[str, Any]) -> FaceRecord:
@@ -146,7 +147,7 @@ def _path(value: Any) -> Path:
 
 
 def append_to_report(path: Path, outcome: PhotoOutcome, identity: str) -> None:
-    """Add a line to a report, or begin one; what a killed run left half-written is dropped.
+    """Append a line to a report. An incomplete last line is dropped.
 
     Args:
         identity (`str`): `PhotoOptions.identity` of the run.
@@ -170,7 +171,7 @@ def append_to_report(path: Path, outcome: PhotoOutcome, identity: str) -> None:
 
 
 def _whole_lines(path: Path) -> tuple[list[bytes], bytes]:
-    """The lines of a file, and what comes after the last of them."""
+    """Complete lines of a file, and the rest after them."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     rest = lines.pop() if lines and not lines[-1].endswith(b"\n") else b""
     return lines, rest

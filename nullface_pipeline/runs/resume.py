@@ -1,8 +1,8 @@
-"""What an earlier run finished, and what may be written over.
+"""Resume: which results of previous runs are finished, and which files may be replaced.
 
 A file under the name of a result is believed to be one only if a record says so of these very bytes. It is finished
 only if the record says as well that it was made from the photo as it is now, with the same options. Everything else is
-made again or, if nobody knows it, refused.
+hashes again or, if nobody knows it, refused.
 """
 
 import os
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nullface_pipeline.runs.digests import MadeFrom, file_digest
+from nullface_pipeline.runs.digests import ResultHashes, file_digest
 from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.runs.paths import WrittenFile
 from nullface_pipeline.runs.records import ResultRecord
@@ -18,8 +18,8 @@ from nullface_pipeline.runs.report import PhotoOutcome, real_path
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """What earlier runs have left.
+class PreviousRun:
+    """Record and report of previous runs.
 
     Attributes:
         record (`ResultRecord`): of this output folder.
@@ -30,18 +30,18 @@ class Earlier:
     reported: dict[Path, PhotoOutcome] | None = None
 
     def reported_as(self, job: PhotoJob, result: str | None) -> PhotoOutcome | None:
-        """What the report says of a result with these bytes."""
+        """Outcome in the report for a result with this hash."""
         outcome = (self.reported or {}).get(real_path(job.output))
-        return outcome if outcome and outcome.made and outcome.made.result == result else None
+        return outcome if outcome and outcome.hashes and outcome.hashes.result == result else None
 
     def knows(self, job: PhotoJob, result: str) -> bool:
-        """Whether the file there is a run's own work."""
+        """Whether a run wrote the file."""
         return self.record.knows(result) or self.reported_as(job, result) is not None
 
 
 @dataclass
 class SplitJobs:
-    """Photos that are finished, that must not be touched, and that are left to do."""
+    """Jobs that are finished, refused, and pending."""
 
     finished: list[PhotoOutcome] = field(default_factory=list)
     refused: list[PhotoOutcome] = field(default_factory=list)
@@ -49,9 +49,9 @@ class SplitJobs:
 
 
 def split_jobs(
-    jobs: list[PhotoJob], options: str, earlier: Earlier, resume: bool = True, overwrite: bool = False
+    jobs: list[PhotoJob], options: str, previous: PreviousRun, resume: bool = True, overwrite: bool = False
 ) -> SplitJobs:
-    """Sort the jobs by what lies under the names of their results.
+    """Split the jobs by the files that exist under the names of their results.
 
     Args:
         options (`str`): of this run, by `options_digest`.
@@ -67,10 +67,10 @@ def split_jobs(
             split.pending.append(job)
             continue
         result = file_digest(job.output)
-        outcome = _finished(job, MadeFrom(originals[job.source] or "", options, result or ""), earlier)
+        outcome = _finished(job, ResultHashes(originals[job.source] or "", options, result or ""), previous)
         if result is not None and result in unread:
             outcome, reason = None, "is an original, not a result"
-        elif result is None or not earlier.knows(job, result):
+        elif result is None or not previous.knows(job, result):
             outcome, reason = None, "is there already, and no record says that a run made it"
         else:
             reason = ""
@@ -86,12 +86,13 @@ def split_jobs(
 _REMEDY = "look at it, then move it away, or give --overwrite to replace it by the result."
 
 
-def _finished(job: PhotoJob, made: MadeFrom, earlier: Earlier) -> PhotoOutcome | None:
-    """How it ended, if that was what this run would do. With a report it has to be in there."""
-    if earlier.reported is None:
-        return PhotoOutcome(job, "done before", made=made) if made in earlier.record else None
-    before = earlier.reported_as(job, made.result)
-    return replace(before, job=job) if before is not None and before.made == made else None
+def _finished(job: PhotoJob, hashes: ResultHashes, previous: PreviousRun) -> PhotoOutcome | None:
+    """Outcome of a previous run with the same photo and options; None if there is none, or it is
+    not in the report."""
+    if previous.reported is None:
+        return PhotoOutcome(job, "done before", hashes=hashes) if hashes in previous.record else None
+    before = previous.reported_as(job, hashes.result)
+    return replace(before, job=job) if before is not None and before.hashes == hashes else None
 
 
 def check_replaceable(files: Iterable[WrittenFile], record: ResultRecord, remedy: str = "pass --overwrite") -> None:

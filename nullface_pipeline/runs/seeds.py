@@ -1,4 +1,4 @@
-"""The seed of each photo: from the secret one and the photo's name, so that a run gives the same in any order."""
+"""Seed of each photo, derived from the secret seed and the photo's name."""
 
 import os
 
@@ -10,7 +10,7 @@ SEED_BITS = 62
 
 
 def photo_seed(seed: int, name: str) -> int:
-    """The seed of one photo's noise: keyed BLAKE2b of its name, 0 to 2**62 - 1.
+    """Derive the seed of one photo: keyed BLAKE2b of its name, 0 to 2**62 - 1.
 
     Two of 100 million photos share one with a probability of about one in a thousand.
 

@@ -1,3 +1,3 @@
-"""Whether a model set does what it should on this machine, and which part is wrong if it does not."""
+"""Self-test of a model set on this machine, part by part."""
 
 from nullface_pipeline.selftest.run import Selftest, run_selftest

@@ -1,4 +1,4 @@
-"""One function a part: what can be measured of it on a few faces, and what is expected.
+"""Checks of the model parts: measurements on a few faces, and their expected range.
 
 What is expected of nullface-tiny was measured. What is expected of the published weights follows from what they are
 (an autoencoder reconstructs, strangers are unlike) with much room; nobody has run them here.
@@ -51,7 +51,7 @@ DENOISER_PEOPLE = 4
 
 @dataclass(frozen=True)
 class Expected:
-    """What differs between nullface-tiny and the published weights.
+    """Expected values that differ between nullface-tiny and the published weights.
 
     Attributes:
         noise_error (`float`): mean squared error of the predicted noise, at most; a picture of nothing has 1.
@@ -68,7 +68,7 @@ PUBLISHED = Expected(noise_error=0.35, identity_gain=0.0)
 
 
 def check_detector(analyser: FaceAnalyser) -> Iterator[Finding]:
-    """Faces are found, as many as there are, and their landmarks where dlib sees them."""
+    """Check the number of faces, and the landmarks against those of dlib."""
     faces = locate_faces(analyser, astronaut())
     yield Finding("detector", "faces in the portrait", f"{len(faces)} (1)", len(faces) == 1)
     for photo, count in group_photos():
@@ -81,7 +81,8 @@ def check_detector(analyser: FaceAnalyser) -> Iterator[Finding]:
 
 
 def check_recognizer(analyser: FaceAnalyser, people: list[Person], published: bool) -> Iterator[Finding]:
-    """Strangers are unlike each other, and a person is like themselves in other light and in a mirror."""
+    """Check that different people are dissimilar, and that a person matches after a change of light
+    and mirroring."""
     if published:
         name = recognizer_name(analyser)
         yield Finding("recognizer", "file", f"{name} ({FACEID_RECOGNIZER})", name == FACEID_RECOGNIZER)
@@ -98,7 +99,7 @@ def check_recognizer(analyser: FaceAnalyser, people: list[Person], published: bo
 
 
 def check_parser(parser: FaceSegmenter, person: Person) -> Iterator[Finding]:
-    """Eyes, nose and mouth are where the landmarks are, and the face fills its ellipse."""
+    """Check that eyes, nose and mouth lie at the landmarks, and that the face fills its ellipse."""
     crop = FaceCrop.from_landmarks(person.face.landmarks, 256)
     labels = parser(crop.crop_image(person.photo))
     landmarks = crop.points_to_crop(person.face.landmarks)
@@ -115,7 +116,7 @@ def check_parser(parser: FaceSegmenter, person: Person) -> Iterator[Finding]:
 
 @torch.no_grad()
 def check_autoencoder(pipe: StableDiffusionNullFacePipeline, people: list[Person]) -> Iterator[Finding]:
-    """What is encoded and decoded again is the picture."""
+    """Check the reconstruction of encoded pictures."""
     errors = [psnr(np.asarray(face), np.asarray(reconstruct(pipe, face))) for face in aligned_faces(pipe, people)]
     yield at_least("autoencoder", "reconstruction, dB PSNR", float(np.mean(errors)), PSNR, ".1f")
 
@@ -123,7 +124,8 @@ def check_autoencoder(pipe: StableDiffusionNullFacePipeline, people: list[Person
 def check_denoiser(
     pipe: StableDiffusionNullFacePipeline, people: list[Person], expected: Expected
 ) -> Iterator[Finding]:
-    """Noise is predicted, and better under the identity of the person shown than under its opposite."""
+    """Check the noise prediction, and that it is better with the person's identity than with the
+    negated one."""
     check_face_adapter(pipe.unet)
     embeddings = torch.from_numpy(np.stack([embedding(pipe.face_analyser, person) for person in people]))
     errors = {
@@ -162,7 +164,7 @@ def noise_error(pipe: StableDiffusionNullFacePipeline, people: list[Person], ide
 
 
 def check_inversion(pipe: StableDiffusionNullFacePipeline, person: Person) -> Iterator[Finding]:
-    """Inverted and denoised again without guidance, a face is what the autoencoder makes of it."""
+    """Check that inversion and denoising without guidance reproduce the autoencoder's output."""
     face = next(aligned_faces(pipe, [person]))
     result = pipe(
         face,
@@ -176,11 +178,11 @@ def check_inversion(pipe: StableDiffusionNullFacePipeline, person: Person) -> It
 
 
 def check_portrait(pipe: StableDiffusionNullFacePipeline, result: AnonymizedPhoto) -> Iterator[Finding]:
-    """The anonymized astronaut: one face, somebody else, at the first or second attempt, and nothing else changed."""
+    """Check the anonymized portrait: one different face, at most two attempts, and no other change."""
     before, after = astronaut(), np.asarray(result.image)
     record = result.faces[0]
     hidden = len(result.faces) == 1 and record.method == "replaced"
-    yield Finding("portrait", "hidden by", f"{record.method} ({len(result.faces)} face)", hidden)
+    yield Finding("portrait", "method", f"{record.method} ({len(result.faces)} face)", hidden)
     similar = float("nan") if record.similarity is None else record.similarity
     yield at_most("portrait", "similarity to the person", similar, same_person_similarity(pipe.face_analyser), "+.2f")
     yield Finding("portrait", "attempts", f"{record.attempts} (at most 2)", record.attempts <= 2)
@@ -196,12 +198,12 @@ def check_portrait(pipe: StableDiffusionNullFacePipeline, result: AnonymizedPhot
 
 
 def embedding(analyser: FaceAnalyser, person: Person) -> np.ndarray:
-    """(512,) float32, unit norm."""
+    """Embedding of a person: (512,) float32, unit norm."""
     return embed_face(analyser, person.photo, person.face.landmarks)
 
 
 def aligned_faces(pipe: StableDiffusionNullFacePipeline, people: list[Person]) -> Iterator[PIL.Image.Image]:
-    """Crops at the size of the model."""
+    """Yield face crops at the size of the model."""
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     for person in people:
         crop = FaceCrop.from_landmarks(person.face.landmarks, side)
@@ -210,7 +212,7 @@ def aligned_faces(pipe: StableDiffusionNullFacePipeline, people: list[Person]) -
 
 @torch.no_grad()
 def reconstruct(pipe: StableDiffusionNullFacePipeline, face: PIL.Image.Image) -> PIL.Image.Image:
-    """What the autoencoder makes of a picture."""
+    """Encode and decode a picture."""
     decoded = pipe.decode_latents(pipe.encode_image(pipe.prepare_image(face)))
     return pipe.image_processor.postprocess(decoded)[0]
 

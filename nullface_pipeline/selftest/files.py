@@ -1,4 +1,4 @@
-"""Whether files of weights are what their publisher published, as far as that is known without a network.
+"""Integrity of weight files, as far as it can be checked without a network.
 
 nullface-tiny has a list of its own. Weights are compared with the hashes in this package. Other files in the Hub's cache
 are named after the hash that the Hub gave for them: SHA-256 of large files, git's of small ones.
@@ -22,7 +22,7 @@ HASH_LIST = "SHA256SUMS"
 
 
 def check_files(name: str) -> Iterator[Finding]:
-    """A finding for each file that is not what it should be, and one for how many are."""
+    """Yield a finding for each wrong file, and one for the total."""
     hashes = dict(tiny_hashes() if name == "tiny" else published_hashes(name))
     wrong = [path for path, expected in hashes.items() if not has_hash(path, expected)]
     for path in wrong:
@@ -40,7 +40,7 @@ def tiny_hashes() -> Iterator[tuple[Path, str]]:
 
 
 def published_hashes(name: str) -> Iterator[tuple[Path, str]]:
-    """Path and hash of each file that is in the caches: of the Hub, and of torch for the parser."""
+    """Path and hash of each cached file, of the Hub and of torch."""
     for weights in WEIGHT_SETS[name]:
         if not isinstance(weights, HubWeights):
             continue
@@ -57,7 +57,7 @@ def published_hashes(name: str) -> Iterator[tuple[Path, str]]:
 
 
 def has_hash(path: Path, expected: str) -> bool:
-    """Whether a file has this SHA-256, or git's hash if it is as long as that."""
+    """Whether a file has this SHA-256, or this Git hash if the hash has 40 digits."""
     if not path.is_file():
         return False
     if len(expected) == 40:

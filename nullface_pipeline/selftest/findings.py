@@ -1,4 +1,4 @@
-"""What the parts of a model set are called, and what was found of one."""
+"""Findings of the self-test, and the names of the model parts."""
 
 from dataclasses import dataclass
 
@@ -21,31 +21,31 @@ PARTS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """Result of one measurement.
 
     Attributes:
         part (`str`): the part that is wrong if it is not as it should be.
-        what (`str`): measured.
+        quantity (`str`): what was measured.
         value (`str`): found, and in brackets what was expected.
-        right (`bool`): whether the two agree.
+        passed (`bool`): whether the two agree.
     """
 
     part: str
-    what: str
+    quantity: str
     value: str
-    right: bool
+    passed: bool
 
 
 def part_of_file(path: str) -> str:
-    """The part that a file of weights or settings belongs to; "model" if it is of none."""
+    """Part that a file of weights or settings belongs to; "model" if unknown."""
     return next((part for beginning, part in PARTS.items() if f"/{beginning}" in f"/{path}"), "model")
 
 
 def at_least(part: str, what: str, value: float, limit: float, form: str = ".2f") -> Finding:
-    """Finding of a number with a lower bound; no number is below it."""
+    """Finding with a lower bound. NaN fails."""
     return Finding(part, what, f"{value:{form}} (at least {limit:{form}})", value >= limit)
 
 
 def at_most(part: str, what: str, value: float, limit: float, form: str = ".2f") -> Finding:
-    """Finding of a number with an upper bound; no number is above it."""
+    """Finding with an upper bound. NaN fails."""
     return Finding(part, what, f"{value:{form}} (at most {limit:{form}})", value <= limit)

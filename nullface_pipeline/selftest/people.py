@@ -1,4 +1,4 @@
-"""Faces to test with: photos that come with scikit-image and InsightFace, so that nothing has to be fetched."""
+"""Test faces: photos that come with scikit-image and InsightFace."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,21 +20,21 @@ GROUPS = {"t1.jpg": 6, "Tom_Hanks_54745.png": 1}
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """A face in an (H, W, 3) uint8 RGB photo, as the detector found it."""
+    """Face in an (H, W, 3) uint8 RGB photo, as detected."""
 
     photo: np.ndarray
     face: FaceLocation
 
 
 def astronaut() -> np.ndarray:
-    """(512, 512, 3) uint8 RGB."""
+    """Portrait of scikit-image, (512, 512, 3) uint8 RGB."""
     from skimage import data
 
     return data.astronaut()
 
 
 def group_photos() -> Iterator[tuple[np.ndarray, int]]:
-    """(H, W, 3) uint8 RGB photos, and how many people each shows."""
+    """Yield (H, W, 3) uint8 RGB photos, and the number of people in each."""
     import insightface
 
     folder = Path(insightface.__file__).parent / "data" / "images"
@@ -44,13 +44,13 @@ def group_photos() -> Iterator[tuple[np.ndarray, int]]:
 
 
 def find_people(analyser: FaceAnalyser) -> list[Person]:
-    """All faces in the photos, the astronaut's first if it is found."""
+    """Detect all faces in the photos, the astronaut's first."""
     photos = [astronaut(), *(photo for photo, _ in group_photos())]
     return [Person(photo, face) for photo in photos for face in locate_faces(analyser, photo)]
 
 
 def mirrored(person: Person) -> Person:
-    """The same person in a mirror."""
+    """Mirror a person."""
     x = person.photo.shape[1] - 1 - person.face.landmarks[:, 0]
     # What was the left eye is the right one now.
     landmarks = np.stack([x, person.face.landmarks[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
@@ -59,5 +59,5 @@ def mirrored(person: Person) -> Person:
 
 
 def darker(person: Person) -> Person:
-    """The same person in less light."""
+    """Darken a person."""
     return Person((0.6 * person.photo).astype(np.uint8), person.face)

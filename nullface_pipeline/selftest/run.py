@@ -1,4 +1,4 @@
-"""All checks of a model set in the order in which one part needs another."""
+"""Self-test of a model set, in the order in which the parts depend on each other."""
 
 import sys
 import time
@@ -29,7 +29,7 @@ LOADERS = {
 
 @dataclass
 class Selftest:
-    """What was found of a model set.
+    """Result of a self-test.
 
     Attributes:
         findings (`list[Finding]`): in the order in which they were made.
@@ -42,16 +42,16 @@ class Selftest:
     peak_bytes: int | None = None
 
     @property
-    def wrong_parts(self) -> list[str]:
-        """Parts with a finding that is not as it should be, the first cause first."""
-        parts = dict.fromkeys(finding.part for finding in self.findings if not finding.right)
+    def failed_parts(self) -> list[str]:
+        """Parts with a failed finding, the first cause first."""
+        parts = dict.fromkeys(finding.part for finding in self.findings if not finding.passed)
         causes = [part for part in parts if part not in ("files", "portrait")]
         return causes or list(parts)
 
     @property
     def passed(self) -> bool:
-        """Whether everything was found as it should be."""
-        return bool(self.findings) and not self.wrong_parts
+        """Whether every finding passed."""
+        return bool(self.findings) and not self.failed_parts
 
 
 def run_selftest(
@@ -60,7 +60,7 @@ def run_selftest(
     dtype: torch.dtype | None = None,
     report: Callable[[Finding], None] = lambda finding: None,
 ) -> Selftest:
-    """Look at every part of "tiny", "sd15" or "sdxl".
+    """Check every part of "tiny", "sd15" or "sdxl".
 
     A part that needs another one is only looked at while that one is right, so that what is named is the cause.
 
@@ -75,7 +75,7 @@ def run_selftest(
 
 
 def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, result: Selftest) -> Iterator[Finding]:
-    """The findings one by one; times and memory are noted in `result`, where the findings before are read."""
+    """Yield the findings one by one. Times and memory are stored in `result`."""
     started = time.perf_counter()
     try:
         pipe = load_model_set(name, device, dtype)
@@ -90,7 +90,7 @@ def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, resu
 
     expected = checks.TINY if name == "tiny" else checks.PUBLISHED
     yield from guarded("detector", lambda: checks.check_detector(pipe.face_analyser))
-    people = find_people(pipe.face_analyser) if is_right(result, "detector") else []
+    people = find_people(pipe.face_analyser) if has_passed(result, "detector") else []
     if people:
         some = people[: checks.DENOISER_PEOPLE]
         yield from guarded(
@@ -98,17 +98,17 @@ def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, resu
         )
         yield from guarded("parser", lambda: checks.check_parser(pipe.face_parser, people[0]))
         yield from guarded("autoencoder", lambda: checks.check_autoencoder(pipe, some))
-        if is_right(result, "recognizer", "autoencoder"):
+        if has_passed(result, "recognizer", "autoencoder"):
             yield from guarded("denoiser", lambda: checks.check_denoiser(pipe, some, expected))
-        if is_right(result, "denoiser", "recognizer", "autoencoder"):
+        if has_passed(result, "denoiser", "recognizer", "autoencoder"):
             yield from guarded("denoiser", lambda: checks.check_inversion(pipe, people[0]))
-    if not result.wrong_parts:
+    if not result.failed_parts:
         yield from guarded("portrait", lambda: checks.check_portrait(pipe, anonymize(pipe, name, result)))
     result.peak_bytes = peak_memory()
 
 
 def anonymize(pipe: StableDiffusionNullFacePipeline, name: str, result: Selftest) -> Any:
-    """The astronaut with the preset "standard"; notes how long it takes."""
+    """Anonymize the astronaut with the preset "standard", and store the time."""
     started = time.perf_counter()
     photo = pipe.anonymize(PIL.Image.fromarray(astronaut()), seed=0)
     result.seconds["one portrait"] = time.perf_counter() - started
@@ -116,16 +116,16 @@ def anonymize(pipe: StableDiffusionNullFacePipeline, name: str, result: Selftest
 
 
 def guarded(part: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; an exception is a finding too."""
+    """Yield the findings of a check. An exception becomes a failed finding."""
     try:
         yield from check()
     except Exception as error:
         yield Finding(part, "running", format_error(error), False)
 
 
-def is_right(result: Selftest, *parts: str) -> bool:
-    """Whether nothing is wrong with these parts as far as was looked."""
-    return not any(finding.part in parts for finding in result.findings if not finding.right)
+def has_passed(result: Selftest, *parts: str) -> bool:
+    """Whether no finding about these parts has failed so far."""
+    return not any(finding.part in parts for finding in result.findings if not finding.passed)
 
 
 def part_that_failed(error: Exception) -> str:
@@ -135,7 +135,8 @@ def part_that_failed(error: Exception) -> str:
 
 
 def peak_memory() -> int | None:
-    """Bytes at the most, of the CUDA device where one was used, else of this process; None where nobody knows."""
+    """Peak memory in bytes, of the CUDA device if one was used, else of this process; None if
+    unknown."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     try:

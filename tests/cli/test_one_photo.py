@@ -95,7 +95,7 @@ def test_what_a_mask_keeps(photo, tmp_path):
 def test_who_agreed_is_spared(photo, tmp_path):
     dry = invoke_as_main("anonymize", photo, "-o", tmp_path / "dry", "--dry-run", "--json")
     (row,) = [json.loads(line) for line in dry.stdout.splitlines()]
-    assert row["refused"] is None and row["faces"][0]["method"] == "replaced"
+    assert row["reason"] is None and row["faces"][0]["expected_method"] == "replaced"
     assert row["preview"].endswith(PREVIEW_SUFFIX)
     for number, who in enumerate([photo, ",".join(map(str, row["faces"][0]["box"]))]):
         out = tmp_path / str(number)

@@ -21,7 +21,7 @@ def run_with(monkeypatch, findings: list[Finding]):
 def test_everything_right_exits_with_0(monkeypatch):
     result = run_with(monkeypatch, [Finding("adapter", "gain", "0.03 (at least 0.01)", True)])
     assert result.exit_code == 0
-    assert "Verdict: tiny works as it should." in result.output
+    assert "Verdict: tiny passed." in result.output
     assert "torch 2" in result.output and "loading 1.5 s, at most 1.0 GiB" in result.output
 
 
@@ -29,8 +29,8 @@ def test_a_wrong_part_exits_with_1_and_is_named(monkeypatch):
     findings = [Finding("adapter", "gain", "nan [at] least", False), Finding("detector", "faces", "1", True)]
     result = run_with(monkeypatch, findings)
     assert result.exit_code == 1
-    assert "WRONG adapter" in result.output and "[at]" in result.output
-    assert "does not work as it should. Wrong: adapter." in result.output
+    assert "FAIL  adapter" in result.output and "[at]" in result.output
+    assert "failed: adapter." in result.output
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nullface_pipeline.dataset import DatasetJob, Place, ShardWorker, begin, find_shards, run_local
+from nullface_pipeline.dataset import DatasetJob, ShardWorker, StorageLocation, begin, find_shards, run_local
 from nullface_pipeline.dataset import engines as dataset_engines
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, NoFaceFoundError
@@ -132,7 +132,7 @@ def shards_of(job):
 
 def make_job(source, target, **settings):
     values = {"options": PhotoOptions(), "seed": SEED, "options_sha256": "0" * 64, **settings}
-    return DatasetJob(source=Place(str(source)), target=Place(str(target)), **values)
+    return DatasetJob(source=StorageLocation(str(source)), target=StorageLocation(str(target)), **values)
 
 
 def paint(job, monkeypatch, worker=Painter):

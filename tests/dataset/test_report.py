@@ -1,7 +1,7 @@
 import pyarrow.parquet as pq
 import pytest
 
-from nullface_pipeline.dataset import Place, summarize
+from nullface_pipeline.dataset import StorageLocation, summarize
 from nullface_pipeline.runs.digests import digest
 
 from .samples import FACE, make_job, make_parquet, paint, picture
@@ -14,7 +14,7 @@ def test_a_row_for_each_photo_and_their_sum(tmp_path, monkeypatch):
     assert [row["status"] for row in rows].count("refused") == 2 and rows[4]["reason"].startswith("No face")
     assert rows[0]["original_sha256"] == digest(picture(0)) and rows[2]["result_sha256"] is None
     assert rows[0]["faces"][0]["box"] == list(FACE.box) and rows[0]["unet_evaluations"] == 8
-    total = summarize(Place(str(tmp_path / "out")))
+    total = summarize(StorageLocation(str(tmp_path / "out")))
     assert total.shards == 2 and dict(total.photos) == {"anonymized": 10, "refused": 2}
     assert total.faces["replaced"] == 10 and total.unet_evaluations == 80 and total.seconds["cpu"] > 0
     assert total.reasons["No face was found in the photo."] == 1
@@ -22,4 +22,4 @@ def test_a_row_for_each_photo_and_their_sum(tmp_path, monkeypatch):
 
 def test_no_reports(tmp_path):
     with pytest.raises(ValueError, match="no reports"):
-        summarize(Place(str(tmp_path / "out")))
+        summarize(StorageLocation(str(tmp_path / "out")))

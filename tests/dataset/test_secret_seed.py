@@ -1,6 +1,6 @@
 import pytest
 
-from nullface_pipeline.dataset import Place, read_or_draw_seed, seed_path
+from nullface_pipeline.dataset import StorageLocation, read_or_draw_seed, seed_path
 
 
 def test_a_seed_is_drawn_once_and_kept_for_its_owner(tmp_path):
@@ -26,6 +26,6 @@ def test_a_seed_that_others_can_read_or_that_is_none(tmp_path):
 
 
 def test_each_target_has_its_own(tmp_path):
-    first, second = seed_path(Place(str(tmp_path / "a"))), seed_path(Place("memory://bucket/a"))
+    first, second = seed_path(StorageLocation(str(tmp_path / "a"))), seed_path(StorageLocation("memory://bucket/a"))
     assert first != second and first.parent == second.parent
-    assert seed_path(Place(str(tmp_path / "b" / ".." / "a"))) == first
+    assert seed_path(StorageLocation(str(tmp_path / "b" / ".." / "a"))) == first

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from nullface_pipeline.dataset import Place, Shard, begin, summarize
+from nullface_pipeline.dataset import Shard, StorageLocation, begin, summarize
 
 from .samples import (
     Painter,
@@ -68,7 +68,7 @@ def test_a_source_that_has_changed_is_an_error(tmp_path, monkeypatch):
 def test_a_target_is_empty_or_begun_with_the_same_options(tmp_path, monkeypatch):
     photos, out = make_photos(tmp_path / "photos", 2), tmp_path / "out"
     make_photos(out, 1)
-    with pytest.raises(ValueError, match="no run has made"):
+    with pytest.raises(ValueError, match="no run has written"):
         begin(make_job(photos, out), [])
     for digest in ("2", "0"):
         # Nothing was made yet: after a model that could not be loaded, another may be named.
@@ -123,11 +123,11 @@ def test_results_that_a_run_did_not_make_are_made_again(tmp_path, monkeypatch, d
         result.unlink()
     else:
         result.write_bytes(result.read_bytes()[:-1])
-    summary = summarize(Place(str(tmp_path / "out")))
+    summary = summarize(StorageLocation(str(tmp_path / "out")))
     assert summary.changed and summary.photos["changed"] == (1 if first.photos else 5)
     (outcome,) = paint(done, monkeypatch)
     assert outcome.name == first.name and not outcome.failed and results(tmp_path / "out") == made
-    assert not summarize(Place(str(tmp_path / "out"))).changed
+    assert not summarize(StorageLocation(str(tmp_path / "out"))).changed
 
 
 @KINDS

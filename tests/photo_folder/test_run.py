@@ -11,7 +11,7 @@ from nullface_pipeline.photo_folder.contact_sheet import shown_name
 from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.runs.records import ResultRecord
 from nullface_pipeline.runs.report import PhotoOutcome, append_to_report, read_report
-from nullface_pipeline.runs.resume import Earlier, split_jobs
+from nullface_pipeline.runs.resume import PreviousRun, split_jobs
 
 from .stand_in import paint_black
 
@@ -62,8 +62,8 @@ def test_names_may_hold_what_no_text_can(photos, tmp_path):
     report, jobs = tmp_path / "report.jsonl", find_photos([strange], tmp_path / "out")
     (outcome,) = anonymize_photos(paint_black, jobs)
     append_to_report(report, outcome, "random")
-    earlier = Earlier(ResultRecord(tmp_path / "record.jsonl"), read_report(report))
-    assert split_jobs(jobs, "", earlier).finished == [outcome]
+    previous = PreviousRun(ResultRecord(tmp_path / "record.jsonl"), read_report(report))
+    assert split_jobs(jobs, "", previous).finished == [outcome]
 
 
 def test_a_contact_sheet_shows_how_a_name_is_spelt():

@@ -34,13 +34,13 @@ def test_a_file_that_is_no_report_is_not_touched(tmp_path):
         read(tmp_path, "no line end")
     assert read_report(tmp_path / "none.jsonl") == {}
     (outcome,) = read(tmp_path, json.dumps(LINE) + "\n").values()
-    assert outcome.made.result == "2" * 64 and outcome.faces[0].method == "replaced"
+    assert outcome.hashes.result == "2" * 64 and outcome.faces[0].method == "replaced"
 
 
 def test_lines_of_before_there_were_hashes_vouch_for_nothing(tmp_path):
     old = {name: value for name, value in LINE.items() if not name.endswith("sha256")}
     (outcome,) = read(tmp_path, json.dumps(old) + "\n").values()
-    assert outcome.made is None
+    assert outcome.hashes is None
 
 
 @pytest.mark.parametrize(

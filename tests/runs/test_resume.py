@@ -1,4 +1,4 @@
-"""What counts as done: only what a record says was made of this very photo, with these options."""
+"""What counts as done: only what a record says was hashes of this very photo, with these options."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from nullface_pipeline.photo_records import NoFaceFoundError
 from nullface_pipeline.runs.digests import options_digest
 from nullface_pipeline.runs.records import ResultRecord, record_path
 from nullface_pipeline.runs.report import append_to_report, read_report
-from nullface_pipeline.runs.resume import Earlier, split_jobs
+from nullface_pipeline.runs.resume import PreviousRun, split_jobs
 
 from ..photo_folder.stand_in import paint_black
 
@@ -32,7 +32,7 @@ def one(photos, tmp_path, record):
 
 def split(job, record, options="same", **settings):
     """Which of three it is."""
-    end = split_jobs([job], options, Earlier(ResultRecord(record.path)), **settings)
+    end = split_jobs([job], options, PreviousRun(ResultRecord(record.path)), **settings)
     return "finished" if end.finished else "refused" if end.refused else "pending"
 
 
@@ -79,8 +79,8 @@ def test_the_original_is_never_a_result(one, photos, record):
 def test_not_even_if_a_record_says_so(one, record):
     """Forged, or of a version that could err."""
     shutil.copy(one.source, one.output)
-    made = next(iter(anonymize_photos(paint_black, [one], options="same"))).made
-    record.add(type(made)(made.original, "same", made.original))
+    hashes = next(iter(anonymize_photos(paint_black, [one], options="same"))).hashes
+    record.add(type(hashes)(hashes.original, "same", hashes.original))
     shutil.copy(one.source, one.output)
     assert split(one, record) == "refused"
 
@@ -90,15 +90,15 @@ def test_another_photos_original_under_this_name(one, photos, tmp_path, record):
     hard = next(job for job in jobs if job.source.name == "hard.png")
     hard.output.parent.mkdir(parents=True)
     shutil.copy(one.source, hard.output)
-    end = split_jobs(jobs, "same", Earlier(record))
+    end = split_jobs(jobs, "same", PreviousRun(record))
     assert [outcome.job for outcome in end.refused] == [hard] and "is an original" in end.refused[0].reason
 
 
 def test_killed_between_recording_and_appearing(photos, tmp_path, record):
     (job,) = find_photos([photos / "a.jpg"], tmp_path / "out")
 
-    def killed(made):
-        record.add(made)
+    def killed(hashes):
+        record.add(hashes)
         raise OSError("killed")
 
     (outcome,) = anonymize_photos(paint_black, [job], before_writing=killed)
@@ -136,11 +136,11 @@ def test_a_report_is_a_record_too(one, photos, tmp_path, record):
     for outcome in anonymize_photos(paint_black, jobs, options="same"):
         outcomes[outcome.job.source.name] = outcome
         append_to_report(report, outcome, "random")
-    end = split_jobs(jobs, "same", Earlier(nothing, read_report(report)))
+    end = split_jobs(jobs, "same", PreviousRun(nothing, read_report(report)))
     assert end.finished == [outcomes["a.jpg"], outcomes["d.JPG"], outcomes["hard.png"]] and not end.refused
-    assert not split_jobs(jobs, "other", Earlier(nothing, read_report(report))).finished
+    assert not split_jobs(jobs, "other", PreviousRun(nothing, read_report(report))).finished
     # A photo that the report does not know is done again, so that it will.
-    end = split_jobs([one], "same", Earlier(record, {}))
+    end = split_jobs([one], "same", PreviousRun(record, {}))
     assert end.pending == [one]
 
 
@@ -165,7 +165,7 @@ def test_a_result_that_was_refused_later_is_not_done(one, tmp_path, record):
     (done,) = anonymize_photos(paint_black, [one], options="same", before_writing=record.add)
     for outcome in (done, refused):
         append_to_report(report, outcome, "random")
-    assert split_jobs([one], "same", Earlier(record, read_report(report))).pending == [one]
+    assert split_jobs([one], "same", PreviousRun(record, read_report(report))).pending == [one]
 
 
 def test_the_digest_of_options():

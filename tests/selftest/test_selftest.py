@@ -75,7 +75,7 @@ def truncate(path: Path) -> None:
 def test_nullface_tiny_passes_and_every_part_is_looked_at():
     told: list[Finding] = []
     result = run_selftest("tiny", device="cpu", report=told.append)
-    assert result.passed, [finding for finding in result.findings if not finding.right]
+    assert result.passed, [finding for finding in result.findings if not finding.passed]
     assert told == result.findings
     parts = {finding.part for finding in told}
     assert parts >= {"files", "detector", "recognizer", "parser", "autoencoder", "denoiser", "adapter", "portrait"}
@@ -97,8 +97,8 @@ def test_shuffled_weights_are_named(copy, breaks, part, listed):
     if listed:
         list_again(copy)
     result = run_selftest("tiny", device="cpu")
-    assert result.wrong_parts == [part]
-    wrong = [finding.what for finding in result.findings if not finding.right and finding.part == part]
+    assert result.failed_parts == [part]
+    wrong = [finding.quantity for finding in result.findings if not finding.passed and finding.part == part]
     assert len(wrong) == (1 if listed else 2)
 
 
@@ -114,18 +114,18 @@ def test_shuffled_weights_are_named(copy, breaks, part, listed):
 def test_a_truncated_file_is_named(copy, file, parts):
     truncate(copy / file)
     result = run_selftest("tiny", device="cpu")
-    assert result.wrong_parts == parts
+    assert result.failed_parts == parts
     assert any(file in finding.value for finding in result.findings)
 
 
 def test_a_missing_file_is_named(copy):
     (copy / "model/scheduler/scheduler_config.json").unlink()
     result = run_selftest("tiny", device="cpu")
-    assert "scheduler" in result.wrong_parts
+    assert "scheduler" in result.failed_parts
 
 
 def test_the_list_of_hashes_is_up_to_date():
-    assert not [finding for finding in files.check_files("tiny") if not finding.right], (
+    assert not [finding for finding in files.check_files("tiny") if not finding.passed], (
         f"List it again: {LIST_IT_AGAIN}"
     )
     listed = {path for path, _ in files.tiny_hashes()}
@@ -158,22 +158,22 @@ class TestHubCache:
         self.store(cache, "ip-adapter-faceid_other.bin", data, hashlib.sha256(data).hexdigest())
         git = hashlib.sha1(b"blob %d\0" % len(small) + small).hexdigest()
         self.store(cache, "config.json", small, git)
-        assert all(finding.right for finding in files.check_files("sd15"))
+        assert all(finding.passed for finding in files.check_files("sd15"))
         self.store(cache, "ip-adapter-faceid_sdxl.bin", data[:-1], hashlib.sha256(data + b"x").hexdigest())
-        wrong = [finding for finding in files.check_files("sd15") if not finding.right]
+        wrong = [finding for finding in files.check_files("sd15") if not finding.passed]
         assert [finding.part for finding in wrong] == ["adapter", "files"]
         assert "ip-adapter-faceid_sdxl.bin" in wrong[0].value
 
     def test_the_hash_in_this_package_counts_more_than_the_hubs(self, cache):
         data = b"another adapter"
         self.store(cache, "ip-adapter-faceid_sd15.bin", data, hashlib.sha256(data).hexdigest())
-        wrong = [finding for finding in files.check_files("sd15") if not finding.right]
+        wrong = [finding for finding in files.check_files("sd15") if not finding.passed]
         assert "ip-adapter-faceid_sd15.bin" in wrong[0].value
 
     def test_another_file_among_the_unpacked_face_models_is_named(self, cache):
         (cache / "buffalo_l").mkdir()
         (cache / "buffalo_l" / "another.onnx").write_bytes(b"detector")
-        wrong = [finding for finding in files.check_files("sd15") if not finding.right]
+        wrong = [finding for finding in files.check_files("sd15") if not finding.passed]
         assert "another.onnx" in wrong[0].value
 
     def test_an_empty_cache_is_no_proof(self):
@@ -188,19 +188,19 @@ def test_parts_of_files():
 
 
 def test_bounds_do_not_let_nan_pass():
-    assert not at_least("a", "b", float("nan"), 0.0).right
-    assert not at_most("a", "b", float("nan"), 0.0).right
+    assert not at_least("a", "b", float("nan"), 0.0).passed
+    assert not at_most("a", "b", float("nan"), 0.0).passed
 
 
 def test_the_cause_comes_before_the_portrait():
     findings = [Finding("files", "", "", False), Finding("adapter", "", "", False), Finding("portrait", "", "", False)]
-    assert Selftest(findings).wrong_parts == ["adapter"]
-    assert Selftest(findings[:1]).wrong_parts == ["files"]
+    assert Selftest(findings).failed_parts == ["adapter"]
+    assert Selftest(findings[:1]).failed_parts == ["files"]
     assert not Selftest().passed
 
 
 def test_a_recognizer_that_is_not_the_published_ones(pipe):
     """Its file's name is known, though its hash is not."""
     findings = list(checks.check_recognizer(pipe.face_analyser, find_people(pipe.face_analyser)[:1], published=True))
-    assert [finding.right for finding in findings] == [False, True]
+    assert [finding.passed for finding in findings] == [False, True]
     assert "w600k_r50.onnx" in findings[0].value

@@ -1,4 +1,4 @@
-"""The camera's notes in the EXIF: which are kept when asked for, and what each may hold.
+"""EXIF tags that can be kept, and the values that each may hold.
 
 A value is kept if it is of the kind, the length and the range that its tag has in the standard, and it is written
 anew from what it means. Nothing is kept that is not named here, because what is left out can hold pictures: the
@@ -30,7 +30,7 @@ _CHARSETS = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16", bytes(8): "ascii"}
 
 
 def _prose(words: Any, limit: int) -> str | None:
-    """What people write, in one line; `None` for what is too long or looks encoded."""
+    """Text in one line; `None` if it is too long or looks encoded."""
     if not isinstance(words, str):
         return None
     words = " ".join(words.strip(" \0").split())
@@ -40,7 +40,7 @@ def _prose(words: Any, limit: int) -> str | None:
 
 
 def looks_encoded(word: str) -> bool:
-    """Whether a word is one that no language has, such as a piece of base64."""
+    """Whether a word looks like encoded data, such as base64."""
     mixed = all(any(kind(letter) for letter in word) for kind in (str.isupper, str.islower, str.isdigit))
     return len(word) > MAX_WORD or (len(word) > 16 and mixed)
 
@@ -50,7 +50,7 @@ def _text(limit: int) -> Check:
 
 
 def _like(pattern: str) -> Check:
-    """Text that the pattern matches as a whole."""
+    """Check for text that matches a pattern as a whole."""
 
     def check(value: Any) -> str | None:
         text = value.rstrip("\0 ") if isinstance(value, str) else ""
@@ -60,12 +60,12 @@ def _like(pattern: str) -> Check:
 
 
 def _exactly(pattern: bytes) -> Check:
-    """Bytes that the pattern matches as a whole."""
+    """Check for bytes that match a pattern as a whole."""
     return lambda value: value if isinstance(value, bytes) and re.fullmatch(pattern, value, re.DOTALL) else None
 
 
 def _whole(most: int = 65_535, counts: tuple[int, ...] = (1,)) -> Check:
-    """Whole numbers from 0 to `most`, as many as one of `counts`."""
+    """Check for integers from 0 to `most`, as many as one of `counts`."""
 
     def check(value: Any) -> Any:
         numbers = value if isinstance(value, tuple) else (value,)
@@ -76,7 +76,7 @@ def _whole(most: int = 65_535, counts: tuple[int, ...] = (1,)) -> Check:
 
 
 def _measured(least: float, most: float, counts: tuple[int, ...] = (1,)) -> Check:
-    """Fractions within a range, with no more digits than anybody measures."""
+    """Check for fractions within a range, rounded to a plausible precision."""
 
     def check(value: Any) -> Any:
         numbers = value if isinstance(value, tuple) else (value,)
@@ -93,7 +93,7 @@ def _measured(least: float, most: float, counts: tuple[int, ...] = (1,)) -> Chec
 
 
 def _remark(limit: int) -> Check:
-    """Text behind the eight letters that name its character set."""
+    """Check for text after the eight bytes that name its character set."""
 
     def check(value: Any) -> bytes | None:
         charset = _CHARSETS.get(value[:8]) if isinstance(value, bytes) else None
@@ -176,7 +176,7 @@ POSITION_TAGS: dict[int, Check] = {
 
 
 def read_exif(picture: PIL.Image.Image) -> PIL.Image.Exif:
-    """The EXIF; empty where it cannot be read, which is no reason to refuse the photo."""
+    """Read the EXIF block; empty if it cannot be read, which does not refuse the photo."""
     try:
         return picture.getexif()
     except Exception:
@@ -184,7 +184,7 @@ def read_exif(picture: PIL.Image.Image) -> PIL.Image.Exif:
 
 
 def kept_exif(notes: PIL.Image.Exif, size: tuple[int, int]) -> bytes | None:
-    """The plausible notes of a photo as an EXIF block of their own, made anew; `None` where there are none.
+    """Rebuild an EXIF block from the plausible tags of a photo; `None` if there are none.
 
     Args:
         notes (`PIL.Image.Exif`): what the file holds.

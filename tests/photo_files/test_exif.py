@@ -7,7 +7,7 @@ import pytest
 from PIL.TiffImagePlugin import IFDRational
 
 from nullface_pipeline.photo_files import read_photo
-from nullface_pipeline.photo_files.notes import EXPOSURE_TAGS, MAIN_TAGS, POSITION_TAGS
+from nullface_pipeline.photo_files.exif import EXPOSURE_TAGS, MAIN_TAGS, POSITION_TAGS
 
 from .samples import picture, put, saved
 

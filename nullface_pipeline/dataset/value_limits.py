@@ -1,4 +1,5 @@
-"""Limits on the values that a data set keeps beside its photos, so that none of them can hold a picture."""
+"""Limits on the values that a data set keeps beside its photos, so that none of them can hold a
+picture."""
 
 import json
 import re
@@ -6,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from nullface_pipeline.photo_files.notes import looks_encoded
+from nullface_pipeline.photo_files.exif import looks_encoded
 
 
 # Letters of all texts in one value, letters between two spaces, numbers in one value, and digits of a number.
@@ -47,7 +48,7 @@ def value_problem(value: Any) -> str | None:
 
 
 def _parsed(text: str) -> Any:
-    """Lists and dictionaries of JSON with every key, repeated ones included; any other text as it is."""
+    """Lists and dictionaries in a JSON text, with repeated keys; any other text unchanged."""
     try:
         value = json.loads(text, object_pairs_hook=tuple, parse_int=_number, parse_float=_number)
     except ValueError:
@@ -62,7 +63,7 @@ def _number(digits: str) -> float:
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """The keys, texts and numbers of a value."""
+    """Keys, texts and numbers of a value."""
     if isinstance(value, dict):
         yield from _parts(list(value.items()))
     elif isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""Folders on a disk or in an object store, by path or URL: what is written there appears whole or not at all."""
+"""Storage locations: folders on a disk or in an object store, with atomic writes."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from nullface_pipeline.runs.digests import file_digest
 
 
 class ShardError(Exception):
-    """A shard that cannot be read or written now. Nothing of it counts as done; the next run tries it again."""
+    """A shard that cannot be read or written now. The next run retries it."""
 
 
 def check_name(name: str, where: str) -> None:
@@ -31,7 +31,7 @@ def check_name(name: str, where: str) -> None:
 
 
 def file_sha256(file: BinaryIO) -> str:
-    """SHA-256 of all of an open file in hexadecimal; the file is at its beginning afterwards."""
+    """SHA-256 (hexadecimal) of an open file, which is rewound afterwards."""
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256")  # type: ignore[arg-type]
     file.seek(0)
@@ -39,8 +39,9 @@ def file_sha256(file: BinaryIO) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder by its path, or by a URL that fsspec knows: `s3://`, `gs://`, `hf://`. Names in it are relative, with /.
+class StorageLocation:
+    """Folder by path or by a URL that fsspec knows: `s3://`, `gs://`, `hf://`. Names in it are
+    relative, with /.
 
     Every method that takes a name raises `ShardError` for one that leads out of the folder.
     """
@@ -49,7 +50,7 @@ class Place:
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
-        """The file system and the path in it.
+        """File system and path in it.
 
         Raises:
             ImportError: if fsspec, or its package for this kind of URL, is not installed.
@@ -61,14 +62,14 @@ class Place:
 
     @property
     def folder(self) -> Path | None:
-        """On this machine's disks; None for an object store."""
+        """Path of a local folder; None for an object store."""
         from fsspec.implementations.local import LocalFileSystem
 
         system, path = self._opened
         return Path(path) if isinstance(system, LocalFileSystem) else None
 
     def path(self, name: str = "") -> str:
-        """A name, or the folder itself, as the file system knows it."""
+        """Path of a file, or of the folder itself, in the file system."""
         root = self._opened[1]
         if not name:
             return str(root)
@@ -76,7 +77,7 @@ class Place:
         return f"{root.rstrip('/')}/{name}".removeprefix("" if root else "/")
 
     def names(self) -> list[str]:
-        """All files below, sorted; empty if the folder does not exist.
+        """Names of all files below, sorted; empty if the folder does not exist.
 
         Raises:
             ShardError: if a name is absolute, or has an empty part, `.` or `..`.
@@ -94,11 +95,11 @@ class Place:
         return bool(self._opened[0].exists(self.path(name)))
 
     def open(self, name: str) -> BinaryIO:
-        """For reading, at any position."""
+        """Open a file for reading, with seek."""
         return self._opened[0].open(self.path(name), "rb")
 
     def read(self, name: str) -> bytes:
-        """A whole file.
+        """Read a whole file.
 
         Raises:
             OSError, PhotoFileError: if it is none, or cannot be read.
@@ -135,7 +136,7 @@ class Place:
                 path.unlink()
 
     def write(self, name: str, data: bytes) -> None:
-        """One whole file, over an older one."""
+        """Write a file atomically; an existing one is replaced."""
         if (path := self._writable(name)) is None:
             self._opened[0].pipe_file(self.path(name), data)
             return
@@ -144,7 +145,7 @@ class Place:
 
     @contextlib.contextmanager
     def written(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write to piece by piece, which gets its name at the end, or is dropped after an error."""
+        """Open a file for writing. It gets its name at the end, or is deleted after an error."""
         if (path := self._writable(name)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as temporary, temporary.open("xb+") as file:
@@ -157,7 +158,7 @@ class Place:
             self._opened[0].put_file(file.name, self.path(name))
 
     def _writable(self, name: str) -> Path | None:
-        """The local path of a file to write; None in an object store."""
+        """Local path of a file to write; None in an object store."""
         check_name(name, self.root)
         if self.folder is None:
             return None

@@ -6,8 +6,8 @@ import zipfile
 import fsspec
 import pytest
 
-from nullface_pipeline.dataset import Place, begin, summarize
-from nullface_pipeline.dataset.places import ShardError
+from nullface_pipeline.dataset import StorageLocation, begin, summarize
+from nullface_pipeline.dataset.storage import ShardError
 
 from .samples import colour, make_job, make_parquet, make_photos, paint, painted, results, shards_of
 
@@ -22,7 +22,7 @@ def store():
 
 def upload(folder, url):
     for name, data in results(folder).items():
-        Place(url).write(name, data)
+        StorageLocation(url).write(name, data)
 
 
 @pytest.mark.parametrize("kind", ["photos", "parquet"])
@@ -65,7 +65,7 @@ def test_a_photo_that_the_store_does_not_give_now_is_not_refused_for_good(tmp_pa
 
 
 def test_what_is_not_finished_does_not_appear(tmp_path, store):
-    for place in (Place(str(tmp_path)), Place(store)):
+    for place in (StorageLocation(str(tmp_path)), StorageLocation(store)):
         with pytest.raises(ZeroDivisionError), place.written("a/b.tar") as file:
             file.write(b"half")
             1 / 0
@@ -77,7 +77,7 @@ def test_what_is_not_finished_does_not_appear(tmp_path, store):
 
 @pytest.mark.parametrize("key", ["photos//etc/a.jpg", "photos/../../y.jpg", "photos/./a.jpg"])
 def test_keys_that_leave_the_folder_are_refused_when_listed(key):
-    place = Place("s3://bucket/photos")
+    place = StorageLocation("s3://bucket/photos")
     place.__dict__["_opened"] = (Listing([f"bucket/{key}"]), "bucket/photos")
     with pytest.raises(ShardError, match="s3://bucket/photos"):
         place.names()
@@ -98,7 +98,7 @@ class Listing:
 
 @pytest.mark.parametrize("name", ["/absolute/a.jpg", "../y.jpg", "a/../../y.jpg", "a//b.jpg", "a/./b.jpg", "", "a\0b"])
 def test_nothing_is_read_or_written_under_a_name_that_leaves_the_folder(tmp_path, store, name):
-    for place in (Place(str(tmp_path / "out")), Place(f"{store}/out")):
+    for place in (StorageLocation(str(tmp_path / "out")), StorageLocation(f"{store}/out")):
         with pytest.raises(ShardError):
             place.write(name, b"")
         with pytest.raises(ShardError), place.written(name) as file:
@@ -112,7 +112,7 @@ def test_nothing_is_written_through_a_link_that_leaves_the_folder(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "out" / "link").symlink_to(tmp_path / "elsewhere")
-    place = Place(str(tmp_path / "out"))
+    place = StorageLocation(str(tmp_path / "out"))
     for write in (lambda: place.write("link/a.jpg", b""), lambda: place.written("link/a.tar").__enter__()):
         with pytest.raises(ShardError, match="link"):
             write()
@@ -123,5 +123,5 @@ def test_names_in_a_zip_are_whole(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("first/photo.jpg", b"1")
         file.writestr("other.jpg", b"2")
-    place = Place(f"zip://::{tmp_path / 'a.zip'}")
+    place = StorageLocation(f"zip://::{tmp_path / 'a.zip'}")
     assert place.names() == ["first/photo.jpg", "other.jpg"] and place.read("first/photo.jpg") == b"1"
