@@ -211,7 +211,7 @@ def main() -> None:
     print(f"# {args.device}, {torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.1f} before the run")
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
     first, first_pixels = None, torch.empty(0)
-    for way in all_ways(pipe, published, image, args.steps):
+    for way in all_ways(pipe, published, image, args.num_inference_steps):
         cost, pixels = run(pipe, way)
         if first is None:
             first, first_pixels = (way, cost), pixels

@@ -90,7 +90,7 @@ def main() -> None:
         folder = Path(temporary) / "photos"
         folder.mkdir()
         fill_folder(folder, args.data, args.count)
-        print(json.dumps(run(folder, Path(temporary) / "out", args.steps), indent=1))
+        print(json.dumps(run(folder, Path(temporary) / "out", args.num_inference_steps), indent=1))
 
 
 if __name__ == "__main__":
