@@ -1,8 +1,8 @@
 """Options of the model that anonymizes photos: which one, where it runs, and its face models."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from nullface_pipeline.photo_options import RUN, VERIFICATION, checked, option
+from nullface_pipeline.photo_options import RUN, VERIFICATION, check_fields, option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,5 +28,4 @@ class ModelOptions:
     )
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
+        check_fields(self)

@@ -145,12 +145,12 @@ class PhotoOptions:
     )
     identity: str = option(
         IDENTITIES[0],
-        "New identity; opposite is the paper's, consistent one per person.",
+        "New identity: random, opposite (paper), or consistent (one per person).",
         IDENTITY,
-        details="`random` rotates the embedding towards a random identity until the result is no more similar to the "
-        "person than a random stranger is. It takes two to three times the work of `opposite`, which negates the "
-        "embedding as the paper does and which an attacker can search for. `consistent` gives each of `people` one new "
-        "face in all photos of an album.",
+        details="`random` rotates the embedding towards a random identity until the similarity of the result to the "
+        "person is that of a random stranger. It needs two to three times the computation of `opposite`. `opposite` "
+        "negates the embedding, as the paper does; an attacker can search for the least similar person. `consistent` "
+        "gives each of `people` one new face in all photos of an album.",
         choices=IDENTITIES,
     )
     people: "np.ndarray | None" = option(
@@ -170,7 +170,7 @@ class PhotoOptions:
     )
     similarity_threshold: float | None = option(
         None,
-        "Cosine similarity from which on a result still matches.",
+        "Lowest cosine similarity at which a result matches the person.",
         VERIFICATION,
         details="By default that of the recognizer.",
         low=-1.0,
@@ -284,8 +284,7 @@ class PhotoOptions:
     )
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            object.__setattr__(self, each.name, checked(each, getattr(self, each.name)))
+        check_fields(self)
         object.__setattr__(self, "keep", _region_names(self.keep))
         object.__setattr__(self, "skip_faces", _faces_to_skip(self.skip_faces))
         if self.few_steps is not None and self.num_inference_steps is not None:
@@ -394,6 +393,16 @@ def with_named_options(function: Callable) -> Callable:
     ]
     function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
     return function
+
+
+def check_fields(options: object) -> None:
+    """Check every field of a frozen options dataclass, for its `__post_init__`; numbers become plain ones.
+
+    Raises:
+        OptionError, OptionTypeError: as `checked`.
+    """
+    for each in fields(options):  # type: ignore[arg-type]
+        object.__setattr__(options, each.name, checked(each, getattr(options, each.name)))
 
 
 def checked(of: Field, value: object) -> object:

@@ -56,7 +56,7 @@ def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
         try:
             read = int(value) if whole else float(value)
         except ValueError as error:
-            raise typer.BadParameter(f"{value!r} is no {'whole number' if whole else 'number'}.") from error
+            raise typer.BadParameter(f"{value!r} is not {'an integer' if whole else 'a number'}.") from error
         # Not "outside": NaN is neither below nor above any bound.
         if not low <= read <= high:
             ends = f"{low:.0f} to {high:.0f}" if whole else f"{low:g} to {high:g}"
@@ -67,9 +67,9 @@ def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
 
 
 def path(value: str) -> Path:
-    """An empty name is mostly a variable of the shell that is not set, and would mean the present folder."""
+    """Parse a path. An empty one, often an unset shell variable, would mean the current folder."""
     if not str(value) or "\0" in str(value):
-        raise typer.BadParameter("the name is empty or holds what no name can.")
+        raise typer.BadParameter("the path is empty or contains a null character.")
     return Path(value)
 
 
@@ -82,7 +82,7 @@ def sheet_path(value: str) -> Path:
 
 
 def model_name(value: str) -> str:
-    """A model set, a folder or a Hub name, by its looks: what is none would only be found out after a search on the Hub."""
+    """Check the form of a model name before the Hub is asked."""
     if value not in ("tiny", "sd15", "sdxl") and "/" not in value and not Path(value).exists():
         raise typer.BadParameter(
             f"{value!r} is none of tiny, sd15 and sdxl, no folder, and no Hub name like OWNER/NAME."
@@ -126,6 +126,11 @@ def skipped_face(value: str) -> Path | NumberedFace | tuple[float, ...]:
 def option_name(field: str) -> str:
     """The command's name of a field: `--min-face` for `min_face`."""
     return "--" + {"skip_faces": "skip_face"}.get(field, field).replace("_", "-")
+
+
+def with_option_names(message: str) -> str:
+    """Replace the fields in a message by their options: `--min-face` for `min_face` in backticks."""
+    return re.sub(r"`(\w+)`", lambda field: option_name(field[1]), message)
 
 
 # Fields that take more than a number or a choice.
@@ -179,8 +184,8 @@ def read_options(schema: type[Options], values: dict[str, Any], **others: Any) -
 def _parameter(field: Field, choices: Sequence[str] = ()) -> inspect.Parameter:
     """A field as a parameter of a command."""
     about = described(field)
+    default = choices[0] if choices else field.default
     choices = choices or about.choices
-    default = choices[0] if choices and field.default is not None and choices != about.choices else field.default
     annotation, info = _typer_option(field, about, choices)
     if choices and default is not None:
         default = annotation(default)

@@ -128,7 +128,7 @@ def video(
         )
         jobs = find_jobs(run.videos, run.output, skip_face or [])
         with hold_folder(run.output):
-            code = _anonymize(run, run.options, jobs)
+            code = _anonymize(run, jobs)
     except (OSError, PhotoRefusedError, TypeError, ValueError) as error:
         fail(error)
     raise typer.Exit(code)
@@ -160,7 +160,7 @@ def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list
     return jobs
 
 
-def _anonymize(run: VideoRun, face_options: PhotoOptions, jobs: "list[PhotoJob]") -> int:
+def _anonymize(run: VideoRun, jobs: "list[PhotoJob]") -> int:
     """Whatever is not done yet; returns the exit code."""
     from nullface_pipeline.runs.lock import remove_leftovers
     from nullface_pipeline.runs.records import ResultRecord, record_path
@@ -172,7 +172,7 @@ def _anonymize(run: VideoRun, face_options: PhotoOptions, jobs: "list[PhotoJob]"
     remove_leftovers({run.output}, run.output)
     for outcome in split.refused:
         _refuse(outcome.job, outcome.reason)
-    reports = _anonymize_videos(run, face_options, split.pending, jobs, record) if split.pending else {}
+    reports = _anonymize_videos(run, split.pending, jobs, record) if split.pending else {}
     _print_reports(reports, run.model.model)
     if split.finished:
         console.print(f"{len(split.finished)} done before; --no-resume does them again.")
@@ -190,14 +190,13 @@ def _refuse(job: "PhotoJob", reason: str) -> None:
 
 def _anonymize_videos(
     run: VideoRun,
-    face_options: PhotoOptions,
     pending: "list[PhotoJob]",
     jobs: "list[PhotoJob]",
     record: "ResultRecord",
 ) -> "dict[PhotoJob, VideoReport]":
     """Look at the videos and anonymize them; those that are refused are told and left out."""
     pipe = load_model(run.model)
-    face_options = _with_model(pipe, run, face_options)
+    face_options = _with_model(pipe, run)
     reports: "dict[PhotoJob, VideoReport]" = {}
     with _progress() as progress:
         if not run.is_album:
@@ -215,16 +214,15 @@ def _anonymize_videos(
     return reports
 
 
-def _with_model(pipe: NullFacePipeline, run: VideoRun, face_options: PhotoOptions) -> PhotoOptions:
+def _with_model(pipe: NullFacePipeline, run: VideoRun) -> PhotoOptions:
     """The options with all that depends on the model, or one line and exit code 1."""
     from nullface_pipeline.photo_files.anonymize import with_loaded_models
 
     try:
         # The identity of each track is passed to `render_video`; `people` are those of an album of photos.
-        return with_loaded_models(pipe, replace(face_options, identity="opposite"), run.model.verifier)
+        return with_loaded_models(pipe, replace(run.options, identity="opposite"), run.model.verifier)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)
-    return face_options
 
 
 def _look(run: VideoRun, pipe: NullFacePipeline, job: "PhotoJob", progress: Progress) -> LookedAt | None:
@@ -340,6 +338,6 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
             box = ",".join(f"{corner:.0f}" for corner in track.box)
             console.print(
                 f"  covered from {track.start:.1f} to {track.end:.1f} s, first at {box} (score {track.score:.2f}): "
-                f"{show(track.reason)}",
+                f"{show(options.with_option_names(track.reason))}",
                 soft_wrap=True,
             )

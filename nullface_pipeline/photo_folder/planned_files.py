@@ -15,7 +15,7 @@ SHEET_SIZE = 36
 
 
 def plan_written(
-    jobs: Sequence["PhotoJob"],
+    jobs: Sequence[PhotoJob],
     output: Path,
     record: Path,
     report: Path | None = None,
@@ -32,7 +32,7 @@ def plan_written(
     return files + ([] if contact_sheet is None else planned_pages(contact_sheet, len(jobs)))
 
 
-def planned_previews(jobs: Iterable["PhotoJob"]) -> list[WrittenFile]:
+def planned_previews(jobs: Iterable[PhotoJob]) -> list[WrittenFile]:
     """Previews of a dry run."""
     remedy = "run them apart, or name another output folder"
     return [WrittenFile(preview_path(job.output), f"the preview of {job.source}", remedy) for job in jobs]

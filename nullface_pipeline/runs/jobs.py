@@ -34,7 +34,7 @@ class PhotoJob:
         return self.output.name if self.folder is None else self.output.relative_to(self.folder).as_posix()
 
 
-def planned_results(jobs: Iterable["PhotoJob"]) -> list[WrittenFile]:
+def planned_results(jobs: Iterable[PhotoJob]) -> list[WrittenFile]:
     """Result files of the jobs."""
     remedy = "run them apart, or name another output folder"
     return [WrittenFile(job.output, f"the result of {job.source}", remedy) for job in jobs]

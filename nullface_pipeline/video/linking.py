@@ -1,5 +1,6 @@
 """The first passes over a video: its faces, and which of them are one person."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from nullface_pipeline.video.tracks import Track, link_faces
 
 @dataclass(frozen=True, eq=False)
 class LinkedVideo:
-    """What is known of a video before anything is changed.
+    """A video with its detected faces, linked to tracks.
 
     Attributes:
         times (`np.ndarray`): (N,) seconds, of each frame.
@@ -45,8 +46,8 @@ def link_video(
         VideoError: if it is refused.
     """
     info = read_info(path)
-    told = iter(range(1, 2**62))
-    seen = detect_faces(path, analyser, checkpoint.folder, lambda: on_progress("looking", next(told), None))
+    numbers = itertools.count(1)
+    seen = detect_faces(path, analyser, checkpoint.folder, lambda: on_progress("looking", next(numbers), None))
     if not len(seen.faces):
         raise NoFaceFoundError(
             "No face was found in the video, so nothing was anonymized and nothing is written. Lower the detection threshold "
@@ -60,7 +61,7 @@ def link_video(
 
 
 def consistent_identities(videos: Sequence[LinkedVideo], same_person: float) -> list[list[np.ndarray]]:
-    """For each video, whom each track's new face is to be unlike, if a person is to get one face in all of them.
+    """Identities to move away from, for each track of each video, so that a person gets one new face in all videos.
 
     Args:
         same_person (`float`): similarity from which on two faces are taken for one person.

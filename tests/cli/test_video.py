@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -16,6 +17,7 @@ from nullface_pipeline.cli.video import _print_reports
 from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from nullface_pipeline.video import VideoReport, render_video
+from nullface_pipeline.video.report import CoveredTrack
 
 from ..video.clips import background, read_back, write_clip
 
@@ -185,6 +187,7 @@ def test_a_video_that_changes_during_the_run_is_refused(clip, tmp_path, monkeypa
 
 def test_a_table_fits_into_80_columns(clip, tmp_path, capsys, monkeypatch):
     report = VideoReport(9000, 12, 100_000, 2000, 3000, 4000, 5, 6, 7000, 8)
+    track = CoveredTrack(0.5, 1.0, (1.0, 2.0, 3.0, 4.0), 0.4, "try a lower `detection_threshold`")
     monkeypatch.setattr(console, "width", 80)
     long = tmp_path / f"{'a long name ' * 10}.mp4"
     with console.capture() as captured:
@@ -193,6 +196,9 @@ def test_a_table_fits_into_80_columns(clip, tmp_path, capsys, monkeypatch):
     assert any(str(long) in line for line in lines)
     assert any("faces replaced " in line and "100000" in line for line in lines)
     assert max(len(line) for line in lines if str(long) not in line) <= 80
+    with console.capture() as captured:
+        _print_reports({PhotoJob(clip, long): replace(report, covered_tracks=(track,))}, "tiny")
+    assert "score 0.40): try a lower --detection-threshold" in captured.get()
 
 
 def test_a_video_without_a_face_is_refused_and_the_others_are_done(clip, tmp_path):
