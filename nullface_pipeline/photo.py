@@ -125,7 +125,7 @@ def check_pipeline(pipe: NullFacePipeline, options: PhotoOptions) -> None:
 
     Raises:
         RuntimeError: if the face models are not loaded, or lack a recognizer or a parser that is needed.
-        TypeError: if the verifier is no recognizer.
+        OptionTypeError: if the verifier is not a recognizer.
         ValueError: if the threshold is above what suits the recognizer and `accept_recognizable` is not set, or the
             people are missing who get a consistent identity.
     """
@@ -285,7 +285,7 @@ def numbered_face(faces: list[DetectedFace], number: int) -> DetectedFace:
         FaceToSkipError: if no face has this number. The message lists the faces with their numbers.
     """
     if not 1 <= number <= len(faces):
-        raise FaceToSkipError(f"Face {number}, which is to be kept, was not found. {list_faces(faces)}")
+        raise FaceToSkipError(f"Face {number}, which should be kept, was not found. {list_faces(faces)}")
     return faces[number - 1]
 
 

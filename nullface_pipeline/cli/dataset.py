@@ -83,7 +83,7 @@ class DatasetRun(PhotoRun):
             raise ValueError("--address HOST:PORT says where the Ray cluster is, and goes with --engine ray.")
         if self.workers is not None and self.engine is not options.Engine.ray:
             raise ValueError("--workers goes with --engine ray; `accelerate launch --num_processes` is the other's.")
-        # What a URL leads to is only known once its store has been run.
+        # A URL is checked when its store is opened.
         if "://" not in self.source and not Path(self.source).exists():
             raise ValueError(f"{self.source} does not exist.")
 

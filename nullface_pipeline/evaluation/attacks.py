@@ -63,7 +63,7 @@ def predict_originals(probes: np.ndarray, originals: np.ndarray) -> np.ndarray:
         probes, originals (`np.ndarray`): (N, D) and (N, E), one pair a person.
 
     Returns:
-        (N, E) unit norm; zeros for a single person, who leaves nobody to train on.
+        (N, E) unit norm; zeros for a single person, because there are no others to train on.
     """
     originals = normalized(originals)
     predicted = np.zeros_like(originals)

@@ -116,7 +116,7 @@ def file_bytes(path: Path) -> bytes:
     Raises:
         OSError, PhotoFileError: if it cannot be read.
     """
-    # What is no file, or cannot be opened, is for `read_photo` to put into words.
+    # `read_photo` raises the error for a path that is not a file.
     if not is_regular(path):
         read_photo(path)
     return path.read_bytes()
@@ -124,7 +124,7 @@ def file_bytes(path: Path) -> bytes:
 
 def _open_file(path: Path) -> BinaryIO:
     try:
-        # Asked before opening, because opening a pipe waits for somebody to write to it.
+        # Checked before opening, because opening a pipe blocks until another process writes to it.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise PhotoFileError("It is not a file: name a photo.")
@@ -198,7 +198,7 @@ def register_heif() -> bool:
 
 
 def _check_header(picture: PIL.ImageFile.ImageFile, max_pixels: int) -> None:
-    """Refuse whatever can be refused before decoding."""
+    """Refuse a photo by its header, before it is decoded."""
     if picture.width * picture.height > max_pixels:
         raise _too_large(max_pixels)
     if min(picture.size) < MIN_SIDE:

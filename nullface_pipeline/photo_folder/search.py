@@ -143,7 +143,7 @@ def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[P
 
 
 def _check_apart(output: Path, jobs: list[PhotoJob], search: _Search) -> None:
-    """Check that no result lies among photos that are read, by whatever path."""
+    """Check that no result lies among photos that are read, whichever path leads there."""
     for folder in {output, *(job.output.parent for job in jobs)}:
         above = list(identities_above(folder))
         read = next((search.trees[each] for each in above if each in search.trees), None)

@@ -37,7 +37,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Deleted while it is locked, so that nobody else's lock is deleted. Windows deletes it on release.
+            # Deleted while locked, so that the lock of another run is not deleted. Windows deletes it on release.
             with contextlib.suppress(OSError):
                 Path(lock.lock_file).unlink()
             lock.release()

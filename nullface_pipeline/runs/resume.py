@@ -1,8 +1,8 @@
 """Resume: which results of previous runs are finished, and which files may be replaced.
 
 A file under the name of a result is believed to be one only if a record says so of these very bytes. It is finished
-only if the record says as well that it was made from the photo as it is now, with the same options. Everything else is
-hashes again or, if nobody knows it, refused.
+only if the record also says that it was made from the present photo with the same options. Other files with a record
+are made again, and files without one are refused.
 """
 
 import os
@@ -56,7 +56,7 @@ def split_jobs(
     Args:
         options (`str`): of this run, by `options_digest`.
         resume (`bool`): whether finished photos are left out.
-        overwrite (`bool`): whether files that nobody knows are replaced.
+        overwrite (`bool`): whether files without a record are replaced.
     """
     split = SplitJobs()
     there = [job for job in jobs if os.path.lexists(job.output)]
