@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ class Shard:
         """Name of its report, which is written last."""
         return self.name + REPORT_SUFFIX
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """The shard as a dictionary, for Ray."""
         return {"name": self.name, "photos": list(self.photos)}
 
@@ -183,5 +182,6 @@ def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRow
 
     if shard.photos:
         return open_photos(job, shard.photos)
-    opener: Callable[..., Any] = open_parquet if shard.name.endswith(".parquet") else open_tar
-    return opener(job, shard.name)
+    if shard.name.endswith(".parquet"):
+        return open_parquet(job, shard.name)
+    return open_tar(job, shard.name)

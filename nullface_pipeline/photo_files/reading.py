@@ -138,7 +138,7 @@ def _open_file(path: Path) -> BinaryIO:
         ) from error
 
 
-def _in_memory(source: Any) -> BinaryIO:
+def _in_memory(source: object) -> BinaryIO:
     """Copy an open file into memory: decoders need seek, uploads may lack it."""
     data = source.read() if hasattr(source, "read") else None
     if not isinstance(data, bytes):

@@ -1,11 +1,10 @@
 """Report of a run, one line of JSON per photo."""
 
 import json
-import math
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.runs.atomic_files import restrict_mode
@@ -89,7 +88,7 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _from_record(record: dict[str, Any]) -> PhotoOutcome:
+def _from_record(record: dict[str, object]) -> PhotoOutcome:
     """Parse and check a line of a report."""
     output = Path() if record["output"] is None else _path(record["output"])
     job = PhotoJob(_path(record["source"]), output)
@@ -100,7 +99,7 @@ def _from_record(record: dict[str, Any]) -> PhotoOutcome:
     return PhotoOutcome(job, status, reason, faces, hashes=_hashes(record))
 
 
-def _hashes(record: dict[str, Any]) -> ResultHashes | None:
+def _hashes(record: dict[str, object]) -> ResultHashes | None:
     """Hashes in a line; None for refused photos."""
     values = [record.get(f"{name}_sha256") for name in ("original", "options", "result")]
     if all(value is None for value in values):
@@ -110,7 +109,9 @@ def _hashes(record: dict[str, Any]) -> ResultHashes | None:
     return ResultHashes(*map(str, values))
 
 
-def _face(face: dict[str, Any]) -> FaceRecord:
+def _face(face: object) -> FaceRecord:
+    if not isinstance(face, dict):
+        raise TypeError("Not a face.")
     x0, y0, x1, y1 = (_number(value) for value in _list(face["box"]))
     similarity = None if face["similarity"] is None else _number(face["similarity"])
     attempts, method = face["attempts"], face["method"]
@@ -119,26 +120,19 @@ def _face(face: dict[str, Any]) -> FaceRecord:
     return FaceRecord((x0, y0, x1, y1), _number(face["score"]), similarity, attempts, method)
 
 
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value := _as_float(value)):
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise ValueError("Not a finite number.")
-    return value
+    return float(value)
 
 
-def _as_float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     if not isinstance(value, list):
         raise TypeError("Not a list.")
     return value
 
 
-def _path(value: Any) -> Path:
+def _path(value: object) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("Not a path.")
     # What no file system could have named.
