@@ -88,7 +88,7 @@ def _photo_shards(names: list[str], size: int) -> list[Shard]:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{name!a} is no text: rename this photo.") from error
+            raise ValueError(f"{name!a} is not valid text: rename this photo.") from error
     chunks = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
     return [Shard(f"photos-{number:06}-{_names_digest(chunk)}", chunk) for number, chunk in enumerate(chunks)]
 
@@ -101,7 +101,7 @@ def _check_apart(source: StorageLocation, target: StorageLocation) -> None:
     if not source.exists():
         raise ValueError(f"{source.root} does not exist.")
     if source.folder is not None and not source.folder.is_dir():
-        raise ValueError(f"{source.root} is no folder: name the folder that the shards lie in.")
+        raise ValueError(f"{source.root} is not a folder: name the folder of the shards.")
     if target.folder is None and "/" not in target.path(""):
         raise ValueError(f"{target.root} is a whole bucket, beside which no reports can lie: name a folder in it.")
     roots = [_real(location) for location in (source, target, reports_location(target))]

@@ -112,7 +112,7 @@ def _shown_faces(
     from nullface_pipeline.face_search import UNUSUAL_MARGIN, search_locations
     from nullface_pipeline.photo import unmatched_faces
 
-    # What is no photo shows much that looks a little like a face.
+    # Pictures that are not photos show much that looks a little like a face.
     score = analyser.det_model.det_thresh + UNUSUAL_MARGIN
     boxes = [FaceLocation(np.array(face.box, dtype=np.float32), np.zeros((5, 2)), face.score) for face in known]
     return [

@@ -116,7 +116,7 @@ def file_bytes(path: Path) -> bytes:
     Raises:
         OSError, PhotoFileError: if it cannot be read.
     """
-    # What is no file, or cannot be opened, is for `read_photo` to put into words.
+    # `read_photo` raises the error for paths that are not files or cannot be opened.
     if not is_regular(path):
         read_photo(path)
     return path.read_bytes()
@@ -124,7 +124,7 @@ def file_bytes(path: Path) -> bytes:
 
 def _open_file(path: Path) -> BinaryIO:
     try:
-        # Asked before opening, because opening a pipe waits for somebody to write to it.
+        # Checked before opening, because opening a pipe blocks.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise PhotoFileError("It is not a file: name a photo.")

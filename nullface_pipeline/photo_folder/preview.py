@@ -1,7 +1,6 @@
 """Preview of a dry run: which faces are found in a photo.
 
-What is found is covered, so that a preview shows nobody whom the program knows of; whoever still is to be seen in it
-would be missed.
+Detected faces are covered. A face that is visible in a preview would be missed.
 """
 
 from pathlib import Path

@@ -42,7 +42,7 @@ def digest(data: bytes) -> str:
 def file_digest(path: Path) -> str | None:
     """SHA-256 of a file in hexadecimal; None if it is not a regular file or cannot be read."""
     try:
-        # Asked before opening, because opening a pipe waits for somebody to write to it.
+        # Checked before opening, because opening a pipe blocks.
         if not is_regular(path):
             return None
         with path.open("rb") as file:

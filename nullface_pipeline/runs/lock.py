@@ -37,7 +37,7 @@ def hold_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Deleted while it is locked, so that nobody else's lock is deleted. Windows deletes it on release.
+            # Deleted while it is locked, so that no other run's lock is deleted. Windows deletes it on release.
             with contextlib.suppress(OSError):
                 Path(lock.lock_file).unlink()
             lock.release()

@@ -68,14 +68,12 @@ def read_report(path: Path) -> dict[Path, PhotoOutcome]:
     recorded: dict[Path, PhotoOutcome] = {}
     lines, rest = _whole_lines(path)
     if rest and not rest.startswith(_LINE_START[: len(rest)]):
-        raise ValueError(f"{path} is no report; name another file for this one.")
+        raise ValueError(f"{path} is not a report. Name another file.")
     for number, line in enumerate(lines, start=1):
         try:
             outcome = _from_record(json.loads(line))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"Line {number} of {path} is none of a report; name another file for this one."
-            ) from error
+            raise ValueError(f"Line {number} of {path} is not a valid report line. Name another file.") from error
         if outcome.status == "refused":
             recorded = {output: other for output, other in recorded.items() if other.job.source != outcome.job.source}
         else:
@@ -105,7 +103,7 @@ def _hashes(record: dict[str, object]) -> ResultHashes | None:
     if all(value is None for value in values):
         return None
     if not all(isinstance(value, str) for value in values):
-        raise ValueError("A hash is none.")
+        raise ValueError("A hash is not text.")
     return ResultHashes(*map(str, values))
 
 
