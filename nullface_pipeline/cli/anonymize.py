@@ -16,7 +16,7 @@ from nullface_pipeline.cli.console import (
     show,
     tell_demonstration,
 )
-from nullface_pipeline.cli.dry_run import look_for_faces
+from nullface_pipeline.cli.dry_run import preview_faces
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import face_hider, load_model
 from nullface_pipeline.cli.photo_run import FolderRun, photo_arguments, read_picture
@@ -97,7 +97,7 @@ def _in_folder(run: FolderRun) -> int:
     found, previous = _plan(run)
     with hold_folder(run.folder):
         previous.record.prepare()
-        code = (look_for_faces if run.dry_run else _anonymize)(run, found.jobs, previous)
+        code = (preview_faces if run.dry_run else _anonymize)(run, found.jobs, previous)
     _tell_unsearched(found)
     return max(code, _tell_skipped(found))
 

@@ -38,6 +38,7 @@ INSTALL = 'Data sets need more packages: `pip install "nullface-pipeline[dataset
 class _RunByDefault(TyperGroup):
     """`nullface dataset SOURCE` is `nullface dataset run SOURCE`."""
 
+    # Typer's own copy of Click has the type of the context.
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
             args = ["run", *args]

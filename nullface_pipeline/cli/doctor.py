@@ -4,8 +4,9 @@ import importlib.metadata
 import json
 import os
 import platform
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -52,7 +53,11 @@ def doctor(
     except ImportError as error:
         fail(f"{error}. Install what is missing: `pip install nullface-pipeline`.")
     if as_json:
-        print(json.dumps({"versions": versions, "devices": devices, "weights": weights}, indent=2))
+        print(
+            json.dumps(
+                {"versions": versions, "devices": devices, "weights": [asdict(part) for part in weights]}, indent=2
+            )
+        )
     else:
         console.print(devices_table(devices))
         console.print(weights_table(weights))
@@ -87,9 +92,19 @@ def find_devices() -> dict[str, str]:
     return devices | {"ONNX Runtime": ", ".join(onnxruntime.get_available_providers())}
 
 
-def find_weights() -> list[dict[str, Any]]:
-    """Weights of all model sets: name, path and bytes on this machine (`None` if missing), source
-    and licence."""
+@dataclass(frozen=True)
+class InstalledWeights:
+    """Weights of a model set, with their path and size on this machine; `None` if missing."""
+
+    name: str
+    path: str | None
+    bytes: int | None
+    source: str
+    licence: str
+
+
+def find_weights() -> list[InstalledWeights]:
+    """Weights of all model sets."""
     from nullface_pipeline.tiny_model import TINY_FOLDER
     from nullface_pipeline.weights import FACE_WEIGHTS, FACEID_SD15, FACEID_SDXL, SD15, SDXL
 
@@ -98,13 +113,13 @@ def find_weights() -> list[dict[str, Any]]:
     for weights in (SD15, FACEID_SD15, SDXL, FACEID_SDXL, *FACE_WEIGHTS):
         parts.append((weights.name, weights.path, weights.source, weights.licence))
     return [
-        {
-            "name": name,
-            "path": None if path is None else str(path),
-            "bytes": None if path is None else size(path),
-            "source": source,
-            "licence": licence,
-        }
+        InstalledWeights(
+            name,
+            path=None if path is None else str(path),
+            bytes=None if path is None else size(path),
+            source=source,
+            licence=licence,
+        )
         for name, path, source, licence in parts
     ]
 
@@ -129,12 +144,12 @@ def devices_table(devices: dict[str, str]) -> Table:
     return table
 
 
-def weights_table(weights: list[dict[str, Any]]) -> Table:
+def weights_table(weights: list[InstalledWeights]) -> Table:
     """Table of the weights, without the sources, which `--json` has."""
     from nullface_pipeline.weights import readable_size
 
     table = Table("weights", "here", "licence", title="Weights", title_justify="left")
     for part in weights:
-        here = "[yellow]no[/yellow]" if part["bytes"] is None else readable_size(part["bytes"])
-        table.add_row(part["name"], here, part["licence"])
+        here = "[yellow]no[/yellow]" if part.bytes is None else readable_size(part.bytes)
+        table.add_row(part.name, here, part.licence)
     return table

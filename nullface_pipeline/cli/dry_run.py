@@ -1,7 +1,8 @@
 """`nullface anonymize --dry-run`: detect faces, and predict what the run would do with each photo."""
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 from nullface_pipeline.cli.console import console, error_console, error_message, fail, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
@@ -10,12 +11,13 @@ from nullface_pipeline.cli.threads import limit_threads
 
 
 if TYPE_CHECKING:
+    from nullface_pipeline.protocols import FaceAnalyser
     from nullface_pipeline.runs.jobs import PhotoJob
     from nullface_pipeline.runs.records import ResultRecord
     from nullface_pipeline.runs.resume import PreviousRun
 
 
-def look_for_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun") -> int:
+def preview_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun") -> int:
     """Detect faces and report each photo. Returns the exit code of the real run, except for covers."""
     from nullface_pipeline.model_sets import load_detector
     from nullface_pipeline.photo_folder.planned_files import check_only_previews, planned_previews
@@ -27,14 +29,14 @@ def look_for_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRu
     quiet_libraries()
     limit_threads(run.model.model)
     try:
-        detector = load_detector(run.model.model, run.model.detection_threshold)
+        analyser = load_detector(run.model.model, run.model.detection_threshold)
     except (ImportError, RuntimeError) as error:
         fail(error)
     refused = 0
     for job in jobs:
-        row = _preview(detector, job, previous.record, run.options.min_face)
-        refused += row["reason"] is not None
-        _tell(row, run.json)
+        photo = _preview(analyser, job, previous.record, run.options.min_face)
+        refused += photo.reason is not None
+        _print(photo, run.json)
     if not run.json:
         console.print(
             f"A dry run: nothing was anonymized. The run would refuse {refused} of {len(jobs)} photo(s). A face that a "
@@ -44,46 +46,76 @@ def look_for_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRu
     return ExitCode.refused if refused else ExitCode.ok
 
 
-def _preview(detector: Any, job: "PhotoJob", record: "ResultRecord", min_face: float) -> dict[str, Any]:
-    """Result of one photo, in the fields of `--json`."""
+@dataclass(frozen=True)
+class PreviewedFace:
+    """A detected face.
+
+    Attributes:
+        number (`int`): as in the preview.
+        expected_method (`str`): "replaced", or "covered" if it is smaller than `min_face`.
+    """
+
+    number: int
+    box: list[float]
+    score: float
+    expected_method: str
+
+
+@dataclass(frozen=True)
+class PreviewedPhoto:
+    """A line of `--json`.
+
+    Attributes:
+        preview (`str`, *optional*): path of the preview.
+        reason (`str`, *optional*): why the run would refuse the photo.
+    """
+
+    source: str
+    faces: list[PreviewedFace] = field(default_factory=list)
+    preview: str | None = None
+    reason: str | None = None
+
+
+def _preview(analyser: "FaceAnalyser", job: "PhotoJob", record: "ResultRecord", min_face: float) -> PreviewedPhoto:
+    """Detect the faces of one photo, and write its preview."""
     from nullface_pipeline.photo_files import PhotoFileError
     from nullface_pipeline.photo_folder.preview import write_preview
     from nullface_pipeline.photo_records import PhotoRefusedError
 
-    row: dict[str, Any] = {"source": str(job.source), "faces": [], "preview": None, "reason": None}
+    source = str(job.source)
     try:
-        faces, preview = write_preview(detector, job)
-    # Previews that cannot be written are no matter of one photo.
+        detected, preview = write_preview(analyser, job)
+    # The preview cannot be written: this concerns the run, not the photo.
     except OSError:
         raise
     except Exception as error:
-        known = isinstance(error, (PhotoFileError, PhotoRefusedError))
-        refused = error_message(error)
-        return row | {"reason": refused if known else f"It could not be processed. {refused}"}
+        reason = error_message(error)
+        if not isinstance(error, (PhotoFileError, PhotoRefusedError)):
+            reason = f"It could not be processed. {reason}"
+        return PreviewedPhoto(source, reason=reason)
     record.add_picture(preview.read_bytes())
-    row["preview"] = str(preview)
-    row["faces"] = [
-        {
-            "number": number,
-            "box": [round(float(value), 1) for value in face.box],
-            "score": round(float(face.score), 3),
-            "expected_method": "replaced" if face.longer_side >= min_face else "covered",
-        }
-        for number, face in enumerate(faces, start=1)
+    faces = [
+        PreviewedFace(
+            number,
+            [round(float(value), 1) for value in face.box],
+            round(float(face.score), 3),
+            "replaced" if face.longer_side >= min_face else "covered",
+        )
+        for number, face in enumerate(detected, start=1)
     ]
-    return row if faces else row | {"reason": "No face was found."}
+    return PreviewedPhoto(source, faces, str(preview), None if faces else "No face was found.")
 
 
-def _tell(row: dict[str, Any], as_json: bool) -> None:
+def _print(photo: PreviewedPhoto, as_json: bool) -> None:
     if as_json:
-        console.print(json.dumps(row), soft_wrap=True, markup=False, highlight=False)
+        console.print(json.dumps(asdict(photo)), soft_wrap=True, markup=False, highlight=False)
         return
-    if row["reason"] is not None:
-        shown = "" if row["preview"] is None else f" See {row['preview']}."
-        line = f"{row['source']}: {row['reason']}{shown}"
+    if photo.reason is not None:
+        shown = "" if photo.preview is None else f" See {photo.preview}."
+        line = f"{photo.source}: {photo.reason}{shown}"
         error_console.print(f"[red]would be refused[/red] {show(line)}", soft_wrap=True)
         return
-    console.print(show(f"{row['source']}: {len(row['faces'])} face(s); {row['preview']}"), soft_wrap=True)
-    for face in row["faces"]:
-        box = ",".join(f"{value:.0f}" for value in face["box"])
-        console.print(f"  {face['number']}: {box}, {face['expected_method']}", soft_wrap=True)
+    console.print(show(f"{photo.source}: {len(photo.faces)} face(s); {photo.preview}"), soft_wrap=True)
+    for face in photo.faces:
+        box = ",".join(f"{value:.0f}" for value in face.box)
+        console.print(f"  {face.number}: {box}, {face.expected_method}", soft_wrap=True)

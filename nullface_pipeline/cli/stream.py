@@ -55,7 +55,7 @@ def _check(run: FolderRun) -> None:
     result = WrittenFile(run.output, "the result", "name another file with --output")
     check_written([result], [*_standard_input(), *run.other_inputs])
     if run.output.exists() and not run.overwrite:
-        raise ValueError(f"{run.output} is there already: name another file, or give --overwrite.")
+        raise ValueError(f"{run.output} already exists. Name another file, or pass --overwrite.")
 
 
 def _standard_input() -> list[int]:

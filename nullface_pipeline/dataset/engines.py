@@ -37,7 +37,7 @@ def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcom
     state = PartialState(cpu=job.device == "cpu")
     try:
         mine = shards[state.process_index :: state.num_processes]
-        # "cpu:1" is no name that model sets know.
+        # Model sets do not accept "cpu:1".
         device = "cpu" if state.device.type == "cpu" else str(state.device)
         yield from run_local(replace(job, device=device), mine)
     finally:

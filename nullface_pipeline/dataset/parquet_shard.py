@@ -8,7 +8,7 @@ import contextlib
 import json
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -108,11 +108,11 @@ def open_parquet(job: DatasetJob, name: str) -> Iterator[ParquetRows]:
         rows.hashes = ShardHashes(before, file_sha256(target))
 
 
-def _bytes(image: Any) -> bytes:
+def _bytes(image: object) -> bytes:
     data = image["bytes"] if isinstance(image, dict) else image
-    if data is None:
-        raise PhotoFileError("The row holds no picture; one that lies elsewhere is not fetched.")
-    return bytes(data)
+    if not isinstance(data, bytes):
+        raise PhotoFileError("The row holds no picture. Pictures behind a path or URL are not fetched.")
+    return data
 
 
 @contextlib.contextmanager
@@ -227,7 +227,7 @@ def _features(metadata: bytes | None, image: str, columns: tuple[str, ...]) -> d
     return {b"huggingface": json.dumps({"info": {"features": kept}}).encode()}
 
 
-def _is(feature: Any, kind: str) -> bool:
+def _is(feature: object, kind: str) -> bool:
     return isinstance(feature, dict) and feature.get("_type") == kind
 
 

@@ -60,7 +60,7 @@ class PhotoLine:
     seconds: float = 0.0
     unet_evaluations: int = 0
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """The line as a row of `SCHEMA`."""
         hashes = {} if self.hashes is None else asdict(self.hashes)
         return {
@@ -74,6 +74,24 @@ class PhotoLine:
         }
 
 
+@dataclass(frozen=True)
+class ShardInfo:
+    """Metadata of a shard's report.
+
+    Attributes:
+        seconds (`float`): that the shard took, reading and writing included.
+        device (`str`): the GPU's name, or "cpu".
+        model, identity (`str`): as in the options of the run.
+        sha256 (`ShardHashes`): hashes of source and result.
+    """
+
+    seconds: float
+    device: str
+    model: str
+    identity: str
+    sha256: ShardHashes
+
+
 def write_report(
     job: DatasetJob, name: str, lines: list[PhotoLine], hashes: ShardHashes, seconds: float, device: str
 ) -> None:
@@ -84,13 +102,7 @@ def write_report(
         seconds (`float`): that the shard took, reading and writing included.
         device (`str`): the GPU's name, or "cpu".
     """
-    shard = {
-        "seconds": seconds,
-        "device": device,
-        "model": job.model,
-        "identity": job.options.identity,
-        "sha256": asdict(hashes),
-    }
+    shard = asdict(ShardInfo(seconds, device, job.model, job.options.identity, hashes))
     table = pa.Table.from_pylist([line.as_row() for line in lines], SCHEMA)
     file = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(shard).encode()}), file)
@@ -102,13 +114,14 @@ def read_hashes(reports: StorageLocation, name: str) -> ShardHashes | None:
     version."""
     try:
         with reports.open(name) as file:
-            return ShardHashes(**_about_shard(pq.read_schema(file))["sha256"])
+            return _shard_info(pq.read_schema(file)).sha256
     except (pa.ArrowException, KeyError, OSError, TypeError, ValueError):
         return None
 
 
-def _about_shard(schema: pa.Schema) -> dict[str, Any]:
-    return dict(json.loads(schema.metadata[METADATA]))
+def _shard_info(schema: pa.Schema) -> ShardInfo:
+    info = json.loads(schema.metadata[METADATA])
+    return ShardInfo(**{**info, "sha256": ShardHashes(**info["sha256"])})
 
 
 def read_lines(reports: StorageLocation, name: str) -> list[PhotoLine]:
@@ -144,13 +157,13 @@ class RunSummary:
 
     def add(self, name: str, table: pa.Table, target: StorageLocation) -> None:
         """Add the report of one more shard."""
-        shard = _about_shard(table.schema)
+        shard = _shard_info(table.schema)
         self.shards += 1
-        self.models.add(shard["model"])
-        self.identities.add(shard["identity"])
-        self.seconds[shard["device"]] += shard["seconds"]
+        self.models.add(shard.model)
+        self.identities.add(shard.identity)
+        self.seconds[shard.device] += shard.seconds  # type: ignore[assignment]
         rows = table.to_pylist()
-        changed = _changed_results(name, shard, rows, target)
+        changed = _changed_results(name, shard.sha256.result, rows, target)
         self.changed += changed
         for row in rows:
             if name in changed or row["id"] in changed:
@@ -181,10 +194,9 @@ def summarize(target: StorageLocation) -> RunSummary:
 
 
 def _changed_results(
-    name: str, shard: dict[str, Any], rows: list[dict[str, Any]], target: StorageLocation
+    name: str, recorded: str | None, rows: list[dict[str, Any]], target: StorageLocation
 ) -> list[str]:
     """Names of the results whose hash differs from the report."""
     if not name.endswith((".parquet", ".tar")):
         return [row["id"] for row in rows if target.sha256(row["id"]) != row["result_sha256"]]
-    recorded = shard.get("sha256", {}).get("result")
     return [] if recorded is not None and target.sha256(name) == recorded else [name]

@@ -31,7 +31,7 @@ def read_or_draw_seed(path: Path) -> int:
         raise ValueError(f"Others can read {path}, and whoever knows the seed can test guesses: `chmod 600` it.")
     text = path.read_text(encoding="ascii", errors="replace").strip()
     if not text.isdecimal() or int(text) >= 2**SEED_BITS:
-        raise ValueError(f"{path} holds no seed: it has to be one whole number below 2**{SEED_BITS}.")
+        raise ValueError(f"{path} does not hold a seed: it must be one integer below 2**{SEED_BITS}.")
     return int(text)
 
 

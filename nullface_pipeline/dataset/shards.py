@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ class Shard:
         """Name of its report, which is written last."""
         return self.name + REPORT_SUFFIX
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """The shard as a dictionary, for Ray."""
         return {"name": self.name, "photos": list(self.photos)}
 
@@ -89,7 +88,7 @@ def _photo_shards(names: list[str], size: int) -> list[Shard]:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{name!a} is no text: rename this photo.") from error
+            raise ValueError(f"{name!a} is not valid text: rename this photo.") from error
     chunks = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
     return [Shard(f"photos-{number:06}-{_names_digest(chunk)}", chunk) for number, chunk in enumerate(chunks)]
 
@@ -102,7 +101,7 @@ def _check_apart(source: StorageLocation, target: StorageLocation) -> None:
     if not source.exists():
         raise ValueError(f"{source.root} does not exist.")
     if source.folder is not None and not source.folder.is_dir():
-        raise ValueError(f"{source.root} is no folder: name the folder that the shards lie in.")
+        raise ValueError(f"{source.root} is not a folder: name the folder of the shards.")
     if target.folder is None and "/" not in target.path(""):
         raise ValueError(f"{target.root} is a whole bucket, beside which no reports can lie: name a folder in it.")
     roots = [_real(location) for location in (source, target, reports_location(target))]
@@ -183,5 +182,6 @@ def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRow
 
     if shard.photos:
         return open_photos(job, shard.photos)
-    opener: Callable[..., Any] = open_parquet if shard.name.endswith(".parquet") else open_tar
-    return opener(job, shard.name)
+    if shard.name.endswith(".parquet"):
+        return open_parquet(job, shard.name)
+    return open_tar(job, shard.name)

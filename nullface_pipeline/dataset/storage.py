@@ -102,7 +102,7 @@ class StorageLocation:
         """Read a whole file.
 
         Raises:
-            OSError, PhotoFileError: if it is none, or cannot be read.
+            OSError, PhotoFileError: if it is not a file, or cannot be read.
             ShardError: if the store does not answer.
         """
         check_name(name, self.root)

@@ -5,7 +5,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import Any
 
 from nullface_pipeline.photo_files.exif import looks_encoded
 
@@ -29,7 +28,7 @@ def data_problem(data: bytes) -> str | None:
         return "it is not UTF-8 text"
 
 
-def value_problem(value: Any) -> str | None:
+def value_problem(value: object) -> str | None:
     """Return why a value cannot be kept, or None if it is too small to hold a picture.
 
     Args:
@@ -47,7 +46,7 @@ def value_problem(value: Any) -> str | None:
     return next((problem for text in texts if (problem := _text_problem(text))), None)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> object:
     """Lists and dictionaries in a JSON text, with repeated keys; any other text unchanged."""
     try:
         value = json.loads(text, object_pairs_hook=tuple, parse_int=_number, parse_float=_number)
@@ -62,7 +61,7 @@ def _number(digits: str) -> float:
     return float(digits)
 
 
-def _parts(value: Any) -> Iterator[Any]:
+def _parts(value: object) -> Iterator[object]:
     """Keys, texts and numbers of a value."""
     if isinstance(value, dict):
         yield from _parts(list(value.items()))

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nullface_pipeline.dataset.job import DatasetJob
 from nullface_pipeline.dataset.report import PhotoLine, read_lines, write_report
@@ -22,6 +22,10 @@ from nullface_pipeline.photo_files.steps import (
 )
 from nullface_pipeline.runs.jobs import overlapped
 from nullface_pipeline.runs.messages import format_error, is_broken_device
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class ShardWorker:
         self._evaluations = 0
         pipe.unet.register_forward_hook(self._count_evaluations)
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: dict[str, object]) -> dict[str, object]:
         """Process a row of Ray: `Shard.as_row` in, the fields of a `ShardOutcome` out."""
         return asdict(self.run(Shard.from_row(row)))
 
@@ -132,7 +136,7 @@ class ShardWorker:
         rows.add(row, data, line.reason)
         return line
 
-    def _count_evaluations(self, module: Any, inputs: Any, output: Any) -> None:
+    def _count_evaluations(self, module: object, inputs: object, output: "tuple[torch.Tensor, ...]") -> None:
         self._evaluations += output[0].shape[0]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import PIL.Image
 
@@ -16,6 +16,7 @@ from nullface_pipeline.runs.seeds import photo_seed
 
 if TYPE_CHECKING:
     from nullface_pipeline.face_identity import FaceLocation
+    from nullface_pipeline.photo_records import Box
 
 
 def photo_anonymizer(
@@ -70,7 +71,7 @@ def with_loaded_models(pipe: NullFacePipeline, options: PhotoOptions, verifier: 
     return replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
 
 
-def _numbered_boxes(analyser: FaceAnalyser, file: PhotoFile, numbers: Sequence[int]) -> list[Any]:
+def _numbered_boxes(analyser: FaceAnalyser, file: PhotoFile, numbers: Sequence[int]) -> "list[Box]":
     """Boxes of faces by their number in the preview."""
     import numpy as np
 
@@ -111,7 +112,7 @@ def _shown_faces(
     from nullface_pipeline.face_search import UNUSUAL_MARGIN, search_locations
     from nullface_pipeline.photo import unmatched_faces
 
-    # What is no photo shows much that looks a little like a face.
+    # Pictures that are not photos show much that looks a little like a face.
     score = analyser.det_model.det_thresh + UNUSUAL_MARGIN
     boxes = [FaceLocation(np.array(face.box, dtype=np.float32), np.zeros((5, 2)), face.score) for face in known]
     return [

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any
 
 import PIL.ExifTags
 import PIL.Image
@@ -24,12 +23,12 @@ MAX_NAME, MAX_TEXT, MAX_WORD = 64, 200, 40
 MAX_EXIF = 65_000
 
 # What a value becomes, or `None` if it is not plausible.
-Check = Callable[[Any], Any]
+Check = Callable[[object], object]
 
 _CHARSETS = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16", bytes(8): "ascii"}
 
 
-def _prose(words: Any, limit: int) -> str | None:
+def _prose(words: object, limit: int) -> str | None:
     """Text in one line; `None` if it is too long or looks encoded."""
     if not isinstance(words, str):
         return None
@@ -52,7 +51,7 @@ def _text(limit: int) -> Check:
 def _like(pattern: str) -> Check:
     """Check for text that matches a pattern as a whole."""
 
-    def check(value: Any) -> str | None:
+    def check(value: object) -> str | None:
         text = value.rstrip("\0 ") if isinstance(value, str) else ""
         return text if re.fullmatch(pattern, text, re.ASCII) else None
 
@@ -67,7 +66,7 @@ def _exactly(pattern: bytes) -> Check:
 def _whole(most: int = 65_535, counts: tuple[int, ...] = (1,)) -> Check:
     """Check for integers from 0 to `most`, as many as one of `counts`."""
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         numbers = value if isinstance(value, tuple) else (value,)
         plausible = len(numbers) in counts and all(type(number) is int and 0 <= number <= most for number in numbers)
         return value if plausible else None
@@ -78,7 +77,7 @@ def _whole(most: int = 65_535, counts: tuple[int, ...] = (1,)) -> Check:
 def _measured(least: float, most: float, counts: tuple[int, ...] = (1,)) -> Check:
     """Check for fractions within a range, rounded to a plausible precision."""
 
-    def check(value: Any) -> Any:
+    def check(value: object) -> object:
         numbers = value if isinstance(value, tuple) else (value,)
         if len(numbers) not in counts or not all(isinstance(number, (int, IFDRational)) for number in numbers):
             return None
@@ -95,9 +94,10 @@ def _measured(least: float, most: float, counts: tuple[int, ...] = (1,)) -> Chec
 def _remark(limit: int) -> Check:
     """Check for text after the eight bytes that name its character set."""
 
-    def check(value: Any) -> bytes | None:
-        charset = _CHARSETS.get(value[:8]) if isinstance(value, bytes) else None
-        words = _prose(_decoded(value[8:], charset), limit) if charset else None
+    def check(value: object) -> bytes | None:
+        if not isinstance(value, bytes) or (charset := _CHARSETS.get(value[:8])) is None:
+            return None
+        words = _prose(_decoded(value[8:], charset), limit)
         if words is None:
             return None
         return b"ASCII\0\0\0" + words.encode() if words.isascii() else b"UNICODE\0" + words.encode("utf-16")
@@ -105,7 +105,7 @@ def _remark(limit: int) -> Check:
     return check
 
 
-def _windows_text(value: Any) -> bytes | None:
+def _windows_text(value: object) -> bytes | None:
     words = _prose(_decoded(bytes(value), "utf-16-le"), MAX_TEXT) if isinstance(value, (bytes, tuple)) else None
     return None if words is None else (words + "\0").encode("utf-16-le")
 
@@ -211,6 +211,6 @@ def kept_exif(notes: PIL.Image.Exif, size: tuple[int, int]) -> bytes | None:
     return block if len(block) <= MAX_EXIF else None
 
 
-def _plausible(tags: Mapping[int, Any], checks: Mapping[int, Check]) -> dict[int, Any]:
+def _plausible(tags: Mapping[int, object], checks: Mapping[int, Check]) -> dict[int, object]:
     values = {tag: checks[tag](tags[tag]) for tag in tags if tag in checks}
     return {tag: value for tag, value in values.items() if value is not None}

@@ -116,7 +116,7 @@ def file_bytes(path: Path) -> bytes:
     Raises:
         OSError, PhotoFileError: if it cannot be read.
     """
-    # `read_photo` raises the error for a path that is not a file.
+    # `read_photo` raises the error for paths that are not files or cannot be opened.
     if not is_regular(path):
         read_photo(path)
     return path.read_bytes()
@@ -124,7 +124,7 @@ def file_bytes(path: Path) -> bytes:
 
 def _open_file(path: Path) -> BinaryIO:
     try:
-        # Checked before opening, because opening a pipe blocks until another process writes to it.
+        # Checked before opening, because opening a pipe blocks.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise PhotoFileError("It is not a file: name a photo.")
@@ -138,7 +138,7 @@ def _open_file(path: Path) -> BinaryIO:
         ) from error
 
 
-def _in_memory(source: Any) -> BinaryIO:
+def _in_memory(source: object) -> BinaryIO:
     """Copy an open file into memory: decoders need seek, uploads may lack it."""
     data = source.read() if hasattr(source, "read") else None
     if not isinstance(data, bytes):

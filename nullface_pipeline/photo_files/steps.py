@@ -63,7 +63,7 @@ def process_photo(anonymize: Anonymize, name: str, read: DecodedPhoto | PhotoFil
         result = anonymize(read.file, name)
     except PhotoRefusedError as error:
         return ProcessedPhoto("refused", str(error), not_hidden=isinstance(error, FaceNotHiddenError))
-    # A library may raise any error for one photo; the others are still processed.
+    # An error of a library in one photo must not stop the others.
     except Exception as error:
         if is_broken_device(error):
             raise

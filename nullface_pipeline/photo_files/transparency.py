@@ -21,7 +21,7 @@ MAX_HALF_TRANSPARENT = 0.1
 # Levels this near to clear and opaque look like them; a picture in them would be seen by whoever stretches them.
 NEARLY = 8
 
-# Side of the squares in which steps are counted, about the smallest dithered face that somebody could recognize, and
+# Side of the squares in which steps are counted, about the smallest dithered face that is recognizable, and
 # the share of neighbours that may differ in one: edges have a few in a hundred, dots of two pixels 0.37 and more.
 SQUARE, MAX_STEPS, STEP = 32, 0.33, 24
 

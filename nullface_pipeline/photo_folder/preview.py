@@ -1,11 +1,9 @@
 """Preview of a dry run: which faces are found in a photo.
 
-What is found is covered, so that a preview shows nobody whom the program knows of; whoever still is to be seen in it
-would be missed.
+Detected faces are covered. A face that is visible in a preview would be missed.
 """
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +14,7 @@ from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.photo_files import read_photo, write_picture
 from nullface_pipeline.photo_folder.planned_files import preview_path
+from nullface_pipeline.protocols import FaceAnalyser
 from nullface_pipeline.runs.jobs import PhotoJob
 
 
@@ -23,13 +22,13 @@ LONGEST_SIDE = 1280
 FRAME = (255, 196, 0)
 
 
-def write_preview(detector: Any, job: PhotoJob) -> tuple[list[DetectedFace], Path]:
+def write_preview(analyser: FaceAnalyser, job: PhotoJob) -> tuple[list[DetectedFace], Path]:
     """Look for the faces of one photo and write its preview beside where the result would be.
 
     The preview shows the photo, so it is readable only by users who can read that.
 
     Args:
-        detector (`insightface.app.FaceAnalysis`): detection and recognition.
+        analyser (`insightface.app.FaceAnalysis`): detection and recognition.
 
     Returns:
         The faces in photo pixels, and the preview's path.
@@ -39,7 +38,7 @@ def write_preview(detector: Any, job: PhotoJob) -> tuple[list[DetectedFace], Pat
         OSError: if the preview cannot be written.
     """
     pixels = np.asarray(read_photo(job.source).image)
-    faces = search_faces(detector, pixels)
+    faces = search_faces(analyser, pixels)
     path = preview_path(job.output)
     write_picture(draw_faces(pixels, faces), path, job.source)
     return faces, path

@@ -4,11 +4,12 @@ A result is encoded and hashed; what it is gets recorded; then it appears. So a 
 no result that the next one would not know.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import PIL.Image
 
-from nullface_pipeline.photo_files import PhotoFileError
+from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_files.reading import file_bytes
 from nullface_pipeline.photo_files.steps import (
     Anonymize,
@@ -19,10 +20,14 @@ from nullface_pipeline.photo_files.steps import (
     process_photo,
 )
 from nullface_pipeline.runs.atomic_files import write_whole
-from nullface_pipeline.runs.digests import ResultHashes
+from nullface_pipeline.runs.digests import ResultHashes, digest, file_digest
 from nullface_pipeline.runs.jobs import PhotoJob, overlapped
 from nullface_pipeline.runs.paths import identity
 from nullface_pipeline.runs.report import PhotoOutcome
+
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def anonymize_photos(
@@ -87,3 +92,21 @@ def _write_result(
         before_writing(hashes)
     write_whole(job.output, data, job.source)
     return hashes
+
+
+def album_digest(options: str, jobs: Iterable[PhotoJob]) -> str:
+    """Digest of everything that the results of an album depend on: options and photos."""
+    return digest("".join([options, *sorted(file_digest(job.source) or "" for job in jobs)]).encode())
+
+
+def read_album(jobs: Iterable[PhotoJob]) -> "Iterator[np.ndarray]":
+    """Yield the pixels of each readable photo: (H, W, 3) uint8 RGB, upright. The others are refused
+    later."""
+    from nullface_pipeline.photo import read_pixels
+
+    for job in jobs:
+        try:
+            pixels, _ = read_pixels(read_photo(job.source).image)
+        except (PhotoFileError, OSError, ValueError, MemoryError):
+            continue
+        yield pixels

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nullface_pipeline import __version__
 from nullface_pipeline.runs.paths import is_regular
@@ -26,7 +25,7 @@ class ResultHashes:
     result: str
 
 
-def options_digest(options: Mapping[str, Any]) -> str:
+def options_digest(options: Mapping[str, object]) -> str:
     """Digest of everything that a result depends on, including the version of this program.
 
     The seed must not be among them: it is a secret, often a short one, and a published hash would let others guess it.
@@ -43,7 +42,7 @@ def digest(data: bytes) -> str:
 def file_digest(path: Path) -> str | None:
     """SHA-256 of a file in hexadecimal; None if it is not a regular file or cannot be read."""
     try:
-        # Checked before opening, because opening a pipe blocks until another process writes to it.
+        # Checked before opening, because opening a pipe blocks.
         if not is_regular(path):
             return None
         with path.open("rb") as file:

@@ -58,10 +58,10 @@ def check_written(written: Iterable[WrittenFile], read: Iterable[Path | int]) ->
 def _check_place(file: WrittenFile) -> None:
     """Check that no folder has this path, and that the parent folder exists or can be created."""
     if file.path.exists() and not file.path.is_file():
-        raise ValueError(f"{file.path} is no file, but {file.what} would be written there: {file.remedy}.")
+        raise ValueError(f"{file.path} is not a file, but {file.what} would be written there: {file.remedy}.")
     folder = next(folder for folder in file.path.absolute().parents if os.path.lexists(folder))
     if not folder.is_dir():
-        raise ValueError(f"{folder} exists and is no folder, but {file.what} would be in it: {file.remedy}.")
+        raise ValueError(f"{folder} is not a folder, but {file.what} would be in it: {file.remedy}.")
 
 
 def _keys(path: Path | int) -> set[Hashable]:

@@ -1,11 +1,10 @@
 """Report of a run, one line of JSON per photo."""
 
 import json
-import math
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from nullface_pipeline.photo_records import FaceRecord
 from nullface_pipeline.runs.atomic_files import restrict_mode
@@ -69,14 +68,12 @@ def read_report(path: Path) -> dict[Path, PhotoOutcome]:
     recorded: dict[Path, PhotoOutcome] = {}
     lines, rest = _whole_lines(path)
     if rest and not rest.startswith(_LINE_START[: len(rest)]):
-        raise ValueError(f"{path} is no report; name another file for this one.")
+        raise ValueError(f"{path} is not a report. Name another file.")
     for number, line in enumerate(lines, start=1):
         try:
             outcome = _from_record(json.loads(line))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"Line {number} of {path} is none of a report; name another file for this one."
-            ) from error
+            raise ValueError(f"Line {number} of {path} is not a valid report line. Name another file.") from error
         if outcome.status == "refused":
             recorded = {output: other for output, other in recorded.items() if other.job.source != outcome.job.source}
         else:
@@ -89,7 +86,7 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _from_record(record: dict[str, Any]) -> PhotoOutcome:
+def _from_record(record: dict[str, object]) -> PhotoOutcome:
     """Parse and check a line of a report."""
     output = Path() if record["output"] is None else _path(record["output"])
     job = PhotoJob(_path(record["source"]), output)
@@ -100,17 +97,19 @@ def _from_record(record: dict[str, Any]) -> PhotoOutcome:
     return PhotoOutcome(job, status, reason, faces, hashes=_hashes(record))
 
 
-def _hashes(record: dict[str, Any]) -> ResultHashes | None:
+def _hashes(record: dict[str, object]) -> ResultHashes | None:
     """Hashes in a line; None for refused photos."""
     values = [record.get(f"{name}_sha256") for name in ("original", "options", "result")]
     if all(value is None for value in values):
         return None
     if not all(isinstance(value, str) for value in values):
-        raise ValueError("A hash is none.")
+        raise ValueError("A hash is not text.")
     return ResultHashes(*map(str, values))
 
 
-def _face(face: dict[str, Any]) -> FaceRecord:
+def _face(face: object) -> FaceRecord:
+    if not isinstance(face, dict):
+        raise TypeError("Not a face.")
     x0, y0, x1, y1 = (_number(value) for value in _list(face["box"]))
     similarity = None if face["similarity"] is None else _number(face["similarity"])
     attempts, method = face["attempts"], face["method"]
@@ -119,26 +118,19 @@ def _face(face: dict[str, Any]) -> FaceRecord:
     return FaceRecord((x0, y0, x1, y1), _number(face["score"]), similarity, attempts, method)
 
 
-def _number(value: Any) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value := _as_float(value)):
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise ValueError("Not a finite number.")
-    return value
+    return float(value)
 
 
-def _as_float(value: int | float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _list(value: Any) -> list[Any]:
+def _list(value: object) -> list[object]:
     if not isinstance(value, list):
         raise TypeError("Not a list.")
     return value
 
 
-def _path(value: Any) -> Path:
+def _path(value: object) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("Not a path.")
     # What no file system could have named.

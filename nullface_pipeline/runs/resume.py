@@ -1,8 +1,7 @@
 """Resume: which results of previous runs are finished, and which files may be replaced.
 
-A file under the name of a result is believed to be one only if a record says so of these very bytes. It is finished
-only if the record also says that it was made from the present photo with the same options. Other files with a record
-are made again, and files without one are refused.
+A file counts as a result only if the record has its hash. It is finished only if the record also has the hashes of
+the present photo and options. Any other result is made again, and an unknown file is refused.
 """
 
 import os
@@ -56,7 +55,7 @@ def split_jobs(
     Args:
         options (`str`): of this run, by `options_digest`.
         resume (`bool`): whether finished photos are left out.
-        overwrite (`bool`): whether files without a record are replaced.
+        overwrite (`bool`): whether to replace files that are in no record.
     """
     split = SplitJobs()
     there = [job for job in jobs if os.path.lexists(job.output)]
@@ -71,7 +70,7 @@ def split_jobs(
         if result is not None and result in unread:
             outcome, reason = None, "is an original, not a result"
         elif result is None or not previous.knows(job, result):
-            outcome, reason = None, "is there already, and no record says that a run made it"
+            outcome, reason = None, "already exists, and no record says that a run wrote it"
         else:
             reason = ""
         if reason and not overwrite:
@@ -83,7 +82,7 @@ def split_jobs(
     return split
 
 
-_REMEDY = "look at it, then move it away, or give --overwrite to replace it by the result."
+_REMEDY = "move it away, or pass --overwrite to replace it."
 
 
 def _finished(job: PhotoJob, hashes: ResultHashes, previous: PreviousRun) -> PhotoOutcome | None:

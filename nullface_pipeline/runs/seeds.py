@@ -15,7 +15,7 @@ def photo_seed(seed: int, name: str) -> int:
     Two of 100 million photos share one with a probability of about one in a thousand.
 
     Args:
-        seed (`int`): the run's, 0 to 2**63 - 1. Without it nobody can tell the photo's.
+        seed (`int`): the run's, 0 to 2**63 - 1. The photo's seed cannot be derived without it.
         name (`str`): what tells the photo from all others: its path in the output folder, or its row.
     """
     return keyed_number(seed, os.fsencode(name)) >> (64 - SEED_BITS)

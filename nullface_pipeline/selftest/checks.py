@@ -1,7 +1,7 @@
 """Checks of the model parts: measurements on a few faces, and their expected range.
 
 What is expected of nullface-tiny was measured. What is expected of the published weights follows from what they are
-(an autoencoder reconstructs, strangers are unlike) with much room; nobody has run them here.
+(an autoencoder reconstructs, different people are dissimilar) with a wide margin; they were not run here.
 """
 
 from collections.abc import Iterator
@@ -130,9 +130,9 @@ def check_denoiser(
     embeddings = torch.from_numpy(np.stack([embedding(pipe.face_analyser, person) for person in people]))
     errors = {
         name: noise_error(pipe, people, identities)
-        for name, identities in (("nobody", 0.0 * embeddings), ("own", embeddings), ("opposite", -embeddings))
+        for name, identities in (("null", 0.0 * embeddings), ("own", embeddings), ("opposite", -embeddings))
     }
-    yield at_most("denoiser", "error of the predicted noise", errors["nobody"], expected.noise_error, ".3f")
+    yield at_most("denoiser", "error of the predicted noise", errors["null"], expected.noise_error, ".3f")
     yield Finding(
         "adapter", "LoRA half", "loaded" if has_face_lora(pipe.unet) else "missing", has_face_lora(pipe.unet)
     )

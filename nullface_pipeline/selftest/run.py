@@ -5,12 +5,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import PIL.Image
 import torch
 
 from nullface_pipeline.model_sets import load_model_set
+from nullface_pipeline.photo_records import AnonymizedPhoto
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.selftest import checks
@@ -107,7 +107,7 @@ def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, resu
     result.peak_bytes = peak_memory()
 
 
-def anonymize(pipe: StableDiffusionNullFacePipeline, name: str, result: Selftest) -> Any:
+def anonymize(pipe: StableDiffusionNullFacePipeline, name: str, result: Selftest) -> AnonymizedPhoto:
     """Anonymize the astronaut with the preset "standard", and store the time."""
     started = time.perf_counter()
     photo = pipe.anonymize(PIL.Image.fromarray(astronaut()), seed=0)

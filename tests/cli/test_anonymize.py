@@ -215,11 +215,11 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, arguments, message):
     [
         (["-o", "photo.png"], "over the original"),
         (["-o", "out", "--report", "photo.png"], "over the original"),
-        (["-o", "out", "--report", "notes.txt"], "none of a report"),
+        (["-o", "out", "--report", "notes.txt"], "not a valid report line"),
         (["-o", "out", "--report", "out/photo.png"], "over the result"),
         (["-o", "out", "--contact-sheet", "photo.png"], "over the original"),
         (["-o", "out", "--contact-sheet", "notes.png"], "no record says"),
-        (["-o", "out", "--report", "."], "is no file"),
+        (["-o", "out", "--report", "."], "is not a file"),
         (["-o", "old"], "previews of a dry run"),
         (["-o", "results", "--dry-run"], "more than previews"),
         (["-o", ""], "--output"),

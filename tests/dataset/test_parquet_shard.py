@@ -78,7 +78,7 @@ def test_bare_bytes_stay_bare_bytes(tmp_path, monkeypatch):
     result = pq.read_table(tmp_path / "out" / "a.parquet")
     assert result.schema.field("photo").type == pa.large_binary() and outcome.refused == 1
     assert PIL.Image.open(io.BytesIO(result["photo"][0].as_py())).size == (32, 24)
-    assert result["refused"][1].as_py() == "The row holds no picture; one that lies elsewhere is not fetched."
+    assert result["refused"][1].as_py() == "The row holds no picture. Pictures behind a path or URL are not fetched."
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_previews_are_compared_too(photos, tmp_path):
 
 def test_what_is_in_the_way_is_said_first(jobs, tmp_path):
     (tmp_path / "file").write_text("")
-    for path, message in ((tmp_path, "is no file"), (tmp_path / "file" / "r.jsonl", "is no folder")):
+    for path, message in ((tmp_path, "is not a file"), (tmp_path / "file" / "r.jsonl", "is not a folder")):
         with pytest.raises(ValueError, match=message):
             check(jobs, tmp_path, report=path)
 
