@@ -1,6 +1,7 @@
 """NullFace: training-free, localized face anonymization as a diffusers pipeline.
 
-Importing the package imports neither torch nor diffusers; they are loaded when the pipeline is first used.
+Importing the package imports neither torch nor diffusers; they are loaded when the pipeline is
+first used.
 """
 
 import importlib

@@ -1,6 +1,6 @@
-"""Who is who across the photos of an album, or across videos, so that a person gets one new face in all of them.
+"""Groups of faces of one person across an album or videos, so that each person gets one new face.
 
-That makes a person's photos recognizable as one person's: a pseudonym, for whoever asks for it.
+A person's photos can then be recognized as one person's: the new face is a pseudonym.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,11 +15,11 @@ from nullface_pipeline.photo_records import PhotoRefusedError
 from nullface_pipeline.protocols import FaceAnalyser
 
 
-# How much more alike than what is taken for the same person two groups of faces have to be to be one person's: to give
-# one person two faces is a blemish, to give two people one face mixes them up.
+# Added to the similarity of one person before two groups are joined. Two faces for one person are a
+# blemish; one face for two people mixes them up.
 JOIN_MARGIN = 0.05
 
-# Farther than any two embeddings, also on the average over as many pairs as there can be.
+# Larger than any cosine distance, also in an average over very many pairs.
 _NEVER = 1e12
 
 
@@ -28,7 +28,7 @@ def find_people(analyser: FaceAnalyser, photos: Iterable[np.ndarray]) -> np.ndar
 
     Args:
         analyser: InsightFace's `FaceAnalysis`, the one that anonymizes.
-        photos (`Iterable[np.ndarray]`): (H, W, 3) uint8 RGB, upright; one at a time is held.
+        photos (`Iterable[np.ndarray]`): (H, W, 3) uint8 RGB, upright, read one at a time.
 
     Returns:
         `np.ndarray`: (P, 512) float32, unit norm, one a person.
@@ -38,7 +38,7 @@ def find_people(analyser: FaceAnalyser, photos: Iterable[np.ndarray]) -> np.ndar
     for number, photo in enumerate(photos):
         try:
             faces = search_faces(analyser, photo)
-        # It will be refused when it is its turn.
+        # It is refused later, when it is anonymized.
         except PhotoRefusedError:
             continue
         embeddings += [face.embedding for face in faces]
@@ -52,9 +52,9 @@ def group_people(embeddings: Sequence[np.ndarray], apart: np.ndarray, same_perso
 
     Args:
         embeddings (`Sequence[np.ndarray]`): N of (512,), unit norm.
-        apart (`np.ndarray`): (N, N) bool, symmetric: which two cannot be one person, being in one photo. The
-            diagonal does not matter.
-        same_person (`float`): similarity from which on two faces are taken for one person.
+        apart (`np.ndarray`): (N, N) bool, symmetric: pairs from one photo, who are different
+            people. The diagonal is ignored.
+        same_person (`float`): similarity from which on two faces count as one person's.
 
     Returns:
         `np.ndarray`: (N,) int, the same number for the same person.

@@ -1,9 +1,9 @@
-"""Colour profiles: what is written is made here from a few numbers, and holds no byte of the file's own profile.
+"""Colour profiles rebuilt from a few numbers, so that no byte of the original profile is written.
 
-A profile of three primaries and three curves, such as Adobe RGB, Display P3 or ProPhoto, is rebuilt: its primaries as
-numbers, its curves as a gamma or as one of the few that standards name. Whatever is more than that, tables above all,
-could hide a picture, or make one visible that lies unseen in nearly equal pixels; such photos are converted to sRGB
-before anybody looks for faces in them.
+A profile of three primaries and three curves, such as Adobe RGB, Display P3 or ProPhoto, is
+rebuilt: its primaries as numbers, its curves as a gamma or a standard's curve. Other profiles,
+above all those with tables, could hide an image, or make one visible that is hidden in nearly equal
+pixels. Photos with such a profile are converted to sRGB before faces are detected.
 """
 
 import contextlib
@@ -18,26 +18,27 @@ import PIL.ImageCms
 
 D50 = (0.9642, 1.0, 0.8249)
 
-# Curves that standards name, as the five numbers of ICC's parametric curve 3: (a x + b) ** g from d on, below c x.
+# Curves of standards, as the parameters of ICC's parametric curve 3: (a x + b) ** g from d on, else
+# c x.
 NAMED_CURVES = {
     "sRGB": (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045),
     "BT.709": (1 / 0.45, 1 / 1.099, 0.099 / 1.099, 1 / 4.5, 0.081),
     "L*": (3.0, 1 / 1.16, 0.16 / 1.16, 1 / 9.033, 0.08),
 }
-# Lower ones would show what detectors see as black, higher ones do not exist.
+# Lower ones would show what detectors see as black; higher ones are not in use.
 GAMMAS = (1.6, 3.0)
 
-# A level and a bit of 8 bits: the greatest distance of a curve from the one that it is written as.
+# Largest deviation of a curve from the one it is replaced by: a little more than one 8-bit level.
 MAX_DEVIATION = 0.005
 
-# Printers' profiles have a few megabytes.
+# Bytes. Printers' profiles have a few megabytes.
 MAX_PROFILE = 16_000_000
 
 _PARAMETERS = (1, 3, 4, 5, 7)
 
 
 def is_profile(data: Any, colour_space: bytes) -> bool:
-    """Whether `data` claims to be the ICC profile of such pixels: `b"RGB "`, `b"GRAY"` or `b"CMYK"`."""
+    """Whether `data` has the header of an ICC profile of `b"RGB "`, `b"GRAY"` or `b"CMYK"`."""
     return (
         isinstance(data, bytes)
         and 128 < len(data) <= MAX_PROFILE
@@ -47,14 +48,15 @@ def is_profile(data: Any, colour_space: bytes) -> bool:
 
 
 def rebuilt_profile(data: bytes, colour_space: bytes) -> bytes | None:
-    """A profile of the same meaning, made anew; `None` if its meaning is more than primaries and plain curves.
+    """Rebuild a profile from its numbers; `None` if it has more than primaries and plain curves.
 
     Args:
         data (`bytes`): an ICC profile, or anything.
         colour_space (`bytes`): `b"RGB "` or `b"GRAY"`.
 
     Returns:
-        `bytes`, *optional*: fewer than 1000, of version 4.3, with no text, date or name of the file's own.
+        `bytes`, *optional*: fewer than 1000, version 4.3, without the original's texts, dates and
+            names.
     """
     try:
         tags = _tags(data)
@@ -66,19 +68,19 @@ def rebuilt_profile(data: bytes, colour_space: bytes) -> bytes | None:
         primaries = _primaries(tags)
         curves = {name: _plain_curve(tags[name]) for name in (b"rTRC", b"gTRC", b"bTRC")}
         return _profile(colour_space, primaries | curves)
-    # Unusual values, tags that are missing, offsets to nowhere, curves that cannot be computed.
+    # Unusual values, missing tags, wrong offsets, curves that cannot be computed.
     except (ArithmeticError, LookupError, ValueError, struct.error):
         return None
 
 
 def converted_to_srgb(picture: PIL.Image.Image, profile: bytes) -> PIL.Image.Image | None:
-    """The "RGB", "L" or "CMYK" picture in sRGB, as "RGB"; `None` if LittleCMS cannot make sense of the profile."""
+    """Convert an "RGB", "L" or "CMYK" image to sRGB; `None` if LittleCMS rejects the profile."""
     with contextlib.suppress(PIL.ImageCms.PyCMSError):
         return PIL.ImageCms.profileToProfile(
             picture,
             io.BytesIO(profile),
             PIL.ImageCms.createProfile("sRGB"),
-            # As photo editors do: colours stay what they are, and black becomes black.
+            # As photo editors do: colours are kept, and black becomes black.
             renderingIntent=PIL.ImageCms.Intent.RELATIVE_COLORIMETRIC,
             flags=PIL.ImageCms.Flags.BLACKPOINTCOMPENSATION,
             outputMode="RGB",
@@ -89,11 +91,11 @@ def converted_to_srgb(picture: PIL.Image.Image, profile: bytes) -> PIL.Image.Ima
 def with_rebuilt_profile(
     picture: PIL.Image.Image, profile: Any, grey: bool = False
 ) -> tuple[PIL.Image.Image, bytes | None]:
-    """An "RGB" picture and the profile to write it with; `None` for sRGB, to which the picture may have been converted.
+    """Return an "RGB" image and the profile to write it with; `None` stands for sRGB.
 
     Args:
-        profile (`bytes`, *optional*): the picture's own ICC profile, or anything.
-        grey (`bool`): whether the picture is of one colour and so is its profile.
+        profile (`bytes`, *optional*): the image's ICC profile, or anything.
+        grey (`bool`): whether image and profile are greyscale.
     """
     colour_space = b"GRAY" if grey else b"RGB "
     if not is_profile(profile, colour_space):
@@ -103,7 +105,7 @@ def with_rebuilt_profile(
         return picture, rebuilt
     converted = converted_to_srgb(picture.convert("L") if grey else picture, profile)
     if converted is not None:
-        # LittleCMS's pictures carry the target profile along.
+        # LittleCMS attaches the target profile.
         converted.info = {}
     return picture if converted is None else converted, None
 
@@ -115,12 +117,12 @@ def _tags(data: bytes) -> dict[bytes, bytes]:
 
 
 def _primaries(tags: dict[bytes, bytes]) -> dict[bytes, bytes]:
-    """The three primaries as tags; ValueError if they do not add up to white, or no such colours exist."""
+    """The three primaries as tags; ValueError if they do not add up to white or are impossible."""
     names = b"rXYZ", b"gXYZ", b"bXYZ"
     if any(tags[name][:4] != b"XYZ " for name in names):
         raise ValueError("no primaries")
     values = np.array([struct.unpack_from(">3i", tags[name], 8) for name in names]) / 65536
-    # Large numbers that cancel out would amplify differences which nobody sees before.
+    # Large numbers that cancel out would amplify invisible differences.
     plausible = values.min() >= -0.2 and values.max() <= 1.2 and np.linalg.det(values) > 0.05
     if not plausible or np.abs(values.sum(axis=0) - D50).max() > 0.02:
         raise ValueError("implausible primaries")
@@ -128,7 +130,7 @@ def _primaries(tags: dict[bytes, bytes]) -> dict[bytes, bytes]:
 
 
 def _plain_curve(tag: bytes) -> bytes:
-    """A curve as the tag of the gamma or named curve that it is; ValueError if it is none."""
+    """Rewrite a curve as a gamma or a named curve; ValueError if it is neither."""
     levels = np.arange(256) / 255
     with np.errstate(all="ignore"):
         wanted = _evaluate(tag, levels)
@@ -149,7 +151,7 @@ def _plain_curve(tag: bytes) -> bytes:
 
 
 def _evaluate(tag: bytes, levels: np.ndarray) -> np.ndarray:
-    """What a "curv" or "para" tag makes of levels from 0 to 1."""
+    """Apply a "curv" or "para" tag to levels in [0, 1]."""
     if tag[:4] == b"curv":
         [count] = struct.unpack_from(">I", tag, 8)
         if count == 0:
@@ -162,7 +164,7 @@ def _evaluate(tag: bytes, levels: np.ndarray) -> np.ndarray:
         raise ValueError("not a curve")
     [kind] = struct.unpack_from(">H", tag, 8)
     numbers = [value / 65536 for value in struct.unpack_from(f">{_PARAMETERS[kind]}i", tag, 12)]
-    # Each kind in the numbers of the last one, which has them all.
+    # Every kind is a special case of the last one.
     g, *rest = numbers
     a, b = rest[:2] if kind else (1.0, 0.0)
     c, d, e, f = 0.0, 0.0, 0.0, 0.0
@@ -180,7 +182,7 @@ def _parametric(levels: np.ndarray, g: float, a: float, b: float, c: float, d: f
 
 
 def _as_seen(light: np.ndarray) -> np.ndarray:
-    """Light as sRGB encodes it, in which equal steps look equal."""
+    """Encode light as sRGB, which is perceptually even."""
     light = light.clip(0, 1)
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 

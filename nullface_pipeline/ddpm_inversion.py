@@ -1,22 +1,25 @@
 """Edit-friendly DDPM inversion and masked identity guidance, as pure functions on tensors.
 
-Equation and section numbers are those of the NullFace paper (arXiv 2503.08478). Its symbols and the names used here:
+Equation and section numbers are those of the NullFace paper (arXiv 2503.08478). Its symbols and the
+names used here:
 
 | paper | here | |
 | --- | --- | --- |
 | x_0, x_t | `latents`, `trajectory[i]` | clean latents, and latents with the noise of timestep t |
-| alpha-bar_t, alpha-bar_{t-1} | `alphas_cumprod`, `alphas_cumprod_prev` | signal share at a step and at the next, less noisy one |
+| alpha-bar_t | `alphas_cumprod` | signal share at a step |
+| alpha-bar_{t-1} | `alphas_cumprod_prev` | signal share at the next, less noisy step |
 | epsilon | `noise_pred` | the UNet's noise prediction |
-| z_t | `noise_maps[i]` | the noise that makes the sampler walk along the trajectory |
+| z_t | `noise_maps[i]` | noise with which the sampler follows the trajectory |
 | hat-x_0 | `clean` | the clean latents that a noise prediction implies |
 | mu_t, sigma_t, eta | `posterior_mean`, `posterior_std`, `eta` | |
 | lambda_cfg, M | `guidance_scale`, `mask` | |
 
-Everything here is float32, whatever dtype the UNet runs in: sigma_t of the last steps is far below half precision's
-resolution and the noise maps are divided by it. `S` is the number of kept steps, `B` the batch, `(C, h, w)` a latent.
+All tensors are float32, in whatever dtype the UNet runs: noise maps are divided by sigma_t, which
+is below the resolution of half precision at the last steps. `S` is the number of kept steps, `B`
+the batch size, `(C, h, w)` the shape of one latent.
 
-Few steps are the same equations on other timesteps. `solver_order` 2 is SDE-DPM-Solver++ 2M (arXiv 2211.01095): it puts in
-the place of hat-x_0 what follows from it and from the one of the step before. Order 1 is DDPM.
+Few-step sampling uses the same equations with other timesteps. `solver_order` 1 is DDPM; 2 is
+SDE-DPM-Solver++ 2M (arXiv 2211.01095), which extrapolates hat-x_0 from the last two steps.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -30,18 +33,18 @@ from diffusers.utils.torch_utils import randn_tensor
 from .protocols import Config, Settings
 
 
-# The schedule of the paper, whose fractions give `skip` and `mask_start` their meaning where timesteps are given.
+# T of the paper. With explicit timesteps, `skip` and `mask_start` are fractions of it.
 FULL_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class InversionSettings:
-    """How images are inverted, and so how they are denoised again.
+    """Settings of an inversion, which its denoising shares.
 
     Attributes:
         num_inference_steps (`int` or `None`): T; None where timesteps are given.
         skip (`float` or `None`): T_skip / T in [0, 1); None where timesteps are given.
-        timesteps (`tuple[int, ...]` or `None`): the steps to keep, from noisy to clean, if they are chosen one by one.
+        timesteps (`tuple[int, ...]` or `None`): explicit timesteps, from noisy to clean.
         solver_order (`int`): 1 or 2.
         eta (`float`): share of noise in a step, in (0, 1].
         ip_adapter_scale (`float`): weight of the identity tokens.
@@ -77,7 +80,7 @@ class InversionSettings:
 
 
 def given_settings(timesteps: Sequence[int] | None, strength: float | None, **settings: object) -> Settings:
-    """Those settings of an inversion that are not None, by name.
+    """The settings of an inversion that are not None, by name.
 
     Args:
         strength (`float`, *optional*): 1 - `skip`, as diffusers' image-to-image pipelines call it.
@@ -111,10 +114,11 @@ class NoiseSchedule:
 
     @classmethod
     def from_scheduler_config(cls, config: Config, num_inference_steps: int) -> "NoiseSchedule":
-        """The DDIM-type schedule of a Stable Diffusion scheduler, whichever sampler the repository ships.
+        """DDIM-type schedule of Stable Diffusion, whichever sampler the repository ships.
 
-        The overrides are Stable Diffusion's own values, spelled out because other samplers' configs lack them. With
-        `set_alpha_to_one` the last step would have no variance, and its noise map no solution.
+        The overrides are Stable Diffusion's own values, spelled out because other samplers' configs
+        lack them. With `set_alpha_to_one` the last step would have no variance, and its noise map
+        no solution.
         """
         scheduler = DDIMScheduler.from_config(
             config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading"
@@ -124,7 +128,7 @@ class NoiseSchedule:
 
     @classmethod
     def from_timesteps(cls, config: Config, timesteps: Sequence[int]) -> "NoiseSchedule":
-        """Any descending timesteps of the same noise schedule; the last one leads to alpha-bar_0."""
+        """Descending timesteps of the same noise schedule; the last one leads to alpha-bar_0."""
         scheduler = DDIMScheduler.from_config(config, set_alpha_to_one=False)
         alphas_cumprod = scheduler.alphas_cumprod[list(timesteps)]
         alphas_cumprod_prev = torch.cat([alphas_cumprod[1:], scheduler.final_alpha_cumprod.view(1)])
@@ -134,9 +138,10 @@ class NoiseSchedule:
         return len(self.timesteps)
 
     def extrapolation(self) -> torch.Tensor:
-        """Weights of order 2, (S,) float32: (1 - e^{-2h}) h / (2 h_former), h being a step of log(alpha / sigma).
+        """Weights of order 2, (S,) float32: (1 - e^{-2h}) h / (2 h_former).
 
-        The first weight is 0: there is no step before it.
+        h is a step of log(alpha / sigma), h_former the one before it. The first weight is 0: there
+        is no step before it.
         """
         log_snr, log_snr_prev = (
             0.5 * torch.log(alphas / (1.0 - alphas)) for alphas in (self.alphas_cumprod, self.alphas_cumprod_prev)
@@ -163,14 +168,15 @@ class NoiseSchedule:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DDPMInversion:
-    """Result of `invert`: everything that `denoise` needs, for any number of edits. Nothing changes it.
+    """Result of `invert`, immutable: all that `denoise` needs, for any number of edits.
 
     Attributes:
         latents (`torch.Tensor`): (B, C, h, w) float32, the images at the first kept timestep.
         noise_maps (`torch.Tensor`): (S, B, C, h, w) float32, z_t of each kept step.
-        noise_pred (`torch.Tensor`): (B, C, h, w) float32, the unconditional prediction at `latents`.
+        noise_pred (`torch.Tensor`): (B, C, h, w) float32, the unconditional prediction at
+            `latents`.
         schedule (`NoiseSchedule`): the kept steps.
-        settings (`InversionSettings`): what it was made with.
+        settings (`InversionSettings`): the settings of `invert`.
     """
 
     latents: torch.Tensor
@@ -180,7 +186,7 @@ class DDPMInversion:
     settings: InversionSettings
 
     def select(self, images: Sequence[int]) -> "DDPMInversion":
-        """The inversion of some of the images, by number."""
+        """The inversion of some of the images, by index."""
         rows = list(images)
         return replace(
             self,
@@ -192,13 +198,12 @@ class DDPMInversion:
     def with_fresh_noise(
         self, share: float, mask: torch.Tensor, generator: list[torch.Generator] | None = None
     ) -> "DDPMInversion":
-        """The same inversion with new noise in the place of some of that which holds the photo.
+        """Replace noise maps, which hold the photo's detail, by new noise inside a mask.
 
-        Within the mask z_t becomes sqrt(1 - share^2) z_t + share n with n of a normal distribution, except for the last
-        one, which is zero.
+        z_t becomes sqrt(1 - share^2) z_t + share n with n ~ N(0, 1). The last noise map stays zero.
 
         Args:
-            share (`float`): in [0, 1]; 1 leaves of the photo what `latents` hold.
+            share (`float`): in [0, 1]; with 1 only `latents` depend on the photo.
             mask (`torch.Tensor`): (B, 1, h, w) in [0, 1].
             generator (`list[torch.Generator]`, *optional*): one an image.
         """
@@ -221,15 +226,16 @@ class DDPMInversion:
 
 @dataclass(frozen=True, eq=False)
 class DenoisingState:
-    """What a step of `denoise` leaves for the next one.
+    """State after a step of `denoise`.
 
     Attributes:
         step (`int`): index of the step, from 0.
         timestep (`torch.Tensor`): (), int64.
-        latents, noise_pred (`torch.Tensor`): (B, C, h, w) float32, after the step, and the guided prediction it used.
-        identity_embeds (`torch.Tensor`): (B, D), of the next step.
-        guidance_scale (`float`): of the next step.
-        interrupt (`bool`): whether to stop here.
+        latents (`torch.Tensor`): (B, C, h, w) float32, after the step.
+        noise_pred (`torch.Tensor`): (B, C, h, w) float32, the guided prediction of the step.
+        identity_embeds (`torch.Tensor`): (B, D), for the next step.
+        guidance_scale (`float`): for the next step.
+        interrupt (`bool`): whether to stop.
     """
 
     step: int
@@ -242,13 +248,13 @@ class DenoisingState:
 
 
 class Denoiser(Protocol):
-    """A UNet with its text and other conditions: everything but latents, timesteps and identities is fixed."""
+    """A UNet with fixed text and other conditions, as a function of the three tensors below."""
 
     def __call__(self, latents: torch.Tensor, timesteps: torch.Tensor, identity_embeds: torch.Tensor) -> torch.Tensor:
-        """Predict the noise in (N, C, h, w) latents at one timestep or (N,), with (N, D) identity embeddings.
+        """Predict the noise in (N, C, h, w) latents at one timestep or (N,), for (N, D) identities.
 
-        The null embedding, zeros, gives the unconditional prediction. In `denoise` N is B, all conditional, or 2 B with
-        the unconditional half first.
+        A zero embedding gives the unconditional prediction. In `denoise`, N is B, all conditional,
+        or 2 B with the unconditional half first.
 
         Returns:
             `torch.Tensor`: (N, C, h, w) float32.
@@ -295,7 +301,7 @@ def invert(
 def predict_pair(
     denoiser: Denoiser, latents: torch.Tensor, timestep: torch.Tensor, identity_embeds: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The unconditional and the identity-conditioned prediction, (B, C, h, w) each, as one batch."""
+    """Unconditional and identity-conditioned prediction, (B, C, h, w) each, as one batch."""
     pair = torch.cat([torch.zeros_like(identity_embeds), identity_embeds])
     noise_pred_uncond, noise_pred_identity = denoiser(torch.cat([latents] * 2), timestep, pair).chunk(2)
     return noise_pred_uncond, noise_pred_identity
@@ -307,19 +313,20 @@ def denoise(
     identity_embeds: torch.Tensor,
     guidance_scale: float,
     mask: torch.Tensor | None = None,
-    first_masked: int = 0,
+    mask_timestep: int = 0,
     on_step: Callable[[DenoisingState], DenoisingState] | None = None,
 ) -> torch.Tensor:
-    """Denoise an inversion towards (B, D) identities (Eq. 1, 3 and 4); returns x_0, (B, C, h, w) float32.
+    """Denoise an inversion towards (B, D) identities (Eq. 1, 3, 4); returns x_0, (B, C, h, w).
 
     Args:
         mask (`torch.Tensor`, *optional*): (B, 1, h, w) in [0, 1], 1 where the image may change.
-        first_masked (`int`): timestep from which on the mask is applied.
-        on_step: is called after each step, and returns the state that the next one starts from.
+        mask_timestep (`int`): first timestep at which the mask is applied; earlier, noisier ones
+            are not masked.
+        on_step: called after each step; returns the state that the next step starts from.
     """
     schedule, settings = inversion.schedule, inversion.settings
     latents, noise_pred_uncond, previous_clean = inversion.latents, inversion.noise_pred, None
-    masks = [mask if t <= first_masked else None for t in schedule.timesteps.tolist()]
+    masks = [mask if t <= mask_timestep else None for t in schedule.timesteps.tolist()]
     extrapolation = schedule.extrapolation()
     for i, t in enumerate(schedule.timesteps):
         if i == 0:  # the inversion holds the unconditional prediction
@@ -352,17 +359,17 @@ def spaced_timestep(num_inference_steps: int, num_train_timesteps: int, step: in
 
 
 def few_step_timesteps(num_steps: int = 7, skip: float = 0.7) -> list[int]:
-    """Few timesteps for the work of many: from where the paper's T = 100 would start down to 1, evenly spaced.
+    """Evenly spaced timesteps for few-step sampling, from where T = 100 would start down to 1.
 
-    Where they start decides how far the result may go from the photo, and the last noise map is zeroed, which costs the
-    less of the picture the less noise is left at the last step.
+    The first one decides how much of the photo may change. The last one is 1 because the last noise
+    map is zeroed, which loses less of the image the less noise is left.
 
     Args:
         num_steps (`int`): S, at least 2; the UNet is evaluated 3 S - 1 times.
         skip (`float`): T_skip / T in [0, 1).
 
     Raises:
-        ValueError: if there are not as many timesteps.
+        ValueError: if there are fewer timesteps than `num_steps`.
     """
     start = spaced_timestep(FULL_STEPS, 1000, whole_steps(FULL_STEPS, skip))
     if not 2 <= num_steps <= start:
@@ -376,7 +383,7 @@ PREVIEW_TIMESTEPS = tuple(few_step_timesteps(3))
 
 
 def first_masked_timestep(mask_start: float, num_inference_steps: int | None, num_train_timesteps: int) -> int:
-    """The timestep from which on the mask is applied: that of a fraction of T, or of the paper's T where T is None.
+    """Timestep from which on the mask is applied: a fraction of T, or of 100 where T is None.
 
     With T = 100 and 0.8 it is 191. For a `mask_start` of 1 it lies below every timestep.
     """
@@ -394,7 +401,8 @@ def sample_trajectory(
     The noise is drawn for the cleanest step first, as the published code does.
 
     Returns:
-        `torch.Tensor`: (S + 1, B, C, h, w) float32; entry i belongs to `schedule.timesteps[i]`, the last is `latents`.
+        `torch.Tensor`: (S + 1, B, C, h, w) float32; entry i belongs to `schedule.timesteps[i]`, the
+            last is `latents`.
     """
     latents = latents.float()
     noise = [
@@ -407,7 +415,7 @@ def sample_trajectory(
 
 
 def predict_clean(latents: torch.Tensor, noise_pred: torch.Tensor, alphas_cumprod: torch.Tensor) -> torch.Tensor:
-    """hat-x_0, what `latents` would be without the predicted noise. The alphas broadcast, here and below."""
+    """hat-x_0, the clean latents that a noise prediction implies. The alphas broadcast."""
     return (latents - (1.0 - alphas_cumprod).sqrt() * noise_pred) / alphas_cumprod.sqrt()
 
 
@@ -427,7 +435,7 @@ def posterior_mean(
     alphas_cumprod_prev: torch.Tensor,
     eta: float,
 ) -> torch.Tensor:
-    """mu_t of Eq. 1: where the sampler goes before noise is added, with `clean` from `predict_clean`."""
+    """mu_t of Eq. 1, the mean of the next latents, with `clean` from `predict_clean`."""
     variance = _variance(alphas_cumprod, alphas_cumprod_prev)
     direction = (1.0 - alphas_cumprod_prev - eta * variance).sqrt() * noise_pred
     return alphas_cumprod_prev.sqrt() * clean + direction
@@ -436,8 +444,8 @@ def posterior_mean(
 def posterior_std(alphas_cumprod: torch.Tensor, alphas_cumprod_prev: torch.Tensor, eta: float) -> torch.Tensor:
     """sigma_t of Eq. 1, of the alphas' shape.
 
-    For `eta` < 1 this follows the published code, where `eta` multiplies the variance in the mean and the standard
-    deviation here. DDIM's formula has `eta` squared in the mean.
+    For `eta` < 1 this follows the published code, where `eta` multiplies the variance in the mean
+    and the standard deviation here. DDIM's formula has `eta` squared in the mean.
     """
     return eta * _variance(alphas_cumprod, alphas_cumprod_prev).sqrt()
 
@@ -445,11 +453,12 @@ def posterior_std(alphas_cumprod: torch.Tensor, alphas_cumprod_prev: torch.Tenso
 def solve_noise_maps(
     trajectory: torch.Tensor, noise_preds: torch.Tensor, schedule: NoiseSchedule, eta: float, solver_order: int = 1
 ) -> torch.Tensor:
-    """z_t of Eq. 1 for all steps at once: what the sampler must add to reach the next point of the trajectory.
+    """z_t of Eq. 1 for all steps at once: the noise that leads to the next trajectory point.
 
     Args:
         trajectory (`torch.Tensor`): (S + 1, B, C, h, w) float32, from `sample_trajectory`.
-        noise_preds (`torch.Tensor`): (S, B, C, h, w), unconditional predictions at the first S points.
+        noise_preds (`torch.Tensor`): (S, B, C, h, w), unconditional predictions at the first S
+            points.
 
     Returns:
         `torch.Tensor`: (S, B, C, h, w) float32. The last map is zero, as in the published code.

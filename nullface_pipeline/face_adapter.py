@@ -1,7 +1,8 @@
-"""The FaceID adapter inside the UNet: is it there, how strongly does it act, and one identity for each sample.
+"""The FaceID adapter in the UNet: loading, checks, scale, and one identity for each sample.
 
-FaceID attends to identity tokens beside the text tokens (decoupled cross-attention, Eq. 2) and has a second half, a LoRA
-on every attention layer. Loading both is diffusers' work (`load_ip_adapter`); what diffusers leaves to chance is here.
+FaceID attends to identity tokens beside the text tokens (decoupled cross-attention, Eq. 2) and has
+a second half, a LoRA on every attention layer. Loading both is diffusers' work (`load_ip_adapter`);
+what diffusers leaves to chance is here.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,9 +49,10 @@ IP_ADAPTER_PROCESSORS = (IPAdapterAttnProcessor, IPAdapterAttnProcessor2_0, IPAd
 
 
 class FaceAdapterMixin:
-    """Loading of the FaceID adapter and the face models, for a pipeline with a UNet and diffusers' own loading mixins.
+    """Mixin that loads the FaceID adapter and the face models, beside diffusers' loading mixins.
 
-    It comes before those among a pipeline's bases, because it refines `load_lora_weights` and `save_pretrained`.
+    It must precede them among a pipeline's bases, because it extends `load_lora_weights` and
+    `save_pretrained`.
     """
 
     unet: UNet2DConditionModel
@@ -73,24 +75,24 @@ class FaceAdapterMixin:
         **kwargs,
     ):
         r"""
-        Load IP-Adapter FaceID, both its attention and its LoRA half. LoRA adapters that are active stay active.
+        Load IP-Adapter FaceID, both its attention and its LoRA half. LoRA adapters that are active
+        stay active.
 
         Args:
             pretrained_model_name_or_path_or_dict (`str`, `Path` or `dict`, *optional*, defaults to
-                `"h94/IP-Adapter-FaceID"`):
-                A Hub repository, a folder, a weight file, or a state dict with the keys `image_proj` and
-                `ip_adapter`.
+                `"h94/IP-Adapter-FaceID"`): A Hub repository, a folder, a weight file, or a state
+                dict with the keys `image_proj` and `ip_adapter`.
             weight_name (`str`, *optional*):
-                Name of the weight file in the repository or folder; by default `ip-adapter-faceid_sd15.bin`, or what
-                is published for the model at hand.
+                Name of the weight file in the repository or folder; by default the file published
+                for the model, such as `ip-adapter-faceid_sd15.bin`.
             subfolder (`str`, *optional*):
                 Folder of the weight file within the repository.
-            kwargs:
-                Passed on to [`~loaders.IPAdapterMixin.load_ip_adapter`], for example `local_files_only` or `token`.
+            kwargs: Passed on to [`~loaders.IPAdapterMixin.load_ip_adapter`], for example
+                `local_files_only` or `token`.
 
         Raises:
-            RuntimeError: if `peft` is missing; FaceID without its LoRA half is not the method.
-            ValueError: if it is another kind of adapter: a portrait or plus version of FaceID, or not of faces at all.
+            RuntimeError: if `peft` is missing, which FaceID's LoRA half needs.
+            ValueError: if it is not a plain FaceID adapter.
         """
         if not is_peft_available():
             raise RuntimeError("The FaceID adapter's LoRA half needs peft: `pip install peft`.")
@@ -107,34 +109,34 @@ class FaceAdapterMixin:
             )
             check_kind_of_adapter(self.unet, self.face_adapter_name)
         except BaseException:
-            self.unload_face_adapter()  # half an adapter would run, and be wrong
+            self.unload_face_adapter()  # half an adapter would run with wrong results
             raise
         finally:
             # `load_ip_adapter` makes its LoRA the only active one.
             for model, names in active.items():
                 added = [FACE_LORA_NAME] if model is self.unet and has_face_lora(model) else []
                 activate_loras(model, [*names, *added])
-        # Noted on the UNet, which pipelines may share, so that the loss of this half is noticed.
+        # Stored on the UNet, which pipelines may share, so that a missing LoRA half is detected.
         self.unet.encoder_hid_proj.has_lora_half = has_face_lora(self.unet)
         self._face_adapter_weights = weight_name or ""
         self._warn_of_other_recognizer()
 
     def load_lora_weights(self, *args, **kwargs):
-        r"""See [`~loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`]; FaceID's own LoRA stays active."""
+        r"""See [`~loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`]; keeps FaceID's."""
         super().load_lora_weights(*args, **kwargs)  # type: ignore[misc]
         names = active_loras(self.unet)
         if has_face_lora(self.unet) and FACE_LORA_NAME not in names:
             activate_loras(self.unet, [*names, FACE_LORA_NAME])
 
     def unload_face_adapter(self):
-        r"""Remove both halves of the FaceID adapter; other LoRA adapters stay. Does nothing where none is loaded."""
+        r"""Remove both halves of the FaceID adapter, if loaded; other LoRA adapters stay."""
         self._face_adapter_weights = ""
         if getattr(self.unet, "encoder_hid_proj", None) is not None:
             self.unload_ip_adapter()
         if not has_face_lora(self.unet):
             return
         if is_fused(self.unet):
-            self.unfuse_lora(["unet"])  # or its LoRA would stay in the weights
+            self.unfuse_lora(["unet"])  # otherwise the LoRA stays in the weights
         if set(self.unet.peft_config) == {FACE_LORA_NAME}:
             self.unet.unload_lora()
         else:
@@ -152,26 +154,30 @@ class FaceAdapterMixin:
         Load the models that find, recognize and parse faces.
 
         Args:
-            face_analyser (`str`, `Path` or `insightface.app.FaceAnalysis`, *optional*, defaults to `"buffalo_l"`):
-                An InsightFace pack by name, a folder of its ONNX files, or a prepared object. The published FaceID
-                adapters were trained on the recognizer of `buffalo_l`.
+            face_analyser (`str`, `Path` or `insightface.app.FaceAnalysis`, *optional*, defaults to
+                `"buffalo_l"`):
+                An InsightFace pack by name, a folder of its ONNX files, or a prepared object. The
+                published FaceID adapters were trained on the recognizer of `buffalo_l`.
             face_parser (`str`, `Path`, callable or `None`, *optional*, defaults to `"bisenet"`):
-                facexlib's BiSeNet, a file of its weights, a folder or Hub name of a transformers segmentation model
-                with CelebAMask-HQ labels, an object that works like `FaceParser`, or `None` to go without.
+                facexlib's BiSeNet, a file of its weights, a folder or Hub name of a transformers
+                segmentation model with CelebAMask-HQ labels, an object that works like
+                `FaceParser`, or `None` to go without.
             providers (`list[str]`, *optional*):
                 ONNX Runtime providers; CUDA where it is installed, else CPU.
             detection_threshold (`float`, *optional*, defaults to 0.3):
                 Lowest detection score that counts as a face.
             detection_size (`tuple[int, int]`, *optional*):
-                Width and height that a photo is scaled to for detection; InsightFace's default if not given.
+                Width and height that a photo is scaled to for detection; InsightFace's default if
+                not given.
         """
         self.face_analyser = load_face_analyser(face_analyser, providers, detection_threshold, detection_size)
-        self.face_parser = face_parser and load_face_parser(face_parser, self._execution_device)  # type: ignore[assignment]
+        parser = face_parser and load_face_parser(face_parser, self._execution_device)
+        self.face_parser = parser  # type: ignore[assignment]
         self._warn_of_other_recognizer()
 
     def embed_faces(self, image: PipelineImageInput, face_index: int | None = None) -> torch.Tensor:
         r"""
-        Recognize the face in each image.
+        Embed the face in each image.
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
@@ -198,8 +204,8 @@ class FaceAdapterMixin:
         Save the pipeline's components; see [`DiffusionPipeline.save_pretrained`].
 
         Raises:
-            RuntimeError: while the UNet has an adapter. It would be written with the adapters' parameter names, and
-                reloading it would replace attention weights by random ones.
+            RuntimeError: while the UNet has an adapter. It would be written with the adapters'
+                parameter names, and reloading it would replace attention weights by random ones.
         """
         if getattr(self.unet, "encoder_hid_proj", None) is not None or getattr(self.unet, "peft_config", {}):
             raise RuntimeError(
@@ -222,7 +228,8 @@ def check_face_adapter(unet: UNet2DConditionModel) -> None:
     """Raise unless exactly one complete and active FaceID adapter is loaded.
 
     Raises:
-        RuntimeError: with the remedy, if the adapter is missing, of another kind, or one of its halves is off.
+        RuntimeError: with the remedy, if the adapter is missing, of another kind, or one of its
+            halves is off.
     """
     projection = getattr(unet, "encoder_hid_proj", None)
     if not isinstance(projection, MultiIPAdapterImageProjection):
@@ -256,18 +263,18 @@ def check_face_adapter(unet: UNet2DConditionModel) -> None:
 
 
 def check_kind_of_adapter(unet: UNet2DConditionModel, published: str) -> None:
-    """Raise ValueError unless the adapter just loaded takes one identity embedding and makes four tokens of it.
+    """Raise ValueError unless the loaded adapter makes four tokens of one identity embedding.
 
     Args:
         published (`str`): name of the weight file to use instead.
     """
     projection = unet.encoder_hid_proj.image_projection_layers[0]
     if isinstance(projection, IPAdapterFaceIDPlusImageProjection):
-        kind = "a FaceID Plus adapter, which wants a CLIP embedding of the face besides its identity"
+        kind = "a FaceID Plus adapter, which also needs a CLIP embedding of the face"
     elif not isinstance(projection, IPAdapterFaceIDImageProjection):
         kind = "not a FaceID adapter"
     elif projection.num_tokens != FACEID_TOKENS:
-        kind = "a FaceID Portrait adapter, which wants several pictures of a person"
+        kind = "a FaceID Portrait adapter, which needs several images of a person"
     else:
         return
     raise ValueError(f"This is {kind}. Load plain FaceID: {published} of {FACEID_REPOSITORY}.")
@@ -284,14 +291,14 @@ def is_fused(model: torch.nn.Module) -> bool:
 
 
 def active_loras(model: torch.nn.Module) -> list[str]:
-    """Names of the LoRA adapters that act in a model."""
+    """Names of the active LoRA adapters of a model."""
     for layer in _lora_layers(model):
         return [] if layer.disable_adapters else list(layer.active_adapters)
     return []
 
 
 def activate_loras(model: torch.nn.Module, names: list[str]) -> None:
-    """Let exactly these LoRA adapters act in a model; unlike `set_adapters`, their weights stay as they are."""
+    """Activate exactly these LoRA adapters; unlike `set_adapters`, their weights are unchanged."""
     for layer in _lora_layers(model):
         layer.set_adapter(names)
 
@@ -304,19 +311,19 @@ def embedding_size(unet: UNet2DConditionModel) -> int:
 def identity_conditions(unet: UNet2DConditionModel, identity_embeds: torch.Tensor) -> dict[str, list[torch.Tensor]]:
     """The UNet's `added_cond_kwargs` for one identity a sample.
 
-    diffusers' own preparation repeats the embeddings by the whole batch, and its attention takes what is too much as
-    further tokens of the same sample, so that identities mix without an error (huggingface/diffusers issue 9813).
-    Here row i of the UNet's batch gets row i of `identity_embeds` and nothing else.
+    diffusers repeats the embeddings by the whole batch, and its attention takes the surplus as
+    further tokens of the same sample: identities mix without an error (huggingface/diffusers issue
+    9813). Here row i of the UNet's batch gets row i of `identity_embeds` only.
 
     Args:
-        identity_embeds (`torch.Tensor`): (N, D), N being the batch that the UNet is called with.
+        identity_embeds (`torch.Tensor`): (N, D), with N the batch size of the UNet call.
     """
     return {"image_embeds": [identity_embeds[:, None].to(unet.dtype)]}  # (N, 1, D): one face for each sample
 
 
 @contextmanager
 def adapter_scale(unet: UNet2DConditionModel, scale: float) -> Iterator[None]:
-    """Let the identity tokens act with `scale` inside the block, and as before after it."""
+    """Set the scale of the identity tokens inside the block; restore the previous one after it."""
     processors = [p for p in unet.attn_processors.values() if isinstance(p, IP_ADAPTER_PROCESSORS)]
     scales = [processor.scale for processor in processors]
     for processor in processors:

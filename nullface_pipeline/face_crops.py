@@ -1,9 +1,9 @@
 """Aligned face crops and their way back into the photo.
 
-One `FaceCrop` object carries image, points and masks in both directions, so that nothing can be warped by a transform
-that differs from the one its mask was warped by.
+One `FaceCrop` maps images, points and masks in both directions, so that all use the same transform.
 
-Frames: *photo* pixels and *crop* pixels, both with the centre of the top-left pixel at (0, 0), x to the right, y down.
+Frames: *photo* pixels and *crop* pixels, both with the centre of the top-left pixel at (0, 0), x to
+the right, y down.
 """
 
 import math
@@ -15,10 +15,11 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class FaceCrop:
-    """A similarity transform (rotation, uniform scale, shift) from photo pixels to a square aligned crop.
+    """Similarity transform (rotation, scale, shift) from photo pixels to a square aligned crop.
 
     Attributes:
-        matrix (`np.ndarray`): (2, 3) float64, maps (x, y, 1) in the photo frame to (x, y) in the crop frame.
+        matrix (`np.ndarray`): (2, 3) float64, maps (x, y, 1) in the photo frame to (x, y) in the
+            crop frame.
         size (`int`): side of the crop in pixels.
     """
 
@@ -27,11 +28,11 @@ class FaceCrop:
 
     @classmethod
     def from_landmarks(cls, landmarks: np.ndarray, size: int) -> "FaceCrop":
-        """The crop the FFHQ and CelebA-HQ data sets use: upright, 4 eye distances or 3.6 eye-mouth distances wide.
+        """Crop of FFHQ and CelebA-HQ: upright, 4 eye distances or 3.6 eye-mouth distances wide.
 
         Args:
-            landmarks (`np.ndarray`): (5, 2) float, photo frame, in InsightFace's order: eye, eye, nose tip, mouth
-                corner, mouth corner, each pair from the image's left to its right.
+            landmarks (`np.ndarray`): (5, 2) float, photo frame, in InsightFace's order: eye, eye,
+                nose tip, mouth corner, mouth corner, each pair from the image's left to its right.
             size (`int`): side of the crop in pixels.
 
         Raises:
@@ -43,7 +44,8 @@ class FaceCrop:
         eyes, mouth = landmarks[:2].mean(axis=0), landmarks[3:].mean(axis=0)
         eye_to_eye, eye_to_mouth = landmarks[1] - landmarks[0], mouth - eyes
 
-        # Averaging the eye line with the perpendicular of the eye-mouth line keeps turned heads upright.
+        # Averaging the eye line with the perpendicular of the eye-mouth line keeps turned heads
+        # upright.
         right = eye_to_eye + np.array([eye_to_mouth[1], -eye_to_mouth[0]])
         half_width = max(2.0 * np.hypot(*eye_to_eye), 1.8 * np.hypot(*eye_to_mouth))
         if np.hypot(*right) < 1e-6 or half_width < 1e-6:
@@ -75,24 +77,24 @@ class FaceCrop:
         return np.asarray(points, dtype=np.float64) @ inverse[:, :2].T + inverse[:, 2]
 
     def crop_image(self, photo: np.ndarray) -> np.ndarray:
-        """Cut the aligned crop out of an (H, W, C) uint8 photo; what lies outside the photo is its mirror image."""
+        """Cut the aligned crop out of an (H, W, C) uint8 photo, which is mirrored at its border."""
         part, matrix = self._part_below(photo)
         return _warp(part, matrix, (self.size, self.size), cv2.BORDER_REFLECT_101)
 
     def crop_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Cut the aligned crop out of an (H, W) float32 mask in [0, 1]; what lies outside the photo is 0."""
+        """Cut the aligned crop out of an (H, W) float32 mask in [0, 1]; 0 outside the photo."""
         part, matrix = self._part_below(mask)
         return _warp(part, matrix, (self.size, self.size), cv2.BORDER_CONSTANT)
 
     def _part_below(self, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The part of an (H, W, ...) picture that the crop shows, mirrored parts included, and the matrix from there.
+        """The part of an (H, W, ...) image that the crop shows, and the matrix from there.
 
-        OpenCV warps no picture of more than 32,766 pixels a side.
+        OpenCV cannot warp images of more than 32,766 pixels a side.
         """
         low, high = self._photo_bounds()
         low, high = np.floor(low) - 2, np.ceil(high) + 3
         end = np.array(picture.shape[1::-1])
-        # What lies beyond an edge is mirrored from as far within it.
+        # Pixels beyond an edge are mirrored from the same distance inside.
         x0, y0 = np.clip(np.minimum(low, 2 * end - high - 2), 0, end - 1).astype(int)
         x1, y1 = np.clip(np.maximum(high, 2 - low), 1, end).astype(int)
         matrix = self.matrix.copy()
@@ -106,14 +108,14 @@ class FaceCrop:
         return corners.min(axis=0), corners.max(axis=0)
 
     def is_in_photo(self, photo_size: tuple[int, int]) -> np.ndarray:
-        """(size, size) bool: which of the crop's pixels lie in an (H, W) photo; the others are its mirror image."""
+        """(size, size) bool: the pixels of the crop that lie in an (H, W) photo, not mirrored."""
         y, x = np.mgrid[: self.size, : self.size]
         points = self.points_to_photo(np.stack([x.ravel(), y.ravel()], axis=1))
         inside = (points >= -0.5) & (points < np.array(photo_size[::-1]) - 0.5)
         return inside.all(axis=1).reshape(self.size, self.size)
 
     def photo_box(self, photo_size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """The crop's bounding box (x0, y0, x1, y1), end exclusive, in whole pixels, cut to an (H, W) photo."""
+        """Bounding box (x0, y0, x1, y1), end exclusive, in whole pixels, cut to an (H, W) photo."""
         low, high = self._photo_bounds()
         height, width = photo_size
         x0, y0 = np.clip(np.floor(low), 0, [width, height]).astype(int)
@@ -126,10 +128,12 @@ class FaceCrop:
         Args:
             photo (`np.ndarray`): (H, W, C) uint8.
             face (`np.ndarray`): (size, size, C) uint8, crop frame.
-            mask (`np.ndarray`): (size, size) float32 in [0, 1], crop frame; 1 takes `face`, 0 keeps `photo`.
+            mask (`np.ndarray`): (size, size) float32 in [0, 1], crop frame; 1 takes `face`, 0 keeps
+                `photo`.
 
         Returns:
-            `np.ndarray`: (H, W, C) uint8, a new array; byte for byte `photo` wherever the warped mask is 0.
+            `np.ndarray`: (H, W, C) uint8, a new array; byte for byte `photo` wherever the warped
+                mask is 0.
         """
         x0, y0, x1, y1 = self.photo_box(photo.shape[:2])
         result = photo.copy()
@@ -138,7 +142,7 @@ class FaceCrop:
         to_box = self.inverse_matrix
         to_box[:, 2] -= (x0, y0)
         box_size = (x1 - x0, y1 - y0)
-        # The new face is often enlarged here, which linear interpolation would soften visibly. A mask must not overshoot.
+        # Linear interpolation would visibly soften an enlarged face. A mask must not overshoot.
         face_in_box = _warp(face, to_box, box_size, cv2.BORDER_REPLICATE, cv2.INTER_CUBIC).astype(np.float32)
         weight = _warp(mask.astype(np.float32), to_box, box_size, cv2.BORDER_CONSTANT)[..., None]
         region = result[y0:y1, x0:x1]
@@ -147,7 +151,7 @@ class FaceCrop:
 
 
 def edge_feather(size: int, width: float = 0.06) -> np.ndarray:
-    """(size, size) float32 weights: 1 inside, falling smoothly to 0 at the crop's border over `width` of its side."""
+    """(size, size) float32 weights: 1 inside, falling smoothly to 0 over `width` of the side."""
     distance = (np.arange(size) + 0.5) / size
     ramp = np.clip(np.minimum(distance, 1.0 - distance) / width, 0.0, 1.0)
     ramp = ramp * ramp * (3.0 - 2.0 * ramp)
@@ -157,7 +161,7 @@ def edge_feather(size: int, width: float = 0.06) -> np.ndarray:
 def _warp(
     image: np.ndarray, matrix: np.ndarray, size: tuple[int, int], border: int, interpolation: int = cv2.INTER_LINEAR
 ) -> np.ndarray:
-    """`cv2.warpAffine` to (width, height) that averages instead of aliasing where the transform shrinks."""
+    """`cv2.warpAffine` to (width, height) that averages where the transform shrinks."""
     scale = math.sqrt(abs(np.linalg.det(matrix[:, :2])))
     oversampling = max(1, math.ceil(1.0 / scale - 0.01))
     # Pixel centres: u_fine = k * u + (k - 1) / 2.

@@ -1,4 +1,4 @@
-"""Attempts at the faces of a photo: anonymized in batches and retried, stronger each time, while they match the person."""
+"""Attempts at the faces of a photo, in batches, retried with more effect while they still match."""
 
 from dataclasses import replace
 
@@ -15,10 +15,10 @@ from .protocols import FaceAnalyser, NullFacePipeline, Settings
 def hide_faces(
     pipe: NullFacePipeline, pixels: np.ndarray, targets: list[FaceTarget], options: PhotoOptions, threshold: float
 ) -> tuple[list[FaceTarget], list[DetectedFace]]:
-    """Anonymize the targets, and those that still resemble the person again, stronger each time.
+    """Replace the targets; retry those that still match the person, with more effect each time.
 
     Args:
-        threshold (`float`): similarity from which on a face still is the person.
+        threshold (`float`): similarity from which on a face matches the person.
 
     Returns:
         The targets, and all faces found in the photo with the last attempts in it.
@@ -28,9 +28,8 @@ def hide_faces(
     settings = options.settings(pipe.presets)
     seen: list[DetectedFace] = []
     for attempt in range(options.max_attempts):
-        # Not "at or above": what cannot be compared is not hidden.
         pending = [
-            index for index, target in enumerate(targets) if target.can_change and not target.is_hidden(threshold)
+            index for index, target in enumerate(targets) if target.can_change and not target.is_replaced(threshold)
         ]
         if options.on_progress is not None:
             options.on_progress(len(targets) - len(pending), len(targets))
@@ -45,7 +44,8 @@ def hide_faces(
                 targets[index] = replace(targets[index], result=result, attempts=attempt + 1)
         finished = paste_all(pixels, targets)
         seen = search_faces(pipe.face_analyser, finished)
-        # All, because a neighbour's new attempt may have changed what an earlier one was judged by.
+        # All of them: a new attempt at a neighbour may have changed the surroundings of an earlier
+        # one.
         targets = [
             replace(target, similarity=closest_similarity(analysers, pixels, finished, target.face, seen))
             for target in targets
@@ -54,9 +54,9 @@ def hide_faces(
 
 
 def stronger(settings: Settings, attempt: int) -> Settings:
-    """Settings of the n-th attempt, counted from 0: more guidance, a longer embedding, less skipped.
+    """Settings of the n-th attempt, from 0: more guidance, a longer embedding, fewer skipped steps.
 
-    After few steps all of them come first.
+    A retry of few-step sampling first uses all steps, with the settings otherwise unchanged.
     """
     if attempt == 0:
         return settings
@@ -73,10 +73,10 @@ def stronger(settings: Settings, attempt: int) -> Settings:
 def closest_similarity(
     analysers: list[FaceAnalyser], before: np.ndarray, after: np.ndarray, face: DetectedFace, seen: list[DetectedFace]
 ) -> float:
-    """The highest similarity that any of the recognizers sees between a face before and after.
+    """The highest similarity between a face before and after, over the recognizers.
 
-    The face is embedded at its old landmarks and, where it is among the faces `seen` in the picture `after`, at its new
-    ones: a misplaced crop must not pass for a new identity.
+    The face is embedded at its old landmarks and, if it is among the faces `seen` in `after`, at
+    the new ones: otherwise a misaligned crop could pass for a new identity.
     """
     redetected = [new.landmarks for new in seen if overlap(new.box, face.box) > SAME_BOX]
     similarities = []
@@ -84,5 +84,5 @@ def closest_similarity(
         original = embed_face(analyser, before, face.landmarks)
         for landmarks in [face.landmarks, *redetected]:
             similarities.append(similarity(original, embed_face(analyser, after, landmarks)))
-    # Not Python's maximum, which passes over what is no number; NumPy's is none then, and is below no threshold.
+    # NumPy's maximum propagates NaN, which is below no threshold; Python's may drop it.
     return float(np.max(similarities))

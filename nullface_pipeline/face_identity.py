@@ -1,4 +1,4 @@
-"""Who is in the picture: detection and embedding with InsightFace, and the embedding that stands for somebody else."""
+"""Detection and embedding of faces with InsightFace, and the embedding of the new identity."""
 
 import importlib
 import importlib.util
@@ -17,38 +17,39 @@ from .photo_records import FaceNotHiddenError
 from .protocols import FaceAnalyser
 
 
-# The recognizer whose embeddings the published FaceID adapters were trained on, as its file in the pack "buffalo_l".
+# File in the pack "buffalo_l" of the recognizer that the published FaceID adapters were trained
+# with.
 FACEID_RECOGNIZER = "w600k_r50.onnx"
 
 
-# Cosine similarity from which on two faces count as the same person: the metadata entry of this name in the recognizer's
-# ONNX file, else this default, which suits buffalo_l. Low on purpose: a false match costs another attempt, a missed one
-# costs a person's privacy.
+# Cosine similarity from which on two faces count as one person's: a metadata entry of the
+# recognizer's ONNX file, else this default, for buffalo_l. Low on purpose: a false match costs a
+# retry, a missed one costs a person's privacy.
 SAME_PERSON_KEY = "same_person_similarity"
 DEFAULT_SAME_PERSON_SIMILARITY = 0.3
 
-# Lowest score that counts as a face. Lower than detectors are usually run at: a missed face costs more than a changed
+# Lowest score that counts as a face. Lower than usual: a missed face costs more than a changed
 # patch of background.
 DETECTION_THRESHOLD = 0.3
 
-# Below, everything is a face; above, hardly anything.
+# Range of useful thresholds: below it everything is a face, above it hardly anything.
 DETECTION_THRESHOLDS = (0.05, 0.95)
 
-# Length over width of the narrowest picture that a detector is shown.
+# Largest aspect ratio of an image that a detector is given.
 MAX_ASPECT = 64
 
-# How much of the photo around a face its recognizer is shown, in spans of the landmarks to every side: more than its
-# aligned crop reaches.
+# Margin around a face for its recognizer, in spans of the landmarks: larger than its aligned crop.
 EMBEDDING_MARGIN = 3.0
 
 
 @dataclass(frozen=True, eq=False)
 class FaceLocation:
-    """Where a face is in a photo.
+    """Box, landmarks and score of a face in a photo.
 
     Attributes:
         box (`np.ndarray`): (4,) float32, x0, y0, x1, y1 in photo pixels.
-        landmarks (`np.ndarray`): (5, 2) float32, eye, eye, nose tip, mouth corner, mouth corner, from left to right.
+        landmarks (`np.ndarray`): (5, 2) float32, eye, eye, nose tip, mouth corner, mouth corner,
+            from left to right.
         score (`float`): detection score in [0, 1].
     """
 
@@ -69,7 +70,7 @@ class FaceLocation:
 
 @dataclass(frozen=True, eq=False)
 class DetectedFace(FaceLocation):
-    """One face of a photo: where it is, and who.
+    """Location and embedding of a face in a photo.
 
     Attributes:
         embedding (`np.ndarray`): (512,) float32, unit norm.
@@ -84,19 +85,21 @@ def load_face_analyser(
     detection_threshold: float = DETECTION_THRESHOLD,
     detection_size: tuple[int, int] | None = None,
 ) -> FaceAnalyser:
-    """Load an InsightFace `FaceAnalysis`, or return the ready object given.
+    """Load an InsightFace `FaceAnalysis`, or return a loaded one unchanged.
 
     Args:
-        source (`str`, `Path` or `FaceAnalysis`): a pack name (fetched by InsightFace), a folder of ONNX files, or a
-            prepared object.
-        providers (`list[str]`, *optional*): ONNX Runtime providers; CUDA where this installation has it, else CPU.
+        source (`str`, `Path` or `FaceAnalysis`): a pack name (downloaded by InsightFace), a folder
+            of ONNX files, or a prepared object.
+        providers (`list[str]`, *optional*): ONNX Runtime providers; by default CUDA if available,
+            then CPU.
         detection_threshold (`float`): lowest detection score that counts as a face.
-        detection_size (`tuple[int, int]`, *optional*): (width, height) that photos are scaled to for detection;
-            InsightFace's own two-scale default if not given.
+        detection_size (`tuple[int, int]`, *optional*): (width, height) that photos are scaled to
+            for detection; InsightFace's own two-scale default if not given.
 
     Raises:
         ImportError: if InsightFace is not installed.
-        RuntimeError: if the models cannot be fetched or read, or lack a detector or a recognizer.
+        RuntimeError: if the models cannot be downloaded or read, or lack a detector or a
+            recognizer.
         ValueError: if the threshold is not in `DETECTION_THRESHOLDS`.
     """
     if not isinstance(source, (str, Path)):
@@ -106,9 +109,10 @@ def load_face_analyser(
         raise ValueError(f"`detection_threshold` must be in [{lowest}, {highest}], got {detection_threshold}.")
     if importlib.util.find_spec("insightface") is None:
         raise ImportError("InsightFace is needed to find and recognize faces: `pip install insightface onnxruntime`.")
-    # Not an import statement: diffusers' loader would demand the package of everybody who loads the pipeline.
+    # Not an import statement: diffusers' loader would then require the package to load the
+    # pipeline.
     face_analysis = importlib.import_module("insightface.app").FaceAnalysis
-    # ONNX Runtime can report to its maker; not from here.
+    # No telemetry.
     importlib.import_module("onnxruntime").disable_telemetry_events()
     try:
         analyser = face_analysis(
@@ -120,10 +124,10 @@ def load_face_analyser(
     except Exception as error:
         raise RuntimeError(
             f"The face models {str(source)!r} could not be loaded ({error}). Name a folder with a detector and a "
-            "recognizer in ONNX format, or a pack that InsightFace can fetch, such as 'buffalo_l'."
+            "recognizer in ONNX format, or a pack that InsightFace can download, such as 'buffalo_l'."
         ) from error
     if "recognition" not in analyser.models:
-        raise RuntimeError(f"The face models {str(source)!r} hold no recognizer; its embeddings are the identity.")
+        raise RuntimeError(f"The face models {str(source)!r} have no recognizer. Its embeddings are needed.")
     analyser.prepare(ctx_id=0, det_thresh=detection_threshold, det_size=detection_size)
     return analyser
 
@@ -138,56 +142,59 @@ def _session_options() -> Any:
 
 
 def default_providers() -> list[str]:
-    """CUDA before CPU, as far as this installation of ONNX Runtime has them."""
+    """CUDA, then CPU, if this installation of ONNX Runtime has them."""
     available = importlib.import_module("onnxruntime").get_available_providers()
     return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
 
 
 def recognizer_name(analyser: FaceAnalyser) -> str:
-    """File name of an analyser's recognizer, or "" where it has no file."""
+    """File name of an analyser's recognizer, or "" without a file."""
     recognizer = getattr(analyser, "models", {}).get("recognition")
     return Path(getattr(recognizer, "model_file", None) or "").name
 
 
 def same_person_similarity(analyser: FaceAnalyser) -> float:
-    """The cosine similarity from which on two embeddings of an analyser count as the same person's."""
+    """Cosine similarity from which on two embeddings of an analyser count as one person's."""
     session = getattr(getattr(analyser, "models", {}).get("recognition"), "session", None)
     metadata = {} if session is None else session.get_modelmeta().custom_metadata_map
     return float(metadata.get(SAME_PERSON_KEY, DEFAULT_SAME_PERSON_SIMILARITY))
 
 
 def locate_faces(analyser: FaceAnalyser, image: np.ndarray) -> list[FaceLocation]:
-    """Find every face of an (H, W, 3) uint8 RGB image, largest first, without asking who it is.
+    """Find every face of an (H, W, 3) uint8 RGB image, largest first, without embeddings.
 
     Raises:
-        FaceNotHiddenError: (a `RuntimeError`) if a face is nowhere: nobody could hide or cover it.
+        FaceNotHiddenError: (a `RuntimeError`) if a face lies outside the image and cannot be
+            covered.
     """
     bgr = _less_narrow(image)[..., ::-1]  # InsightFace takes BGR
     boxes, landmarks = analyser.det_model.detect(np.ascontiguousarray(bgr))
     if landmarks is None:
-        raise RuntimeError("The detector gives no landmarks, without which a face cannot be aligned. Use another one.")
+        raise RuntimeError("The detector gives no landmarks, which align a face. Use another detector.")
     faces = [
         FaceLocation(np.asarray(box[:4], dtype=np.float32), np.asarray(points, dtype=np.float32), float(box[4]))
         for box, points in zip(boxes, landmarks)
     ]
     if not all(_is_somewhere(face, max(image.shape)) for face in faces):
         raise FaceNotHiddenError(
-            "The detector found a face, but its box or its landmarks are nowhere in the picture, so it cannot be hidden; "
+            "The detector found a face whose box or landmarks lie outside the image, so it cannot be replaced; "
             "nothing is returned. Use another detector, or one of full precision."
         )
     return sorted(faces, key=lambda face: face.area, reverse=True)
 
 
 def _is_somewhere(face: FaceLocation, longest: int) -> bool:
-    """Whether a box has an area and landmarks are not farther from a picture than its longest side; no number is no."""
+    """Whether a box has an area and landmarks lie near the image, all of them finite numbers."""
     x0, y0, x1, y1 = face.box
     near = (face.landmarks >= -longest) & (face.landmarks <= 2 * longest)
     return bool(np.isfinite([*face.box, face.score]).all() and x0 < x1 and y0 < y1 and near.all())
 
 
 def _less_narrow(image: np.ndarray) -> np.ndarray:
-    """A very long (H, W, 3) image with black added at its right or lower side: a detector scales the longer side to its
-    input, and would have no pixel left of the other one."""
+    """Pad a very long (H, W, 3) image at its right or lower side with black.
+
+    A detector scales the longer side to its input. The other side would have no pixel left.
+    """
     missing = np.maximum(max(image.shape[:2]) // MAX_ASPECT - np.array(image.shape[:2]), 0)
     return np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)]) if missing.any() else image
 
@@ -198,7 +205,7 @@ def detect_faces(analyser: FaceAnalyser, image: np.ndarray) -> list[DetectedFace
 
 
 def embed_faces(analyser: FaceAnalyser, image: np.ndarray, faces: Sequence[FaceLocation]) -> list[DetectedFace]:
-    """Recognize faces of an (H, W, 3) uint8 RGB image, in the order given."""
+    """Embed faces of an (H, W, 3) uint8 RGB image, in the given order."""
     return [
         DetectedFace(face.box, face.landmarks, face.score, embed_face(analyser, image, face.landmarks))
         for face in faces
@@ -216,7 +223,7 @@ def embed_face(analyser: FaceAnalyser, image: np.ndarray, landmarks: np.ndarray)
         `np.ndarray`: (512,) float32, unit norm.
     """
     face_type = importlib.import_module("insightface.app.common").Face
-    # Only the part around the face: OpenCV warps no picture of more than 32,766 pixels a side.
+    # Only the part around the face: OpenCV cannot warp images of more than 32,766 pixels a side.
     x, y, x_end, y_end = _surroundings(landmarks, image.shape[:2])
     face = face_type(kps=np.asarray(landmarks - np.array([x, y]), dtype=np.float32))
     analyser.models["recognition"].get(np.ascontiguousarray(image[y:y_end, x:x_end, ::-1]), face)
@@ -224,7 +231,7 @@ def embed_face(analyser: FaceAnalyser, image: np.ndarray, landmarks: np.ndarray)
 
 
 def _surroundings(landmarks: np.ndarray, image_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(x0, y0, x1, y1), end exclusive and of at least one pixel, of the part of an (H, W) image around a face."""
+    """(x0, y0, x1, y1), end exclusive, not empty: the part of an (H, W) image with a face."""
     low, high = landmarks.min(axis=0), landmarks.max(axis=0)
     reach = EMBEDDING_MARGIN * float((high - low).max()) + 1.0
     height, width = image_size
@@ -238,7 +245,7 @@ def choose_face(faces: list[DetectedFace], face_index: int | None) -> DetectedFa
 
     Args:
         faces (`list[DetectedFace]`): as `detect_faces` returns them, largest first.
-        face_index (`int`, *optional*): which one; 0 is the largest. None accepts exactly one face.
+        face_index (`int`, *optional*): 0 is the largest. None accepts exactly one face.
 
     Raises:
         ValueError: if there is no face, no face of that index, or several and none was chosen.
@@ -251,7 +258,7 @@ def choose_face(faces: list[DetectedFace], face_index: int | None) -> DetectedFa
     if face_index is None and len(faces) > 1:
         boxes = ", ".join(str(face.box.round().astype(int).tolist()) for face in faces)
         raise ValueError(
-            f"{len(faces)} faces were found where one is wanted, at {boxes} (largest first). Choose one with "
+            f"{len(faces)} faces were found instead of one, at {boxes} (largest first). Choose one with "
             "`face_index`, or use `pipe.anonymize(photo)` for whole photos."
         )
     index = face_index or 0
@@ -266,14 +273,14 @@ def opposite_identity(
     identity_angle: float = 0.0,
     generator: torch.Generator | list[torch.Generator] | None = None,
 ) -> torch.Tensor:
-    """c_id = -lambda_id * e: the embedding furthest from the person, or one at a random angle from it (section 3.3).
+    """c_id = -lambda_id * e, the opposite embedding, or one at a random angle to it (section 3.3).
 
     Args:
         embeds (`torch.Tensor`): (B, D); only the direction is used.
         identity_scale (`float`): lambda_id, the norm of the result.
-        identity_angle (`float`): degrees. -e is turned by a random angle in [0, `identity_angle`] towards a random
-            direction at right angles to it.
-        generator (`torch.Generator` or a list of B, *optional*): makes the turn reproducible.
+        identity_angle (`float`): degrees. -e is rotated by a random angle in [0, `identity_angle`]
+            towards a random direction orthogonal to it.
+        generator (`torch.Generator` or a list of B, *optional*): draws angle and direction.
 
     Returns:
         `torch.Tensor`: (B, D) float32, each row of norm |`identity_scale`|.
@@ -281,7 +288,8 @@ def opposite_identity(
     opposite = -F.normalize(embeds.float(), dim=-1)
     if identity_angle == 0.0:
         return identity_scale * opposite
-    # One draw for both, so that a list of generators gives every sample its own angle as well as its own direction.
+    # One draw for both, so that a list of generators gives every sample its own angle and
+    # direction.
     shape = (embeds.shape[0], embeds.shape[1] + 1)
     draw = randn_tensor(shape, generator=generator, device=embeds.device, dtype=torch.float32)
     share = torch.special.ndtr(draw[:, :1])  # (B, 1), uniform in [0, 1]

@@ -1,4 +1,4 @@
-"""What of an aligned face may change: the parsed face or an ellipse, less what is kept and what is another's."""
+"""Masks of an aligned face: the parsed face or an ellipse, less kept regions and other faces."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,7 @@ from .photo_records import OptionError
 from .protocols import FaceSegmenter
 
 
-# How far beyond the parsed face its mask reaches, as a share of the crop: the parser's edge is the face's own contour.
-# The wider one is for faces that are tried again.
+# Margin of the mask beyond the parsed face, as a share of the crop; the wider one is for retries.
 MASK_MARGIN, WIDER_MARGIN = 0.02, 0.06
 
 # Eyes, nose and mouth lie within this share of the face's ellipse, in width and in height.
@@ -26,7 +25,7 @@ INNER_FACE = 0.6
 def face_masks(
     parser: FaceSegmenter | None, aligned: np.ndarray, landmarks: np.ndarray, keep: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The parsed face without what is kept, or an ellipse where the parser does not find the face; and a wider one.
+    """Mask of the parsed face, or an ellipse, without kept regions; and a wider mask for retries.
 
     Args:
         aligned (`np.ndarray`): (size, size, 3) uint8 RGB.
@@ -51,7 +50,7 @@ def face_masks(
 
 
 def face_ellipse(landmarks: np.ndarray, size: int, margin: float = 0.0, scale: float = 1.0) -> np.ndarray:
-    """Soft ellipse from brow to chin and ear to ear around (5, 2) landmarks in the crop; (size, size) float32.
+    """Soft ellipse from brow to chin around (5, 2) landmarks in the crop; (size, size) float32.
 
     Args:
         margin (`float`): how much farther it reaches, as a share of the crop.
@@ -69,8 +68,7 @@ def face_ellipse(landmarks: np.ndarray, size: int, margin: float = 0.0, scale: f
 
 
 def parts_to_change(crop: FaceCrop, landmarks: np.ndarray, photo_size: tuple[int, int]) -> tuple[np.ndarray, ...]:
-    """Two (size, size) bool: a face's ellipse, and the inner part that its features fill, as far as an (H, W) photo
-    shows them.
+    """Two (size, size) bool masks: a face's ellipse and its inner part, where a photo shows them.
 
     Args:
         landmarks (`np.ndarray`): (5, 2) in the crop.
@@ -80,7 +78,7 @@ def parts_to_change(crop: FaceCrop, landmarks: np.ndarray, photo_size: tuple[int
 
 
 def nearest_face(crop: FaceCrop, face: DetectedFace, faces: list[DetectedFace]) -> np.ndarray:
-    """(size, size) bool, the part of the crop that is nearer to this face than to any other, in units of face size.
+    """(size, size) bool: the part of the crop that is nearest to this face, in units of face size.
 
     Neighbours' skin in a crop must neither take this face's identity nor be pasted back as it was.
     """

@@ -1,4 +1,4 @@
-"""From a picture of an aligned face to named regions, and from regions to the mask of what may change."""
+"""Face parsing into named regions, and the mask of what may change."""
 
 import importlib
 import importlib.util
@@ -21,11 +21,12 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class FaceParser:
-    """A semantic segmentation network with CelebAMask-HQ label names, seen as one function from picture to labels.
+    """Semantic segmentation network with CelebAMask-HQ label names: an image in, labels out.
 
     Args:
-        model (`torch.nn.Module`): takes (1, 3, size, size) float and returns logits of any resolution: a tensor, a
-            tuple that begins with one (BiSeNet), or an object with `.logits` (transformers).
+        model (`torch.nn.Module`): takes (1, 3, size, size) float and returns logits of any
+            resolution: a tensor, a tuple that begins with one (BiSeNet), or an object with
+            `.logits` (transformers).
         labels (`Iterable[str]`): label names in the order of the logits' channels.
         size (`int`): side that pictures are scaled to.
         mean, std (`tuple[float, float, float]`): normalisation of RGB values in [0, 1].
@@ -47,7 +48,7 @@ class FaceParser:
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Label every pixel of an (H, W, 3) uint8 RGB image; returns (H, W) int64 indices into `labels`."""
+        """Label every pixel of an (H, W, 3) uint8 RGB image; returns (H, W) int64 into `labels`."""
         height, width = image.shape[:2]
         parameter = next(self.model.parameters())
         scaled = Image.fromarray(image).resize((self.size, self.size), Image.Resampling.BILINEAR)
@@ -66,9 +67,10 @@ def load_face_parser(
     """Load a face parser, or return the ready one given.
 
     Args:
-        source (`str`, `Path` or callable): "bisenet" for facexlib's BiSeNet, fetched once and checked against its
-            SHA-256; a `.pth` file of its weights; a folder or Hub name of a transformers semantic-segmentation model
-            with CelebAMask-HQ label names; or an object that works like `FaceParser`.
+        source (`str`, `Path` or callable): "bisenet" for facexlib's BiSeNet, fetched once and
+            checked against its SHA-256; a `.pth` file of its weights; a folder or Hub name of a
+            transformers semantic-segmentation model with CelebAMask-HQ label names; or an object
+            that works like `FaceParser`.
 
     Raises:
         ImportError: if facexlib is wanted and not installed.
@@ -91,12 +93,12 @@ def _load_bisenet(weights: Path | None, device: str | torch.device) -> FaceParse
 
 
 def bisenet_path() -> Path:
-    """Where facexlib's published weights lie once fetched: in torch's cache."""
+    """Path of facexlib's published weights in torch's cache."""
     return Path(torch.hub.get_dir()) / "checkpoints" / "parsing_bisenet.pth"
 
 
 def fetch_bisenet_weights() -> Path:
-    """Path of facexlib's published BiSeNet weights in torch's cache; fetched and checked when absent."""
+    """Path of facexlib's BiSeNet weights in torch's cache; downloaded and verified when absent."""
     path = bisenet_path()
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,13 +138,14 @@ def region_mask(labels: np.ndarray, label_names: Iterable[str], regions: Iterabl
 def anonymization_mask(
     labels: np.ndarray, label_names: Iterable[str], keep: Iterable[str], softness: float = 0.01, margin: float = 0.0
 ) -> np.ndarray:
-    """M of Eq. 4: 1 where the face is to change, 0 on what is kept and outside the face, soft between them.
+    """M of Eq. 4: 1 where the face may change, 0 on kept regions and outside, soft in between.
 
     Args:
         labels (`np.ndarray`): (H, W) int label map of an aligned face.
-        keep (`Iterable[str]`): keys of `REGIONS` that stay as they are.
-        softness (`float`): standard deviation of the blurred edge, as a share of the image's height.
-        margin (`float`): how far the mask reaches beyond the face, as a share of the image's height.
+        keep (`Iterable[str]`): keys of `REGIONS` to keep unchanged.
+        softness (`float`): standard deviation of the blurred edge, as a share of the image's
+            height.
+        margin (`float`): margin of the mask beyond the face, as a share of the image's height.
 
     Returns:
         `np.ndarray`: (H, W) float32 in [0, 1].
@@ -151,7 +154,7 @@ def anonymization_mask(
     sigma = max(softness * labels.shape[0], 0.1)
     kept = region_mask(labels, label_names, keep)
     face = _dilate(region_mask(labels, label_names, FACE_REGIONS), margin * labels.shape[0])
-    # The soft edge lies outside what is kept; inside it, a narrow eye would be half changed.
+    # The soft edge lies outside the kept regions; otherwise a narrow eye would be half changed.
     change = face & ~_dilate(kept, 2.0 * sigma)
     mask = np.clip(cv2.GaussianBlur(change.astype(np.float32), (0, 0), sigma), 0.0, 1.0)
     mask[kept] = 0.0
@@ -169,7 +172,7 @@ def face_part_masks(parser: FaceSegmenter, faces: Sequence[np.ndarray], keep: Se
         `np.ndarray`: (B, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: if nothing is left to change in one of them.
+        ValueError: if nothing may change in one of them.
     """
     masks = [anonymization_mask(parser(face), parser.labels, keep) for face in faces]
     for number, mask in enumerate(masks):
@@ -182,6 +185,6 @@ def face_part_masks(parser: FaceSegmenter, faces: Sequence[np.ndarray], keep: Se
 
 
 def _dilate(mask: np.ndarray, pixels: float) -> np.ndarray:
-    """Grow an (H, W) bool mask by so many pixels, rounded, to every side."""
+    """Grow an (H, W) bool mask by a rounded number of pixels to every side."""
     side = 2 * round(pixels) + 1
     return cv2.dilate(mask.astype(np.uint8), cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))) > 0

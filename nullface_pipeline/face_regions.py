@@ -1,7 +1,7 @@
-"""Names of the regions of a face. Nothing here needs torch, so that a wrong name is answered before anything is loaded.
+"""Names of the regions of a face. Imports no torch, so that a wrong name is reported at once.
 
-Label names are those of CelebAMask-HQ; "left" and "right" there, and which way round, do not matter here because every
-region takes both sides.
+Label names are those of CelebAMask-HQ. Every region takes both sides, so that it does not matter
+which is left or right.
 """
 
 from collections.abc import Iterable
@@ -48,12 +48,12 @@ REGIONS: dict[str, tuple[str, ...]] = {
     "background": ("background",),
 }
 
-# What makes up the face: the regions that may change unless they are kept.
+# The face: regions that may change unless they are kept.
 FACE_REGIONS = ("skin", "brows", "eyes", "glasses", "nose", "mouth", "ears")
 
 
 def check_kept_regions(regions: Iterable[str]) -> None:
-    """Raise OptionError unless the names are keys of `REGIONS`, in a list, that leave the skin to change."""
+    """Raise OptionError unless `regions` are keys of `REGIONS` without the skin."""
     if isinstance(regions, str):
         raise OptionError("keep", f"must be a list or tuple of region names, for example ({regions!r},).")
     unknown = [region for region in regions if region not in REGIONS]

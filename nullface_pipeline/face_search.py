@@ -1,8 +1,8 @@
-"""Looking for every face of a photo, also where a detector that sees the photo once, upright and as a whole, fails.
+"""Search for every face of a photo: upright and rotated, as a whole and in tiles.
 
-Detectors are trained on upright faces and scale a photo to 640 pixels: they miss people who lie down, and small faces in
-large photos. So the photo is looked at in four quarter turns, and a large one in tiles as well. Only what is left, once
-each face counts once, is embedded.
+Detectors are trained on upright faces and scale a photo to 640 pixels. They miss people who lie
+down, and small faces in large photos. So the detector also runs on the photo in four quarter turns
+and, if it is large, on tiles. Duplicates are removed before faces are embedded.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,23 +15,21 @@ from .photo_records import TooManyFacesError
 from .protocols import FaceAnalyser
 
 
-# Two boxes that share more than this of their union are about the same face.
+# Intersection over union above which two boxes are of the same face.
 SAME_BOX = 0.3
 
-# Found twice, a face has two boxes with almost one centre; those of two people cheek to cheek are farther apart. In
-# widths of the box.
+# Distance of the centres of two boxes of one face, in box widths. The centres of two people cheek
+# to cheek are farther apart.
 SAME_CENTRE = 0.4
 
-# Most of what a turned photo or a tile shows is no face, and some looks like one: there, a face needs a higher score,
-# by so much more than the detector's own threshold.
+# Added to the detector's threshold in turned photos and tiles, which cause more false detections.
 UNUSUAL_MARGIN = 0.2
 
-# Side of a tile and how much neighbours share, in photo pixels. In a tile, InsightFace's 640 pixels find faces of 32
-# pixels; faces too large for what neighbours share are found in the whole photo.
+# Side of a tile and overlap of neighbours, in photo pixels. In a tile, InsightFace's 640 pixels
+# find faces of 32 pixels. Faces larger than the overlap are found in the whole photo.
 TILE, TILE_OVERLAP = 1280, 320
 
-# More boxes than this are no crowd but a detector that takes everything for a face; what follows takes time that grows
-# with the square of their number.
+# More boxes than this come from false detections. Later steps take time quadratic in their number.
 MAX_FACES = 1000
 
 
@@ -45,7 +43,7 @@ def search_faces(analyser: FaceAnalyser, photo: np.ndarray) -> list[DetectedFace
 
 
 def search_locations(analyser: FaceAnalyser, photo: np.ndarray) -> list[FaceLocation]:
-    """Find the faces of an (H, W, 3) uint8 RGB photo, each once, largest first; raises as `search_faces`."""
+    """Find the faces of an (H, W, 3) uint8 RGB photo, largest first; raises as `search_faces`."""
     size = photo.shape[:2]
     faces = locate_faces(analyser, photo)
     unusual_score = analyser.det_model.det_thresh + UNUSUAL_MARGIN
@@ -61,7 +59,8 @@ def search_locations(analyser: FaceAnalyser, photo: np.ndarray) -> list[FaceLoca
         cut += [face for face in moved if is_cut(face, tile, size)]
     _check_number(len(faces) + len(cut))
     faces = distinct_faces(faces)
-    # A face that is cut in every tile and too small for the whole photo is hidden in the parts that were found.
+    # A face that every tile cuts and that is too small for the whole photo is replaced part by
+    # part.
     faces += [face for face in cut if not any(lies_in(face.box, other.box) for other in faces)]
     return sorted(faces, key=lambda face: face.area, reverse=True)
 
@@ -69,13 +68,13 @@ def search_locations(analyser: FaceAnalyser, photo: np.ndarray) -> list[FaceLoca
 def _check_number(found: int) -> None:
     if found > MAX_FACES:
         raise TooManyFacesError(
-            f"{found} faces were found, more than {MAX_FACES}, so nothing was anonymized and nothing is returned. Raise "
-            "the detection threshold, or cut the photo into parts."
+            f"{found} faces were found, more than {MAX_FACES}, so nothing was anonymized and nothing is "
+            "returned. Raise the detection threshold, or cut the photo into parts."
         )
 
 
 def distinct_faces(faces: list[FaceLocation]) -> list[FaceLocation]:
-    """Leave out what was found twice: of two boxes in the same place, the one of the lower score."""
+    """Remove duplicates: of two boxes in the same place, the one with the lower score."""
     distinct: list[FaceLocation] = []
     for face in sorted(faces, key=lambda face: face.score, reverse=True):
         if not any(is_same_place(face.box, other.box) for other in distinct):
@@ -108,7 +107,7 @@ def _turn_points_back(points: np.ndarray, quarter_turns: int, photo_size: tuple[
 
 
 def tiles(photo_size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes (x0, y0, x1, y1), end exclusive, that cover an (H, W) photo; none where the photo is hardly larger."""
+    """Tiles (x0, y0, x1, y1), end exclusive, that cover an (H, W) photo; none for a small photo."""
     if max(photo_size) <= TILE:
         return
     for y0, y1 in _spans(photo_size[0]):
@@ -130,7 +129,7 @@ def move(face: FaceLocation, x: int, y: int) -> FaceLocation:
 
 
 def is_cut(face: FaceLocation, tile: tuple[int, int, int, int], photo_size: tuple[int, int]) -> bool:
-    """Whether a tile's edge that is not the photo's cuts the face; mostly, another tile or the photo shows all of it."""
+    """Whether an edge of a tile that is not the photo's edge cuts the face."""
     x0, y0, x1, y1 = face.box
     left, top, right, bottom = tile
     height, width = photo_size

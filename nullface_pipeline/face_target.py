@@ -13,31 +13,32 @@ from .face_masks import face_masks, nearest_face, parts_to_change
 from .protocols import FaceAnalyser, NullFacePipeline
 
 
-# Share of a face, and of the part with its features, that has to be free to change. With less of it, no result can be
-# another person, whatever a recognizer says of it.
+# Share of a face, and of the part with its features, that must be free to change. With less, the
+# result still shows the person, even if a recognizer does not find them.
 MIN_CHANGE = 0.2
 
-# Share of a place that a new face has to fill for nothing of the old one to be left there.
+# Share of a box that a new face must fill so that nothing of the old one is left in it.
 FILLED = 0.9
 
 
 @dataclass(frozen=True, eq=False)
 class FaceTarget:
-    """One face to hide, and the latest attempt at it.
+    """One face to replace, and the latest attempt at it.
 
     Attributes:
         face (`DetectedFace`): as it was in the photo.
         crop (`FaceCrop`): from the photo to the model's square.
         aligned (`np.ndarray`): (size, size, 3) uint8 RGB, the crop of the photo.
-        mask (`np.ndarray`): (size, size) float32 in [0, 1], what may change.
-        wider_mask (`np.ndarray`): the same for faces that are tried again.
-        parts (`tuple[np.ndarray, ...]`): (size, size) bool, the face and its inner part, as far as the photo shows them.
-        seed (`int` or `None`): of its noise.
-        identity (`np.ndarray`): (512,) identity to move away from: the embedding of this face, or the mean of all
-            known faces of the person. The result is always compared with the photo.
-        attempts (`int`): made so far.
-        result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, of the latest attempt.
-        similarity (`float`): of the latest attempt to the person; infinite before the first.
+        mask (`np.ndarray`): (size, size) float32 in [0, 1], 1 where the face may change.
+        wider_mask (`np.ndarray`): the same for retries.
+        parts (`tuple[np.ndarray, ...]`): (size, size) bool, the face and its inner part inside the
+            photo.
+        seed (`int` or `None`): of the noise.
+        identity (`np.ndarray`): (512,) identity to move away from: the embedding of this face, or
+            the mean of all known faces of the person. The result is always compared with the photo.
+        attempts (`int`): number of attempts so far.
+        result (`np.ndarray` or `None`): (size, size, 3) uint8 RGB, the latest attempt.
+        similarity (`float`): of the latest attempt to the person; inf before the first.
     """
 
     face: DetectedFace
@@ -54,20 +55,20 @@ class FaceTarget:
 
     @property
     def can_change(self) -> bool:
-        """Whether enough of the face may change for another person to come out."""
+        """Whether enough of the face may change to show another person."""
         return all(self.mask[part].sum() >= MIN_CHANGE * part.sum() for part in self.parts)
 
     def changed(self, pixels: np.ndarray) -> float:
-        """The share of the pixels that differ in (H, W, 3) uint8 `pixels`, in the part of the face with the least."""
+        """Smallest share of changed pixels of (H, W, 3) uint8 `pixels`, over the parts."""
         differs = (self.crop.crop_image(pixels) != self.aligned).any(axis=-1)
         return min((float(differs[part].mean()) for part in self.parts if part.any()), default=1.0)
 
-    def is_hidden(self, threshold: float) -> bool:
-        """Whether there is an attempt that does not resemble the person; no number is no."""
+    def is_replaced(self, threshold: float) -> bool:
+        """Whether the latest attempt does not match the person. NaN counts as a match."""
         return self.result is not None and self.similarity < threshold
 
     def embed(self, analyser: FaceAnalyser, result: np.ndarray) -> np.ndarray:
-        """(512,) unit norm: who (size, size, 3) uint8 RGB shows at the face's place, once it is pasted."""
+        """Embedding, (512,), of a (size, size, 3) uint8 RGB result pasted into the crop."""
         weight = self.mask[..., None] * edge_feather(self.crop.size)[..., None]
         blended = (self.aligned + weight * (result.astype(np.float32) - self.aligned)).round().astype(np.uint8)
         return embed_face(analyser, blended, self.crop.points_to_crop(self.face.landmarks))
@@ -92,7 +93,8 @@ def make_target(
     """Cut one of several faces out of (H, W, 3) uint8 `pixels` and decide what of it may change.
 
     Args:
-        identity (`np.ndarray`, *optional*): as in `FaceTarget`; the face's own embedding by default.
+        identity (`np.ndarray`, *optional*): as in `FaceTarget`; the face's own embedding by
+            default.
     """
     crop = FaceCrop.from_landmarks(face.landmarks, pipe.unet.config.sample_size * pipe.vae_scale_factor)
     aligned = crop.crop_image(pixels)
@@ -107,24 +109,24 @@ def make_target(
 
 
 def paste_all(pixels: np.ndarray, targets: list[FaceTarget]) -> np.ndarray:
-    """The photo with every attempt in it, large faces last: where two overlap, the larger is usually in front."""
+    """Paste every latest attempt, large faces last: the larger of two is usually in front."""
     for target in sorted(targets, key=lambda target: target.face.area):
         pixels = target.paste(pixels)
     return pixels
 
 
-def is_part_of_new_face(face: FaceLocation, hidden: Sequence[FaceTarget]) -> bool:
-    """Whether a detection lies inside a new face and upside down to it, as a mouth and a nose taken for a face do.
+def is_part_of_new_face(face: FaceLocation, replaced: Sequence[FaceTarget]) -> bool:
+    """Whether a detection lies in a new face upside down, as a mouth and a nose may look like one.
 
-    The recognizer cannot tell: it is trained on upright faces.
+    The recognizer is trained on upright faces and cannot decide this.
     """
     return any(
-        is_filled(target, face.box) and is_upside_down(face.landmarks, target.face.landmarks) for target in hidden
+        is_filled(target, face.box) and is_upside_down(face.landmarks, target.face.landmarks) for target in replaced
     )
 
 
 def is_filled(target: FaceTarget, box: np.ndarray) -> bool:
-    """Whether a new face replaces what is in a box (x0, y0, x1, y1) of the frame."""
+    """Whether a new face replaces the content of a box (x0, y0, x1, y1) of the photo."""
     x0, y0, x1, y1 = box
     corners = target.crop.points_to_crop(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]))
     if corners.min() < 0 or corners.max() > target.crop.size - 1:
@@ -134,6 +136,6 @@ def is_filled(target: FaceTarget, box: np.ndarray) -> bool:
 
 
 def is_upside_down(landmarks: np.ndarray, others: np.ndarray) -> bool:
-    """Whether the ways from mouth to eyes of two faces, (5, 2) landmarks each, lead apart by more than 90 degrees."""
+    """Whether two faces, (5, 2) landmarks each, differ in rotation by more than 90 degrees."""
     up, other = (points[:2].mean(axis=0) - points[3:].mean(axis=0) for points in (landmarks, others))
     return bool(up @ other < 0)

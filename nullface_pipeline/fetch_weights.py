@@ -1,4 +1,4 @@
-"""Weights onto this machine, with their hashes compared; what is interrupted goes on where it stopped."""
+"""Download of weights with their hashes verified; an interrupted download is resumed."""
 
 import hashlib
 import shutil
@@ -22,10 +22,11 @@ from nullface_pipeline.weights import (
 
 
 def fetch_missing(name: str) -> None:
-    """Fetch what is missing of a set of `WEIGHT_SETS`.
+    """Download the missing weights of a set of `WEIGHT_SETS`.
 
     Raises:
-        OSError: if that does not work; it says in one sentence what is missing, how large it is and how to fetch it.
+        OSError: if it fails. The message says what is missing, how large it is and how to download
+            it.
     """
     for weights in missing_weights(name):
         try:
@@ -34,17 +35,17 @@ def fetch_missing(name: str) -> None:
             missing = missing_weights(name)
             size = readable_size(sum(part.size for part in missing))
             raise OSError(
-                f"Not on this machine, and could not be fetched: {', '.join(part.name for part in missing)}, {size}; run "
-                f"`nullface fetch {name}` where there is a network."
+                f"{', '.join(part.name for part in missing)} ({size}) not found and not downloaded. Run "
+                f"`nullface fetch {name}` with a network connection."
             ) from error
 
 
 def fetch_weights(weights: Weights) -> None:
-    """Fetch weights, or what is missing of them, and compare them with the hashes of `weights`.
+    """Download weights, or the missing files, and verify the hashes of `weights`.
 
     Raises:
-        OSError: if something cannot be fetched or written, or a hash is another. That file is deleted, unless it is in
-            the folder of an unpacked archive.
+        OSError: if a file cannot be downloaded or written, or has another hash. It is then deleted,
+            unless it is in the folder of an unpacked archive.
     """
     try:
         if isinstance(weights, HubWeights):
@@ -56,20 +57,20 @@ def fetch_weights(weights: Weights) -> None:
 
 
 def fetch_pack(name: str) -> None:
-    """Fetch an InsightFace pack, so that InsightFace itself does not download it without comparing a hash.
+    """Download an InsightFace pack and verify its hash, which InsightFace itself does not do.
 
     Args:
-        name (`str`): one of `PACKS`. A folder, or a pack that is on this machine, is left as it is.
+        name (`str`): one of `PACKS`. A folder, or a pack on this machine, is left unchanged.
 
     Raises:
-        OSError: if the pack cannot be fetched, or no hash of it is known.
+        OSError: if the pack cannot be downloaded, or its hash is not known.
     """
     if Path(name).is_dir() or (BUFFALO_L.place.parent / name).is_dir():
         return
     if name not in PACKS:
         raise OSError(
-            f"The face models {name!r} could not be loaded: no hash of that pack is known, so it is not fetched. Name one "
-            f"of {', '.join(PACKS)}, or a folder."
+            f"The face models {name!r} were not downloaded, because no hash of that pack is known. Name one of "
+            f"{', '.join(PACKS)}, or a folder."
         )
     fetch_weights(PACKS[name])
 
@@ -85,13 +86,13 @@ def unverified_files(weights: Weights) -> list[str]:
 
 
 def _fetch_from_hub(weights: HubWeights) -> None:
-    """By the Hub's own client, which fetches whole files again that are not complete."""
+    """Download with the Hub's client, which downloads incomplete files again."""
     patterns = [*weights.files, *weights.small_files]
     folder = Path(snapshot_download(weights.source, revision=weights.revision, allow_patterns=patterns))
     if weights.path is None:
         raise OSError(f"{weights.source} does not hold all of {', '.join(weights.files)}.")
     changed = [name for name, expected in weights.files.items() if file_hash(folder / name) != expected]
-    # The other files can only be compared with what the Hub says of them.
+    # No hash of the other files is known here, so they are compared with the Hub's.
     verified = HfApi().verify_repo_checksums(weights.source, revision=weights.revision)
     changed += [mismatch["path"] for mismatch in verified.mismatches]
     for name in changed:
@@ -108,7 +109,7 @@ def _fetch_release(weights: ReleaseWeights) -> None:
     if weights.path is not None:
         _compare(weights.place, weights)
         return
-    # Beside its place, and kept when interrupted.
+    # Kept if the download is interrupted.
     part = weights.place.with_name(f"{weights.place.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     if part.is_file() and part.stat().st_size > weights.size:
@@ -130,11 +131,11 @@ def _compare(file: Path, weights: ReleaseWeights) -> None:
 
 
 def _compare_unpacked(weights: ReleaseWeights) -> None:
-    """InsightFace loads any ONNX file of the folder, so one that is not of the archive counts as changed."""
+    """InsightFace loads every ONNX file of the folder, so an unknown one counts as changed."""
     for file in sorted(weights.place.glob("*.onnx")) if weights.unpacked else ():
         if file_hash(file) != weights.unpacked.get(file.name):
             raise OSError(
-                f"{file} is not what was published: its hash is another. Delete the folder {weights.place}; fetch it again."
+                f"{file} does not have the published hash. Delete the folder {weights.place} and download it again."
             )
 
 
@@ -145,11 +146,11 @@ def file_hash(file: Path) -> str:
 
 
 def _changed(name: str) -> str:
-    return f"{name} is not what was published: its hash is another. It was deleted; fetch it again."
+    return f"{name} does not have the published hash. It was deleted; download it again."
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """The whole folder or none: one that is there counts as complete."""
+    """Unpack the whole folder or nothing, because an existing folder counts as complete."""
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -158,7 +159,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 if member.endswith(".onnx"):
                     (temporary / Path(member).name).write_bytes(opened.read(member))
         if folder.is_dir():
-            folder.rmdir()  # left empty by an unpacking that failed
+            folder.rmdir()  # left empty by a failed unpacking
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

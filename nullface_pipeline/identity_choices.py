@@ -1,7 +1,7 @@
 """The three ways to choose a new identity: one class each, behind one method.
 
-"random" rotates the embedding towards a random identity, "opposite" negates it as the paper does, and "consistent" gives a
-person of an album the same new face in every photo.
+"random" rotates the embedding towards a random identity, "opposite" negates it as in the paper, and
+"consistent" gives a person of an album the same new face in every photo.
 """
 
 from dataclasses import replace
@@ -19,10 +19,10 @@ from .identity_prior import AngleSearch, load_identity_prior, rotate_identity
 from .protocols import NullFacePipeline, Settings
 
 
-# How many angles are tried in one attempt.
+# Number of angles in one attempt.
 ANGLES = 4
 
-# Share of the noise inside the mask that is drawn anew: the noise maps of an inversion hold the photo.
+# Share of new noise inside the mask, see `DDPMInversion.with_fresh_noise`.
 FRESH_NOISE = 1.0
 
 INVERSION_SETTINGS = frozenset(
@@ -54,14 +54,14 @@ class IdentityChoice(Protocol):
 
 
 class OppositeIdentity:
-    """The paper's identity: the negated embedding (section 3.3), with the noise maps of the photo."""
+    """The paper's identity: the negated embedding (section 3.3), with the photo's noise maps."""
 
     def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         return edit(pipe, targets, generator=noise_generators(targets) or None, **pipeline_settings(settings))
 
 
 class ConsistentIdentity:
-    """The negated embedding with noise drawn for the person, so that nothing else of a photo tells the faces apart."""
+    """The negated embedding with noise drawn for the person: the same new face in every photo."""
 
     def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         inversion, settings = fresh_inversion(pipe, targets, settings, noise_generators(targets))
@@ -69,7 +69,7 @@ class ConsistentIdentity:
 
 
 class RandomIdentity:
-    """A random identity, as far from the opposite one as makes the result look like neither of the two."""
+    """A random identity, at the angle where the result is as similar as a stranger."""
 
     def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         generators = noise_generators(targets)
@@ -78,7 +78,7 @@ class RandomIdentity:
         prior = load_identity_prior(pipe.face_analyser)
         searches = [AngleSearch(*each) for each in zip(embeds, [prior] * len(targets), generators or repeat(None))]
         random_identities = torch.stack([search.random_identity for search in searches])
-        # The pipeline negates what it is given.
+        # The pipeline negates `identity_embeds`.
         settings["identity_scale"] = -settings.get("identity_scale", 1.0)
         results: list[list[np.ndarray]] = [[] for _ in targets]
         for _ in range(ANGLES):
@@ -104,7 +104,7 @@ IDENTITY_CHOICES: dict[str, IdentityChoice] = {
 
 
 def edit(pipe: NullFacePipeline, targets: list[FaceTarget], **arguments: object) -> list[np.ndarray]:
-    """The pipeline on the faces of some targets, with their identities and masks; (size, size, 3) uint8 RGB each."""
+    """Run the pipeline on targets with their masks; returns (size, size, 3) uint8 RGB each."""
     images = pipe(
         [PIL.Image.fromarray(target.aligned) for target in targets],
         identity_embeds=torch.from_numpy(np.stack([target.identity for target in targets])),
@@ -117,7 +117,7 @@ def edit(pipe: NullFacePipeline, targets: list[FaceTarget], **arguments: object)
 def fresh_inversion(
     pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings, generators: list[torch.Generator]
 ) -> tuple[DDPMInversion, Settings]:
-    """An inversion with drawn noise inside the masks, which holds nothing of the photos, and the settings of the edit."""
+    """Invert the targets with new noise inside their masks; also returns the settings left over."""
     settings = pipeline_settings(settings)
     of_inversion = {name: value for name, value in settings.items() if name in INVERSION_SETTINGS}
     of_edit = {name: value for name, value in settings.items() if name not in INVERSION_SETTINGS}
@@ -129,7 +129,7 @@ def fresh_inversion(
 
 
 def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
-    """One a face, so that a result does not depend on the other faces; none without seeds."""
+    """One generator a face, so that results do not depend on other faces; none without seeds."""
     if all(target.seed is None for target in targets):
         return []
     generators = [torch.Generator() for _ in targets]
@@ -142,7 +142,7 @@ def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
 
 
 def pipeline_settings(settings: Settings) -> Settings:
-    """The same as arguments of the pipeline's `__call__`: few steps are timesteps, which replace `skip`."""
+    """Settings as arguments of `__call__`: few steps become timesteps, which replace `skip`."""
     if "few_steps" not in settings:
         return settings
     others = {name: value for name, value in settings.items() if name not in ("few_steps", "skip")}

@@ -1,8 +1,9 @@
-"""Random identities: the identity prior they are drawn from, and how far to rotate an embedding towards one.
+"""Random identities: the prior they are drawn from, and the rotation of an embedding towards one.
 
-The paper's c_id = -lambda_id * e (section 3.3) is a known direction: an attacker who knows it looks for the person who is
-*least* similar to the result. Here the identity is rotated from -e towards a random one, until the result is as similar to
-the person as a random stranger is. The person can then stand anywhere in a ranking by this recognizer.
+The paper's c_id = -lambda_id * e (section 3.3) is a known direction: an attacker who knows it looks
+for the person who is *least* similar to the result. Here the identity is rotated from -e towards a
+random one, until the result is as similar to the person as a random stranger is. The person can
+then stand anywhere in a ranking by this recognizer.
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,11 @@ from .protocols import FaceAnalyser
 # Beside a recognizer's own file.
 PRIOR_FILE = "people.npz"
 
-# Target percentile of the person's similarity among strangers' similarities: away from both ends, and in the lower half,
-# because other recognizers see a little more of the person than the one that steers.
+# Target percentile of the person's similarity among strangers' similarities: away from both ends,
+# and in the lower half, because other recognizers see a little more of the person than the one that
+# steers.
 PERCENTILE_RANGE = (0.05, 0.5)
-# How close to its target a result has to come, and how many reference identities the percentile is measured on.
+# Tolerance of the percentile, and number of reference identities that it is measured on.
 TOLERANCE = 0.1
 NUM_REFERENCES = 1000
 # Degrees.
@@ -34,11 +36,12 @@ STEP = 25.0
 
 @dataclass(frozen=True, eq=False)
 class IdentityPrior:
-    """Distribution of a recognizer's embeddings over people: a normal distribution, projected to unit norm.
+    """Distribution of a recognizer's embeddings over people: normal, projected to unit norm.
 
     Attributes:
         mean (`torch.Tensor`): (D,) float32.
-        axes (`torch.Tensor`): (K, D) float32, orthogonal, each as long as the standard deviation along it.
+        axes (`torch.Tensor`): (K, D) float32, orthogonal, each as long as the standard deviation
+            along it.
         rest (`float`): standard deviation along every other direction.
     """
 
@@ -63,12 +66,12 @@ class IdentityPrior:
 
     @cached_property
     def references(self) -> torch.Tensor:
-        """(`NUM_REFERENCES`, D) identities that results are compared with. Always the same; they need not be secret."""
+        """(`NUM_REFERENCES`, D) fixed identities that results are compared with; not secret."""
         return self.sample(NUM_REFERENCES, torch.Generator().manual_seed(0))
 
     @classmethod
     def uniform(cls, size: int = EMBEDDING_SIZE) -> "IdentityPrior":
-        """Uniform over all directions, for a recognizer of which nothing is known."""
+        """Uniform over all directions, for a recognizer without a fitted prior."""
         return cls(torch.zeros(size), torch.zeros(0, size), 1.0)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -94,11 +97,12 @@ def load_identity_prior(analyser: FaceAnalyser) -> IdentityPrior:
 
 
 def rotate_identity(embeds: torch.Tensor, random_identities: torch.Tensor, degrees: Sequence[float]) -> torch.Tensor:
-    """Rotate -e towards a random identity: 0 degrees is the opposite, 90 is independent of the person, 180 is the person.
+    """Rotate -e towards a random identity: 0 degrees is the opposite, 180 degrees is the person.
 
     Args:
         embeds (`torch.Tensor`): (B, D), the people; only the direction is used.
-        random_identities (`torch.Tensor`): (B, D); only the component orthogonal to `embeds` is used.
+        random_identities (`torch.Tensor`): (B, D); only the component orthogonal to `embeds` is
+            used.
         degrees: B angles.
 
     Returns:
@@ -114,8 +118,8 @@ def rotate_identity(embeds: torch.Tensor, random_identities: torch.Tensor, degre
 class AngleSearch:
     """Search for the angle that brings a result to a random target percentile.
 
-    The percentile is the share of reference identities that are less similar to the result than the person is: what an
-    attacker sees who has the result and this recognizer.
+    The percentile is the share of reference identities that are less similar to the result than the
+    person is. An attacker with the result and this recognizer can measure it.
 
     Args:
         person (`torch.Tensor`): (D,) unit norm.
@@ -125,7 +129,7 @@ class AngleSearch:
     Attributes:
         random_identity (`torch.Tensor`): (D,) unit norm, the identity to rotate towards.
         target (`float`): target percentile, in [0, 1].
-        tried (`list[tuple[float, float, float]]`): angle in degrees, similarity above the wanted one, percentile.
+        tried (`list[tuple[float, float, float]]`): angle in degrees, excess similarity, percentile.
     """
 
     def __init__(self, person: torch.Tensor, prior: IdentityPrior, generator: torch.Generator | None = None) -> None:
@@ -157,19 +161,20 @@ class AngleSearch:
         """The angle to try next, in degrees."""
         if not self.tried:
             return FIRST_ANGLE
-        # Whole degrees, so that rounding differences between machines do not become another picture.
+        # Whole degrees, so that rounding differences between machines do not become another
+        # picture.
         return float(round(next_angle([(angle, excess) for angle, excess, _ in self.tried])))
 
 
 def next_angle(tried: Sequence[tuple[float, float]]) -> float:
-    """Next angle of a bracketing search for an excess similarity of zero; larger angles raise the similarity.
+    """Next angle of a bracketing search for excess similarity zero; it rises with the angle.
 
     Args:
-        tried: angles in degrees, and by how much the similarity was too high; at least one.
+        tried: angles in degrees with their excess similarity; at least one.
 
     Returns:
-        `float`: in [0, 180]. Linear interpolation between the two angles that bracket zero, kept away from both; while
-        all are on one side, `STEP` beyond the last of them.
+        `float`: in [0, 180]. Linear interpolation between the two angles that bracket zero, kept
+            away from both; `STEP` beyond the outermost angle while all are on one side.
     """
     low = max(((angle, excess) for angle, excess in tried if excess <= 0.0), default=None)
     high = min(((angle, excess) for angle, excess in tried if excess > 0.0), default=None)

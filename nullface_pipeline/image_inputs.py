@@ -18,10 +18,10 @@ def count_images(image: PipelineImageInput) -> int:
 
 
 def check_image_values(image: PipelineImageInput, name: str) -> None:
-    """Raise ValueError unless `image` is one image or a batch, of one size, with values in [0, 1] or PIL's own.
+    """Raise ValueError unless `image` is an image or a batch of one size with valid values.
 
-    diffusers would scale 0 ... 255 arrays as if they were 0 ... 1, and stack images of different sizes with an error
-    that names neither.
+    diffusers would scale 0 ... 255 arrays as if they were 0 ... 1, and stack images of different
+    sizes with an error that names neither.
     """
     if not is_valid_image_imagelist(image):
         raise ValueError(
@@ -35,9 +35,7 @@ def check_image_values(image: PipelineImageInput, name: str) -> None:
         if isinstance(item, PIL.Image.Image):
             continue
         if not (np.issubdtype(item.dtype, np.floating) if isinstance(item, np.ndarray) else item.is_floating_point()):
-            raise ValueError(
-                f"`{name}` must hold floating-point values in [0, 1], got {item.dtype}; convert it (and divide by 255)."
-            )
+            raise ValueError(f"`{name}` must have floating-point values in [0, 1], got {item.dtype}. Divide by 255.")
         if not 0.0 <= float(item.min()) <= float(item.max()) <= 1.0:
             raise ValueError(
                 f"`{name}` must hold values in [0, 1], got {float(item.min()):.3g} to {float(item.max()):.3g}."

@@ -1,4 +1,4 @@
-"""Checks of the arguments of the pipelines' `__call__` and `invert`. Each raises before anything is computed."""
+"""Checks of the arguments of `__call__` and `invert`, before anything is computed."""
 
 import math
 import numbers
@@ -23,17 +23,17 @@ def check_inversion_inputs(
     inversion_batch_size: int | None,
     generator: Generators,
 ) -> None:
-    """Check what `invert` takes.
+    """Check the arguments of `invert`.
 
     Raises:
-        ValueError: if an argument is out of range or of a wrong shape; it is named.
+        ValueError: if an argument, which is named, is out of range or has a wrong shape.
     """
     prediction_type = scheduler_config.get("prediction_type", "epsilon")
     if prediction_type != "epsilon":
         raise ValueError(f"The model predicts {prediction_type!r}. Use one that predicts the noise ('epsilon').")
     _check_steps(settings, scheduler_config["num_train_timesteps"] - 1)
     if not 0.0 < settings.eta <= 1.0:
-        raise ValueError(f"`eta` must be in (0, 1], got {settings.eta}. Noise maps need noise.")
+        raise ValueError(f"`eta` must be in (0, 1], got {settings.eta}.")
     if settings.solver_order not in (1, 2):
         raise ValueError(f"`solver_order` must be 1 or 2, got {settings.solver_order}.")
     if settings.solver_order == 2 and settings.eta != 1.0:
@@ -54,10 +54,10 @@ def check_edit_inputs(
     identity_generator: Generators,
     prompt: str | list[str],
 ) -> None:
-    """Check the numbers and texts that only an edit takes.
+    """Check the arguments of `__call__` that `invert` does not have.
 
     Raises:
-        ValueError: if an argument is out of range or not one for each of the B images; it is named.
+        ValueError: if an argument, which is named, is out of range or not one for each image.
     """
     _check_finite("guidance_scale", guidance_scale)
     _check_finite("identity_scale", identity_scale)
@@ -76,8 +76,8 @@ def check_identity_inputs(identity_embeds: object, shape: tuple[int, int], has_a
     """Check the embeddings, or that they can be computed.
 
     Raises:
-        ValueError: if they do not have the shape (B, D), or one has no direction.
-        RuntimeError: if there are none, and no face models either.
+        ValueError: if they do not have the shape (B, D), or one is zero or not finite.
+        RuntimeError: if neither embeddings nor face models are given.
     """
     if identity_embeds is None:
         if not has_analyser:
@@ -93,7 +93,7 @@ def check_identity_inputs(identity_embeds: object, shape: tuple[int, int], has_a
 
 
 def check_mask_inputs(mask_image: PipelineImageInput | None, keep: Sequence[str] | None, has_parser: bool) -> None:
-    """Check what says which part of an image changes.
+    """Check the mask and the regions to keep.
 
     Raises:
         ValueError: if the mask or a region name is not valid.
@@ -119,7 +119,7 @@ def check_callback_inputs(names: Sequence[str], known: Sequence[str]) -> None:
 def check_reused_inversion(
     inversion: DDPMInversion, given: Settings, batch_size: int, latent_size: tuple[int, int]
 ) -> None:
-    """Raise ValueError if an inversion does not belong to these images, or a given setting contradicts its own."""
+    """Raise ValueError if an inversion is of other images, or a setting contradicts its own."""
     for name, value in given.items():
         own = getattr(inversion.settings, name)
         if value != own:

@@ -1,4 +1,4 @@
-"""Complete pipelines by name, as the command line and the Space offer them."""
+"""Complete pipelines by name, for the command line and the Space."""
 
 from typing import Any
 
@@ -22,20 +22,21 @@ def load_model_set(
     detection_threshold: float = DETECTION_THRESHOLD,
     compile: bool = False,
 ) -> StableDiffusionNullFacePipeline | StableDiffusionXLNullFacePipeline:
-    """A pipeline with adapter and face models.
+    """Load a pipeline with adapter and face models.
 
     Args:
-        name (`str`): "tiny", "sd15", "sdxl", or a folder or Hub name of a Stable Diffusion 1.5 or XL model.
-        device (`str`, *optional*): CUDA where there is a device, else a Mac's "mps", else the CPU.
-        dtype (`torch.dtype`, *optional*): of the UNet and the text encoder; by default what suits the processor, see
-            `default_dtype`. On a CPU the VAE of a Stable Diffusion model is float32 in any case.
+        name (`str`): "tiny", "sd15", "sdxl", or a folder or Hub name of a Stable Diffusion 1.5 or
+            XL model.
+        device (`str`, *optional*): "cuda" if available, else "mps", else "cpu" by default.
+        dtype (`torch.dtype`, *optional*): of the UNet and the text encoder, see `default_dtype`. On
+            a CPU, the VAE of a Stable Diffusion model is always float32.
         detection_threshold (`float`): lowest detection score that counts as a face.
-        compile (`bool`): compile the UNet with `torch.compile`, FaceID's LoRA fused into it. The first calls take
-            minutes; meant for long runs on a GPU.
+        compile (`bool`): compile the UNet with `torch.compile`, FaceID's LoRA fused into it. The
+            first calls take minutes; meant for long runs on a GPU.
 
     Raises:
-        OSError, RuntimeError, ValueError: if a part cannot be found, fetched or read. What is missing of "sd15" and
-            "sdxl" is fetched and compared with its hashes; where that cannot be, the error says how large it is.
+        OSError, RuntimeError, ValueError: if a part cannot be found, downloaded or read. Missing
+            files of "sd15" and "sdxl" are downloaded and verified.
     """
     device = device or default_device()
     dtype = dtype or default_dtype(name, device)
@@ -55,9 +56,10 @@ def load_model_set(
 
 
 def stable_diffusion(name: str) -> tuple[str, str]:
-    """Where a Stable Diffusion model and its FaceID adapter are: fetched files of "sd15" and "sdxl", else Hub names.
+    """Paths of a Stable Diffusion model and its FaceID adapter: downloaded files, else Hub names.
 
-    By a Hub name, diffusers would fetch the safety checker as well, and ask the Hub on every load.
+    For a Hub name, diffusers would also download the safety checker, and call the Hub at every
+    load.
     """
     if name not in MODELS:
         fetch_missing("faces")
@@ -68,16 +70,16 @@ def stable_diffusion(name: str) -> tuple[str, str]:
 
 
 def default_device() -> str:
-    """The fastest there is."""
+    """The fastest available device."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def default_dtype(name: str, device: str) -> torch.dtype:
-    """float16 on a GPU; on a CPU bfloat16 where the processor multiplies it, and float32 elsewhere and for "tiny".
+    """float16 on a GPU; on a CPU bfloat16 if it has instructions for it. Float32 for "tiny".
 
-    nullface-tiny is so small that it gains little by it.
+    nullface-tiny is too small to gain much.
     """
     if device != "cpu":
         return torch.float16
@@ -87,20 +89,20 @@ def default_dtype(name: str, device: str) -> torch.dtype:
 
 
 def compile_unet(pipe: StableDiffusionNullFacePipeline) -> None:
-    """Compile the UNet in place, FaceID's LoRA fused into it: compiled code would add it up layer by layer."""
+    """Fuse FaceID's LoRA and compile the UNet in place; unfused, each call would add the LoRA."""
     if has_face_lora(pipe.unet):
         pipe.fuse_lora(["unet"], adapter_names=[FACE_LORA_NAME])
     pipe.unet.compile()
 
 
 def pipeline_class(model: str) -> type[Any]:
-    """The class for a folder or Hub name of a Stable Diffusion model: XL has a second text encoder."""
+    """Pipeline class for a folder or Hub name of a model: XL has a second text encoder."""
     components = DiffusionPipeline.load_config(model)
     return StableDiffusionXLNullFacePipeline if "text_encoder_2" in components else StableDiffusionNullFacePipeline
 
 
 def load_detector(name: str = "tiny", detection_threshold: float = DETECTION_THRESHOLD) -> FaceAnalyser:
-    """Only the part of a model set that finds faces: an InsightFace `FaceAnalysis`."""
+    """Load only the face models of a model set, as an InsightFace `FaceAnalysis`."""
     if name == "tiny":
         return load_face_analyser(TINY_FOLDER / "face_models", detection_threshold=detection_threshold)
     fetch_missing("faces")

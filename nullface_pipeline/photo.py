@@ -1,7 +1,7 @@
-"""Whole photos: find every face, hide each, finish the picture, and make sure that it worked.
+"""Whole photos: find every face, replace it, finish the image, and verify the result.
 
-No face leaves this module as it came: what still resembles the person after every attempt is covered, a photo in which
-nothing is found is an error, and so is one whose result does not account for every face.
+No face leaves this module unprocessed. A face that still matches the person after every attempt
+is covered. A photo without a face, or a result that does not account for every face, is an error.
 """
 
 import os
@@ -38,66 +38,66 @@ from .protocols import FaceAnalyser, NullFacePipeline
 
 Face = TypeVar("Face", bound=FaceLocation)
 
-# How much more than what is taken for the same person a face must resemble a reference photo to be kept. To hide
-# somebody who agreed to be seen costs little, the contrary costs a person's privacy.
+# Added to the similarity of one person before a face is kept as the person of a reference photo.
+# Replacing a face that should be kept costs little; keeping a wrong one costs a person's privacy.
 CONSENT_MARGIN = 0.2
 
-# Seed of albums that have none. Without it, noise would follow from the person's embedding alone.
+# Seed of albums without one. Otherwise the noise would follow from the embedding alone.
 _PROCESS_SEED = secrets.randbelow(MAX_SEED)
 
-# Share of a face's box that lies in a box which encloses the face. Of two faces cheek to cheek, a
+# A box encloses a face if it holds this share of the face's box. Of two faces cheek to cheek, a
 # box around one holds at most about half of the other.
 ENCLOSED = 0.9
 
-# Share of the pixels of a hidden face that must differ from before: of its box, which shows some hair and background
-# too, of its ellipse and of the inner part with its features.
+# Share of a replaced face's pixels that must differ from before: in its box, which shows some
+# background, in its ellipse, and in the inner part with its features.
 MIN_CHANGED_PIXELS = 0.1
 
-# What Pillow turns into RGB without loss of what is to be seen.
+# Modes that Pillow converts to RGB without visible loss.
 _PHOTO_MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 @dataclass(frozen=True, eq=False)
 class FoundFaces:
-    """The faces of a photo, and what is to become of each: every one is in exactly one of three lists.
+    """The faces of a photo in three lists, by what happens to them; each face is in one list.
 
     Attributes:
         pixels (`np.ndarray`): (H, W, 3) uint8 RGB, the photo.
-        hide, cover, keep (`tuple[DetectedFace, ...]`): to be replaced, to be covered at once, to be left alone.
+        replace, cover, keep (`tuple[DetectedFace, ...]`): `cover` are covered without an attempt.
     """
 
     pixels: np.ndarray
-    hide: tuple[DetectedFace, ...]
+    replace: tuple[DetectedFace, ...]
     cover: tuple[DetectedFace, ...]
     keep: tuple[DetectedFace, ...]
 
     @property
     def all(self) -> list[DetectedFace]:
         """Every face, largest first."""
-        return sorted([*self.hide, *self.cover, *self.keep], key=lambda face: face.area, reverse=True)
+        return sorted([*self.replace, *self.cover, *self.keep], key=lambda face: face.area, reverse=True)
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedFaces:
-    """The finished picture, and every face of it by what was done.
+    """The finished image, and its faces by what was done.
 
     Attributes:
         pixels (`np.ndarray`): (H, W, 3) uint8 RGB.
-        hidden (`tuple[FaceTarget, ...]`): replaced and verified.
+        replaced (`tuple[FaceTarget, ...]`): replaced and verified.
         failed (`tuple[FaceTarget, ...]`): covered, because no attempt passed.
-        covered (`tuple[DetectedFace, ...]`): covered without an attempt: too small, or only seen at the second look.
-        cover_kind (`str`): by what, one of `COVERS`.
+        covered (`tuple[DetectedFace, ...]`): too small, or found only in the result.
+        cover_kind (`str`): one of `COVERS`.
     """
 
     pixels: np.ndarray
-    hidden: tuple[FaceTarget, ...]
+    replaced: tuple[FaceTarget, ...]
     failed: tuple[FaceTarget, ...]
     covered: tuple[DetectedFace, ...]
     cover_kind: str = COVERS[0]
 
     @property
     def covers(self) -> list[DetectedFace]:
-        """All that is covered, in the order in which one cover lies over the other."""
+        """All covered faces, in the order in which the covers are drawn."""
         return [*(target.face for target in self.failed), *self.covered]
 
 
@@ -121,18 +121,21 @@ def anonymize_photo(
 
 
 def check_pipeline(pipe: NullFacePipeline, options: PhotoOptions) -> None:
-    """What these options demand of the pipeline, whatever the photo.
+    """Check that the pipeline has what the options need.
 
     Raises:
-        RuntimeError: if the face models are not loaded, or lack a recognizer or a parser that is needed.
+        RuntimeError: if the face models are not loaded, or lack a recognizer or a parser that is
+            needed.
         OptionTypeError: if the verifier is not a recognizer.
-        ValueError: if the threshold is above what suits the recognizer and `accept_recognizable` is not set, or the
-            people are missing who get a consistent identity.
+        OptionError: if the threshold is above the recognizer's and `accept_recognizable` is not
+            set, or if `people` is missing for the consistent identity.
     """
     if pipe.face_analyser is None:
         raise RuntimeError("No face models are loaded. Call `pipe.load_face_models()` first.")
     if not _recognizes(pipe.face_analyser):
-        raise RuntimeError("The face models hold no recognizer, without which no result can be verified.")
+        raise RuntimeError(
+            "The face models have no recognizer, so no result can be verified. Load a pack that has one."
+        )
     if options.verifier is not None and not _recognizes(options.verifier):
         raise OptionTypeError("verifier", "must be an InsightFace FaceAnalysis with a recognizer.")
     if options.keep and pipe.face_parser is None:
@@ -155,26 +158,26 @@ def _recognizes(analyser: FaceAnalyser) -> bool:
 
 
 def similarity_threshold(pipe: NullFacePipeline, options: PhotoOptions) -> float:
-    """Similarity from which on a result still is the person: what was asked for, or what suits the recognizer."""
+    """Similarity from which on a result still matches the person: given, or of the recognizer."""
     if options.similarity_threshold is None:
         return same_person_similarity(pipe.face_analyser)
     return options.similarity_threshold
 
 
 def consent_threshold(pipe: NullFacePipeline, options: PhotoOptions) -> float:
-    """Similarity from which on a face is the person of a reference photo, and left alone."""
+    """Similarity from which on a face is the person of a reference photo, and kept."""
     suits = same_person_similarity(pipe.face_analyser) + CONSENT_MARGIN
     return max(similarity_threshold(pipe, options), suits)
 
 
 def read_pixels(photo: PIL.Image.Image | str | os.PathLike[str]) -> tuple[np.ndarray, bytes | None]:
-    """A photo's pixels, turned upright, and a colour profile for them that holds nothing else of the photo.
+    """A photo's pixels, upright, and a colour profile that holds nothing else of the photo.
 
     Returns:
         (H, W, 3) uint8 RGB, and an ICC profile made anew; `None` for sRGB.
 
     Raises:
-        TypeError, ValueError: where it is no photo, or cannot be read.
+        TypeError, ValueError: if it is not a photo or cannot be read.
     """
     if not isinstance(photo, (str, os.PathLike, PIL.Image.Image)):
         raise TypeError(f"`photo` must be a PIL image or a path, got {type(photo).__name__}.")
@@ -183,44 +186,43 @@ def read_pixels(photo: PIL.Image.Image | str | os.PathLike[str]) -> tuple[np.nda
             photo = PIL.Image.open(photo)
         upright = PIL.ImageOps.exif_transpose(photo)
         upright.load()
-    # Pillow raises SyntaxError, struct.error and others for a damaged file, DecompressionBombError for a huge one.
+    # For damaged and huge files, Pillow raises SyntaxError, struct.error, DecompressionBombError...
     except Exception as error:
         raise ValueError(f"The photo cannot be read: {error}.") from error
     if upright.mode.startswith("I;16"):
-        # Pillow would cut off what is above 255.
+        # Pillow would clip values above 255.
         upright = PIL.Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
     if upright.mode not in _PHOTO_MODES:
         raise ValueError(f"Pillow's mode {upright.mode} has no defined white point. Convert the photo to RGB first.")
     own_profile = photo.info.get("icc_profile") if photo.mode in ("RGB", "RGBA", "P") else None
-    picture, icc_profile = with_rebuilt_profile(upright.convert("RGB"), own_profile)
-    return np.array(picture), icc_profile
+    image, icc_profile = with_rebuilt_profile(upright.convert("RGB"), own_profile)
+    return np.array(image), icc_profile
 
 
 def find_faces(pipe: NullFacePipeline, pixels: np.ndarray, options: PhotoOptions) -> FoundFaces:
-    """Find every face of an (H, W, 3) uint8 RGB photo and decide what is to become of it.
+    """Find every face of an (H, W, 3) uint8 RGB photo and sort them by what to do with them.
 
     Raises:
-        NoFaceFoundError: if there is none.
+        NoFaceFoundError: if there is no face.
         ValueError: as `find_kept_faces`.
     """
     faces = search_faces(pipe.face_analyser, pixels)
     if not faces:
         raise NoFaceFoundError(
-            "No face was found in the photo, so nothing was anonymized and nothing is returned. If it shows one, lower "
-            "the detection threshold."
+            "No face was found in the photo, so nothing was anonymized and nothing is returned. If it "
+            "shows one, lower the detection threshold."
         )
     kept = find_kept_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold(pipe, options))
-    hide: list[DetectedFace] = []
-    cover: list[DetectedFace] = []
+    replaced: list[DetectedFace] = []
+    covered: list[DetectedFace] = []
     for face in faces:
         if face not in kept:
-            (hide if face.longer_side >= options.min_face else cover).append(face)
-    return FoundFaces(pixels, tuple(hide), tuple(cover), tuple(kept))
+            (replaced if face.longer_side >= options.min_face else covered).append(face)
+    return FoundFaces(pixels, tuple(replaced), tuple(covered), tuple(kept))
 
 
 def read_references(analyser: FaceAnalyser, skip_faces: Sequence[FaceToSkip]) -> tuple[Box | np.ndarray, ...]:
-    """`skip_faces` as in `PhotoOptions`, but each reference photo as (512,) float32, who it shows: searched once for many
-    photos.
+    """Replace the reference photos among `skip_faces` by the embedding, (512,), of their face.
 
     Raises:
         ValueError: if a reference photo does not show exactly one face.
@@ -245,12 +247,13 @@ def find_kept_faces(
     Args:
         faces (`list[DetectedFace]`): all faces of the photo.
         skip_faces (`Sequence`): as in `PhotoOptions`.
-        threshold (`float`): similarity from which on a face is the person of a reference photo. Of several such faces
-            only the most similar one is.
+        threshold (`float`): similarity from which on a face is the person of a reference photo. Of
+            several such faces, only the most similar one is kept.
 
     Raises:
         FaceToSkipError: if a box does not belong to exactly one face.
-        ValueError: if a reference photo does not show exactly one face. The person may be absent from this photo.
+        ValueError: if a reference photo does not show exactly one face. The photo itself may lack
+            the person.
     """
     kept: list[DetectedFace] = []
     for wanted in read_references(analyser, skip_faces):
@@ -267,7 +270,8 @@ def face_in_box(faces: list[DetectedFace], box: Sequence[float]) -> DetectedFace
     """The face at a box (x0, y0, x1, y1), or the only one that a larger box encloses.
 
     Raises:
-        FaceToSkipError: if no face or more than one matches. The message lists the faces with their numbers.
+        FaceToSkipError: if no face or more than one matches. The message lists the faces with their
+            numbers.
     """
     wanted = np.array(box)
     found = [face for face in faces if is_same_place(face.box, wanted)]
@@ -303,21 +307,21 @@ def enclosed_share(inner: np.ndarray, outer: np.ndarray) -> float:
 def make_targets(
     pipe: NullFacePipeline, found: FoundFaces, options: PhotoOptions, keep_mask: np.ndarray | None
 ) -> list[FaceTarget]:
-    """Cut out every face that is to be hidden; each has noise of its own, and a person of an album one new face."""
-    identities = known_identities(pipe.face_analyser, found.hide, options.people)
+    """Cut out every face to replace, each with its own noise; a person of an album has one."""
+    identities = known_identities(pipe.face_analyser, found.replace, options.people)
     seeds = [noise_seed(options.seed, number, person) for number, person in enumerate(identities)]
     return [
         make_target(pipe, found.pixels, face, found.all, options.keep, keep_mask, seed, identity)
-        for face, seed, identity in zip(found.hide, seeds, identities)
+        for face, seed, identity in zip(found.replace, seeds, identities)
     ]
 
 
 def noise_seed(seed: int | None, number: int, person: np.ndarray | None) -> int | None:
-    """Of a face's noise: by its number in the photo, or, of a person of an album, by who it is.
+    """Seed of a face's noise, by its number in the photo or by the person of an album.
 
     Args:
-        seed (`int` or `None`): of `PhotoOptions`. For a person of an album, None stands for the secret seed of this
-            process, which all photos of the album share.
+        seed (`int` or `None`): of `PhotoOptions`. For a person of an album, None stands for a
+            secret seed of this process, which all photos of the album share.
         person (`np.ndarray` or `None`): (512,) float32, a row of `people`.
     """
     if person is None:
@@ -328,7 +332,7 @@ def noise_seed(seed: int | None, number: int, person: np.ndarray | None) -> int 
 def known_identities(
     analyser: FaceAnalyser, faces: Sequence[DetectedFace], people: np.ndarray | None
 ) -> list[np.ndarray | None]:
-    """Who of some `people` each face of a photo is; None for nobody. No two faces are one person.
+    """Match the faces of a photo with `people`, at most one face a person; None without a match.
 
     Args:
         people (`np.ndarray` or `None`): (P, 512) float32, as in `PhotoOptions`.
@@ -356,35 +360,35 @@ def finish_faces(
     seen: list[DetectedFace],
     options: PhotoOptions,
 ) -> FinishedFaces:
-    """Put the new faces into the photo and cover what could not be hidden, or is seen only now.
+    """Paste the new faces; cover failed faces and those found only in the result.
 
     Args:
         seen (`list[DetectedFace]`): faces found in the photo with the last attempts in it.
 
     Raises:
-        FaceNotHiddenError: if a face could not be hidden and `on_failure` is "error".
+        FaceNotHiddenError: if a face could not be replaced and `on_failure` is "error".
     """
     threshold = similarity_threshold(pipe, options)
-    hidden = [target for target in targets if target.is_hidden(threshold)]
-    failed = [target for target in targets if not target.is_hidden(threshold)]
+    replaced = [target for target in targets if target.is_replaced(threshold)]
+    failed = [target for target in targets if not target.is_replaced(threshold)]
     if failed and options.on_failure == "error":
         raise FaceNotHiddenError(
             f"{len(failed)} face(s) still resemble the person after {options.max_attempts} attempt(s), at "
-            f"{', '.join(_box_text(target.face) for target in failed)}; nothing is returned. Use a stronger preset, or "
-            "cover such faces."
+            f"{', '.join(_box_text(target.face) for target in failed)}; nothing is returned. Use a stronger "
+            "preset, or cover such faces."
         )
-    pixels = paste_all(found.pixels, hidden)
-    # A second look, at the finished picture: what the detector missed at first must not get through either.
+    pixels = paste_all(found.pixels, replaced)
+    # The finished image is searched as well, because the detector may have missed a face at first.
     if failed or not targets:
         seen = search_faces(pipe.face_analyser, pixels)
-    new = [face for face in unmatched_faces(seen, found.all) if not is_part_of_new_face(face, hidden)]
+    new = [face for face in unmatched_faces(seen, found.all) if not is_part_of_new_face(face, replaced)]
     covered = [*found.cover, *new]
-    finished = FinishedFaces(pixels, tuple(hidden), tuple(failed), tuple(covered), options.cover)
+    finished = FinishedFaces(pixels, tuple(replaced), tuple(failed), tuple(covered), options.cover)
     return replace(finished, pixels=cover_faces(pixels, [face.box for face in finished.covers], options.cover))
 
 
 def unmatched_faces(seen: Sequence[Face], known: Sequence[FaceLocation]) -> list[Face]:
-    """Which of the faces seen are none of those known. Each known face accounts for one that is seen, the closest."""
+    """Detections that match no known face. A known face accounts for the closest detection."""
     pairs = [(overlap(new.box, old.box), i, j) for i, new in enumerate(seen) for j, old in enumerate(known)]
     matched_seen: set[int] = set()
     matched_known: set[int] = set()
@@ -396,18 +400,18 @@ def unmatched_faces(seen: Sequence[Face], known: Sequence[FaceLocation]) -> list
 
 
 def is_same_face(first: FaceLocation, second: FaceLocation) -> bool:
-    """Whether two boxes are about one face, though its box may have become somewhat larger or smaller."""
+    """Whether two boxes are of one face, even if its box has become somewhat larger or smaller."""
     return is_same_place(first.box, second.box)
 
 
 def check_finished(found: FoundFaces, finished: FinishedFaces) -> None:
-    """The promise, asked of the picture itself: every face is accounted for once, and what was to change has changed.
+    """Raise unless the picture shows every face accounted for once, and every new face changed.
 
     Raises:
-        FaceNotHiddenError: if not; nothing may be returned then.
+        FaceNotHiddenError: if not, so that nothing is returned.
     """
     done = [
-        *(target.face for target in (*finished.hidden, *finished.failed)),
+        *(target.face for target in (*finished.replaced, *finished.failed)),
         *(face for face in finished.covered if any(face is old for old in found.cover)),
         *found.keep,
     ]
@@ -415,14 +419,14 @@ def check_finished(found: FoundFaces, finished: FinishedFaces) -> None:
         raise FaceNotHiddenError("Not every face of the photo is accounted for; nothing is returned.")
     covered = are_covered(finished.pixels, [face.box for face in finished.covers], finished.cover_kind)
     left = [face for face, is_covered in zip(finished.covers, covered) if not is_covered]
-    left += [target.face for target in finished.hidden if not is_changed(found.pixels, finished.pixels, target)]
+    left += [target.face for target in finished.replaced if not is_changed(found.pixels, finished.pixels, target)]
     if left:
         boxes = ", ".join(map(_box_text, left))
         raise FaceNotHiddenError(f"The face(s) at {boxes} did not change as they should; nothing is returned.")
 
 
 def is_changed(before: np.ndarray, after: np.ndarray, target: FaceTarget) -> bool:
-    """Whether enough of a hidden face's pixels differ between two (H, W, 3) uint8 pictures, in every part of it."""
+    """Whether enough pixels of a face differ between two (H, W, 3) uint8 images, in every part."""
     x0, y0, x1, y1 = _pixel_box(target.face.box, before.shape)
     changed = (before[y0:y1, x0:x1] != after[y0:y1, x0:x1]).any(axis=-1)
     in_box = 1.0 if changed.size == 0 else float(changed.mean())
@@ -430,7 +434,7 @@ def is_changed(before: np.ndarray, after: np.ndarray, target: FaceTarget) -> boo
 
 
 def _pixel_box(box: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """(x0, y0, x1, y1), end exclusive: the whole pixels in a box, as far as they are in the picture."""
+    """(x0, y0, x1, y1), end exclusive: the whole pixels of a box that lie in the image."""
     x0, y0 = np.clip(np.ceil(box[:2]), 0, shape[1::-1]).astype(int)
     x1, y1 = np.clip(np.floor(box[2:]) + 1, [x0, y0], [max(shape[1], x0), max(shape[0], y0)]).astype(int)
     return int(x0), int(y0), int(x1), int(y1)
@@ -441,9 +445,9 @@ def _box_text(face: FaceLocation) -> str:
 
 
 def records(found: FoundFaces, finished: FinishedFaces) -> tuple[FaceRecord, ...]:
-    """What was done to each face."""
+    """Record of each face."""
     return (
-        *(_record(target.face, "replaced", target.similarity, target.attempts) for target in finished.hidden),
+        *(_record(target.face, "replaced", target.similarity, target.attempts) for target in finished.replaced),
         *(_record(target.face, "covered", _tried(target), target.attempts) for target in finished.failed),
         *(_record(face, "covered") for face in finished.covered),
         *(_record(face, "kept") for face in found.keep),

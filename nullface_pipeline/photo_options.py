@@ -1,6 +1,6 @@
-"""Options of `anonymize`: type, range, help and group of each, which commands, docs and the Space read from here.
+"""Options of `anonymize`: type, range, help and group, for commands, docs and the Space.
 
-Importing this needs neither torch nor NumPy, so that wrong options are refused before a model is loaded.
+Imports neither torch nor NumPy, so that wrong options are refused before a model is loaded.
 """
 
 import hashlib
@@ -60,10 +60,10 @@ class Option:
     Attributes:
         help (`str`): one sentence.
         group (`str`): heading in help and docs.
-        details (`str`): what a Python user needs to know besides.
-        low, high (`float`): range of a number, ends included; infinite for everything else.
+        details (`str`): further sentences for Python users.
+        low, high (`float`): range of a number, ends included; infinite otherwise.
         choices (`tuple[str, ...]`): allowed values of a text.
-        in_command (`bool`): whether the commands take it in this form.
+        in_command (`bool`): whether a command-line option is generated.
         changes_result (`bool`): whether results depend on it.
     """
 
@@ -104,7 +104,8 @@ class PhotoOptions:
     {attributes}
 
     Raises:
-        OptionError: (a `ValueError`) if a value is out of range, not finite or does not go with others.
+        OptionError: (a `ValueError`) if a value is out of range, not finite or does not go with
+            others.
         OptionTypeError: (a `TypeError` too) if a value is of a wrong type.
     """
 
@@ -138,9 +139,9 @@ class PhotoOptions:
         (),
         "Faces to keep unchanged.",
         IDENTITY,
-        details="Each is a box `(x0, y0, x1, y1)` in photo pixels, a [`FaceRecord`] of an earlier result, a reference "
-        "photo of one person (an image or a path), or a row of `people`. Of a reference, the most similar face is kept "
-        "if it is similar enough. Recognizers make mistakes, so boxes are safer.",
+        details="Each is a box `(x0, y0, x1, y1)` in photo pixels, a [`FaceRecord`] of an earlier result, a "
+        "reference photo of one person (an image or a path), or a row of `people`. Of a reference, the most "
+        "similar face is kept if it is similar enough. Recognizers make mistakes, so boxes are safer.",
         in_command=False,
     )
     identity: str = option(
@@ -157,8 +158,8 @@ class PhotoOptions:
         None,
         "Embeddings of the people of an album, from `find_people`.",
         IDENTITY,
-        details="(P, 512) float32, for `identity='consistent'`. Use one `seed` for all photos of an album; without one, "
-        "the photos of a process share a random seed.",
+        details="(P, 512) float32, for `identity='consistent'`. Use one `seed` for all photos of an album; "
+        "without one, the photos of a process share a random seed.",
         in_command=False,
     )
     prompt: str | None = option(
@@ -226,7 +227,7 @@ class PhotoOptions:
     )
     few_steps: int | None = option(
         None,
-        "Number of well-placed steps instead of those that skip leaves.",
+        "Number of evenly spaced steps, in place of T and skip.",
         METHOD,
         details="7 steps give nearly the same result in 20 instead of 89 UNet evaluations, 3 steps a preview in 8. A "
         "face that still matches is retried with all steps.",
@@ -311,7 +312,7 @@ class PhotoOptions:
 
     @classmethod
     def from_arguments(cls, arguments: Settings, options: "PhotoOptions | None" = None) -> "PhotoOptions":
-        """Options by name, those left out as in `options` or by default; TypeError for an unknown name."""
+        """Options by name, others as in `options` or default; TypeError for an unknown name."""
         if not isinstance(options, (cls, NoneType)):
             raise TypeError(f"`options` must be PhotoOptions, got {type(options).__name__}; name each option.")
         known = [each.name for each in fields(cls)]
@@ -323,7 +324,7 @@ class PhotoOptions:
         return replace(options or cls(), **arguments)
 
     def settings(self, presets: Mapping[str, Settings] = PRESETS) -> Settings:
-        """Arguments of the pipeline: the preset's, and over them those that were given.
+        """Arguments of the pipeline: those of the preset, overridden by the given options.
 
         Args:
             presets: the settings of each preset, `pipe.presets`. They differ between model sets.
@@ -336,7 +337,7 @@ class PhotoOptions:
         return settings | given
 
 
-# Options that the pipeline takes itself.
+# Options that are arguments of the pipeline's `__call__`.
 _SETTINGS = (
     "prompt",
     "few_steps",
@@ -354,7 +355,7 @@ _SETTINGS = (
 
 
 def content(options: object) -> Settings:
-    """All values of an options dataclass that results depend on, for JSON; images, arrays and files by their SHA-256."""
+    """Values of options that results depend on, for JSON; images, arrays and files as SHA-256."""
     return {
         each.name: _plain(getattr(options, each.name))
         for each in fields(options)  # type: ignore[arg-type]
@@ -384,7 +385,7 @@ def allowed_values(of: Field) -> str:
 
 
 def with_named_options(function: Callable) -> Callable:
-    """Decorator: name the fields of `PhotoOptions` in the signature of a function that takes them as `**arguments`."""
+    """Decorator: show the fields of `PhotoOptions` in the signature in place of `**arguments`."""
     signature = inspect.signature(function)
     named = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     named += [
@@ -396,7 +397,7 @@ def with_named_options(function: Callable) -> Callable:
 
 
 def check_fields(options: object) -> None:
-    """Check every field of a frozen options dataclass, for its `__post_init__`; numbers become plain ones.
+    """Check and normalize every field of a frozen options dataclass, in its `__post_init__`.
 
     Raises:
         OptionError, OptionTypeError: as `checked`.
@@ -406,10 +407,11 @@ def check_fields(options: object) -> None:
 
 
 def checked(of: Field, value: object) -> object:
-    """A value of a field that `option` made: numbers as a plain int or float, the others as they are.
+    """A field's value: numbers as a plain int or float, others unchanged.
 
     Raises:
-        OptionTypeError: if the value is not a number, an int, or True or False where the field is one.
+        OptionTypeError: if the value is not a number, an int, or True or False where the field is
+            one.
         OptionError: if it is not finite, out of range, or not among the choices.
     """
     about = described(of)

@@ -9,27 +9,27 @@ Box = tuple[float, float, float, float]
 
 
 class PhotoRefusedError(Exception):
-    """A photo of which nothing is returned. The message says why, and what to do; other photos may be fine."""
+    """A photo that is not returned. The message says why and what to do; others may be fine."""
 
 
 class NoFaceFoundError(PhotoRefusedError, ValueError):
-    """A photo shows no face, as far as the detector can tell."""
+    """The detector found no face in a photo."""
 
 
 class TooManyFacesError(PhotoRefusedError, ValueError):
-    """A photo seems to show more faces than any photo does."""
+    """The detector found more faces than a photo can show."""
 
 
 class FaceToSkipError(PhotoRefusedError, ValueError):
-    """A face that was named to be left alone is not in the photo, or cannot be told from another."""
+    """A face to skip is not in the photo, or cannot be told apart from another."""
 
 
 class FaceNotHiddenError(PhotoRefusedError, RuntimeError):
-    """A face is not hidden as it should be, and covering it was not wanted or did not work."""
+    """A face could not be replaced, and covering it was not allowed or did not work."""
 
 
 class OptionError(ValueError):
-    """An option with a value that is out of range or does not go with others.
+    """An option whose value is out of range or conflicts with other options.
 
     Attributes:
         option (`str`): its name.
@@ -50,14 +50,14 @@ class OptionTypeError(OptionError, TypeError):
 
 @dataclass(frozen=True)
 class FaceRecord:
-    """What was done to one face. Holds neither its embedding nor its pixels.
+    """Record of one face, without its embedding or pixels.
 
     Attributes:
         box (`tuple[float, float, float, float]`): x0, y0, x1, y1 in photo pixels.
         score (`float`): detection score in [0, 1].
-        similarity (`float` or `None`): cosine between the embeddings before and after, in [-1, 1]; 1 is the same
-            face. None where nothing was compared.
-        attempts (`int`): how often the face was anonymized.
+        similarity (`float` or `None`): cosine between the embeddings before and after, in [-1, 1];
+            None if nothing was compared.
+        attempts (`int`): number of attempts.
         method (`str`): "replaced", "covered" or "kept".
     """
 
@@ -70,7 +70,7 @@ class FaceRecord:
 
 @dataclass(frozen=True)
 class AnonymizedPhoto:
-    """The photo with every face replaced, as a new RGB image without metadata, and a record of each face."""
+    """New RGB image without metadata in which every face is replaced, and a record of each face."""
 
     image: PIL.Image.Image
     faces: tuple[FaceRecord, ...]

@@ -22,7 +22,8 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import replace_example_docstring
 from transformers import CLIPTextModel, CLIPTokenizer
 
-# diffusers copies the modules that this file names, and not what those import: so it names them all.
+# diffusers copies the modules that this file imports, but not their imports, so all are listed
+# here.
 from .colour_profile import with_rebuilt_profile  # noqa: F401
 from .ddpm_inversion import DDPMInversion  # noqa: F401
 from .face_adapter import FACEID_REPOSITORY  # noqa: F401
@@ -85,21 +86,25 @@ class StableDiffusionNullFacePipeline(
     Pipeline for training-free, localized face anonymization with Stable Diffusion, after
     [NullFace](https://huggingface.co/papers/2503.08478).
 
-    An aligned face is inverted with edit-friendly DDPM inversion and denoised again under IP-Adapter FaceID, which is
-    given the negated identity embedding of the person. A face-parsing mask leaves chosen regions as they were.
+    An aligned face is inverted with edit-friendly DDPM inversion and denoised again under
+    IP-Adapter FaceID, which is given the negated identity embedding of the person. A face-parsing
+    mask leaves chosen regions as they were.
 
-    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for the generic methods
-    implemented for all pipelines (downloading, saving, running on a particular device, etc.).
+    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for the
+    generic methods implemented for all pipelines (downloading, saving, running on a particular
+    device, etc.).
 
     The pipeline also inherits the following loading methods:
         - [`~loaders.StableDiffusionLoraLoaderMixin.load_lora_weights`] for loading LoRA weights
         - [`~loaders.IPAdapterMixin.load_ip_adapter`], which [`load_face_adapter`] calls
 
-    The face models of [`load_face_models`] are plain attributes, not components: they are not saved with the pipeline.
+    The face models of [`load_face_models`] are plain attributes, not components: they are not saved
+    with the pipeline.
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]):
-            Variational Auto-Encoder (VAE) model to encode and decode images to and from latent representations.
+            Variational Auto-Encoder (VAE) model to encode and decode images to and from latent
+            representations.
         text_encoder ([`~transformers.CLIPTextModel`]):
             Frozen text-encoder.
         tokenizer ([`~transformers.CLIPTokenizer`]):
@@ -109,7 +114,8 @@ class StableDiffusionNullFacePipeline(
         scheduler ([`SchedulerMixin`]):
             Any of Stable Diffusion's schedulers: its noise schedule is used, its sampler is not.
         presets (`dict[str, dict]`, *optional*):
-            Numbers of each preset of [`anonymize`] for these weights; Stable Diffusion's own by default.
+            Settings of each preset of [`anonymize`] for these weights; Stable Diffusion's by
+            default.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -135,7 +141,7 @@ class StableDiffusionNullFacePipeline(
         return super().__call__(*args, **kwargs)
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
-        r"""See [`NullFaceMixin.prompt_conditions`]: `prompt_embeds` and nothing else, whatever the size."""
+        r"""See [`NullFaceMixin.prompt_conditions`]: `prompt_embeds` only, for any size."""
         tokens = tokenize(self.tokenizer, prompt).to(self._execution_device)
         prompt_embeds = self.text_encoder(tokens)[0]
         return {"prompt_embeds": prompt_embeds.to(self.unet.dtype)}

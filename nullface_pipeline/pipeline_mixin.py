@@ -12,7 +12,7 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 
-"""What the NullFace pipelines share: everything but their components, their text and the file of their adapter."""
+"""What the pipelines share: all but their components, text encoders and adapter file."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -66,8 +66,9 @@ class NullFaceMixin(FaceAdapterMixin):
     r"""
     The method, for a [`DiffusionPipeline`] with a VAE, a UNet and a scheduler as components.
 
-    Not a `DiffusionPipeline` itself, because diffusers would take it for a second pipeline of the file. A pipeline has
-    it before its other bases, calls `_prepare` at the end of `__init__`, and sets `face_adapter_name`.
+    Not a `DiffusionPipeline` itself, because diffusers would take it for a second pipeline of the
+    file. A pipeline has it before its other bases, calls `_prepare` at the end of `__init__`, and
+    sets `face_adapter_name`.
     """
 
     _callback_tensor_inputs = ["latents", "noise_pred", "identity_embeds"]
@@ -89,7 +90,7 @@ class NullFaceMixin(FaceAdapterMixin):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
-        r"""See [`DiffusionPipeline.from_pipe`]. The face models, which are not components, are kept too."""
+        r"""See [`DiffusionPipeline.from_pipe`]. Keeps the face models, too."""
         new = super().from_pipe(pipeline, **kwargs)  # type: ignore[misc]
         for name in ("face_analyser", "face_parser"):
             setattr(new, name, getattr(pipeline, name, None))
@@ -100,20 +101,22 @@ class NullFaceMixin(FaceAdapterMixin):
         The text conditions of the UNet for images of a size in pixels.
 
         Returns:
-            `dict[str, torch.Tensor]`: `prompt_embeds` (N, tokens, channels) for N prompts, and the UNet's
+            `dict[str, torch.Tensor]`: `prompt_embeds` (N, tokens, channels) for N prompts, and the
+                UNet's
             `added_cond_kwargs` of shape (N, channels) or (1, channels).
         """
         raise NotImplementedError
 
     def prepare_image(self, image: PipelineImageInput) -> torch.Tensor:
-        r"""Bring images of any accepted form to (B, 3, H, W) float32 in [-1, 1]; raises ValueError on a wrong size."""
+        r"""Convert images to (B, 3, H, W) float32 in [-1, 1]; raises ValueError on a wrong size."""
         return image_to_tensor(image, max(8, self.vae_scale_factor))
 
     def prepare_mask(
         self, mask_image: PipelineImageInput | None, keep: Sequence[str] | None, pixels: torch.Tensor
     ) -> torch.Tensor | None:
         r"""
-        The mask of what changes, on the latent grid: (B, 1, h, w) float32 in [0, 1], or `None` for everything.
+        Mask of what changes on the latent grid, (B, 1, h, w) float32 in [0, 1]; `None` for
+        everything.
 
         Args:
             mask_image, keep: as for [`__call__`].
@@ -157,8 +160,8 @@ class NullFaceMixin(FaceAdapterMixin):
         Invert images once for many edits of them (section 3.2).
 
         Args:
-            image, num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale, inversion_batch_size,
-                generator, strength: As for [`__call__`].
+            image, num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale,
+                inversion_batch_size, generator, strength: As for [`__call__`].
 
         Returns:
             [`DDPMInversion`]: to pass to [`__call__`] as `inversion`, any number of times.
@@ -218,7 +221,7 @@ class NullFaceMixin(FaceAdapterMixin):
         tensor_inputs: list[str],
     ) -> torch.Tensor:
         settings = inversion.settings
-        first_masked = first_masked_timestep(
+        mask_timestep = first_masked_timestep(
             mask_start, settings.num_inference_steps, self.scheduler.config.num_train_timesteps
         )
         self._num_timesteps = len(inversion.schedule)
@@ -233,11 +236,11 @@ class NullFaceMixin(FaceAdapterMixin):
                 # The callback may have changed the properties of the pipeline.
                 return replace(state, guidance_scale=self.guidance_scale, interrupt=self.interrupt, **changed)
 
-            return denoise(denoiser, inversion, identity_embeds, self.guidance_scale, mask, first_masked, on_step)
+            return denoise(denoiser, inversion, identity_embeds, self.guidance_scale, mask, mask_timestep, on_step)
 
     @property
     def presets(self) -> Mapping[str, Settings]:
-        r"""The numbers of each preset of [`anonymize`]: those in the model's `model_index.json`, else the paper's."""
+        r"""Settings of each preset of [`anonymize`]: the model's own or the paper's."""
         return self.config.presets or PRESETS
 
     @property
@@ -286,56 +289,72 @@ class NullFaceMixin(FaceAdapterMixin):
 
         Args:
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these):
-                One or more images of one aligned face each, all of one size whose sides are multiples of 8. Arrays
-                `([B,] H, W, 3)` and tensors `([B,] 3, H, W)` have values in [0, 1].
+                One or more images of one aligned face each, all of one size whose sides are
+                multiples of 8. Arrays `([B,] H, W, 3)` and tensors `([B,] 3, H, W)` have values in
+                [0, 1].
             identity_embeds (`torch.Tensor` or `np.ndarray`, *optional*):
-                ArcFace embeddings of the people shown, `(B, 512)`. By default those of [`embed_faces`].
-            mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these, *optional*):
-                One mask, or one for each image: white is anonymized, black is kept. Takes precedence over `keep`.
+                ArcFace embeddings of the people shown, `(B, 512)`. By default those of
+                [`embed_faces`].
+            mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of these,
+                *optional*):
+                One mask, or one for each image: white is anonymized, black is kept. Takes
+                precedence over `keep`.
             keep (`tuple[str]` or `list[str]`, *optional*):
-                Regions of the face to keep, such as `("eyes", "mouth")`; the rest of the face changes, the background
-                is kept. With neither `keep` nor `mask_image` the whole image may change.
+                Regions of the face to keep, such as `("eyes", "mouth")`; the rest of the face
+                changes, the background is kept. With neither `keep` nor `mask_image` the whole
+                image may change.
             num_inference_steps (`int`, *optional*):
                 T, the number of steps of the full schedule; 100 by default.
             skip (`float`, *optional*):
-                T_skip / T in [0, 1): share of the noisiest steps left out, 0.7 by default. Higher values stay closer
-                to the input.
+                T_skip / T in [0, 1): share of the noisiest steps left out, 0.7 by default. Higher
+                values stay closer to the input.
             guidance_scale (`float`, *optional*, defaults to 10.0):
                 lambda_cfg of Eq. 3, how strongly the result is pushed towards the new identity.
             identity_scale (`float`, *optional*, defaults to 1.0):
-                lambda_id, the norm of the negated embedding. Negative values push towards the person instead.
+                lambda_id, the norm of the negated embedding. Negative values push towards the
+                person instead.
             identity_angle (`float`, *optional*, defaults to 0.0):
                 Largest random rotation of the negated embedding, in degrees from 0 to 180.
             mask_start (`float`, *optional*, defaults to 0.8):
-                Fraction of T (of 100 with `timesteps`) from which on the mask is applied (Eq. 4); lower keeps more.
-            eta (`float`, *optional*): Share of noise in a step, in (0, 1]; 1 by default, which is DDPM.
+                Fraction of T (of 100 with `timesteps`) from which on the mask is applied (Eq. 4);
+                lower keeps more.
+            eta (`float`, *optional*): Share of noise in a step, in (0, 1]; 1 by default, which is
+                DDPM.
             ip_adapter_scale (`float`, *optional*):
-                Weight of the identity tokens in the UNet's cross-attention, 1 by default. [`set_ip_adapter_scale`]
-                has no effect on this method.
+                Weight of the identity tokens in the UNet's cross-attention, 1 by default.
+                [`set_ip_adapter_scale`] has no effect on this method.
             face_index (`int`, *optional*):
-                Index of the face whose identity is taken, 0 being the largest. By default there must be one face.
+                Index of the face whose identity is taken, 0 being the largest. By default there
+                must be one face.
             inversion ([`DDPMInversion`], *optional*):
-                Result of [`invert`] for the same images, with its settings; passing other settings is an error.
+                Result of [`invert`] for the same images, with its settings; passing other settings
+                is an error.
             inversion_batch_size (`int`, *optional*):
-                Samples in one UNet call of the inversion; by default 4 on a CPU, and what fits with CUDA.
+                Samples in one UNet call of the inversion; by default 4 on a CPU, and what fits with
+                CUDA.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
                 Generator of the noise maps; a list has one for each image.
             identity_generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
                 Separate randomness for `identity_angle`; `generator` by default.
-            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or
+                `"latent"`.
             return_dict (`bool`, *optional*, defaults to `True`): or return a plain tuple.
             callback_on_step_end (`Callable`, *optional*):
-                Called after each step as `callback_on_step_end(pipe, step, timestep, callback_kwargs)`. It returns a
-                dictionary, whose `latents` and `identity_embeds` replace the pipeline's own.
+                Called after each step as `callback_on_step_end(pipe, step, timestep,
+                callback_kwargs)`. It returns a dictionary, whose `latents` and `identity_embeds`
+                replace the pipeline's own.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*, defaults to `["latents"]`):
-                Which of `latents`, `noise_pred` and `identity_embeds` to put into `callback_kwargs`.
+                Which of `latents`, `noise_pred` and `identity_embeds` to put into
+                `callback_kwargs`.
             timesteps (`list[int]`, *optional*):
-                Steps to take instead of those of `num_inference_steps` and `skip`: strictly decreasing integers from
-                999 to 1, e.g. by [`few_step_timesteps`]. S of them take 3 S - 1 evaluations of the UNet.
+                Steps to take instead of those of `num_inference_steps` and `skip`: strictly
+                decreasing integers from 999 to 1, e.g. by [`few_step_timesteps`]. S of them take 3
+                S - 1 evaluations of the UNet.
             solver_order (`int`, *optional*):
                 1 (default) is DDPM; 2 is SDE-DPM-Solver++ 2M, which needs `eta=1`.
             prompt (`str` or `list[str]`, *optional*, defaults to `""`):
-                Description of the new face, one or one for each image. Its effect grows with `guidance_scale`.
+                Description of the new face, one or one for each image. Its effect grows with
+                `guidance_scale`.
             strength (`float`, *optional*):
                 1 - `skip`, as diffusers' image-to-image pipelines call it.
 
@@ -345,7 +364,8 @@ class NullFaceMixin(FaceAdapterMixin):
             [`NullFacePipelineOutput`] or `tuple`: the images, of the size of the input.
 
         Raises:
-            ValueError: if an argument has a wrong value, shape or size, or not exactly one face is found.
+            ValueError: if an argument has a wrong value, shape or size, or not exactly one face is
+                found.
             RuntimeError: if the FaceID adapter, or a face model that is needed, is not loaded.
         """
         # 1. Check inputs
@@ -428,23 +448,27 @@ class NullFaceMixin(FaceAdapterMixin):
         r"""
         Anonymize every face that is found in a photo of any size, and check that it worked.
 
-        Each face is aligned, anonymized at the model's resolution and pasted back. A result that still matches the
-        person is retried with stronger settings and finally covered, and so is a face that is found only afterwards.
+        Each face is aligned, anonymized at the model's resolution and pasted back. A result that
+        still matches the person is retried with stronger settings and finally covered, and so is a
+        face that is found only afterwards.
 
         Args:
             photo (`PIL.Image.Image`, `str` or `os.PathLike`):
-                The photo or its path. EXIF orientation is applied; of the metadata only the color profile is kept.
+                The photo or its path. EXIF orientation is applied; of the metadata only the color
+                profile is kept.
             options ([`PhotoOptions`], *optional*):
                 The options.
-            arguments:
-                Options by name, such as `keep=("eyes", "mouth")`. They take precedence over `options`.
+            arguments: Options by name, such as `keep=("eyes", "mouth")`. They take precedence over
+                `options`.
 
         Returns:
-            [`AnonymizedPhoto`]: the photo as a new image of the same size, and a record of each face.
+            [`AnonymizedPhoto`]: the photo as a new image of the same size, and a record of each
+                face.
 
         Raises:
             PhotoRefusedError: if this photo cannot be anonymized, for example `NoFaceFoundError`.
-            TypeError, ValueError: if an option is of a wrong type or out of range, or the photo cannot be read.
+            TypeError, ValueError: if an option is of a wrong type or out of range, or the photo
+                cannot be read.
             RuntimeError: if the FaceID adapter or the face models are not loaded.
         """
         return anonymize_photo(self, photo, PhotoOptions.from_arguments(arguments, options))

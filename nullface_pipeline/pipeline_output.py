@@ -28,9 +28,9 @@ class NullFacePipelineOutput(BaseOutput):
     Output class for NullFace pipelines.
 
     Args:
-        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`)
-            The anonymized images: a list of `B` PIL images, an array of shape `(B, H, W, 3)` or a tensor of shape
-            `(B, 3, H, W)`, values in [0, 1]; latents of shape `(B, C, h, w)` for `output_type="latent"`.
+        images (`list[PIL.Image.Image]`, `np.ndarray` or `torch.Tensor`) The anonymized images: a
+            list of `B` PIL images, an array of shape `(B, H, W, 3)` or a tensor of shape `(B, 3, H,
+            W)`, values in [0, 1]; latents of shape `(B, C, h, w)` for `output_type="latent"`.
     """
 
     images: list[PIL.Image.Image] | np.ndarray | torch.Tensor

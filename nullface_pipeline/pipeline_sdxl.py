@@ -24,7 +24,8 @@ from diffusers.schedulers import KarrasDiffusionSchedulers
 from diffusers.utils import replace_example_docstring
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-# diffusers copies the modules that this file names, and not what those import: so it names them all.
+# diffusers copies the modules that this file imports, but not their imports, so all are listed
+# here.
 from .colour_profile import with_rebuilt_profile  # noqa: F401
 from .ddpm_inversion import DDPMInversion  # noqa: F401
 from .face_adapter import FACEID_REPOSITORY  # noqa: F401
@@ -88,23 +89,26 @@ class StableDiffusionXLNullFacePipeline(
     Pipeline for training-free, localized face anonymization with Stable Diffusion XL, after
     [NullFace](https://huggingface.co/papers/2503.08478).
 
-    An aligned face is inverted with edit-friendly DDPM inversion and denoised again under IP-Adapter FaceID, which is
-    given the negated identity embedding of the person. A face-parsing mask leaves chosen regions as they were.
+    An aligned face is inverted with edit-friendly DDPM inversion and denoised again under
+    IP-Adapter FaceID, which is given the negated identity embedding of the person. A face-parsing
+    mask leaves chosen regions as they were.
 
-    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for the generic methods
-    implemented for all pipelines (downloading, saving, running on a particular device, etc.).
+    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for the
+    generic methods implemented for all pipelines (downloading, saving, running on a particular
+    device, etc.).
 
     The pipeline also inherits the following loading methods:
         - [`~loaders.StableDiffusionXLLoraLoaderMixin.load_lora_weights`] for loading LoRA weights
         - [`~loaders.IPAdapterMixin.load_ip_adapter`], which [`load_face_adapter`] calls
 
-    The face models of [`load_face_models`] are plain attributes, not components: they are not saved with the pipeline.
+    The face models of [`load_face_models`] are plain attributes, not components: they are not saved
+    with the pipeline.
 
     Args:
         vae ([`AutoencoderKL`] or [`AutoencoderTiny`]):
-            Variational Auto-Encoder (VAE) model to encode and decode images to and from latent representations. Stable
-            Diffusion XL's own overflows in half precision and is used in float32; `madebyollin/sdxl-vae-fp16-fix` does
-            not.
+            Variational Auto-Encoder (VAE) model to encode and decode images to and from latent
+            representations. Stable Diffusion XL's own overflows in half precision and is used in
+            float32; `madebyollin/sdxl-vae-fp16-fix` does not.
         text_encoder ([`~transformers.CLIPTextModel`]):
             First frozen text-encoder.
         text_encoder_2 ([`~transformers.CLIPTextModelWithProjection`]):
@@ -118,10 +122,11 @@ class StableDiffusionXLNullFacePipeline(
         scheduler ([`SchedulerMixin`]):
             Any of Stable Diffusion's schedulers: its noise schedule is used, its sampler is not.
         force_zeros_for_empty_prompt (`bool`, *optional*, defaults to `True`):
-            Kept for the model's other pipelines, and without effect here: were one prediction told zeros and the other
-            the empty prompt, guidance would amplify what the two differ in.
+            For the model's other pipelines; without effect here. With zeros for one prediction and
+            the empty prompt for the other, guidance would amplify their difference.
         presets (`dict[str, dict]`, *optional*):
-            Numbers of each preset of [`anonymize`] for these weights; Stable Diffusion's own by default.
+            Settings of each preset of [`anonymize`] for these weights; Stable Diffusion's by
+            default.
     """
 
     model_cpu_offload_seq = "text_encoder->text_encoder_2->unet->vae"
@@ -159,8 +164,9 @@ class StableDiffusionXLNullFacePipeline(
 
     def prompt_conditions(self, prompt: str | list[str], height: int, width: int) -> dict[str, torch.Tensor]:
         r"""
-        See [`NullFaceMixin.prompt_conditions`]: besides `prompt_embeds`, both encoders' penultimate layers side by
-        side, `text_embeds` (N, channels) of the second one and `time_ids` (1, 6), a picture that was not cropped.
+        See [`NullFaceMixin.prompt_conditions`]: besides `prompt_embeds`, both encoders' penultimate
+        layers side by side, `text_embeds` (N, channels) of the second one and `time_ids` (1, 6), a
+        picture that was not cropped.
         """
         penultimate = []
         for tokenizer, text_encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
@@ -174,19 +180,19 @@ class StableDiffusionXLNullFacePipeline(
         }
 
     def encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
-        r"""See [`NullFaceMixin.encode_image`]; in float32 where the VAE asks for it."""
+        r"""See [`NullFaceMixin.encode_image`]; in float32 if the VAE requires it."""
         with float32_where_it_overflows(self.vae):
             return super().encode_image(pixels)
 
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        r"""See [`NullFaceMixin.decode_latents`]; in float32 where the VAE asks for it."""
+        r"""See [`NullFaceMixin.decode_latents`]; in float32 if the VAE requires it."""
         with float32_where_it_overflows(self.vae):
             return super().decode_latents(latents)
 
 
 @contextmanager
 def float32_where_it_overflows(vae: AutoencoderKL | AutoencoderTiny) -> Iterator[None]:
-    """Run a half-precision VAE with `force_upcast` in float32 inside the block; its weights come back as they were."""
+    """Run a half-precision VAE with `force_upcast` in float32, then restore its weights."""
     dtype = vae.dtype
     if dtype == torch.float32 or not vae.config.force_upcast:
         yield

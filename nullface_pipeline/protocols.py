@@ -1,6 +1,7 @@
 """Protocols of the models that the pipeline is given: face analyser, face parser and pipeline.
 
-InsightFace, diffusers and transformers have no types of their own. These classes state what is used of their objects.
+InsightFace, diffusers and transformers have no types of their own. These classes state what is used
+of their objects.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
 
-# Arguments of the pipeline by name, and the configuration of a diffusers model: values of any JSON type.
+# Arguments of the pipeline by name, and the configuration of a diffusers model: values of any JSON
+# type.
 Settings = dict[str, Any]
 Config = Mapping[str, Any]
 
@@ -30,7 +32,8 @@ class FaceDetector(Protocol):
         """Find faces in an (H, W, 3) uint8 BGR image.
 
         Returns:
-            (N, 5) float32 boxes x0, y0, x1, y1 with a score, and (N, 5, 2) float32 landmarks or None.
+            (N, 5) float32 boxes x0, y0, x1, y1 with a score, and (N, 5, 2) float32 landmarks or
+            None.
         """
 
 
@@ -38,7 +41,7 @@ class FaceRecognizer(Protocol):
     """A recognizer of InsightFace. Its `model_file` and `session` are optional."""
 
     def get(self, img: "np.ndarray", face: object, /) -> "np.ndarray":
-        """Embed the face at `face.kps` of an (H, W, 3) uint8 BGR image and store it as `face.embedding`."""
+        """Embed the face at `face.kps` of an (H, W, 3) uint8 BGR image into `face.embedding`."""
 
 
 class FaceAnalyser(Protocol):
@@ -76,7 +79,8 @@ class NullFacePipeline(Protocol):
     Attributes:
         unet: the UNet of diffusers.
         vae_scale_factor (`int`): pixels per latent.
-        face_analyser (`FaceAnalyser`), face_parser (`FaceSegmenter`, *optional*): of `load_face_models`.
+        face_analyser (`FaceAnalyser`), face_parser (`FaceSegmenter`, *optional*): of
+            `load_face_models`.
         presets (`Mapping`): the settings of each preset, by name.
         prepare_image, prepare_mask, invert, __call__: of [`NullFaceMixin`].
     """

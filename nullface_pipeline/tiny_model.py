@@ -1,4 +1,4 @@
-"""nullface-tiny, the small trained model set that ships inside the package."""
+"""nullface-tiny, the small trained model set inside the package."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ def load_nullface_tiny(
     dtype: torch.dtype = torch.float32,
     detection_threshold: float = DETECTION_THRESHOLD,
 ) -> StableDiffusionNullFacePipeline:
-    """The complete pipeline at 128 px, face models included, by the same loading code as the real weights.
+    """Load the complete 128 px pipeline with its face models, by the code for the real weights.
 
-    Its presets, in `model_index.json`, were chosen by the figures in docs/nullface-tiny.md.
+    `model_index.json` holds its presets.
     """
     pipe = StableDiffusionNullFacePipeline.from_pretrained(TINY_FOLDER / "model", dtype=dtype).to(device)
     pipe.load_face_adapter(TINY_FOLDER / "face_adapter.safetensors")

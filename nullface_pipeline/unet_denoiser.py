@@ -1,4 +1,4 @@
-"""The UNet as the `Denoiser` of the two loops: its text conditions, one identity a sample, and how many fit at once."""
+"""The UNet as a `Denoiser`: text conditions, one identity a sample, and the batch size."""
 
 import math
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ INVERSION_BATCH_SIZE = 16
 INVERSION_BATCH_SIZES = {"cpu": 4}
 MAX_INVERSION_BATCH_SIZE = 64
 
-# What a UNet holds at a time, in values for each latent pixel and each channel of its first block: 37 to 71, as measured
-# on a CPU with Stable Diffusion 1.5's.
+# Values a UNet holds at a time, for each latent pixel and channel of its first block. Measured 37
+# to 71 with Stable Diffusion 1.5 on a CPU.
 WORKING_VALUES = 71
 
 Conditions = dict[str, torch.Tensor]
@@ -26,12 +26,12 @@ class UNetDenoiser:
 
     Args:
         unet (`UNet2DConditionModel`): with a FaceID adapter.
-        conditions (`dict[str, torch.Tensor]`): `prompt_embeds` (1, tokens, channels) of the empty prompt, and what else
-            the UNet's `added_cond_kwargs` hold, (1, channels) each.
-        prompt_conditions (`dict[str, torch.Tensor]`, *optional*): those of one prompt, or of `batch_size` prompts, for
-            the identity-conditioned predictions.
-        batch_size (`int`): B. With `prompt_conditions`, a call has B conditional samples, or 2 B samples of which the
-            first half is unconditional.
+        conditions (`dict[str, torch.Tensor]`): `prompt_embeds` (1, tokens, channels) of the empty
+            prompt and the other entries of `added_cond_kwargs`, (1, channels) each.
+        prompt_conditions (`dict[str, torch.Tensor]`, *optional*): conditions of one prompt, or of
+            `batch_size` prompts, for the identity-conditioned predictions.
+        batch_size (`int`): B. With `prompt_conditions`, a call has B conditional samples, or 2 B
+            samples of which the first half is unconditional.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class UNetDenoiser:
 
 
 def stack_rows(first: Conditions, second: Conditions, count: int) -> Conditions:
-    """`count` rows of the first conditions above `count` rows of the second; each has one row or `count`."""
+    """Stack `count` rows of each of two conditions; each has one row or `count`."""
     return {
         name: torch.cat([rows.expand(count, *rows.shape[1:]) for rows in (first[name], second[name])])
         for name in first
@@ -82,12 +82,12 @@ def stack_rows(first: Conditions, second: Conditions, count: int) -> Conditions:
 
 
 def inversion_batch_for_memory(free_bytes: int, sample_bytes: int) -> int:
-    """How many samples half of the free memory suffices for; the other half is for what the estimate leaves out."""
+    """Number of samples that fit into half of the free memory; the estimate leaves some out."""
     return max(1, min(MAX_INVERSION_BATCH_SIZE, free_bytes // 2 // sample_bytes))
 
 
 def default_inversion_batch_size(unet: UNet2DConditionModel, device: torch.device, latent_size: Sequence[int]) -> int:
-    """Samples in one UNet call of the inversion: as many as fit on a CUDA device, elsewhere a fixed number."""
+    """Samples in one UNet call of `invert`: as many as fit on CUDA, else a fixed number."""
     if device.type != "cuda":
         return INVERSION_BATCH_SIZES.get(device.type, INVERSION_BATCH_SIZE)
     # Memory that PyTorch holds for later tensors is free as well.

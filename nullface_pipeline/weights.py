@@ -1,5 +1,7 @@
-"""The weights of the model sets: where they come from, how large they are, under which licence, and what of them is on
-this machine. Nothing is fetched here; that is `fetch_weights`."""
+"""The weights of the model sets: source, size, licence, and which are on this machine.
+
+Nothing is downloaded here, see `fetch_weights`.
+"""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +12,10 @@ from nullface_pipeline.pipeline import FACEID_WEIGHTS
 from nullface_pipeline.pipeline_sdxl import FACEID_SDXL_WEIGHTS
 
 
-# The publishers of these weights publish no hashes outside the place where the files are. All hashes here but BiSeNet's
-# and all commits were taken from public repositories that had written them down when they fetched the files, most from
-# three or more; SDXL's UNet and the sizes of buffalo_s and buffalo_sc from fewer. None was computed by this project.
+# The publishers of these weights publish no hashes outside the place where the files are. All
+# hashes here but BiSeNet's and all commits were taken from public repositories that had written
+# them down when they fetched the files, most from three or more; SDXL's UNet and the sizes of
+# buffalo_s and buffalo_sc from fewer. None was computed by this project.
 MODELS = {
     "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
@@ -46,8 +49,8 @@ class HubWeights(_Described):
     Attributes:
         revision (`str`): the commit.
         files (`dict[str, str]`): SHA-256 of the files that hold weights, by path in the repository.
-        small_files (`tuple[str, ...]`): patterns of the configuration and tokenizer files that a pipeline needs; empty
-            where one file is all. They are pinned by the commit only.
+        small_files (`tuple[str, ...]`): patterns of the configuration and tokenizer files that a
+            pipeline needs; empty where one file is all. They are pinned by the commit only.
     """
 
     revision: str
@@ -56,7 +59,7 @@ class HubWeights(_Described):
 
     @property
     def path(self) -> Path | None:
-        """The pipeline's folder in the Hub's cache, or the one file; `None` unless all the weights are there."""
+        """Folder in the Hub's cache, or the one file; `None` unless all weights are there."""
         from huggingface_hub import try_to_load_from_cache
 
         needed = ("model_index.json", *self.files) if self.small_files else self.files
@@ -73,8 +76,10 @@ class ReleaseWeights(_Described):
 
     Attributes:
         sha256 (`str`): of that file.
-        place (`Path`): where the library that uses them looks for them: a file, or the folder of an unpacked archive.
-        unpacked (`dict[str, str]`): SHA-256 of the files of an archive by name; empty where they are not known.
+        place (`Path`): where the library that uses them looks for them: a file, or the folder of an
+            unpacked archive.
+        unpacked (`dict[str, str]`): SHA-256 of the files of an archive by name; empty where they
+            are not known.
     """
 
     sha256: str

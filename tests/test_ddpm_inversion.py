@@ -159,8 +159,8 @@ def test_a_schedule_is_its_timesteps(steps):
 @pytest.mark.parametrize("mask_start", [0.0, 0.2, 0.33, 0.5, 0.75, 0.79, 0.8, 0.81, 0.99, 1.0])
 def test_the_mask_starts_at_that_fraction_of_the_steps(steps, mask_start):
     timesteps = NoiseSchedule.from_scheduler_config(make_scheduler().config, steps).timesteps.tolist()
-    first_masked = first_masked_timestep(mask_start, steps, 1000)
-    assert [t <= first_masked for t in timesteps] == [i >= round(steps * mask_start) for i in range(steps)]
+    mask_timestep = first_masked_timestep(mask_start, steps, 1000)
+    assert [t <= mask_timestep for t in timesteps] == [i >= round(steps * mask_start) for i in range(steps)]
 
 
 def test_the_mask_of_chosen_timesteps_starts_where_the_papers_does():

@@ -150,7 +150,7 @@ def test_no_size_lets_a_face_through(pipe, astronaut, min_face):
 def test_every_face_has_one_fate(pipe, pixels, face):
     for min_face in (0.0, face.longer_side, face.longer_side + 1e-3, 1e6):
         found = find_faces(pipe, pixels, PhotoOptions(min_face=min_face))
-        assert len(found.hide) + len(found.cover) == len(found.all) == 1
+        assert len(found.replace) + len(found.cover) == len(found.all) == 1
 
 
 def test_a_mask_over_the_face_covers_it_whatever_the_threshold(pipe, astronaut):

@@ -61,7 +61,7 @@ def probe_frame(rendering: Rendering, number: int, pixels: np.ndarray, indices: 
     tried = {index: target for index, target in made.items() if target is not None}
     threshold = rendering.threshold - PROBE_MARGIN
     targets, _ = hide_faces(rendering.pipe, pixels, list(tried.values()), rendering.options, threshold)
-    needed = {i: t.attempts - 1 if t.is_hidden(threshold) else None for i, t in zip(tried, targets)}
+    needed = {i: t.attempts - 1 if t.is_replaced(threshold) else None for i, t in zip(tried, targets)}
     return {index: needed.get(index) for index in indices}
 
 
