@@ -543,7 +543,26 @@ def damaged_png() -> bytes:
     return bytes(encoded)
 
 
-@pytest.mark.parametrize("content", [damaged_png(), damaged_png()[:40], b"", b"no picture"], ids=str)
+def png_with_a_damaged_chunk_name() -> bytes:
+    """A PNG whose second data chunk has no valid name, for which Pillow raises SyntaxError."""
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    PIL.Image.fromarray(noise).save(file, "PNG")
+    encoded = bytearray(file.getvalue())
+    encoded[encoded.index(b"IDAT", encoded.index(b"IDAT") + 4)] = 1
+    return bytes(encoded)
+
+
+def test_the_damaged_chunk_name_is_a_syntax_error_of_pillow():
+    with pytest.raises(SyntaxError):
+        PIL.Image.open(io.BytesIO(png_with_a_damaged_chunk_name())).load()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [damaged_png(), damaged_png()[:40], png_with_a_damaged_chunk_name(), b"", b"no picture"],
+    ids=["checksum", "cut off", "chunk name", "empty", "text"],
+)
 def test_damaged_files_are_value_errors(tmp_path, content):
     (tmp_path / "photo.png").write_bytes(content)
     with pytest.raises(ValueError):
