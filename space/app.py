@@ -41,15 +41,7 @@ import torch
 import transformers
 from open_clip import MAX_SECONDS, OpenClip, anonymize_clip, open_clip, show_clip
 from open_photo import MAX_PIXELS, OpenPhoto, draw_changes, open_photo, open_upload
-from page_parts import (
-    brush_value,
-    file_name,
-    keep_brush,
-    painted_mask,
-    picture,
-    result_file,
-    show_result,
-)
+from page_parts import brush_value, file_name, keep_brush, painted_mask, picture, result_file, show_result
 from skimage import data
 from starlette.middleware import Middleware
 from uploads import CLIP_SUFFIXES, ClipUpload, PhotoUpload

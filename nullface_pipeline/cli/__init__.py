@@ -7,7 +7,7 @@ import typer
 
 from nullface_pipeline import __version__
 from nullface_pipeline.cli.anonymize import anonymize
-from nullface_pipeline.cli.console import print_error, write_what_the_terminal_can
+from nullface_pipeline.cli.console import escape_unencodable, print_error
 from nullface_pipeline.cli.dataset import dataset
 from nullface_pipeline.cli.demo import demo
 from nullface_pipeline.cli.doctor import doctor
@@ -17,15 +17,15 @@ from nullface_pipeline.cli.export import export
 from nullface_pipeline.cli.fetch import fetch
 from nullface_pipeline.cli.options import FLAG
 from nullface_pipeline.cli.selftest import selftest
-from nullface_pipeline.cli.threads import let_waiting_threads_sleep
+from nullface_pipeline.cli.threads import set_passive_waiting
 from nullface_pipeline.cli.video import video
 
 
 app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-def print_version(asked: bool) -> None:
-    if asked:
+def print_version(value: bool) -> None:
+    if value:
         print(f"nullface {__version__}")
         raise typer.Exit
 
@@ -40,20 +40,20 @@ def nullface(
         ),
     ] = False,
 ) -> None:
-    """Replace the faces in photos by other people's.
+    """Anonymize the faces in photos, videos and data sets.
 
-    Begin with `nullface demo`, then `nullface anonymize photo.jpg -o out`.
+    Try `nullface demo`, then `nullface anonymize photo.jpg -o out`.
     """
-    write_what_the_terminal_can()
+    escape_unencodable()
     if context.invoked_subcommand is None:
         print(context.get_help())
 
 
 def main() -> None:
     """Entry point of the command."""
-    let_waiting_threads_sleep()
-    # Here too, for what is wrong before a command is known.
-    write_what_the_terminal_can()
+    set_passive_waiting()
+    # Also here: errors in the arguments are printed before `nullface` is called.
+    escape_unencodable()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
@@ -61,15 +61,15 @@ def main() -> None:
         code = ExitCode.usage
     except (KeyboardInterrupt, typer.Abort):
         code = ExitCode.stopped
-    # Typer turns Ctrl-C into this code itself, without a word.
+    # Typer may also turn Ctrl-C into this code itself, without a message.
     if code == ExitCode.stopped:
-        print_error("Stopped. What is finished is kept. Give the same command again to go on.")
+        print_error("Stopped. Finished results are kept. Run the same command again to continue.")
     sys.exit(code)
 
 
 def usage_message(error: typer.TyperException) -> str:
-    """Message of a wrong argument: the option's name, what is wrong, and the command whose help to read."""
-    # Some versions of Typer hand on Pydantic's prefix.
+    """Message about a wrong argument, with the command whose help explains it."""
+    # Some versions of Typer pass on Pydantic's prefix.
     message = " ".join(error.format_message().split()).replace(": Value error, ", ": ").rstrip(".")
     names: list[str] = []
     context = getattr(error, "ctx", None)

@@ -1,4 +1,4 @@
-"""`nullface anonymize`: files, patterns and folders, with resume, report, contact sheet and dry run."""
+"""`nullface anonymize`: photos with resume, report, contact sheet and dry run."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,17 +8,10 @@ import typer
 from rich.table import Table
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.console import (
-    console,
-    error_console,
-    fail,
-    notice,
-    show,
-    tell_demonstration,
-)
+from nullface_pipeline.cli.console import console, error_console, fail, notice, print_tiny_notice, show
 from nullface_pipeline.cli.dry_run import preview_faces
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.loading import face_hider, load_model
+from nullface_pipeline.cli.loading import load_anonymizer, load_model
 from nullface_pipeline.cli.photo_run import FolderRun, photo_arguments, read_picture
 from nullface_pipeline.cli.progress import PhotoProgress
 from nullface_pipeline.cli.stream import anonymize_stream
@@ -35,7 +28,7 @@ if TYPE_CHECKING:
     from nullface_pipeline.runs.resume import PreviousRun
 
 
-# Some of what `nullface video` reads, which is often given here.
+# Common suffixes of videos, which are often given to this command by mistake.
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 
 
@@ -59,14 +52,14 @@ def anonymize(
 ) -> None:
     """Replace the faces in photos.
 
-    A photo that cannot be anonymized is not written. A stopped run goes on if
-    it is given again.
+    A photo that cannot be anonymized is not written. To resume a stopped run,
+    run the same command again.
 
     Exit code: 0 if every face is replaced and verified, 3 if some are covered
     instead, 4 if some photos were not written, 2 for wrong usage, 1 for other
     errors.
     """
-    # The result is all that comes out at the standard output.
+    # Messages go to standard error if the result goes to standard output.
     console.quiet, console.stderr = quiet, str(output) == options.STREAM
     try:
         run = FolderRun(
@@ -83,7 +76,7 @@ def anonymize(
             json=json,
         )
         if json and not dry_run:
-            raise ValueError("--json goes with --dry-run; for a run there is --report FILE.")
+            raise ValueError("--json needs --dry-run. Use --report FILE for a run.")
         code = anonymize_stream(run) if run.streams else _in_folder(run)
     except (OSError, TypeError, ValueError) as error:
         fail(error)
@@ -91,19 +84,19 @@ def anonymize(
 
 
 def _in_folder(run: FolderRun) -> int:
-    """Photos on the disk; returns the exit code."""
+    """Anonymize or preview photos on disk; returns the exit code."""
     from nullface_pipeline.runs.lock import hold_folder
 
     found, previous = _plan(run)
     with hold_folder(run.folder):
         previous.record.prepare()
         code = (preview_faces if run.dry_run else _anonymize)(run, found.jobs, previous)
-    _tell_unsearched(found)
-    return max(code, _tell_skipped(found))
+    _print_unsearched(found)
+    return max(code, _print_skipped(found))
 
 
 def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
-    """The photos, and what previous runs said; nothing is written before all paths are known and compared."""
+    """Find the photos, check all paths that will be written, and read records of previous runs."""
     from nullface_pipeline.photo_folder import search_photos
     from nullface_pipeline.photo_folder.planned_files import plan_written
     from nullface_pipeline.runs.paths import check_written
@@ -113,11 +106,11 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
 
     for path in run.paths:
         if Path(path).suffix.lower() in VIDEOS:
-            raise ValueError(f"{path} is a video: give it to `nullface video`.")
+            raise ValueError(f"{path} is a video. Use `nullface video` for it.")
     found = search_photos(run.paths, run.folder, run.output if run.names_a_file else None)
     if not found.jobs:
-        _tell_unsearched(found)
-        raise ValueError("There are no photos in what was named: no .jpg, .png, .webp, .tif, .bmp or .heic.")
+        _print_unsearched(found)
+        raise ValueError("No photos were found (.jpg, .png, .webp, .tif, .bmp or .heic).")
     _check_one_photo(run, found.jobs)
     record = record_path(run.folder)
     written = plan_written(found.jobs, run.folder, record, run.report, run.contact_sheet, run.dry_run)
@@ -127,46 +120,46 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
 
 
 def _check_one_photo(run: FolderRun, jobs: "list[PhotoJob]") -> None:
-    """Options about one photo are given with one, numbered faces name photos of the run, a mask has its size."""
-    if run.about_one_photo is not None and len(jobs) > 1:
-        raise ValueError(f"{run.about_one_photo} is about one photo, but {len(jobs)} were named.")
+    """Check the options about single photos: number of photos, numbered faces, size of the mask."""
+    if run.single_photo_option is not None and len(jobs) > 1:
+        raise ValueError(f"{run.single_photo_option} needs exactly one photo, but {len(jobs)} were found.")
     run.skip_numbers(jobs)
     mask = run.options.keep_mask
     if mask is not None:
         size = read_picture(jobs[0].source, "The photo").size
         if mask.size != size:
             raise ValueError(
-                f"--keep-mask {run.keep_mask} has {mask.width} x {mask.height} pixels, the upright photo "
-                f"{size[0]} x {size[1]}: make them equal."
+                f"--keep-mask {run.keep_mask} has {mask.width} x {mask.height} pixels, but the upright photo has "
+                f"{size[0]} x {size[1]}. Resize the mask."
             )
 
 
-def _tell_unsearched(found: "FoundPhotos") -> None:
+def _print_unsearched(found: "FoundPhotos") -> None:
     if found.unsearched:
         named = ", ".join(map(str, found.unsearched[:5])) + (", …" if len(found.unsearched) > 5 else "")
         notice(
-            f"{len(found.unsearched)} linked or unreadable folder(s) were not searched: {named}. Name those that are "
-            "wanted."
+            f"{len(found.unsearched)} linked or unreadable folder(s) were not searched: {named}. To include a folder, "
+            "name it on the command line."
         )
 
 
-def _tell_skipped(found: "FoundPhotos") -> ExitCode:
-    """Name the files of the folders that were not read; `refused` if there are pictures among them."""
+def _print_skipped(found: "FoundPhotos") -> ExitCode:
+    """Print the number of skipped files; exit code `refused` if some are unsupported pictures."""
     from nullface_pipeline.photo_files import UNREAD_PICTURES
 
     if not found.skipped:
         return ExitCode.ok
     counted = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(found.skipped.items()))
-    summary = f"{sum(found.skipped.values())} other file(s) were skipped: {counted}."
+    summary = f"{sum(found.skipped.values())} file(s) were skipped: {counted}."
     if not UNREAD_PICTURES & set(found.skipped):
         console.print(summary)
         return ExitCode.ok
-    notice(f"{summary} Pictures are among them: convert them to PNG or JPEG.")
+    notice(f"{summary} Some are pictures in an unsupported format. Convert them to PNG or JPEG.")
     return ExitCode.refused
 
 
 def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun") -> int:
-    """Whatever is not done yet; returns the exit code."""
+    """Anonymize the photos that are not finished yet; returns the exit code."""
     from nullface_pipeline.photo_folder import album_digest
     from nullface_pipeline.photo_folder.planned_files import check_no_previews, planned_pages
     from nullface_pipeline.runs.lock import remove_leftovers
@@ -181,17 +174,17 @@ def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun") 
     remove_leftovers({run.folder, *(job.output.parent for job in jobs)}, run.folder)
     outcomes = list(split.finished)
     for outcome in split.refused:
-        _tell(outcome, run)
+        _record_outcome(outcome, run)
         outcomes.append(outcome)
     if split.pending:
         outcomes += _anonymize_photos(run, jobs, split.pending, made_by, previous.record)
     console.print(outcomes_table(outcomes, run.model.model, run.options.identity))
     if split.finished:
-        console.print(f"{len(split.finished)} done before; --no-resume does them again.")
+        console.print(f"{len(split.finished)} finished before. Pass --no-resume to process them again.")
     if run.report is not None and run.report.resolve().is_relative_to(run.folder.resolve()):
-        notice("The report lies among the results and tells of the originals: do not publish it with them.")
+        notice("The report is in the output folder and describes the originals: do not publish it.")
     if run.model.model == "tiny" and any(outcome.status != "refused" for outcome in outcomes):
-        tell_demonstration()
+        print_tiny_notice()
     if run.contact_sheet is not None:
         _write_contact_sheet(outcomes, run.contact_sheet, previous.record)
     return exit_code(outcomes)
@@ -200,29 +193,29 @@ def _anonymize(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun") 
 def _anonymize_photos(
     run: FolderRun, jobs: "list[PhotoJob]", pending: "list[PhotoJob]", made_by: str, record: "ResultRecord"
 ) -> "list[PhotoOutcome]":
-    """Go through the photos that are not done; each is reported once it is on the disk."""
+    """Anonymize photos; each outcome is reported once its result is on disk."""
     from nullface_pipeline.albums import find_people
     from nullface_pipeline.photo_folder import anonymize_photos, read_album
 
     pipe = load_model(run.model)
-    # Who is who is told by all photos, also those that are done.
+    # Consistent identities need the faces of all photos, also of finished ones.
     people = find_people(pipe.face_analyser, read_album(jobs)) if run.is_album else None
     progress = PhotoProgress(pipe, run.options, len(pending))
-    hide_faces = face_hider(pipe, run, people, run.skip_numbers(jobs), progress.on_faces)
-    outcomes = anonymize_photos(hide_faces, pending, run.keep_metadata, made_by, record.add)
+    anonymize_photo = load_anonymizer(pipe, run, people, run.skip_numbers(jobs), progress.on_faces)
+    outcomes = anonymize_photos(anonymize_photo, pending, run.keep_metadata, made_by, record.add)
     results: "list[PhotoOutcome]" = []
     with progress.bar:
         for outcome in outcomes:
             results.append(outcome)
             progress.on_photo(len(outcome.faces))
-            _tell(outcome, run)
+            _record_outcome(outcome, run)
             if run.on_failure is options.OnFailure.error and outcome.not_hidden:
                 break
     return results
 
 
-def _tell(outcome: "PhotoOutcome", run: FolderRun) -> None:
-    """A line on the console for a refused photo, and one in the report for any."""
+def _record_outcome(outcome: "PhotoOutcome", run: FolderRun) -> None:
+    """Print a refused photo, and append the outcome to the report."""
     from nullface_pipeline.runs.report import append_to_report
 
     if outcome.status == "refused":

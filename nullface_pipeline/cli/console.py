@@ -1,4 +1,4 @@
-"""What the commands share: two consoles, and how they end with an error."""
+"""Console output and error handling of all commands."""
 
 import sys
 import warnings
@@ -15,8 +15,8 @@ from nullface_pipeline.runs.messages import format_error, printable
 
 
 TINY_RESULT = (
-    "Made with nullface-tiny, a demonstration model of 128 px: do not publish. --model sd15 and --model sdxl are for real "
-    "work."
+    "Made with nullface-tiny, a demonstration model of 128 px: do not publish. Use --model sd15 or --model sdxl for "
+    "real work."
 )
 
 console = Console()
@@ -24,11 +24,12 @@ error_console = Console(stderr=True)
 
 
 def fail(message: str | BaseException, code: ExitCode | None = None) -> NoReturn:
-    """Print one line and exit.
+    """Print an error in one line and exit.
 
     Args:
-        message (`str` or `BaseException`): an exception is formatted by `error_message`.
-        code (`ExitCode`, *optional*): by default `usage` for a `TypeError` or `ValueError`, else `error`.
+        message (`str` or `BaseException`): message, or an exception for `error_message`.
+        code (`ExitCode`, *optional*): by default `usage` for a `TypeError` or `ValueError`, else
+            `error`.
     """
     if isinstance(message, BaseException):
         code = code or (ExitCode.usage if isinstance(message, (TypeError, ValueError)) else ExitCode.error)
@@ -38,42 +39,42 @@ def fail(message: str | BaseException, code: ExitCode | None = None) -> NoReturn
 
 
 def print_error(message: str) -> None:
-    """One line, however long, on the error stream."""
+    """Print an error in one line on standard error."""
     error_console.print(f"[red]Error:[/red] {show(message)}", soft_wrap=True)
 
 
 def notice(message: str) -> None:
-    """One line on the error stream about what is no error, but should be known."""
+    """Print a notice in one line on standard error."""
     error_console.print(f"[yellow]Notice:[/yellow] {show(message)}", soft_wrap=True)
 
 
-def tell_demonstration() -> None:
-    """The notice about results of nullface-tiny, once a run; silent under `--quiet`."""
+def print_tiny_notice() -> None:
+    """Print the notice about results of nullface-tiny, except with `--quiet`."""
     if not console.quiet:
         notice(TINY_RESULT)
 
 
 def show(text: object) -> str:
-    """Text for the console, printable and without rich's markup."""
+    """Escape unprintable characters and rich's markup."""
     return escape(printable(str(text)))
 
 
 def error_message(error: BaseException) -> str:
-    """An exception as a sentence, with the command's name of a wrong option."""
+    """Format an exception as a sentence that names the command-line option."""
     if isinstance(error, OptionError):
         return f"{option_name(error.option)} {error.problem}"
     return f"{format_error(error)}."
 
 
-def write_what_the_terminal_can() -> None:
-    """Letters that the terminal's encoding lacks are spelt out, instead of ending the run with an error."""
+def escape_unencodable() -> None:
+    """Print characters that the terminal's encoding lacks as escapes, instead of an exception."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_libraries() -> None:
-    """What the libraries say about their own insides while a model is loaded tells a user of the command nothing."""
+    """Silence the warnings and progress bars of libraries while models are loaded."""
     import diffusers
     import transformers
 

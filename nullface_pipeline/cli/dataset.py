@@ -1,4 +1,4 @@
-"""`nullface dataset`: anonymize data sets of shards, and sum up their reports."""
+"""`nullface dataset`: anonymize sharded data sets and summarize their reports."""
 
 import contextlib
 import os
@@ -12,14 +12,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.console import (
-    console,
-    error_console,
-    fail,
-    quiet_libraries,
-    show,
-    tell_demonstration,
-)
+from nullface_pipeline.cli.console import console, error_console, fail, print_tiny_notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.photo_run import PhotoRun, photo_arguments
 from nullface_pipeline.cli.progress import ShardProgress
@@ -32,13 +25,13 @@ if TYPE_CHECKING:
     from nullface_pipeline.dataset import DatasetJob, RunSummary, Shard, ShardOutcome, StorageLocation
 
 
-INSTALL = 'Data sets need more packages: `pip install "nullface-pipeline[dataset]"`, for a cluster `[dataset,ray]`.'
+INSTALL = 'Packages are missing. Run `pip install "nullface-pipeline[dataset]"`, or `[dataset,ray]` for a cluster.'
 
 
 class _RunByDefault(TyperGroup):
     """`nullface dataset SOURCE` is `nullface dataset run SOURCE`."""
 
-    # Typer's own copy of Click has the type of the context.
+    # The context's class is in a copy of Click inside Typer, so it has no public type.
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
             args = ["run", *args]
@@ -49,13 +42,13 @@ dataset = typer.Typer(
     cls=_RunByDefault,
     name="dataset",
     no_args_is_help=True,
-    help="Replace the faces in data sets of shards: `nullface dataset SOURCE -o OUTPUT`.",
+    help="Replace the faces in data sets: `nullface dataset SOURCE -o OUTPUT`.",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRun(PhotoRun):
-    """The arguments of `nullface dataset`."""
+    """Arguments of `nullface dataset`."""
 
     source: str
     output: str
@@ -69,27 +62,25 @@ class DatasetRun(PhotoRun):
     shard_size: int
 
     def check(self) -> None:
-        """Check what can be checked without loading a model.
+        """Check the combination of options, without loading a model.
 
         Raises:
-            TypeError, ValueError: if options do not go together, or the source does not exist.
+            ValueError: if options exclude each other, or the source does not exist.
         """
         if self.on_failure is options.OnFailure.error:
-            raise ValueError("A data set goes on after a face that cannot be hidden: --on-failure cover or skip-file.")
-        if self.about_one_photo is not None:
-            raise ValueError(f"{self.about_one_photo} is about one photo, and this is a data set.")
-        if any(isinstance(face, options.NumberedFace) for face in self.skip_face):
-            raise ValueError("--skip-face with a face's number is for `nullface anonymize`: give reference photos.")
+            raise ValueError("--on-failure error does not apply to data sets. Use cover or skip-file.")
         if (self.address is None) == (self.engine is options.Engine.ray):
-            raise ValueError("--address HOST:PORT says where the Ray cluster is, and goes with --engine ray.")
+            raise ValueError("--engine ray and --address HOST:PORT must be given together.")
         if self.workers is not None and self.engine is not options.Engine.ray:
-            raise ValueError("--workers goes with --engine ray; `accelerate launch --num_processes` is the other's.")
-        # A URL is checked when its store is opened.
+            raise ValueError(
+                "--workers needs --engine ray. For accelerate, use `accelerate launch --num_processes N`."
+            )
+        # A URL is checked when its file system is opened.
         if "://" not in self.source and not Path(self.source).exists():
             raise ValueError(f"{self.source} does not exist.")
 
     def job(self, source: "StorageLocation", target: "StorageLocation") -> "DatasetJob":
-        """Settings of the workers. The secret seed is read or drawn.
+        """Create the settings of the workers; reads the secret seed or creates a new one.
 
         Raises:
             OSError, ValueError: if the seed cannot be read or written.
@@ -139,7 +130,7 @@ def run(
     id_column: options.IdColumn = None,
     columns: options.Columns = None,
     shard_size: options.ShardSize = 256,
-    skip_face: options.SkipFace = None,
+    skip_face: options.SkipPerson = None,
     on_failure: options.Failure = options.OnFailure.cover,
     keep_metadata: options.KeepMetadata = False,
     quiet: options.Quiet = False,
@@ -148,19 +139,18 @@ def run(
     """Replace the faces in a data set, shard by shard.
 
     SOURCE holds Parquet files with a column of images, WebDataset tars, or
-    photos. A stopped run goes on if it is given again. Reports go to a folder
-    beside the output, named OUTPUT-reports: `nullface dataset report OUTPUT`
-    adds them up.
+    photos. To resume a stopped run, run the same command again. Reports are
+    written to OUTPUT-reports; `nullface dataset report OUTPUT` summarizes them.
 
     Exit code: 0 if every face of this run is replaced and verified, 3 if some
     are covered instead, 4 if some photos were refused or some shards failed, 2
-    for wrong usage, 1 for other errors. With --engine accelerate 0, 1 or 2: see
-    the report.
+    for wrong usage, 1 for other errors. With --engine accelerate, it is 0, 1 or
+    2 only; see the report.
     """
     console.quiet = quiet
     try:
         run = DatasetRun(
-            **photo_arguments(values, skip_face, on_failure),
+            **photo_arguments(values, list(skip_face or ()), on_failure),
             source=source,
             output=output,
             engine=engine,
@@ -173,22 +163,22 @@ def run(
             shard_size=shard_size,
             keep_metadata=keep_metadata,
         )
-        with _beginning(run) as (job, shards):
-            outcomes = _go_through(run, job, shards)
-    # Ray, fsspec's packages and the models raise what they like.
+        with _prepared(run) as (job, shards):
+            outcomes = _anonymize_shards(run, job, shards)
+    # Ray, the packages of fsspec and the models raise errors of any type.
     except typer.Exit:
         raise
     except ImportError as error:
         fail(f"{INSTALL} ({error})")
     except Exception as error:
         fail(error)
-    # The launcher ends all processes as soon as one ends with anything but 0.
+    # `accelerate launch` ends all processes as soon as one exits with another code than 0.
     raise typer.Exit(0 if engine is options.Engine.accelerate else _exit_code(outcomes))
 
 
 @contextlib.contextmanager
-def _beginning(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
-    """The job and its unfinished shards. The target is locked until the end."""
+def _prepared(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
+    """Context with the job and its unfinished shards; locks the target."""
     run.check()
     from nullface_pipeline.dataset import StorageLocation, begin, claim_target, find_shards
     from nullface_pipeline.runs.lock import hold_folder
@@ -196,21 +186,21 @@ def _beginning(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     source, target = StorageLocation(run.source), StorageLocation(run.output)
     shards = find_shards(source, target, run.shard_size)
     job = run.job(source, target)
-    # The processes of `accelerate launch` are one run, and each needs the whole list.
+    # All processes of `accelerate launch` belong to one run and need the same list.
     if run.engine is options.Engine.accelerate:
         claim_target(job, shards)
         yield job, shards
         return
     reports = job.reports.folder
     with contextlib.nullcontext() if reports is None else hold_folder(reports):
-        left = begin(job, shards)
-        _remove_half_written(job)
-        yield job, left
-        # Of workers that were killed while this run went on.
-        _remove_half_written(job)
+        unfinished = begin(job, shards)
+        _remove_partial_files(job)
+        yield job, unfinished
+        # Workers that were killed during this run can leave files behind.
+        _remove_partial_files(job)
 
 
-def _remove_half_written(job: "DatasetJob") -> None:
+def _remove_partial_files(job: "DatasetJob") -> None:
     from nullface_pipeline.runs.lock import remove_leftovers
 
     for location in (job.reports, job.target):
@@ -218,34 +208,34 @@ def _remove_half_written(job: "DatasetJob") -> None:
             remove_leftovers({Path(root) for root, _, _ in os.walk(location.folder)}, location.folder)
 
 
-def _go_through(run: DatasetRun, job: "DatasetJob", shards: "list[Shard]") -> "list[ShardOutcome]":
+def _anonymize_shards(run: DatasetRun, job: "DatasetJob", shards: "list[Shard]") -> "list[ShardOutcome]":
     from nullface_pipeline.dataset import run_accelerate, run_local, run_ray
 
     quiet_libraries()
     limit_threads(run.model.model)
     console.print(f"{len(shards)} shard(s) to do.")
     progress = ShardProgress(shards)
-    found: "Iterable[ShardOutcome]"
+    finished: "Iterable[ShardOutcome]"
     if run.engine is options.Engine.ray:
-        found = run_ray(job, shards, str(run.address), run.workers)
+        finished = run_ray(job, shards, str(run.address), run.workers)
     elif run.engine is options.Engine.accelerate:
-        found = run_accelerate(job, shards)
+        finished = run_accelerate(job, shards)
     else:
-        found = run_local(job, shards, progress.on_photo)
+        finished = run_local(job, shards, progress.on_photo)
     outcomes = []
-    # Several processes of `accelerate launch` cannot share a line of the terminal.
+    # The processes of `accelerate launch` cannot share a line of the terminal.
     with contextlib.nullcontext() if run.engine is options.Engine.accelerate else progress.bar:
-        for outcome in found:
+        for outcome in finished:
             outcomes.append(outcome)
             progress.on_shard(outcome)
-            _tell(outcome)
-    # Once a run, of which `accelerate launch` starts several processes.
+            _print_outcome(outcome)
+    # Only by the first process of `accelerate launch`.
     if run.model.model == "tiny" and outcomes and os.environ.get("RANK", "0") == "0":
-        tell_demonstration()
+        print_tiny_notice()
     return outcomes
 
 
-def _tell(outcome: "ShardOutcome") -> None:
+def _print_outcome(outcome: "ShardOutcome") -> None:
     if outcome.failed:
         error_console.print(f"[red]failed[/red] {show(f'{outcome.name}: {outcome.failed}')}", soft_wrap=True)
         return
@@ -261,10 +251,10 @@ def _exit_code(outcomes: "list[ShardOutcome]") -> int:
 
 @dataset.command()
 def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --output of a run.")]) -> None:
-    """Add up the reports on a data set: photos, faces, refusals, time.
+    """Summarize the reports of a data set: photos, faces, refusals, time.
 
-    Exit code: 3 if results in OUTPUT are missing or are not what the run made,
-    1 for wrong usage, else 0.
+    Exit code: 0 if the results are complete, 4 if some are missing or changed,
+    2 for wrong usage, 1 for other errors.
     """
     try:
         from nullface_pipeline.dataset import StorageLocation, summarize
@@ -278,11 +268,11 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
     for reason, count in summary.reasons.most_common(10):
         console.print(show(f"{count} refused: {reason}"), soft_wrap=True)
     if "tiny" in summary.models:
-        tell_demonstration()
+        print_tiny_notice()
     if summary.changed:
         error_console.print(
-            f"[red]changed[/red] {len(summary.changed)} result(s) are missing or are not what the run made, such as "
-            f"{show(summary.changed[0])}. Give the command of the run again.",
+            f"[red]changed[/red] {len(summary.changed)} result(s) are missing or changed since the run, such as "
+            f"{show(summary.changed[0])}. Run the command that wrote them again.",
             soft_wrap=True,
         )
         raise typer.Exit(ExitCode.refused)
@@ -296,10 +286,10 @@ def _summary_table(summary: "RunSummary") -> Table:
     rows += [(f"faces {method}", f"{count:,}") for method, count in sorted(summary.faces.items())]
     rows += [(f"hours on {device}", f"{used / 3600:.2f}") for device, used in sorted(summary.seconds.items())]
     if seconds:
-        rows.append(("photos a second and worker", f"{photos / seconds:.2f}"))
-        rows.append(("faces a second and worker", f"{faces / seconds:.2f}"))
+        rows.append(("photos per second and worker", f"{photos / seconds:.2f}"))
+        rows.append(("faces per second and worker", f"{faces / seconds:.2f}"))
     if summary.faces["replaced"]:
-        rows.append(("UNet evaluations a face", f"{summary.unet_evaluations / faces:.1f}"))
+        rows.append(("UNet evaluations per face", f"{summary.unet_evaluations / faces:.1f}"))
     table = Table("", "", show_header=False)
     for row in rows:
         table.add_row(*row)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.console import console, fail, quiet_libraries, tell_demonstration
+from nullface_pipeline.cli.console import console, fail, print_tiny_notice, quiet_libraries
 from nullface_pipeline.cli.threads import limit_threads
 
 
@@ -22,20 +22,18 @@ PICTURES = ("input.png", "anonymized.png", "side_by_side.png")
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where the pictures go.")] = Path(
-        "demo"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder.")] = Path("demo"),
     seed: Annotated[
         int,
         typer.Option(
-            parser=options.number(0, options.MAX_SEED, whole=True), metavar="N", help="Same seed, same face."
+            parser=options.number(0, options.MAX_SEED, whole=True), metavar="N", help="Seed, for repeatable results."
         ),
     ] = 30,
 ) -> None:
     """Anonymize an included portrait, without a download.
 
-    It is the astronaut of scikit-image; the model is nullface-tiny, which
-    is in the package and only a demonstration.
+    The portrait is the astronaut of scikit-image. The model is nullface-tiny, a
+    demonstration model in the package.
     """
     try:
         record = prepare_folder(output)
@@ -60,11 +58,11 @@ def demo(
         record.add_picture((output / name).read_bytes())
     console.print(faces_table(result))
     console.print(f"{seconds:.1f} s. Wrote {', '.join(PICTURES)} to {output}/", soft_wrap=True)
-    tell_demonstration()
+    print_tiny_notice()
 
 
 def prepare_folder(output: Path) -> "ResultRecord":
-    """Create the output folder, and return the record of the pictures in it.
+    """Create the output folder and return the record of its pictures.
 
     Raises:
         OSError: if the folder or the record cannot be written.
@@ -84,7 +82,7 @@ def prepare_folder(output: Path) -> "ResultRecord":
 
 
 def side_by_side(first: PIL.Image.Image, second: PIL.Image.Image) -> PIL.Image.Image:
-    """Two pictures of one height next to each other, with a narrow white gap."""
+    """Combine two pictures of equal height side by side, with a narrow white gap."""
     gap = max(4, first.width // 64)
     sheet = PIL.Image.new("RGB", (first.width + gap + second.width, first.height), "white")
     sheet.paste(first, (0, 0))

@@ -36,13 +36,11 @@ OPTIONAL = frozenset({"onnxruntime", "onnxruntime-gpu"})
 
 
 def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", metavar=FLAG, help="Print one JSON object, for programs and reports.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print one JSON object.")] = False,
 ) -> None:
     """Show installed versions, devices and weights.
 
-    Weights are listed with their sizes and licences. Fetches nothing.
+    Weights are listed with their sizes and licences. Nothing is downloaded.
     """
     versions = find_versions()
     if not as_json:
@@ -51,7 +49,7 @@ def doctor(
         quiet_libraries()
         devices, weights = find_devices(), find_weights()
     except ImportError as error:
-        fail(f"{error}. Install what is missing: `pip install nullface-pipeline`.")
+        fail(f"{error}. Install the missing packages with `pip install nullface-pipeline`.")
     if as_json:
         print(
             json.dumps(
@@ -64,7 +62,7 @@ def doctor(
 
 
 def find_versions() -> dict[str, str | None]:
-    """Versions by package; `None` where it is not installed."""
+    """Installed versions by package; `None` if a package is missing."""
     return {"Python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}
 
 
@@ -94,7 +92,7 @@ def find_devices() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class InstalledWeights:
-    """Weights of a model set, with their path and size on this machine; `None` if missing."""
+    """Weights with their path and size in bytes on this machine; `None` if missing."""
 
     name: str
     path: str | None
@@ -104,7 +102,7 @@ class InstalledWeights:
 
 
 def find_weights() -> list[InstalledWeights]:
-    """Weights of all model sets."""
+    """Find the weights of all model sets on this machine."""
     from nullface_pipeline.tiny_model import TINY_FOLDER
     from nullface_pipeline.weights import FACE_WEIGHTS, FACEID_SD15, FACEID_SDXL, SD15, SDXL
 
@@ -125,7 +123,7 @@ def find_weights() -> list[InstalledWeights]:
 
 
 def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
+    """Size in bytes of a file, or of all files in a folder."""
     return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
 
 
@@ -145,7 +143,7 @@ def devices_table(devices: dict[str, str]) -> Table:
 
 
 def weights_table(weights: list[InstalledWeights]) -> Table:
-    """Table of the weights, without the sources, which `--json` has."""
+    """Table of the weights. Only `--json` also shows their sources."""
     from nullface_pipeline.weights import readable_size
 
     table = Table("weights", "here", "licence", title="Weights", title_justify="left")

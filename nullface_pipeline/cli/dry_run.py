@@ -1,4 +1,4 @@
-"""`nullface anonymize --dry-run`: detect faces, and predict what the run would do with each photo."""
+"""`nullface anonymize --dry-run`: detect faces and predict the outcome of each photo."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def preview_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun") -> int:
-    """Detect faces and report each photo. Returns the exit code of the real run, except for covers."""
+    """Detect and print the faces of each photo; returns `refused` if a photo would be refused."""
     from nullface_pipeline.model_sets import load_detector
     from nullface_pipeline.photo_folder.planned_files import check_only_previews, planned_previews
     from nullface_pipeline.runs.resume import check_replaceable
@@ -39,8 +39,8 @@ def preview_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun
         _print(photo, run.json)
     if not run.json:
         console.print(
-            f"A dry run: nothing was anonymized. The run would refuse {refused} of {len(jobs)} photo(s). A face that a "
-            "preview shows uncovered would be missed.",
+            f"Dry run: nothing was anonymized. The run would refuse {refused} of {len(jobs)} photo(s). A face that is "
+            "not covered in the preview would be missed.",
             soft_wrap=True,
         )
     return ExitCode.refused if refused else ExitCode.ok
@@ -51,7 +51,9 @@ class PreviewedFace:
     """A detected face.
 
     Attributes:
-        number (`int`): as in the preview.
+        number (`int`): number in the preview, from 1.
+        box (`list[float]`): x0, y0, x1, y1 in pixels.
+        score (`float`): detection score from 0 to 1.
         expected_method (`str`): "replaced", or "covered" if it is smaller than `min_face`.
     """
 
@@ -85,7 +87,7 @@ def _preview(analyser: "FaceAnalyser", job: "PhotoJob", record: "ResultRecord", 
     source = str(job.source)
     try:
         detected, preview = write_preview(analyser, job)
-    # The preview cannot be written: this concerns the run, not the photo.
+    # The preview cannot be written, which ends the run.
     except OSError:
         raise
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`nullface evaluate`: re-identification and utility of folders of anonymized photos."""
+"""`nullface evaluate`: re-identification and utility of anonymized photos."""
 
 from dataclasses import replace
 from enum import StrEnum
@@ -9,7 +9,7 @@ import typer
 
 from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import FLAG, number, path
+from nullface_pipeline.cli.options import FLAG, number, option_name, path
 from nullface_pipeline.runs.messages import format_error
 
 
@@ -35,67 +35,65 @@ class DetectorName(StrEnum):
 def evaluate(
     originals: Annotated[
         Path | None,
-        typer.Option(
-            parser=path, metavar="PATH", help="Folder of the originals: one photo a person, see also --pairs."
-        ),
+        typer.Option(parser=path, metavar="PATH", help="Folder of originals, one photo per person; or see --pairs."),
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="Results, matched by name; or blur, pixelate, box. Repeatable."),
+        typer.Option(metavar="NAME=FOLDER", help="Results, or a baseline: blur, pixelate, box. Repeatable."),
     ] = None,
     second_run: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="Second results with another seed, for the linkage attack."),
+        typer.Option(metavar="NAME=FOLDER", help="Results with another seed, for the linkage attack."),
     ] = None,
     gallery: Annotated[
         Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Other photos of the same people, matched by name."),
+        typer.Option(parser=path, metavar="PATH", help="Other photos of the people, with the same file names."),
     ] = None,
     gallery_run: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FOLDER", help="Results of the gallery's photos, for the linkage attack."),
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Results of the gallery, for the linkage attack.")
     ] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(parser=path, metavar="FILE", help="CSV file of several photos a person: subject, file."),
+        typer.Option(parser=path, metavar="FILE", help="CSV of several photos per person (columns subject, file)."),
     ] = None,
     recognizer: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="dlib, tiny, buffalo_l or NAME=FILE.onnx[,bgr][,centred][,steered]. Default: dlib, tiny.",
-        ),
+        typer.Option(metavar="NAME", help="dlib, tiny, buffalo_l, NAME=FILE.onnx[,OPTIONS]. Default: dlib, tiny."),
     ] = None,
     detector: Annotated[
-        DetectorName, typer.Option(metavar="NAME", help="Face detector: tiny or buffalo_l.")
+        DetectorName, typer.Option(metavar="tiny|buffalo_l", help="Face detector.")
     ] = DetectorName.tiny,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", parser=path, metavar="PATH", help="Folder for the report.")
     ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Weights of pose, gaze, 3dmm, lpips, inception or musiq. Repeatable."),
+        typer.Option(metavar="NAME=FILE", help="Weights: pose, gaze, 3dmm, lpips, inception or musiq."),
     ] = None,
     paper: Annotated[
         PaperSet | None,
         typer.Option(
-            metavar="SET",
-            help="Evaluate the paper's settings on celeba-hq or ffhq, with --images.",
+            metavar="celeba-hq|ffhq",
+            help="Evaluate the paper's settings on this data set, with --images.",
             rich_help_panel=PAPER,
         ),
     ] = None,
     images: Annotated[
-        Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Folder of aligned photos.", rich_help_panel=PAPER),
+        Path | None, typer.Option(parser=path, metavar="PATH", help="Folder of aligned photos.", rich_help_panel=PAPER)
     ] = None,
     table: Annotated[
         int | None,
-        typer.Option(parser=number(1, 3, whole=True), metavar="N", help="Table 1, 2 or 3.", rich_help_panel=PAPER),
+        typer.Option(
+            parser=number(1, 3, whole=True), metavar="N", help="Number of the table: 1, 2 or 3.", rich_help_panel=PAPER
+        ),
     ] = None,
     figure: Annotated[
         int | None,
         typer.Option(
-            parser=number(3, 12, whole=True), metavar="N", help="Figure 3, 4, 5, 11 or 12.", rich_help_panel=PAPER
+            parser=number(3, 12, whole=True),
+            metavar="N",
+            help="Number of the figure: 3, 4, 5, 11 or 12.",
+            rich_help_panel=PAPER,
         ),
     ] = None,
     model: Annotated[
@@ -106,7 +104,7 @@ def evaluate(
         typer.Option(
             parser=number(2, 1_000_000, whole=True),
             metavar="N",
-            help="Number of photos to use, of any set.",
+            help="Number of photos to use, with --paper.",
             rich_help_panel=PAPER,
         ),
     ] = None,
@@ -116,33 +114,28 @@ def evaluate(
     ] = None,
     skip_missing: Annotated[
         bool,
-        typer.Option(
-            "--skip-missing", metavar=FLAG, help="Exclude originals without a result from a method's figures."
-        ),
+        typer.Option("--skip-missing", metavar=FLAG, help="Exclude originals without a result instead of failing."),
     ] = False,
     show_originals: Annotated[
         bool, typer.Option("--show-originals", metavar=FLAG, help="Show originals in the report.")
     ] = False,
     clear_cache: Annotated[
-        bool,
-        typer.Option(
-            "--clear-cache",
-            metavar=FLAG,
-            help="Delete the cached embeddings and exit.",
-        ),
+        bool, typer.Option("--clear-cache", metavar=FLAG, help="Delete the cached embeddings and exit.")
     ] = False,
 ) -> None:
     """Measure re-identification and utility of anonymized photos.
 
-    Exit code: 0, 5 if a result is its own original, 2 for wrong usage, 1 for
-    other errors. A stopped run continues.
+    To resume a stopped run, run the same command again.
+
+    Exit code: 0, or 5 if a result is identical to its original, 2 for wrong
+    usage, 1 for other errors.
     """
     if clear_cache:
         return _clear_cache()
     try:
         if paper is not None:
             originals, method = _paper(paper, images, table, figure, model, num_subjects, output)
-            skip_missing = True  # those in which no face is found, which were named
+            skip_missing = True  # photos without a face, about which `_paper` prints a notice
         if originals is None or not method or output is None:
             raise ValueError("Pass --originals, --output and at least one --method.")
         if not originals.is_dir():
@@ -175,16 +168,14 @@ def _paper(
     num_subjects: int | None,
     output: Path | None,
 ) -> tuple[Path, list[str]]:
-    """Compute the results of a table or figure; returns the originals and the methods as for
-    `--method`.
-    """
+    """Compute the results of a table or figure; returns the originals and values of `--method`."""
     from rich.progress import track
 
-    from nullface_pipeline.evaluation.paper import asked_settings, draw_photos, reported
+    from nullface_pipeline.evaluation.paper import draw_photos, reported, select_settings
 
     if images is None or output is None:
         raise ValueError("--paper needs --images and --output.")
-    settings = asked_settings(table, figure)
+    settings = select_settings(table, figure)
     photos = draw_photos(images, paper, table, num_subjects)
     if table == 1:
         for line in reported(paper):
@@ -200,7 +191,7 @@ def _paper(
     made = make_pictures(pipe, photos, settings, output / "pictures", inpainter=inpainter)
     for photo, reason in track(made, "pictures", total=len(photos)):
         if reason:
-            notice(f"{photo.name}: left out: {reason}")
+            notice(f"{photo.name} is excluded: {reason}")
     baselines = ["blur", "pixelate", "box"] if table == 1 else []
     return images, [*(f"{name}={output / 'pictures' / name}" for name in names), *baselines]
 
@@ -211,31 +202,27 @@ def _clear_cache() -> None:
     console.print("Cache deleted." if clear_cache() else "The cache is empty.")
 
 
-def _methods(asked: list[str], second_run: list[str], gallery_run: list[str]) -> "list[Method]":
-    """The methods, with the folders of their further results."""
+def _methods(values: list[str], second_run: list[str], gallery_run: list[str]) -> "list[Method]":
+    """The methods with the folders of their further results."""
     from nullface_pipeline.evaluation.pairs import read_method
 
     methods = {}
-    for method in map(read_method, asked):
+    for method in map(read_method, values):
         if method.name in methods:
-            raise ValueError(f"Two methods are called {method.name}; give each its own name.")
+            raise ValueError(f"Two methods have the name {method.name}. Give each its own name.")
         methods[method.name] = method
-    further = [("--second-run", run) for run in second_run] + [("--gallery-run", run) for run in gallery_run]
-    for option, given in further:
-        run = read_method(given)
-        if run.folder is None or run.name not in methods or methods[run.name].folder is None:
-            raise ValueError(f"{option} {run.name} needs a folder, and a --method {run.name}=FOLDER.")
-        if option == "--second-run":
-            methods[run.name] = replace(methods[run.name], second_run=run.folder)
-        else:
-            methods[run.name] = replace(methods[run.name], gallery_run=run.folder)
+    for field, runs in (("second_run", second_run), ("gallery_run", gallery_run)):
+        for run in map(read_method, runs):
+            if run.folder is None or run.name not in methods or methods[run.name].folder is None:
+                raise ValueError(f"{option_name(field)} {run.name} needs a folder, and a --method {run.name}=FOLDER.")
+            methods[run.name] = replace(methods[run.name], **{field: run.folder})  # type: ignore[arg-type]
     return list(methods.values())
 
 
 def _evaluate(
     originals: Path,
     methods: "list[Method]",
-    asked: list[str],
+    recognizer_names: list[str],
     detector: DetectorName,
     reversal_attack: str | None,
     skip_missing: bool,
@@ -250,10 +237,10 @@ def _evaluate(
     from nullface_pipeline.evaluation.utility_metrics import load_measures, read_weights
 
     quiet_libraries()
-    recognizers, not_run = _recognizers(asked)
-    measures, without = load_measures(read_weights(weights))
+    recognizers, missing_recognizers = _recognizers(recognizer_names)
+    measures, missing_measures = load_measures(read_weights(weights))
     try:
-        found_by = Detector(detector)
+        face_detector = Detector(detector)
     except MissingModelError as error:
         raise ValueError(f"--detector {detector} {error}.") from error
     pipe = None if reversal_attack is None else _load(reversal_attack)
@@ -261,30 +248,30 @@ def _evaluate(
         originals,
         methods,
         recognizers,
-        CachedModels(found_by, Cache()),
+        CachedModels(face_detector, Cache()),
         measures,
         skip_missing=skip_missing,
         reversal_pipe=pipe,
-        not_run=not_run | without,
+        not_run=missing_recognizers | missing_measures,
         gallery=gallery,
         pairs=pairs,
     )
 
 
-def _recognizers(asked: list[str]) -> "tuple[list[Recognizer], dict[str, str]]":
-    """The available recognizers, and what the others need."""
+def _recognizers(names: list[str]) -> "tuple[list[Recognizer], dict[str, str]]":
+    """Load the available recognizers; returns them, and the reason for each missing one."""
     from functools import partial
 
     from nullface_pipeline.evaluation.recognizers import load_available, load_recognizer
 
-    recognizers, not_run = load_available({name: partial(load_recognizer, name) for name in asked})
-    for name, needs in not_run.items():
-        notice(f"{name}: not run: {needs}.")
+    recognizers, missing = load_available({name: partial(load_recognizer, name) for name in names})
+    for name, reason in missing.items():
+        notice(f"{name} is not used: {reason}.")
     if not recognizers:
         raise ValueError("No recognizer could be loaded.")
     if len({each.name for each in recognizers}) < len(recognizers):
-        raise ValueError("Two recognizers have the same name; give each its own name.")
-    return recognizers, not_run
+        raise ValueError("Two recognizers have the same name. Give each its own name.")
+    return recognizers, missing
 
 
 def _load(model: str) -> "StableDiffusionNullFacePipeline":
@@ -307,7 +294,7 @@ def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:
     try:
         written.append(write_html(result, output, show_originals))
     except MissingModelError as error:
-        notice(f"index.html: not made: {error}.")
+        notice(f"index.html was not written: {error}.")
     console.print(summary_table(result))
     for name, gallery in result.galleries.items():
         chance = f"{100 * gallery.chance:.2g} %"

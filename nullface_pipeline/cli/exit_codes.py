@@ -4,10 +4,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a command ended; of several, the highest counts.
-
-    The table in `docs/folders.md` explains them to users.
-    """
+    """Exit code of a command; the highest if several apply. Explained in `docs/folders.md`."""
 
     ok = 0
     error = 1

@@ -25,42 +25,42 @@ from nullface_pipeline.publish.space import space_files
 
 def export(
     single_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The pipeline as one file, for loading by name or path.")
+        Path | None, typer.Option(metavar="FILE", help="Write the pipeline as one Python file.")
     ] = None,
     hub: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A repository for the Hub that custom_pipeline= loads.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write a Hub repository for custom_pipeline=.")
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A model repository for the Hub, around nullface-tiny.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write a Hub model repository of nullface-tiny.")
     ] = None,
     space: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="A Space for the Hub: the page, and the package with it.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write a Hub Space with the page and the package.")
     ] = None,
     sdxl: Annotated[
-        bool, typer.Option("--sdxl", metavar=FLAG, help="With --single-file or --hub: for Stable Diffusion XL.")
+        bool, typer.Option("--sdxl", metavar=FLAG, help="Export the SDXL pipeline, with --single-file or --hub.")
     ] = False,
     git: Annotated[
         str | None,
-        typer.Option(metavar="URL@REVISION", help="With --space: fetch the package from there with pip instead."),
+        typer.Option(metavar="URL@REVISION", help="Install the package from this repository, with --space."),
     ] = None,
     push: Annotated[
-        str | None, typer.Option(metavar="ORG/NAME", help="Upload what --hub, --model or --space writes.")
+        str | None, typer.Option(metavar="ORG/NAME", help="Upload the exported repository or Space.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="With --push: only say what would be uploaded.")] = True,
+    dry_run: Annotated[bool, typer.Option(help="Only list the files that --push would upload.")] = True,
 ) -> None:
     """Export a single file, a Hub repository or a Space.
 
-    Give one of --single-file, --hub, --model and --space. An earlier export
-    is replaced; a folder that holds anything else is left alone.
+    Pass one of --single-file, --hub, --model and --space. An earlier export is
+    replaced. A folder with other files is an error.
     """
     if [single_file, hub, model, space].count(None) != 3:
-        fail(ValueError("Give exactly one of --single-file, --hub, --model and --space."))
+        fail(ValueError("Pass exactly one of --single-file, --hub, --model and --space."))
     if single_file is not None and push is not None:
-        fail(ValueError("--push uploads a repository: give it with --hub, --model or --space."))
+        fail(ValueError("--push cannot upload a single file. Pass --hub, --model or --space."))
     if sdxl and single_file is None and hub is None:
-        fail(ValueError("--sdxl is for a pipeline's code: give it with --hub or --single-file."))
+        fail(ValueError("--sdxl needs --hub or --single-file."))
     if git is not None and (space is None or not re.fullmatch(r"https://\S+@[^\s@]+", git)):
-        fail(ValueError("--git takes an address and a revision, https://host/org/name@v1.0, and goes with --space."))
+        fail(ValueError("--git needs a URL and a revision (https://host/org/name@v1.0), and --space."))
     pipeline = "pipeline_sdxl" if sdxl else "pipeline"
     if push is not None:
         _check_push(push, dry_run)
@@ -95,7 +95,7 @@ def _export_repository(
     console.print(f"Wrote {folder}/: {len(files)} files, {_size(files.values())}.", soft_wrap=True)
     if push is not None and dry_run:
         console.print(_upload_table(files, push))
-        console.print("Nothing was uploaded; --no-dry-run uploads.")
+        console.print("Nothing was uploaded. Pass --no-dry-run to upload.")
     elif push is not None:
         _upload(files, push, kind)
 
@@ -109,9 +109,9 @@ def _check_push(repository: str, dry_run: bool) -> None:
     except HFValidationError as error:
         fail(error)
     if "/" not in repository:
-        fail(ValueError(f"--push takes the name of a repository with its owner, such as me/{repository}."))
+        fail(ValueError(f"--push {repository} has no owner. Pass OWNER/{repository}."))
     if not dry_run and get_token() is None:
-        fail("There is no Hub token. Run `hf auth login`, or set HF_TOKEN.")
+        fail("No Hub token was found. Run `hf auth login`, or set HF_TOKEN.")
 
 
 def _upload(files: dict[str, bytes], repository: str, kind: str) -> None:
@@ -129,7 +129,7 @@ def _size(contents: Iterable[bytes]) -> str:
 
 
 def _upload_table(files: dict[str, bytes], repository: str) -> Table:
-    table = Table(f"would go to {repository}", Column("size", justify="right"))
+    table = Table(f"files for {repository}", Column("size", justify="right"))
     for name, content in sorted(files.items()):
         table.add_row(name, _size([content]))
     return table

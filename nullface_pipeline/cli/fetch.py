@@ -24,18 +24,16 @@ class WeightSet(StrEnum):
 
 def fetch(
     name: Annotated[
-        WeightSet,
-        typer.Argument(metavar="NAME", help="All that --model sd15 or sdxl runs; or only the face models."),
+        WeightSet, typer.Argument(metavar="NAME", help="Weights of a model set, or of the face models only.")
     ],
     accept_licences: Annotated[
-        bool, typer.Option("--accept-licences", metavar=FLAG, help="Do not ask about the licences.")
+        bool, typer.Option("--accept-licences", metavar=FLAG, help="Accept the licences without a prompt.")
     ] = False,
 ) -> None:
     """Download the weights of the real models.
 
-    Shows their sizes and licences, asks, fetches what is not here, and
-    compares the files with the hashes in this package. What is interrupted
-    goes on when the command is given again.
+    Shows sizes and licences, asks for confirmation, downloads missing files and
+    verifies their hashes. To resume a download, run the same command again.
     """
     from nullface_pipeline.fetch_weights import fetch_weights, unverified_files
     from nullface_pipeline.weights import WEIGHT_SETS, missing_weights, readable_size
@@ -43,16 +41,16 @@ def fetch(
     missing = missing_weights(name)
     show_licences(missing)
     if missing:
-        console.print(f"To fetch: about {readable_size(sum(weights.size for weights in missing))}.")
-        ask(accept_licences)
+        console.print(f"Download size: about {readable_size(sum(weights.size for weights in missing))}.")
+        confirm_licences(accept_licences)
     for weights in WEIGHT_SETS[name]:
         try:
             fetch_weights(weights)
         except (OSError, ValueError) as error:
-            fail(f"{weights.name} could not be fetched. {format_error(error)}. Give the same command again to go on.")
+            fail(f"{weights.name} could not be downloaded. {format_error(error)}. Run the command again to resume.")
         console.print(f"{weights.name}: complete.")
         if unverified := unverified_files(weights):
-            console.print(f"  No hash in this package for: {show(', '.join(unverified))}", soft_wrap=True)
+            console.print(f"  Files without a known hash: {show(', '.join(unverified))}", soft_wrap=True)
 
 
 def show_licences(missing: "list[Weights]") -> None:
@@ -63,15 +61,12 @@ def show_licences(missing: "list[Weights]") -> None:
         console.print(f"  {weights.licence_page}", soft_wrap=True)
 
 
-def ask(accepted: bool) -> None:
+def confirm_licences(accepted: bool) -> None:
     """Ask whether the licences are accepted; exit if not. Exit code `usage` without a terminal."""
     if not accepted and not on_a_terminal():
-        fail(
-            "The licences have to be accepted: read them, and give the command again with --accept-licences.",
-            ExitCode.usage,
-        )
+        fail("The licences are not accepted. Read them, then pass --accept-licences.", ExitCode.usage)
     if not accepted and not typer.confirm("Do you accept these licences?"):
-        fail("Nothing was fetched.")
+        fail("Nothing was downloaded.")
 
 
 def on_a_terminal() -> bool:

@@ -1,4 +1,4 @@
-"""Command-line options: those of the option dataclasses, which are generated, and those of files and runs."""
+"""Command-line options: generated from the option dataclasses, or about files and runs."""
 
 import inspect
 import re
@@ -10,28 +10,21 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nullface_pipeline.photo_options import (
-    IDENTITY,
-    RUN,
-    VERIFICATION,
-    Option,
-    described,
-    is_whole,
-)
+from nullface_pipeline.photo_options import IDENTITY, RUN, VERIFICATION, Option, described, is_whole
 
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# The secret one has as many bits.
+# A random seed has the same number of bits.
 MAX_SEED = 2**62
 
 SHARDS = "Shards and engines"
 FILES = "Files and runs"
 
-# Of options without a value, for which Typer would show <bool>.
+# Metavar of options without a value, for which Typer would show <bool>.
 FLAG = ""
 
-# A photo on the standard input, a result on the standard output.
+# Path that stands for standard input or standard output.
 STREAM = "-"
 
 Options = TypeVar("Options")
@@ -50,7 +43,7 @@ class Engine(StrEnum):
 
 
 def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
-    """A parser of numbers of a range, the ends included."""
+    """Parser of numbers in a range, ends included."""
 
     def parse(value: str) -> Any:
         try:
@@ -67,14 +60,14 @@ def number(low: float, high: float, whole: bool) -> Callable[[str], Any]:
 
 
 def path(value: str) -> Path:
-    """Parse a path. An empty one, often an unset shell variable, would mean the current folder."""
+    """Parse a path. An empty one (often an unset shell variable) would mean the current folder."""
     if not str(value) or "\0" in str(value):
         raise typer.BadParameter("the path is empty or contains a null character.")
     return Path(value)
 
 
 def sheet_path(value: str) -> Path:
-    """A path whose suffix says how to write a picture."""
+    """Parse the path of a PNG or JPEG file."""
     sheet = path(value)
     if sheet.suffix.lower() not in SHEET_SUFFIXES:
         raise typer.BadParameter(f"--contact-sheet takes a {' or '.join(SHEET_SUFFIXES)} file, not {sheet}.")
@@ -82,37 +75,37 @@ def sheet_path(value: str) -> Path:
 
 
 def model_name(value: str) -> str:
-    """Check the form of a model name before the Hub is asked."""
+    """Check the form of a model name, without a request to the Hub."""
     if value not in ("tiny", "sd15", "sdxl") and "/" not in value and not Path(value).exists():
         raise typer.BadParameter(
-            f"{value!r} is none of tiny, sd15 and sdxl, no folder, and no Hub name like OWNER/NAME."
+            f"{value!r} is not a model set (tiny, sd15, sdxl), an existing folder, or a Hub name (OWNER/NAME)."
         )
     return value
 
 
 def verifier_pack(value: str) -> str:
-    """An InsightFace pack by name, or its folder."""
+    """Parse the name or folder of an InsightFace pack."""
     if "/" in value and not Path(value).is_dir():
-        raise typer.BadParameter(f"there is no folder {value}.")
+        raise typer.BadParameter(f"{value} is not an existing folder.")
     return value
 
 
 def names(values: list[str] | None) -> tuple[str, ...]:
-    """Names of an option that can be repeated and takes lists with commas: `eyes,mouth`."""
+    """Names from a repeatable option that takes comma-separated lists, such as `eyes,mouth`."""
     given = (name.strip() for value in values or () for name in value.split(","))
     return tuple(dict.fromkeys(name for name in given if name))
 
 
 @dataclass(frozen=True)
 class NumberedFace:
-    """A face by its number in the preview of a photo; `photo` is empty for the only one."""
+    """A face, given by its number in the preview. `photo` is empty if the run has one photo."""
 
     photo: str
     number: int
 
 
 def skipped_face(value: str) -> Path | NumberedFace | tuple[float, ...]:
-    """A reference photo, a face's number as in `3` or `a.jpg:3`, or a box `x0,y0,x1,y1`."""
+    """Parse a reference photo, a face number (`3` or `a.jpg:3`) or a box (`x0,y0,x1,y1`)."""
     numbered = re.fullmatch(r"(?:(.+):)?([1-9][0-9]{0,3})", value, flags=re.ASCII | re.DOTALL)
     if numbered and not Path(value).exists():
         return NumberedFace(numbered[1] or "", int(numbered[2]))
@@ -124,16 +117,16 @@ def skipped_face(value: str) -> Path | NumberedFace | tuple[float, ...]:
 
 
 def option_name(field: str) -> str:
-    """The command's name of a field: `--min-face` for `min_face`."""
+    """Name of the command-line option of a field: `--min-face` for `min_face`."""
     return "--" + {"skip_faces": "skip_face"}.get(field, field).replace("_", "-")
 
 
 def with_option_names(message: str) -> str:
-    """Replace the fields in a message by their options: `--min-face` for `min_face` in backticks."""
+    """Replace field names in backticks by their options: `--min-face` for `min_face`."""
     return re.sub(r"`(\w+)`", lambda field: option_name(field[1]), message)
 
 
-# Fields that take more than a number or a choice.
+# Metavar and parser of fields that are neither a number nor a choice.
 _PARSERS: dict[str, tuple[str, Callable[[str], Any] | None]] = {
     "keep": ("NAMES", None),
     "model": ("NAME", model_name),
@@ -143,12 +136,12 @@ _PARSERS: dict[str, tuple[str, Callable[[str], Any] | None]] = {
 
 
 def with_options(*schemas: type, exclude: Collection[str] = (), **choices: Sequence[str]) -> Callable[..., Any]:
-    """Decorator: give a command the options of dataclasses, which it takes as `**values`.
+    """Decorator that adds the options of dataclasses to a command with a `**values` parameter.
 
     Args:
-        schemas: dataclasses whose fields `option` made.
-        exclude: fields that this command does not take.
-        choices: choices of a field in this command, the default first.
+        schemas (`type`): dataclasses whose fields are made by `option`.
+        exclude (`Collection[str]`): fields that this command does not have.
+        choices (`Sequence[str]`): choices of a field in this command, the default first.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -169,24 +162,24 @@ def with_options(*schemas: type, exclude: Collection[str] = (), **choices: Seque
 
 
 def read_options(schema: type[Options], values: dict[str, Any], **others: Any) -> Options:
-    """An options dataclass from the values of a command that was decorated by `with_options`.
+    """Create an options dataclass from the `**values` of a command with `with_options`.
 
     Raises:
-        OptionError: if a value is wrong.
+        OptionError: if a value is invalid.
     """
-    taken = {field.name: values[field.name] for field in fields(schema) if field.name in values}  # type: ignore[arg-type]
-    if "keep" in taken:
-        taken["keep"] = names(taken["keep"])
-    given = {name: str(value) if isinstance(value, StrEnum) else value for name, value in taken.items()}
-    return schema(**given, **others)
+    own = {field.name: values[field.name] for field in fields(schema) if field.name in values}  # type: ignore[arg-type]
+    if "keep" in own:
+        own["keep"] = names(own["keep"])
+    plain = {name: str(value) if isinstance(value, StrEnum) else value for name, value in own.items()}
+    return schema(**plain, **others)
 
 
 def _parameter(field: Field, choices: Sequence[str] = ()) -> inspect.Parameter:
-    """A field as a parameter of a command."""
-    about = described(field)
+    """Convert a dataclass field to a parameter of a command."""
+    description = described(field)
     default = choices[0] if choices else field.default
-    choices = choices or about.choices
-    annotation, info = _typer_option(field, about, choices)
+    annotation, info = _typer_option(field, description, choices or description.choices)
+    choices = choices or description.choices
     if choices and default is not None:
         default = annotation(default)
     if field.name == "keep":
@@ -198,27 +191,25 @@ def _parameter(field: Field, choices: Sequence[str] = ()) -> inspect.Parameter:
     )
 
 
-def _typer_option(field: Field, about: Option, choices: Sequence[str]) -> tuple[Any, Any]:
-    """The type of an option, and what Typer has to know about it."""
-    arguments: dict[str, Any] = {"help": about.help, "rich_help_panel": about.group}
+def _typer_option(field: Field, description: Option, choices: Sequence[str]) -> tuple[Any, Any]:
+    """Type of a command-line option, and its `typer.Option`."""
     name = option_name(field.name)
+    arguments: dict[str, Any] = {"help": description.help, "rich_help_panel": description.group}
     if field.type is bool:
         return bool, typer.Option(name, metavar=FLAG, **arguments)
-    if about.is_number:
+    if description.is_number:
         whole = is_whole(field)
-        read = number(about.low, about.high, whole)
-        return int if whole else float, typer.Option(name, parser=read, metavar="N", **arguments)
+        parser: Callable[[str], Any] | None = number(description.low, description.high, whole)
+        return int if whole else float, typer.Option(name, parser=parser, metavar="N", **arguments)
     if choices:
-        return StrEnum(field.name, {each: each for each in choices}), typer.Option(
-            name, metavar="|".join(choices), **arguments
-        )
+        kind = StrEnum(field.name, {choice: choice for choice in choices})  # type: ignore[misc]
+        return kind, typer.Option(name, metavar="|".join(choices), **arguments)
     metavar, parser = _PARSERS[field.name]
     return str, typer.Option(name, parser=parser, metavar=metavar, **arguments)
 
 
 Paths = Annotated[
-    list[str],
-    typer.Argument(metavar="PHOTOS", help="Photos, folders and patterns in quotes; - for standard input."),
+    list[str], typer.Argument(metavar="PHOTOS", help="Photos, folders or quoted patterns; - for standard input.")
 ]
 Output = Annotated[
     Path,
@@ -226,7 +217,7 @@ Output = Annotated[
         *("--output", "-o"),
         parser=path,
         metavar="PATH",
-        help="Folder for the results, which mirrors the trees read; a file for one photo; - for standard output.",
+        help="Output folder; or a file, for one photo; - for standard output.",
     ),
 ]
 
@@ -235,7 +226,7 @@ KeepMask = Annotated[
     typer.Option(
         parser=path,
         metavar="FILE",
-        help="For one photo: a picture of its size, white where it stays as it is, a lesion for example.",
+        help="Mask for one photo, of its size; white areas are kept unchanged.",
         rich_help_panel=IDENTITY,
     ),
 ]
@@ -243,9 +234,8 @@ SkipFace = Annotated[
     list[Any] | None,
     typer.Option(
         parser=skipped_face,
-        metavar="WHO",
-        help="Face to leave as it is: a reference photo of the person, its number in the preview (3 or a.jpg:3), or a "
-        "box x0,y0,x1,y1. Repeatable.",
+        metavar="FACE",
+        help="Face to keep: photo, [PHOTO:]NUMBER or x0,y0,x1,y1. Repeatable.",
         rich_help_panel=IDENTITY,
     ),
 ]
@@ -255,7 +245,7 @@ SkipPerson = Annotated[
         "--skip-face",
         parser=path,
         metavar="FILE",
-        help="Somebody who agreed to be seen: a photo of this person alone. Repeatable.",
+        help="Reference photo of a person whose face is kept. Repeatable.",
         rich_help_panel=IDENTITY,
     ),
 ]
@@ -264,8 +254,8 @@ SkipPerson = Annotated[
 Failure = Annotated[
     OnFailure,
     typer.Option(
-        metavar="WHAT",
-        help="With a face that cannot be hidden: cover it, leave its photo out (skip-file), or stop there (error).",
+        metavar="cover|skip-file|error",
+        help="If a face still matches: cover it, skip the photo or stop the run.",
         rich_help_panel=VERIFICATION,
     ),
 ]
@@ -275,7 +265,7 @@ Seed = Annotated[
     typer.Option(
         parser=number(0, MAX_SEED, whole=True),
         metavar="N",
-        help="Same seed, same faces; a secret one by default.",
+        help="Seed, for repeatable results. Random and secret by default.",
         rich_help_panel=RUN,
     ),
 ]
@@ -286,30 +276,28 @@ KeepMetadata = Annotated[
     typer.Option(
         "--keep-metadata",
         metavar=FLAG,
-        help="Keep the EXIF, GPS included; never its thumbnail.",
+        help="Keep EXIF data, including GPS, but not its thumbnail.",
         rich_help_panel=FILES,
     ),
 ]
 Report = Annotated[
     Path | None,
-    typer.Option(parser=path, metavar="FILE", help="Append one JSON line a photo.", rich_help_panel=FILES),
+    typer.Option(parser=path, metavar="FILE", help="Append one JSON line per photo to FILE.", rich_help_panel=FILES),
 ]
 ContactSheet = Annotated[
     Path | None,
     typer.Option(
-        parser=sheet_path, metavar="FILE", help="Small pictures of the results, PNG or JPEG.", rich_help_panel=FILES
+        parser=sheet_path, metavar="FILE", help="Write thumbnails of the results, PNG or JPEG.", rich_help_panel=FILES
     ),
 ]
 NoResume = Annotated[
     bool,
-    typer.Option(
-        "--no-resume", metavar=FLAG, help="Do again what was done with the same options.", rich_help_panel=FILES
-    ),
+    typer.Option("--no-resume", metavar=FLAG, help="Process again what was finished before.", rich_help_panel=FILES),
 ]
 Overwrite = Annotated[
     bool,
     typer.Option(
-        "--overwrite", metavar=FLAG, help="Replace files that no run is known to have made.", rich_help_panel=FILES
+        "--overwrite", metavar=FLAG, help="Replace files that nullface did not write.", rich_help_panel=FILES
     ),
 ]
 DryRun = Annotated[
@@ -317,51 +305,44 @@ DryRun = Annotated[
     typer.Option(
         "--dry-run",
         metavar=FLAG,
-        help="Only look for faces, and write previews with these covered.",
+        help="Only detect faces, and write previews with the faces covered.",
         rich_help_panel=FILES,
     ),
 ]
 AsJson = Annotated[
-    bool, typer.Option("--json", metavar=FLAG, help="With --dry-run: one JSON line a photo.", rich_help_panel=FILES)
+    bool,
+    typer.Option("--json", metavar=FLAG, help="Print one JSON line per photo, with --dry-run.", rich_help_panel=FILES),
 ]
 Quiet = Annotated[
     bool,
     typer.Option(
-        "--quiet", "-q", metavar=FLAG, help="Say nothing but errors, refusals and notices.", rich_help_panel=FILES
+        "--quiet", "-q", metavar=FLAG, help="Print only errors, refusals and notices.", rich_help_panel=FILES
     ),
 ]
 
 Source = Annotated[
-    str,
-    typer.Argument(
-        metavar="SOURCE", help="Folder or URL (s3://, gs://, hf://) of Parquet files, WebDataset tars, or photos."
-    ),
+    str, typer.Argument(metavar="SOURCE", help="Folder or URL of Parquet files, WebDataset tars or photos.")
 ]
 Target = Annotated[
-    str,
-    typer.Option(
-        *("--output", "-o"),
-        metavar="PLACE",
-        help="Folder or URL for shards of the same names, empty in the beginning.",
-    ),
+    str, typer.Option(*("--output", "-o"), metavar="PATH", help="Folder or URL for the results, empty at the start.")
 ]
 EngineName = Annotated[
     Engine,
     typer.Option(
-        metavar="NAME",
-        help="local: this process. accelerate: one for each GPU, by accelerate launch. ray: a cluster.",
+        metavar="local|accelerate|ray",
+        help="One process, one per GPU (accelerate launch), or a Ray cluster.",
         rich_help_panel=SHARDS,
     ),
 ]
 Address = Annotated[
-    str | None, typer.Option(metavar="HOST:PORT", help="Of a running Ray cluster.", rich_help_panel=SHARDS)
+    str | None, typer.Option(metavar="HOST:PORT", help="Address of a running Ray cluster.", rich_help_panel=SHARDS)
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
         parser=number(1, 100_000, whole=True),
         metavar="N",
-        help="Ray's actors; one for each GPU by default, or one.",
+        help="Number of Ray actors; by default one per GPU, or one.",
         rich_help_panel=SHARDS,
     ),
 ]
@@ -370,18 +351,18 @@ SeedFile = Annotated[
     typer.Option(
         parser=path,
         metavar="FILE",
-        help="The secret seed, drawn if there is none; by default among your own files.",
+        help="File of the secret seed, created if missing. By default outside PATH.",
         rich_help_panel=SHARDS,
     ),
 ]
 ImageColumn = Annotated[
-    str, typer.Option(metavar="NAME", help="Parquet: the column of images.", rich_help_panel=SHARDS)
+    str, typer.Option(metavar="NAME", help="Column of images in Parquet files.", rich_help_panel=SHARDS)
 ]
 IdColumn = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Parquet: the column that tells a row from all others; its file and number by default.",
+        help="Parquet column of unique row IDs; default: file name and row number.",
         rich_help_panel=SHARDS,
     ),
 ]
@@ -389,7 +370,7 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAMES",
-        help="Other columns, or members of tars by suffix, to keep: label,json. They can identify people. Repeatable.",
+        help="Other columns or tar members to copy, e.g. label,json. Repeatable.",
         rich_help_panel=SHARDS,
     ),
 ]
@@ -398,7 +379,7 @@ ShardSize = Annotated[
     typer.Option(
         parser=number(1, 1_000_000, whole=True),
         metavar="N",
-        help="Photos of a folder in one shard.",
+        help="Photos per shard, if SOURCE is a folder of photos.",
         rich_help_panel=SHARDS,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Parsed arguments of the commands that anonymize photos, and what they mean for each photo."""
+"""Parsed arguments of the commands that anonymize photos."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoRun:
-    """Arguments that concern each photo.
+    """Arguments that apply to each photo.
 
     Attributes:
-        options (`PhotoOptions`): but for the seed, the verifier and numbered faces.
+        options (`PhotoOptions`): without the seed, the verifier and numbered faces.
         model (`ModelOptions`): the model and its face models.
-        skip_face (`list`): faces to keep, as in the command.
+        skip_face (`list`): faces to keep, as given on the command line.
         keep_mask (`Path`, *optional*): file of `options.keep_mask`.
-        on_failure (`OnFailure`): of the command, which has one choice more than `options`.
-        keep_metadata (`bool`): whether EXIF is carried over.
+        on_failure (`OnFailure`): as in `options`, or `skip_file`.
+        keep_metadata (`bool`): whether EXIF data is copied to the result.
     """
 
     options: PhotoOptions
@@ -45,8 +45,8 @@ class PhotoRun:
         return [*(face for face in self.skip_face if isinstance(face, Path)), *masks]
 
     @property
-    def about_one_photo(self) -> str | None:
-        """The option that only makes sense with one photo, if there is one."""
+    def single_photo_option(self) -> str | None:
+        """Name of a given option that needs exactly one photo, or None."""
         if self.keep_mask is not None:
             return "--keep-mask"
         for face in self.skip_face:
@@ -70,7 +70,7 @@ class PhotoRun:
 
     @property
     def content(self) -> dict[str, Any]:
-        """All arguments that results depend on, but for the seed; for `options_digest`."""
+        """All arguments that results depend on except the seed, for `options_digest`."""
         numbered = [f"{face.photo}:{face.number}" for face in self.skip_face if isinstance(face, NumberedFace)]
         return {
             **content(self.options),
@@ -86,10 +86,10 @@ def photo_arguments(
     on_failure: OnFailure = OnFailure.cover,
     keep_mask: Path | None = None,
 ) -> dict[str, Any]:
-    """The fields of `PhotoRun` that are read from the generated options and the files that others name.
+    """Fields of `PhotoRun` from the generated options, the faces to keep and the mask.
 
     Raises:
-        OptionError, ValueError: if a value is wrong or a file cannot be read.
+        OptionError, ValueError: if a value is invalid or a file cannot be read.
     """
     faces = [face for face in skip_face or () if not isinstance(face, NumberedFace)]
     others = {
@@ -122,7 +122,7 @@ class FolderRun(PhotoRun):
 
     @property
     def streams(self) -> bool:
-        """Whether one photo comes from the standard input, or its result goes to the standard output."""
+        """Whether standard input or standard output is used for the photo."""
         return STREAM in (*self.paths, str(self.output))
 
     @property
@@ -134,7 +134,7 @@ class FolderRun(PhotoRun):
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """Output folder."""
         return self.output.parent if self.names_a_file else self.output
 
     @property
@@ -151,16 +151,16 @@ class FolderRun(PhotoRun):
 
 
 def _named_job(jobs: "list[PhotoJob]", face: NumberedFace) -> "PhotoJob":
-    """The job whose photo has this path, this path in the output folder, or else this file name."""
+    """Find the job whose photo has the given path, path in the output folder, or else file name."""
     named = [job for job in jobs if not face.photo or Path(face.photo) in (job.source, Path(job.name))]
     named = named or [job for job in jobs if job.source.name == face.photo]
     if len(named) != 1:
-        raise ValueError(f"--skip-face {face.photo}:{face.number} names {len(named)} of the photos, not one.")
+        raise ValueError(f"--skip-face {face.photo}:{face.number} must match one photo, but it matches {len(named)}.")
     return named[0]
 
 
 def read_picture(path: Path, option: str) -> PIL.Image.Image:
-    """The image of a file that an option names, upright and in RGB.
+    """Read the image file of an option, upright and in RGB.
 
     Raises:
         ValueError: if it cannot be read.

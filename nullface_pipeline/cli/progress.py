@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from nullface_pipeline.photo_options import PhotoOptions
 
 
-# Share of a photo or shard that counts as done at most before its result is there.
-ALMOST = 0.99
+# Largest share of an unfinished photo or shard that the bar shows.
+MAX_SHARE = 0.99
 
-# Angles that are tried for a face on average, of at most four.
+# Average number of angles tried per face for a random identity, of at most four.
 MEAN_ANGLES = 3
 
 
 class RateColumn(ProgressColumn):
-    """Units a second of a task that counts them itself."""
+    """Rate of a task in units per second, from its field `units` if it has one."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -34,19 +34,17 @@ class RateColumn(ProgressColumn):
 
 
 def make_progress(*columns: str | ProgressColumn, rate: str, transient: bool = False) -> Progress:
-    """A bar, some columns, the rate in a unit and the time remaining."""
+    """Progress bar with further columns, the rate in a unit, and the remaining time."""
     rest = (BarColumn(), *columns, RateColumn(rate), TimeRemainingColumn())
     return Progress(TextColumn("{task.description}"), *rest, console=console, transient=transient)
 
 
 class PhotoProgress:
-    """Bar of a run over photos, which also moves within a photo: with its faces, and with the work done on them.
-
-    Work is counted as evaluations of the UNet, one for each sample of a batch.
+    """Progress bar over photos, updated at every UNet evaluation.
 
     Args:
-        pipe (`StableDiffusionNullFacePipeline`): its UNet gets a forward hook.
-        options (`PhotoOptions`): for the work on one face, until the first photo is done.
+        pipe (`StableDiffusionNullFacePipeline`): its UNet gets a forward hook that counts samples.
+        options (`PhotoOptions`): to estimate the evaluations per face before the first result.
         total (`int`): number of photos.
     """
 
@@ -66,7 +64,7 @@ class PhotoProgress:
         self._show()
 
     def on_photo(self, faces: int) -> None:
-        """One photo is finished, or refused."""
+        """Count a finished or refused photo."""
         self._photos += 1
         self._faces_before += faces
         if self._faces_before:
@@ -86,18 +84,20 @@ class PhotoProgress:
         self.bar.update(self._task, completed=completed, photos=self._photos, faces=faces, units=self._evaluations)
 
     def _share(self) -> float:
-        """How much of the present photo is done, as far as it can be told."""
+        """Estimated share of the current photo that is done, from 0 to `MAX_SHARE`."""
         if not self._faces:
             return 0.0
         work = (self._evaluations - self._evaluations_before) / (self._faces * self._evaluations_a_face)
-        return min(ALMOST, max(work, self._faces_done / self._faces))
+        return min(MAX_SHARE, max(work, self._faces_done / self._faces))
 
 
 class ShardProgress:
-    """Bar of a run over a data set, which also moves with the photos of a shard where their number can be told.
+    """Progress bar over the shards of a data set.
+
+    Within a shard, it moves with the photos, whose number is estimated from the shards before.
 
     Args:
-        shards (`list[Shard]`): all that are to do.
+        shards (`list[Shard]`): all unfinished shards.
     """
 
     def __init__(self, shards: "list[Shard]") -> None:
@@ -109,12 +109,12 @@ class ShardProgress:
         self._shards = self._photos = self._photos_before = 0
 
     def on_photo(self) -> None:
-        """One photo is done."""
+        """Count a finished photo of the current shard."""
         self._photos += 1
         self._show()
 
     def on_shard(self, outcome: "ShardOutcome") -> None:
-        """One shard is done."""
+        """Count a finished shard."""
         self._shards += 1
         self._photos = self._photos_before = self._photos_before + outcome.photos
         self._photos_a_shard = self._photos_before // self._shards or self._photos_a_shard
@@ -123,12 +123,12 @@ class ShardProgress:
     def _show(self) -> None:
         share = 0.0
         if self._photos_a_shard:
-            share = min(ALMOST, (self._photos - self._photos_before) / self._photos_a_shard)
+            share = min(MAX_SHARE, (self._photos - self._photos_before) / self._photos_a_shard)
         self.bar.update(self._task, completed=self._shards + share, shards=self._shards, units=self._photos)
 
 
 def expected_evaluations(pipe: NullFacePipeline, options: "PhotoOptions") -> float:
-    """Evaluations of the UNet for one face whose first attempt passes: S to invert, 2 S - 1 for each angle."""
+    """Expected UNet evaluations per face at the first attempt: S to invert, 2 S - 1 per angle."""
     settings = options.settings(pipe.presets)
     steps = settings.get("num_inference_steps") or 100
     steps = settings.get("few_steps") or max(1, round(steps * (1.0 - settings["skip"])))

@@ -30,13 +30,13 @@ class ModelSet(StrEnum):
 @with_options(ModelOptions, exclude=("model", "detection_threshold", "verifier"))
 def selftest(
     model: Annotated[
-        ModelSet, typer.Option(metavar="NAME", help="tiny is in this package; sd15 and sdxl fetch gigabytes once.")
+        ModelSet, typer.Option(metavar="tiny|sd15|sdxl", help="Model set to check. sd15 and sdxl are downloaded once.")
     ] = ModelSet.tiny,
     **values: Any,
 ) -> None:
-    """Check every part of a model set, and name those that fail.
+    """Check every part of a model set on this machine.
 
-    The output is meant to be pasted into an issue.
+    Paste the output into a bug report.
 
     Exit code: 1 if a part fails, else 0.
     """
@@ -56,7 +56,7 @@ def selftest(
 
 
 def versions() -> str:
-    """Versions of the packages."""
+    """Versions of the packages, in one line."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
 
 
@@ -71,14 +71,14 @@ def machine(device: str | None, dtype: str | None) -> str:
 
 
 def print_finding(finding: "Finding") -> None:
-    """Print one plain line."""
+    """Print the result of one check in one line."""
     mark = "ok   " if finding.passed else "[red]FAIL [/red]"
     line = f"{finding.part:<12} {finding.quantity:<44} {finding.value}"
     console.print(f"{mark} {show(line)}", soft_wrap=True)
 
 
 def costs(result: "Selftest") -> str:
-    """Seconds and memory."""
+    """Time by step in seconds, and peak memory."""
     parts = [f"{name} {seconds:.1f} s" for name, seconds in result.seconds.items()]
     if result.peak_bytes is not None:
         parts.append(f"at most {result.peak_bytes / 2**30:.1f} GiB")

@@ -1,17 +1,17 @@
-"""CPU threads of the command: threads that spin while they wait take the cores from other programs."""
+"""CPU threads of the commands."""
 
 import os
 
 
-def let_waiting_threads_sleep() -> None:
-    """Set the wait policy of OpenMP, unless the user has. It only takes effect before torch is imported."""
+def set_passive_waiting() -> None:
+    """Let idle OpenMP threads sleep, unless set by the user. Call before torch is imported."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # The same for Intel's and LLVM's OpenMP, which torch uses on macOS and Windows.
+    # For the OpenMP of Intel and LLVM, which torch uses on macOS and Windows.
     os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 
 def threads_for(model: str) -> int:
-    """One thread for nullface-tiny, whose layers are too small to share; otherwise as many as torch has.
+    """Number of CPU threads: one for nullface-tiny, whose layers are small, else torch's default.
 
     The environment variable OMP_NUM_THREADS takes precedence.
     """
@@ -21,7 +21,7 @@ def threads_for(model: str) -> int:
 
 
 def limit_threads(model: str) -> None:
-    """Set torch's number of threads for a model, before its face models are loaded: they use as many."""
+    """Set torch's number of threads. Call before the face models are loaded, which use it too."""
     import torch
 
     torch.set_num_threads(threads_for(model))

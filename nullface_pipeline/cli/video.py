@@ -1,4 +1,4 @@
-"""`nullface video`: videos, one after the other, each resumed where it was stopped."""
+"""`nullface video`: anonymize videos one after the other, with resume."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from nullface_pipeline.cli import options
-from nullface_pipeline.cli.console import console, error_console, fail, show, tell_demonstration
+from nullface_pipeline.cli.console import console, error_console, fail, print_tiny_notice, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.loading import load_model
 from nullface_pipeline.cli.photo_run import photo_arguments
@@ -39,13 +39,15 @@ class Audio(StrEnum):
 
 AudioName = Annotated[
     Audio,
-    typer.Option(metavar="NAME", help="none, or keep: copy the sound.", rich_help_panel=options.FILES),
+    typer.Option(
+        metavar="none|keep", help="Remove or copy the sound, voices included.", rich_help_panel=options.FILES
+    ),
 ]
 
 
 @dataclass(frozen=True, eq=False)
-class LookedAt:
-    """A video whose faces are linked."""
+class DetectedVideo:
+    """A video with its face tracks and its checkpoint."""
 
     file: "VideoFile"
     linked: "LinkedVideo"
@@ -67,12 +69,12 @@ class VideoRun:
 
     @property
     def is_album(self) -> bool:
-        """Whether a person gets one new face in all videos."""
+        """Whether each person gets the same new face in all videos."""
         return self.options.identity == "consistent"
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all arguments that results depend on, but for the seed; of an album also of the other videos."""
+        """Hash of all arguments that results depend on except the seed, and of an album."""
         from nullface_pipeline.runs.digests import file_digest, options_digest
 
         return options_digest(
@@ -92,8 +94,7 @@ def video(
         list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV, Ogg.")
     ],
     output: Annotated[
-        Path,
-        typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results."),
+        Path, typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results.")
     ],
     skip_face: options.SkipPerson = None,
     seed: options.Seed = None,
@@ -105,11 +106,12 @@ def video(
 ) -> None:
     """Replace the faces in videos.
 
-    Every face is replaced and verified in every frame, or covered. A stopped
-    run goes on where it was if it is given again.
+    Every face is replaced and verified in every frame, or covered. To resume a
+    stopped run, run the same command again.
 
-    Exit code: 0 if nothing is covered, 3 if something is, 4 if some videos were
-    refused, 2 for wrong usage, 1 for other errors.
+    Exit code: 0 if every face is replaced and verified, 3 if some are covered
+    instead, 4 if some videos were refused, 2 for wrong usage, 1 for other
+    errors.
     """
     console.quiet = quiet
     from nullface_pipeline.runs.lock import hold_folder
@@ -135,20 +137,20 @@ def video(
 
 
 def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list[PhotoJob]":
-    """Where the result of each video goes.
+    """Find the output path of each video.
 
     Raises:
-        ValueError: if one does not exist, or two would be written to one place.
+        ValueError: if a video does not exist, or two results have the same path.
         VideoError: if PyAV is not installed.
     """
     from nullface_pipeline.photo_files import is_photo_name
 
     for path in videos:
         if not path.is_file():
-            raise ValueError(f"{path} is no file: name the videos themselves, as in clips/*.mp4.")
+            raise ValueError(f"{path} is not a file. Pass video files, as in clips/*.mp4.")
         if is_photo_name(path.name):
-            raise ValueError(f"{path} is a photo: give it to `nullface anonymize`.")
-    # Only now, because it takes seconds.
+            raise ValueError(f"{path} is a photo. Use `nullface anonymize` for it.")
+    # Imported late, because it takes seconds.
     from nullface_pipeline.runs.jobs import PhotoJob, planned_results
     from nullface_pipeline.runs.paths import check_written
     from nullface_pipeline.video import output_suffix
@@ -161,7 +163,7 @@ def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list
 
 
 def _anonymize(run: VideoRun, jobs: "list[PhotoJob]") -> int:
-    """Whatever is not done yet; returns the exit code."""
+    """Anonymize the videos that are not finished yet; returns the exit code."""
     from nullface_pipeline.runs.lock import remove_leftovers
     from nullface_pipeline.runs.records import ResultRecord, record_path
     from nullface_pipeline.runs.resume import PreviousRun, split_jobs
@@ -175,9 +177,9 @@ def _anonymize(run: VideoRun, jobs: "list[PhotoJob]") -> int:
     reports = _anonymize_videos(run, split.pending, jobs, record) if split.pending else {}
     _print_reports(reports, run.model.model)
     if split.finished:
-        console.print(f"{len(split.finished)} done before; --no-resume does them again.")
+        console.print(f"{len(split.finished)} finished before. Pass --no-resume to process them again.")
     if run.model.model == "tiny" and reports:
-        tell_demonstration()
+        print_tiny_notice()
     refused = len(split.refused) + len(split.pending) - len(reports)
     if refused:
         return ExitCode.refused
@@ -189,57 +191,54 @@ def _refuse(job: "PhotoJob", reason: str) -> None:
 
 
 def _anonymize_videos(
-    run: VideoRun,
-    pending: "list[PhotoJob]",
-    jobs: "list[PhotoJob]",
-    record: "ResultRecord",
+    run: VideoRun, pending: "list[PhotoJob]", jobs: "list[PhotoJob]", record: "ResultRecord"
 ) -> "dict[PhotoJob, VideoReport]":
-    """Look at the videos and anonymize them; those that are refused are told and left out."""
+    """Anonymize the pending videos; refused ones are printed and excluded."""
     pipe = load_model(run.model)
     face_options = _with_model(pipe, run)
     reports: "dict[PhotoJob, VideoReport]" = {}
     with _progress() as progress:
         if not run.is_album:
             for job in pending:
-                if (linked := _look(run, pipe, job, progress)) is not None:
-                    _finish(run, pipe, face_options, job, linked, None, record, reports, progress)
+                if (detected := _detect(run, pipe, job, progress)) is not None:
+                    _render(run, pipe, face_options, job, detected, None, record, reports, progress)
             return reports
-        # Who is who is only known once all have been looked at, also those that are done.
-        looked = {job: linked for job in jobs if (linked := _look(run, pipe, job, progress)) is not None}
-        for job, identities in zip(looked, _identities(pipe, [each.linked for each in looked.values()])):
+        # Consistent identities need the faces of all videos, also of finished ones.
+        videos = {job: detected for job in jobs if (detected := _detect(run, pipe, job, progress)) is not None}
+        for job, identities in zip(videos, _identities(pipe, [each.linked for each in videos.values()])):
             if job in pending:
-                _finish(run, pipe, face_options, job, looked[job], identities, record, reports, progress)
+                _render(run, pipe, face_options, job, videos[job], identities, record, reports, progress)
             else:
-                looked[job].checkpoint.remove()
+                videos[job].checkpoint.remove()
     return reports
 
 
 def _with_model(pipe: NullFacePipeline, run: VideoRun) -> PhotoOptions:
-    """The options with all that depends on the model, or one line and exit code 1."""
+    """Options with the loaded verifier and threshold. On failure, print an error and exit."""
     from nullface_pipeline.photo_files.anonymize import with_loaded_models
 
     try:
-        # The identity of each track is passed to `render_video`; `people` are those of an album of photos.
+        # `render_video` gets the identity of each track; "consistent" would need `people`.
         return with_loaded_models(pipe, replace(run.options, identity="opposite"), run.model.verifier)
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
         fail(error)
 
 
-def _look(run: VideoRun, pipe: NullFacePipeline, job: "PhotoJob", progress: Progress) -> LookedAt | None:
-    """Link the faces of one video; None if it is refused."""
+def _detect(run: VideoRun, pipe: NullFacePipeline, job: "PhotoJob", progress: Progress) -> DetectedVideo | None:
+    """Detect the faces of one video and link them to tracks; None if it is refused."""
     from nullface_pipeline.video import VideoFile, link_video, open_checkpoint
 
     with _refusals(job):
         file = VideoFile.open(job.source)
         checkpoint = open_checkpoint(file, job.output, run.digest, run.seed)
-        linked = link_video(pipe.face_analyser, job.source, checkpoint, _teller(progress, job))
-        return LookedAt(file, linked, checkpoint)
+        linked = link_video(pipe.face_analyser, job.source, checkpoint, _progress_callback(progress, job))
+        return DetectedVideo(file, linked, checkpoint)
     return None
 
 
 @contextlib.contextmanager
 def _refusals(job: "PhotoJob") -> Iterator[None]:
-    """Refuse the video if it or a library raises an error, and continue with the others. A failing disk ends the run."""
+    """Context that refuses the video if an error other than an `OSError` is raised."""
     from nullface_pipeline.runs.messages import format_error
     from nullface_pipeline.video import removed_if_refused
 
@@ -260,51 +259,51 @@ def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> "list[li
     return consistent_identities(linked, same_person_similarity(pipe.face_analyser))
 
 
-def _finish(
+def _render(
     run: VideoRun,
     pipe: NullFacePipeline,
     face_options: PhotoOptions,
     job: "PhotoJob",
-    looked: LookedAt,
+    detected: DetectedVideo,
     identities: "list[np.ndarray] | None",
     record: "ResultRecord",
     reports: "dict[PhotoJob, VideoReport]",
     progress: Progress,
 ) -> None:
-    """Render one video, and write down what the result is before it appears."""
+    """Render one video, and record the hash of the result before the file appears."""
     from nullface_pipeline.runs.digests import ResultHashes, file_digest
     from nullface_pipeline.video import render_video
 
-    def note(finished: Path) -> None:
-        looked.file.check_unchanged()
-        record.add(ResultHashes(looked.file.sha256, run.digest, file_digest(finished) or ""))
+    def record_result(path: Path) -> None:
+        detected.file.check_unchanged()
+        record.add(ResultHashes(detected.file.sha256, run.digest, file_digest(path) or ""))
 
-    on_progress = _teller(progress, job)
+    on_progress = _progress_callback(progress, job)
     with _refusals(job):
         reports[job] = render_video(
             pipe,
-            looked.linked,
+            detected.linked,
             job.output,
             face_options,
-            looked.checkpoint,
+            detected.checkpoint,
             run.audio.value,
             identities,
-            note,
+            record_result,
             on_progress,
         )
-        looked.checkpoint.remove()
+        detected.checkpoint.remove()
 
 
-def _teller(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | None], None]:
+def _progress_callback(progress: Progress, job: "PhotoJob") -> Callable[[str, int, int | None], None]:
     task = progress.add_task(show(job.source.name), total=None, step="")
-    present = ""
+    current = ""
 
     def on_progress(step: str, done: int, total: int | None) -> None:
-        nonlocal present
-        if step != present:
-            # Each step has a rate and a remaining time of its own.
+        nonlocal current
+        if step != current:
+            # Each step has its own rate and remaining time.
             progress.reset(task, total=total, step=step)
-            present = step
+            current = step
         progress.update(task, completed=done, total=total, step=step)
 
     return on_progress
@@ -315,7 +314,7 @@ def _progress() -> Progress:
 
 
 def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
-    """One table a video, one row a figure."""
+    """Print one table per video."""
     made_with = " (nullface-tiny, a demonstration)" if model == "tiny" else ""
     for job, report in reports.items():
         share = f"{report.patched_frames} ({100 * report.patched_frames / max(report.frames, 1):.0f} %)"
@@ -325,13 +324,13 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
             "faces replaced": report.replaced,
             "faces replaced in short gaps": report.gaps,
             "faces kept": report.kept,
-            "places covered": report.covered,
+            "regions covered": report.covered,
             "frames with a cover": share,
         }
         table = Table(box=None, show_header=False, padding=(0, 2))
         for name, value in rows.items():
             table.add_row(name, str(value))
-        # A path is not broken over lines, however long it is.
+        # `soft_wrap` keeps a long path in one line.
         console.print(f"{show(job.output)}{made_with}, {report.identity} identity", soft_wrap=True)
         console.print(table)
         for track in report.covered_tracks:

@@ -47,15 +47,7 @@ EYES_AND_MOUTH = Setting("NullFace", keep=("eyes", "mouth"))
 WHOLE_FACE = Setting("NullFace, whole face")
 
 # In the order of the paper: most identifiable first.
-REGION_SETS = (
-    ("eyes", "nose"),
-    ("eyes", "mouth"),
-    ("nose", "mouth"),
-    ("eyes",),
-    ("nose",),
-    ("mouth",),
-    (),
-)
+REGION_SETS = (("eyes", "nose"), ("eyes", "mouth"), ("nose", "mouth"), ("eyes",), ("nose",), ("mouth",), ())
 
 TABLES = {
     1: (EYES_AND_MOUTH,),
@@ -85,7 +77,7 @@ REPORTED = {
 }
 
 
-def asked_settings(table: int | None, figure: int | None) -> tuple[Setting, ...]:
+def select_settings(table: int | None, figure: int | None) -> tuple[Setting, ...]:
     """Settings of one table or figure; raises ValueError for none, both or an unknown one."""
     if (table is None) == (figure is None):
         raise ValueError("Pass either --table or --figure.")

@@ -29,14 +29,7 @@ from nullface_pipeline.photo_records import AnonymizedPhoto
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.protocols import FaceAnalyser, FaceSegmenter
 from nullface_pipeline.selftest.findings import Finding, at_least, at_most
-from nullface_pipeline.selftest.people import (
-    ASTRONAUT_LANDMARKS,
-    Person,
-    astronaut,
-    darker,
-    group_photos,
-    mirrored,
-)
+from nullface_pipeline.selftest.people import ASTRONAUT_LANDMARKS, Person, astronaut, darker, group_photos, mirrored
 from nullface_pipeline.unet_denoiser import UNetDenoiser
 
 

@@ -61,7 +61,7 @@ def test_anonymize_a_folder(tmp_path):
 
     (folder / "wall.png").unlink()
     again = invoke(*arguments)
-    assert again.exit_code == 0 and "1 done before" in again.output
+    assert again.exit_code == 0 and "1 finished before" in again.output
     assert len(report.read_text().splitlines()) == 2, "nothing was done again"
     assert invoke(*arguments, "--no-resume").exit_code == 0
     assert (tmp_path / "out" / "astronaut.jpg").read_bytes() == first, "same seed, same picture"
@@ -74,7 +74,7 @@ def test_a_face_is_covered_by_what_was_asked_for(tmp_path):
     arguments = ("anonymize", tmp_path / "astronaut.png", "-o", tmp_path / "out", "--min-face", 500)
     for cover, fewest in (("solid", 1), ("mosaic", 9)):
         result = invoke(*arguments, "--cover", cover)
-        assert result.exit_code == 3 and "done before;" not in result.output, "another cover is done anew"
+        assert result.exit_code == 3 and "finished before" not in result.output, "another cover is done anew"
         face = np.asarray(PIL.Image.open(tmp_path / "out" / "astronaut.png"))[90:150, 200:250]
         assert fewest <= len(np.unique(face.reshape(-1, 3), axis=0)) <= fewest**2
 
@@ -321,11 +321,11 @@ def test_another_person_and_other_options_are_done_again(photo, tmp_path):
     arguments = ("anonymize", photo, "-o", output, "--preset", "light", "--seed", 1)
     assert invoke_as_main(*arguments).exit_code in (0, 3)
     first = (output / "astronaut.png").read_bytes()
-    assert "1 done before" in invoke_as_main(*arguments).output
-    assert "done before;" not in invoke_as_main(*arguments, "--min-face", 400).output
+    assert "1 finished before" in invoke_as_main(*arguments).output
+    assert "finished before" not in invoke_as_main(*arguments, "--min-face", 400).output
     assert (output / "astronaut.png").read_bytes() != first, "covered now"
     PIL.Image.fromarray(data.astronaut()[:, ::-1]).save(photo)
-    assert "done before;" not in invoke_as_main(*arguments, "--min-face", 400).output
+    assert "finished before" not in invoke_as_main(*arguments, "--min-face", 400).output
     assert not [path for path in output.iterdir() if path.name.startswith(".")], "results, and nothing else"
 
 

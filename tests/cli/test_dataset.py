@@ -98,7 +98,7 @@ def test_an_empty_source_is_an_error_before_anything_is_loaded(tmp_path):
         (["in", "-o", "out", "--address", "127.0.0.1:1"], "--address"),
         (["in", "-o", "out", "--workers", "2"], "--workers"),
         (["in", "-o", "out", "--on-failure", "error"], "--on-failure"),
-        (["in", "-o", "out", "--skip-face", "1,1,5,5"], "about one photo"),
+        (["in", "-o", "out", "--skip-face", "1,1,5,5"], "--skip-face"),
         (["in", "-o", "out", "--keep", "eye"], "--keep holds unknown regions"),
         (["in", "-o", "s9://bucket/out"], "s9"),
         (["in", "-o", "out", "--seed-file", "seed"], "does not hold a seed"),

@@ -45,7 +45,7 @@ def test_a_result_by_name(photo, tmp_path):
     assert face_changed(photo, tmp_path / "new" / "result.png")
     assert DEMONSTRATION in result.stderr
     again = invoke_as_main("anonymize", photo, "-o", tmp_path / "new" / "result.png", *QUICK)
-    assert again.exit_code == 0 and "1 done before" in again.stdout
+    assert again.exit_code == 0 and "1 finished before" in again.stdout
 
 
 def test_quiet_leaves_what_matters(photo, tmp_path):

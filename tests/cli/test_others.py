@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from nullface_pipeline import __version__
 from nullface_pipeline.cli import anonymize, app, demo, doctor, evaluate, export, fetch, main, selftest, video
-from nullface_pipeline.cli.anonymize import _tell_skipped
+from nullface_pipeline.cli.anonymize import _print_skipped
 from nullface_pipeline.cli.dataset import report, run
 from nullface_pipeline.cli.demo import prepare_folder, side_by_side
 from nullface_pipeline.cli.exit_codes import ExitCode
@@ -114,8 +114,8 @@ def test_side_by_side():
     ("suffix", "code"), [(".gif", ExitCode.refused), (".cr2", ExitCode.refused), (".txt", ExitCode.ok)]
 )
 def test_pictures_that_are_skipped_are_not_a_success(suffix, code):
-    assert _tell_skipped(FoundPhotos([], [], {suffix: 2})) == code
-    assert _tell_skipped(FoundPhotos([], [])) == ExitCode.ok
+    assert _print_skipped(FoundPhotos([], [], {suffix: 2})) == code
+    assert _print_skipped(FoundPhotos([], [])) == ExitCode.ok
 
 
 @pytest.mark.parametrize("interrupt", ["by Typer", "by Python"])

@@ -97,9 +97,9 @@ def test_covered_and_then_done_before(clip, tmp_path):
     originals, _ = read_back(clip)
     assert (np.abs(frames.astype(int) - originals).max(axis=-1) > 20).mean(axis=(1, 2)).min() > 0.1
     again = command(clip, "--output", tmp_path / "out")
-    assert again.exit_code == 0 and "1 done before" in again.output and "do not publish" not in again.output
+    assert again.exit_code == 0 and "1 finished before" in again.output and "do not publish" not in again.output
     other = command(clip, "--output", tmp_path / "out", "--min-face", "20", "--identity", "consistent")
-    assert other.exit_code == 3 and "done before" not in other.output
+    assert other.exit_code == 3 and "finished before" not in other.output
     assert "opposite identity" in result.stdout and "consistent identity" in other.stdout
 
 
@@ -150,9 +150,9 @@ def test_who_agreed_is_left_and_everybody_else_is_not(tmp_path):
     changed = (np.abs(after.astype(int) - before).max(axis=-1) > 20).astype(float)
     assert changed[face].mean() < 0.02 and changed[:, :, ::-1][face].mean() > 0.5
     again = command(clip, "--output", tmp_path / "out", "--skip-face", tmp_path / "her.png")
-    assert again.exit_code == 0 and "1 done before" in again.output
+    assert again.exit_code == 0 and "1 finished before" in again.output
     without = command(clip, "--output", tmp_path / "out")
-    assert "done before" not in without.output
+    assert "finished before" not in without.output
     after, _ = read_back(tmp_path / "out/clip.mp4")
     assert (np.abs(after.astype(int) - before).max(axis=-1) > 20)[face].mean() > 0.5
 

@@ -6,7 +6,7 @@ import pytest
 from skimage import data
 
 from nullface_pipeline.evaluation.inpainting import load_inpainter
-from nullface_pipeline.evaluation.paper import FIGURES, TABLES, Setting, asked_settings, draw_photos
+from nullface_pipeline.evaluation.paper import FIGURES, TABLES, Setting, select_settings, draw_photos
 from nullface_pipeline.evaluation.paper_pictures import make_pictures
 from nullface_pipeline.evaluation.utility_metrics import load_measures, read_weights
 from nullface_pipeline.face_crops import FaceCrop
@@ -69,7 +69,7 @@ def test_settings_are_the_papers():
 )
 def test_one_table_or_figure(table, figure, words):
     with pytest.raises(ValueError, match=words):
-        asked_settings(table, figure)
+        select_settings(table, figure)
 
 
 def test_another_set_than_the_papers_is_an_error_unless_people_are_drawn(photos):

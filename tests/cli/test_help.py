@@ -1,0 +1,50 @@
+"""Help texts of all commands, compared with the files in `tests/cli/help`.
+
+Rewrite the files after a change, and review their diff:
+
+    UPDATE_HELP=1 python -m pytest tests/cli/test_help.py
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from nullface_pipeline.cli import app
+
+
+SNAPSHOTS = Path(__file__).parent / "help"
+
+
+def command_paths(command, path=()):
+    """Names of a command and its subcommands, each as a tuple."""
+    yield path
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from command_paths(subcommand, (*path, name))
+
+
+PATHS = {"-".join(["nullface", *path]): path for path in command_paths(get_command(app))}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_help(name, monkeypatch):
+    for variable, value in {"COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}.items():
+        monkeypatch.setenv(variable, value)
+    # Read from the environment when Typer is imported, for example of GitHub Actions.
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 80, raising=False)
+    monkeypatch.setattr("typer.rich_utils.FORCE_TERMINAL", False, raising=False)
+    result = CliRunner().invoke(app, [*PATHS[name], "--help"], prog_name="nullface")
+    assert result.exit_code == 0, result.output
+    # Without trailing spaces, which panels have and editors remove.
+    text = "".join(f"{line.rstrip()}\n" for line in result.output.splitlines())
+    snapshot = SNAPSHOTS / f"{name}.txt"
+    if os.environ.get("UPDATE_HELP"):
+        SNAPSHOTS.mkdir(exist_ok=True)
+        snapshot.write_text(text, encoding="utf-8")
+    assert text == snapshot.read_text(encoding="utf-8")
+
+
+def test_each_snapshot_has_a_command():
+    assert {file.stem for file in SNAPSHOTS.iterdir()} == set(PATHS)
