@@ -1,4 +1,4 @@
-"""What a run costs: evaluations of the UNet, seconds and memory."""
+"""Cost of a run: UNet evaluations, time and peak memory."""
 
 import threading
 import time
@@ -13,14 +13,14 @@ import torch
 
 @dataclass
 class Cost:
-    """Of one run, filled in when it ends.
+    """Cost of one run, complete when it ends.
 
     Attributes:
-        evaluations (`int`): samples that went through the UNet.
-        seconds (`float`): on the clock.
-        busy (`float`): of all processors for this process; other programs disturb it less.
-        unet_seconds, unet_busy (`float`): the UNet's share of them.
-        memory (`float`): most that was held at a time, in GB: of the device, or of the process on a CPU.
+        evaluations (`int`): samples evaluated by the UNet.
+        seconds (`float`): wall-clock time.
+        busy (`float`): processor seconds of this process, less disturbed by other programs.
+        unet_seconds, unet_busy (`float`): the UNet's share of both.
+        memory (`float`): peak memory in GB, of the GPU, or of the process on a CPU.
     """
 
     evaluations: int = 0
@@ -33,7 +33,7 @@ class Cost:
 
 @contextmanager
 def measure(unet: Any) -> Iterator[Cost]:
-    """Measure what runs inside the block."""
+    """Measure the cost of a `with` block."""
     cost, memory = Cost(), PeakMemory(unet.device)
     with memory, counted(unet, cost):
         started = now(unet.device)
@@ -44,7 +44,7 @@ def measure(unet: Any) -> Iterator[Cost]:
 
 @contextmanager
 def counted(unet: Any, cost: Cost) -> Iterator[None]:
-    """Count the UNet's evaluations and their time, also where a program calls its `forward` by name."""
+    """Count UNet evaluations and their time, including direct calls of `forward`."""
     forward = unet.forward
 
     def counting_forward(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -64,14 +64,14 @@ def counted(unet: Any, cost: Cost) -> Iterator[None]:
 
 
 def now(device: torch.device) -> tuple[float, float]:
-    """Seconds on the clock and of the processors."""
+    """Wall-clock and processor seconds."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter(), time.process_time()
 
 
 class PeakMemory:
-    """The most memory held inside a `with` block, in GB; on a CPU, looked at twenty times a second."""
+    """Peak memory of a `with` block in GB; on a CPU, sampled every 50 ms."""
 
     def __init__(self, device: torch.device):
         self.device, self.peak = device, 0.0

@@ -1,11 +1,11 @@
-"""Who is found under a cover: each kind, beside a real blur and a real mosaic, by recognizers and by its pixels.
+"""Identification of people under each kind of cover, and under a real blur and a real mosaic.
 
     python -m benchmarks.covers --people 200
 
-The attacks of `nullface evaluate` look for the person among originals. *Covered alike* looks among originals that were
-covered in the same way; since nobody has a second photo here, each person's is the first one, turned, nearer, in another
-light and with noise, so that this is the worst case. Only what the ellipse of a cover shows is compared then: the
-surroundings would tell anyway.
+The attacks of `nullface evaluate` search in a gallery of originals. The attack *covered alike*
+searches in a gallery of other photos with the same kind of cover, by recognizers and by pixels. The
+other photo of a person is the first one, rotated, scaled, relit and with noise, which is the worst
+case. Only the ellipse of a cover is compared: the surroundings would identify the person anyway.
 """
 
 import argparse
@@ -28,26 +28,26 @@ from nullface_pipeline.protocols import FaceAnalyser
 from training.portraits import load_portraits
 
 
-Way = Callable[[np.ndarray, FaceLocation], np.ndarray]
+Cover = Callable[[np.ndarray, FaceLocation], np.ndarray]
 Seen = tuple[np.ndarray, FaceLocation]
 
 
-def covered_by(kind: str) -> Way:
+def cover_of(kind: str) -> Cover:
+    """Cover of this package, as a function of a photo and a face."""
     return lambda photo, face: cover_faces(photo, [face.box], kind)
 
 
-WAYS: dict[str, Way] = {
-    **{kind: covered_by(kind) for kind in COVERS},
+WAYS: dict[str, Cover] = {
+    **{kind: cover_of(kind) for kind in COVERS},
     "a real blur (deface)": blur,
     "a real mosaic, 8 cells wide": pixelate,
 }
 
-# Cells that the pixels of a cover are compared by, each way.
-COMPARED = 8
+NUM_CELLS = 8  # per side, in the comparison of covers by their pixels
 
 
 def other_photo(photo: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(H, W, 3) uint8: turned by up to 6 degrees, up to 15 % nearer or farther, in another light, with noise."""
+    """(H, W, 3) uint8 variant: rotated up to 6 degrees, scaled up to 15 %, relit, with noise."""
     height, width = photo.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), random.uniform(-6, 6), random.uniform(0.85, 1.15))
     turned = cv2.warpAffine(photo, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101) / 255.0
@@ -57,7 +57,7 @@ def other_photo(photo: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def find(analyser: FaceAnalyser, photo: np.ndarray, nose: np.ndarray | None = None) -> FaceLocation | None:
-    """The largest face, or the one that a nose lies in."""
+    """Largest face, or the largest one that contains the tip of the nose."""
     for face in locate_faces(analyser, photo):
         if nose is None or ((face.box[:2] < nose).all() and (nose < face.box[2:]).all()):
             return face
@@ -65,7 +65,7 @@ def find(analyser: FaceAnalyser, photo: np.ndarray, nose: np.ndarray | None = No
 
 
 def alone(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
-    """Only what the ellipse of a cover shows, on grey."""
+    """Replace everything outside the ellipse of a cover by grey."""
     ellipse = Ellipse.around(face.box, photo.shape)
     result = np.full_like(photo, 128)
     result[ellipse.window][ellipse.inside] = photo[ellipse.window][ellipse.inside]
@@ -73,26 +73,26 @@ def alone(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
 
 
 def coarse(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
-    """The ellipse's surroundings as a few cells, without their brightness and contrast."""
+    """Standardized mean colours of the cells around the ellipse of a cover."""
     part = photo[Ellipse.around(face.box, photo.shape).window]
-    cells = cv2.resize(part, (COMPARED, COMPARED), interpolation=cv2.INTER_AREA).astype(np.float64)
+    cells = cv2.resize(part, (NUM_CELLS, NUM_CELLS), interpolation=cv2.INTER_AREA).astype(np.float64)
     cells -= cells.mean(axis=(0, 1))
     return cells.ravel() / max(cells.std(), 1e-6)
 
 
 def embedded(recognizer: Recognizer, seen: list[Seen]) -> np.ndarray:
-    """(N, D), by the landmarks of the uncovered faces."""
+    """(N, D) embeddings, aligned by the landmarks of the uncovered faces."""
     return np.stack([recognizer(photo, face.landmarks) for photo, face in seen])
 
 
-def matched(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank 1 in % of each row of the first among those of the second, both centred."""
+def rank_1(first: np.ndarray, second: np.ndarray) -> float:
+    """Rank-1 rate in % of the rows of `first` in the gallery `second`, both centred here."""
     probes, gallery = (normalized(each - each.mean(axis=0)) for each in (first, second))
     return 100.0 * mated_ranks(probes, gallery).rate().value
 
 
-def rates(way: Way, people: list[Seen], others: list[Seen], recognizers: list[Recognizer]) -> list[float]:
-    """Rank 1 in %: the worst recognizer's by each attack, then covered alike by the worst recognizer and by pixels."""
+def rates(way: Cover, people: list[Seen], others: list[Seen], recognizers: list[Recognizer]) -> list[float]:
+    """Highest rank-1 rate in % over recognizers by attack, then covered alike, also by pixels."""
     covered = [(way(photo, face), face) for photo, face in people]
     mine = [(alone(photo, face), face) for photo, face in covered]
     theirs = [(alone(way(photo, face), face), face) for photo, face in others]
@@ -102,13 +102,13 @@ def rates(way: Way, people: list[Seen], others: list[Seen], recognizers: list[Re
         middle = gallery.mean(axis=0) if recognizer.centred else 0.0
         probes, gallery = normalized(probes - middle), normalized(gallery - middle)
         by_attack.append([100.0 * ranks.rate().value for ranks in matching_attacks(probes, gallery).values()])
-        alike.append(matched(embedded(recognizer, mine), embedded(recognizer, theirs)))
-    by_pixels = matched(np.stack([coarse(*each) for each in mine]), np.stack([coarse(*each) for each in theirs]))
+        alike.append(rank_1(embedded(recognizer, mine), embedded(recognizer, theirs)))
+    by_pixels = rank_1(np.stack([coarse(*each) for each in mine]), np.stack([coarse(*each) for each in theirs]))
     return [*np.max(by_attack, axis=0), max(alike), by_pixels]
 
 
-def found_anyway(way: Way, people: list[Seen], analyser: FaceAnalyser) -> float:
-    """How many covers in % the detector takes for a face."""
+def detection_rate(way: Cover, people: list[Seen], analyser: FaceAnalyser) -> float:
+    """Share of covers in % that the detector takes for a face."""
     covered = [find(analyser, way(photo, face), face.box.reshape(2, 2).mean(axis=0)) for photo, face in people]
     return 100.0 * sum(face is not None for face in covered) / len(people)
 
@@ -135,10 +135,10 @@ def main() -> None:
         if mine is not None and theirs is not None:
             people.append((photo, mine))
             others.append((other, theirs))
-    print(f"{len(people)} people; guessing finds {100 / len(people):.1f} %")
+    print(f"{len(people)} people; chance level {100 / len(people):.1f} %")
     print("| cover |", " | ".join([*MATCHING_ATTACKS, "covered alike", "by its pixels", "taken for a face"]), "|")
     for name, way in WAYS.items():
-        row = [*rates(way, people, others, recognizers), found_anyway(way, people, analyser)]
+        row = [*rates(way, people, others, recognizers), detection_rate(way, people, analyser)]
         print(f"| {name} |", " | ".join(f"{value:.1f} %" for value in row), "|", flush=True)
 
 

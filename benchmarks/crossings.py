@@ -1,10 +1,10 @@
-"""Faces that pass in front of others: does anything of whoever is hidden come through?
+"""Leaks of a face that another face occludes in a video.
 
     python -m benchmarks.crossings --pictures crossings/
 
-Twelve made clips of other portraits, speeds, sizes and directions. A face has leaked in a frame if less than half of what is to
-be seen of it, of a fifth at least, has changed. Needs the portraits that nullface-tiny is measured on (`--data`), and the
-packages of the extras `training` and `video`. Twelve clips take a quarter of an hour.
+Twelve composed clips differ in portraits, speeds, sizes and directions. A face of which at least
+20 % is visible in a frame has leaked if less than half of the visible part has changed. It needs
+nullface-tiny's portraits (`--data`) and the extras `training` and `video`, and takes 15 minutes.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from nullface_pipeline.video import anonymize_video
 from tests.video.clips import Clip, Motion, head_mask, make_clip, read_back, sway, write_clip
 
 
-# Shares of a face: what must be to be seen of it to count, and what of that must have changed.
-SEEN, CHANGED = 0.2, 0.5
+# Minimum visible share of a face, and minimum share of its visible part that has to change.
+MIN_VISIBLE, MIN_CHANGED = 0.2, 0.5
 
 
 def passing(frames: int, height: float = 78, until: float = 1.0, start: float = 40, way: float = 180) -> Motion:
-    """From one side to the other in so many frames at 8 a second, or as far as `until`."""
+    """Motion across the image in `frames` at 8 per second, which stops at the share `until`."""
     return lambda t: (start + way * min(until, 8 * t / frames), 104, height, 0)
 
 
@@ -38,7 +38,7 @@ def stops_and_goes(t: float) -> tuple[float, float, float, float]:
     return 40 + 100 * min(1.0, t) + 100 * max(0.0, t - 2.0), 104, 80, 0
 
 
-# Number of frames, whoever is behind, whoever is in front.
+# Number of frames, motion of the occluded face, motion of the occluder.
 CLIPS: dict[str, tuple[int, Motion, Motion]] = {
     "passes": (14, sway(140, 100, 74, 5), passing(14)),
     "slow": (28, sway(140, 100, 74, 5), passing(28)),
@@ -55,21 +55,22 @@ CLIPS: dict[str, tuple[int, Motion, Motion]] = {
 }
 
 
-def seen_parts(clip: Clip, faces: dict[str, Marked]) -> Iterator[tuple[int, str, np.ndarray]]:
-    """Frame, name and (H, W) bool, what is to be seen of a face, of each that shows enough."""
+def visible_parts(clip: Clip, faces: dict[str, Marked]) -> Iterator[tuple[int, str, np.ndarray]]:
+    """Frame, name and (H, W) bool visible part of each face that is visible enough."""
     y, x = np.mgrid[: clip.frames.shape[1], : clip.frames.shape[2]]
     for number, boxes in enumerate(clip.boxes):
         for name, (x0, y0, x1, y1) in boxes.items():
             face = (2 * (x - x0) / (x1 - x0) - 1) ** 2 + (2 * (y - y0) / (y1 - y0) - 1) ** 2 <= 1
-            shown = face.copy()
+            visible = face.copy()
             if name == "a" and "b" in boxes:
                 front = cv2.warpAffine(head_mask(faces["b"]), clip.matrices[number]["b"], clip.frames.shape[2:0:-1])
-                shown &= front < 0.5
-            if shown.sum() >= SEEN * face.sum():
-                yield number, name, shown
+                visible &= front < 0.5
+            if visible.sum() >= MIN_VISIBLE * face.sum():
+                yield number, name, visible
 
 
 def measure(pipe: NullFacePipeline, name: str, data: Path, preset: str, pictures: Path | None) -> dict[str, object]:
+    """Anonymize one clip and count its leaks."""
     count, behind, front = CLIPS[name]
     faces = dict(zip("ab", people(data, 2, 2 * list(CLIPS).index(name))))
     clip = make_clip({"a": (faces["a"], behind), "b": (faces["b"], front)}, count, SIZE, seed=SCENE)
@@ -78,9 +79,9 @@ def measure(pipe: NullFacePipeline, name: str, data: Path, preset: str, pictures
         report = anonymize_video(pipe, source, output, seed=7, preset=preset)
         before, after = read_back(source)[0], read_back(output)[0]
     shares = []
-    for number, who, shown in seen_parts(clip, faces):
+    for number, face, visible in visible_parts(clip, faces):
         differs = np.abs(before[number].astype(int) - after[number]).max(axis=-1) > DIFFERENT
-        shares.append((float(differs[shown].mean()), number, who))
+        shares.append((float(differs[visible].mean()), number, face))
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         both = np.concatenate([before, after], axis=1)
@@ -91,7 +92,7 @@ def measure(pipe: NullFacePipeline, name: str, data: Path, preset: str, pictures
         "clip": name,
         "frames": count,
         "faces": len(shares),
-        "leaked": [place for share, *place in shares if share < CHANGED],
+        "leaked": [place for share, *place in shares if share < MIN_CHANGED],
         "least_changed": min(shares)[0],
         "replaced": report.replaced + report.gaps,
         "patched_frames": report.patched_frames,
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("clips", nargs="*", default=list(CLIPS))
     parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
     parser.add_argument("--preset", default="fast")
-    parser.add_argument("--pictures", type=Path, help="A folder for the frames before, above those after.")
+    parser.add_argument("--pictures", type=Path, help="folder for pictures of the frames, originals above results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipe = load_model_set("tiny")

@@ -1,5 +1,4 @@
-"""Memory and time of an evaluation by the number of people, without and with a different-photo
-gallery.
+"""Memory and time of an evaluation, with and without a different-photo gallery.
 
     python -m benchmarks.evaluate_memory --runs /tmp/pairs --num-subjects 1000 10000
 
@@ -32,9 +31,7 @@ from tests.evaluation.small_world import PATTERN, Patterns, RedSquares, other_ph
 
 
 def write_people(folder: Path, num_subjects: int) -> None:
-    """Write originals, other photos, and results that share an eighth of the pattern with the
-    originals.
-    """
+    """Write originals, other photos, and results that share an eighth of the pattern."""
     for name in ("originals", "others", "results"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for number in range(num_subjects):

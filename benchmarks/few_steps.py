@@ -1,7 +1,7 @@
-"""Few steps against the default on people that nullface-tiny has never seen: who is found again, and what changes.
+"""Compare few-step presets with the default on people unseen by nullface-tiny.
 
-The default is the command's for nullface-tiny; the same with other noise shows how much a difference means. The judge
-is dlib's recognizer on the finished photograph, against all validation portraits; nothing was chosen on these people.
+The default with other noise shows the size of random differences. dlib's recognizer identifies the
+finished photos among all validation portraits. No setting was chosen on these people.
 
     python -m benchmarks.few_steps --people 200
 """
@@ -22,15 +22,15 @@ from nullface_pipeline.face_masks import mask_picture
 from nullface_pipeline.tiny_model import load_nullface_tiny
 from training.evaluate import BATCH, Subject, change_mask, finish, load_subjects, spread
 from training.expression import compare
-from training.judge import Judge
 from training.portraits import load_portraits
+from training.verifier import Verifier
 
 
 STANDARD = {"num_inference_steps": 30, "skip": 0.87, "guidance_scale": 4.0}  # nullface-tiny's
 GUIDANCE = {"guidance_scale": 4.0}
 OTHER_NOISE = 1_000_000
 
-# Settings of each way, and the first face's seed.
+# Settings of each method, and the seed of the first face.
 WAYS: dict[str, tuple[dict[str, Any], int]] = {
     "default": (STANDARD, 0),
     "default, other noise": (STANDARD, OTHER_NOISE),
@@ -40,7 +40,7 @@ WAYS: dict[str, tuple[dict[str, Any], int]] = {
 
 
 def hide(pipe: Any, subjects: list[Subject], masks: list[np.ndarray], seed: int, **settings: Any) -> list[np.ndarray]:
-    """(S, S, 3) uint8 results, each with noise of its own."""
+    """(S, S, 3) uint8 results, each with its own noise."""
     faces: list[np.ndarray] = []
     for start in track(range(0, len(subjects), BATCH), str(settings)):
         batch = range(start, min(start + BATCH, len(subjects)))
@@ -55,21 +55,21 @@ def hide(pipe: Any, subjects: list[Subject], masks: list[np.ndarray], seed: int,
     return faces
 
 
-def own_similarity(pipe: Any, subjects: list[Subject], photos: list[np.ndarray]) -> float:
-    """Mean cosine to the person by nullface-tiny's own recognizer, on finished photographs."""
+def genuine_score(pipe: Any, subjects: list[Subject], photos: list[np.ndarray]) -> float:
+    """Mean genuine score of nullface-tiny's own recognizer on finished photos."""
     embeddings = [embed_face(pipe.face_analyser, p, s.portrait.keypoints()) for s, p in zip(subjects, photos)]
     return float(np.mean([embedding @ s.embedding for s, embedding in zip(subjects, embeddings)]))
 
 
 def face_distance(faces: list[np.ndarray], others: list[np.ndarray], masks: list[np.ndarray]) -> float:
-    """Mean absolute difference, of 255, inside the masks."""
+    """Mean absolute difference (of 255) inside the masks."""
     pairs = zip(faces, others, masks)
     return float(np.mean([np.abs(face.astype(int) - other)[mask > 0.5].mean() for face, other, mask in pairs]))
 
 
 def describe(
     pipe: Any,
-    judge: Judge,
+    verifier: Verifier,
     subjects: list[Subject],
     masks: list[np.ndarray],
     faces: list[np.ndarray],
@@ -79,12 +79,12 @@ def describe(
     """One row of the table."""
     photos = finish(pipe, subjects, faces, ())
     portraits, originals = [subject.portrait for subject in subjects], [subject.photo for subject in subjects]
-    judged = judge(portraits, photos)
+    verified = verifier(portraits, photos)
     return {
         "evaluations": cost.evaluations / len(subjects),
-        "rank 1 by dlib, %": judged["rank1"],
-        "similarity by dlib": judged["similarity"],
-        "similarity by nullface-tiny": own_similarity(pipe, subjects, photos),
+        "rank 1 by dlib, %": verified["rank1"],
+        "similarity by dlib": verified["similarity"],
+        "similarity by nullface-tiny": genuine_score(pipe, subjects, photos),
         "landmark drift, %": compare(portraits, originals, photos, None)["landmark_drift"],
         "difference to the default": face_distance(faces, default, masks),
         "seconds a face": cost.seconds / len(subjects),
@@ -102,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     portraits = load_portraits(args.data, "validation")
-    pipe, judge = load_nullface_tiny(args.device), Judge(portraits)
+    pipe, verifier = load_nullface_tiny(args.device), Verifier(portraits)
     pipe.set_progress_bar_config(disable=True)
     subjects = load_subjects(pipe, spread(portraits, args.people))
     masks = [change_mask(pipe, subject, ()) for subject in subjects]
@@ -111,7 +111,7 @@ def main() -> None:
         with measure(pipe.unet) as cost:
             faces = hide(pipe, subjects, masks, seed, **settings)
         default = default or faces
-        row = describe(pipe, judge, subjects, masks, faces, default, cost)
+        row = describe(pipe, verifier, subjects, masks, faces, default, cost)
         print(json.dumps({"name": name, "people": len(subjects), **row}), flush=True)
 
 

@@ -1,8 +1,8 @@
-"""A long run through a folder: does memory stay flat, how fast is it, and how busy is the model?
+"""Memory, speed and share of model time of a long run over a folder.
 
     python benchmarks/folder_run.py --count 1000
 
-Photos are the validation portraits and, where these do not suffice, the same again; a tenth have several faces.
+The photos are the validation portraits, repeated as needed; every tenth has three faces.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
 def fill_folder(folder: Path, data: str, count: int) -> None:
-    """JPEG photos of one face, and of three in every tenth."""
+    """Write JPEG photos with one face, and with three faces in every tenth."""
     table = pq.read_table(data, columns=["image"], filters=[("split", "=", "validation")])
     images = [image.as_py() for image in table["image"]]
     for number in range(count):
@@ -41,7 +41,7 @@ def fill_folder(folder: Path, data: str, count: int) -> None:
 
 
 def run(folder: Path, output: Path, steps: int) -> dict[str, float]:
-    """Anonymize the folder; memory in MB, times in seconds."""
+    """Anonymize the folder and measure memory in MB and times in seconds."""
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     process, busy = psutil.Process(), 0.0
@@ -81,7 +81,7 @@ def run(folder: Path, output: Path, steps: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--count", type=int, default=1000, help="number of photos")
     parser.add_argument("--num-inference-steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

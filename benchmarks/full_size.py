@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.5 by its published sizes, with random weights: for what depends on size, not on what was learned."""
+"""Pipeline of Stable Diffusion 1.5's size with random weights, for measuring time and memory."""
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -13,10 +13,10 @@ FACEID_RANK = 128
 
 
 def make_full_size_pipeline() -> StableDiffusionNullFacePipeline:
-    """A float32 pipeline on the CPU with a FaceID adapter of the published keys and shapes; text is one of two tokens."""
+    """Float32 pipeline on the CPU, with a FaceID adapter of the published keys and shapes."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_config(STABLE_DIFFUSION_UNET).eval()
-    # A small scale, so that activations stay in the range of trained weights.
+    # With a small scale, activations stay in the range of a trained model's.
     adapter = make_adapter(unet, rank=FACEID_RANK, scale=0.01)
     pipe = StableDiffusionNullFacePipeline(
         vae=make_full_size_vae(),
@@ -31,6 +31,7 @@ def make_full_size_pipeline() -> StableDiffusionNullFacePipeline:
 
 
 def make_full_size_vae() -> AutoencoderKL:
+    """VAE of Stable Diffusion 1.5's size."""
     return AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -42,7 +43,7 @@ def make_full_size_vae() -> AutoencoderKL:
 
 
 def make_full_size_text_encoder() -> CLIPTextModel:
-    """With the tests' vocabulary: its size costs no time."""
+    """Text encoder of Stable Diffusion 1.5's size, except for the vocabulary."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=3,

@@ -101,7 +101,7 @@ def make_results(pipe: NullFacePipeline, folder: Path, name: str, seed: int) -> 
 
 
 def face_weight(pipe: NullFacePipeline, models: CachedModels, picture: Picture) -> np.ndarray | None:
-    """(H, W, 1) float32 in [0, 1], how much of each pixel the pipeline replaces; None without a face."""
+    """(H, W, 1) float32 in [0, 1]: replaced share of each pixel; None without a face."""
     face = models.face(picture)
     if face is None:
         return None
@@ -119,7 +119,7 @@ def grey_out(pixels: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def write_controls(pipe: NullFacePipeline, models: CachedModels, folder: Path, seed: int) -> None:
-    """Write photos in which only the face is left, or only what surrounds it."""
+    """Write photos with only the face, and photos with only its surroundings."""
     face_only = {"originals": "originals"} | {name: f"{name}-{seed}" for name in METHODS}
     for path in track(sorted((folder / "originals").glob("*.jpg")), "controls"):
         weight = face_weight(pipe, models, file_picture(path))
@@ -142,7 +142,7 @@ def write_photo(folder: Path, original: Path, pixels: np.ndarray) -> None:
 
 
 def outcomes(folder: Path) -> dict[str, int]:
-    """Number of photos whose largest face was replaced, retried or covered, or that were refused."""
+    """Numbers of photos refused, and of largest faces replaced, retried and covered."""
     records = folder / "records.jsonl"
     lines = [json.loads(line) for line in records.read_text().splitlines()] if records.exists() else []
     counts = {"replaced": 0, "retried": 0, "covered": 0, "refused": 0}
@@ -205,8 +205,8 @@ def learned_by_size(
     """Rank 1 of the learned linear attack by the number of people it trains on.
 
     Args:
-        probes, originals, gallery (`np.ndarray`): (N, D) unit norm, row by row of one person.
-        sizes (`Sequence[int]`): of these, those that leave a fold to test on are used.
+        probes, originals, gallery (`np.ndarray`): (N, D) unit norm, one row per person.
+        sizes (`Sequence[int]`): numbers of training people; those above the fold size are skipped.
     """
     rng = np.random.default_rng(seed)
     mean = gallery.mean(axis=0)
@@ -233,7 +233,7 @@ def folds(count: int, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np
 def embeddings_of(
     folder: Path, method: str, models: CachedModels, recognizer: Recognizer
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(N, D) unit norm: results, originals and other photos of everybody with a result, centred if need be."""
+    """(N, D) unit-norm embeddings of the results, and of their originals and other photos."""
     raw: list[list[np.ndarray]] = [[], [], []]
     for path in sorted((folder / method).glob("*.png")):
         original, other = (file_picture(folder / name / f"{path.stem}.jpg") for name in ("originals", "gallery"))
@@ -250,10 +250,12 @@ def embeddings_of(
 
 
 def draw_learning(rates: dict[str, dict[str, dict[str, Any]]], people: int, path: Path) -> None:
-    """Draw rank 1 against the number of people the attack trains on, one panel a recognizer.
+    """Plot the rank-1 rate by the number of people the attack trains on, a panel per recognizer.
 
     Args:
-        rates: by recognizer, method and gallery, and number of training people.
+        rates (`dict`): rates by recognizer, by method and gallery, and by number of people.
+        people (`int`): size of the gallery, for the chance level.
+        path (`Path`): file of the plot.
     """
     matplotlib.use("Agg")
     figure, axes = plt.subplots(1, len(rates), figsize=(1 + 3.2 * len(rates), 3.6), sharey=True, layout="constrained")

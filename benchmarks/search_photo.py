@@ -1,6 +1,6 @@
-"""Seconds to search a photo of 24 megapixels with many faces of 40 to 400 pixels; the UNet has no part in it.
+"""Time of the face search in a 24-megapixel photo with many faces of 40 to 400 px.
 
-It uses only what this package had from the start, so that it can be run on an earlier version as well:
+It uses old functions of the package only, so that it also runs with earlier versions:
 
     python benchmarks/search_photo.py
     git worktree add ../earlier COMMIT
@@ -24,12 +24,12 @@ from nullface_pipeline.tiny_model import TINY_FOLDER
 
 HEIGHT, WIDTH = 4000, 6000
 SIZES = (400, 300, 200, 140, 100, 70, 50, 40)
-# The astronaut's head, and its width without the hair.
+# The astronaut's head, and the width of its face.
 HEAD, FACE_WIDTH = (slice(0, 270), slice(90, 360)), 110
 
 
 def make_group_photo(seed: int = 0) -> tuple[np.ndarray, int]:
-    """(H, W, 3) uint8 RGB: one row of heads for each face width, and their number."""
+    """(H, W, 3) uint8 RGB photo with a row of heads per face width, and the number of heads."""
     head, generator = skimage.data.astronaut()[HEAD], np.random.default_rng(seed)
     photo = generator.integers(90, 130, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     top, count = 20, 0

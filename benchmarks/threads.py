@@ -1,9 +1,9 @@
-"""Time of two photos with nullface-tiny, by number of threads and by what threads do while they wait.
+"""Time of two photos with nullface-tiny, by number of threads and spinning or sleeping waits.
 
     python -m benchmarks.threads --busy 1
 
-Each way runs in a process of its own, in turns, beside `--busy` processes that keep a core busy. Prints medians.
-Loading is not counted.
+Each configuration runs in turn in its own process, beside `--busy` processes that each keep a core
+busy. It prints medians. Loading is excluded.
 """
 
 import argparse
@@ -15,14 +15,14 @@ import sys
 import time
 
 
-# Threads, and whether they spin while they wait.
+# Number of threads, and whether they spin while they wait.
 WAYS = {"2 threads, spinning": (2, True), "2 threads, sleeping": (2, False), "1 thread, sleeping": (1, False)}
 OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 BUSY = "while True: pass"
 
 
 def measure(threads: int, spinning: bool) -> None:
-    """Print seconds and processor seconds of this process."""
+    """Print the wall-clock and processor seconds of two photos in this process."""
     import onnxruntime
     import PIL.Image
     import PIL.ImageOps
@@ -45,7 +45,7 @@ def measure(threads: int, spinning: bool) -> None:
 
 
 def run(way: str) -> list[float]:
-    """Seconds and processor seconds of one way in a process of its own."""
+    """Wall-clock and processor seconds of one configuration in its own process."""
     threads, spinning = WAYS[way]
     environment = {name: value for name, value in os.environ.items() if name not in OPENMP}
     if not spinning:
@@ -57,8 +57,8 @@ def run(way: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--busy", type=int, default=0, help="busy processes beside it")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each way")
+    parser.add_argument("--busy", type=int, default=0, help="number of busy processes")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each configuration")
     parser.add_argument("--child", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child is not None:
@@ -70,7 +70,7 @@ def main() -> None:
     finally:
         for process in busy:
             process.kill()
-    print("| way | seconds | range | processor seconds |\n| --- | --- | --- | --- |")
+    print("| configuration | seconds | range | processor seconds |\n| --- | --- | --- | --- |")
     for way in WAYS:
         seconds, used = zip(*(each[way] for each in rounds))
         spread = f"{min(seconds):.1f} to {max(seconds):.1f}"

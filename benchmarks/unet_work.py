@@ -1,7 +1,7 @@
-"""Time of one face at the paper's settings: this pipeline against the published code's order of UNet evaluations.
+"""Time of one face at the paper's settings, against the published code's UNet evaluations.
 
-The published code evaluates the UNet one sample at a time: 100 times to invert, and 30 times two to denoise. Both ways
-run in turn, in one process, on nullface-tiny; what counts is the ratio of their times, not the times.
+The published code evaluates the UNet sample by sample: 100 times to invert, and twice in each of 30
+denoising steps. Both run in turn in one process with nullface-tiny; only the ratio matters.
 
     python benchmarks/unet_work.py [--device cuda] [--repeats 5]
 """
@@ -24,7 +24,7 @@ STEPS, SKIPPED = 100, 70
 
 @torch.no_grad()
 def published_order(pipe: StableDiffusionNullFacePipeline, image: torch.Tensor, embeds: torch.Tensor) -> None:
-    """Only the encoder, the decoder and the UNet evaluations, so that the comparison flatters the published code."""
+    """Run only the VAE and the UNet evaluations, in favour of the published code."""
     device = embeds.device
     timesteps = NoiseSchedule.from_scheduler_config(pipe.scheduler.config, STEPS).to(device).timesteps
     latents = pipe.encode_image(pipe.prepare_image(image))
@@ -39,6 +39,7 @@ def published_order(pipe: StableDiffusionNullFacePipeline, image: torch.Tensor, 
 
 
 def seconds(run: Callable[[], object], device: str) -> float:
+    """Wall-clock seconds of a call."""
     started = time.perf_counter()
     run()
     if device == "cuda":

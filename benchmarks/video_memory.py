@@ -1,12 +1,12 @@
-"""Memory over a long video: does it stay flat?
+"""Memory during a long video.
 
-    python -m benchmarks.video_memory look --frames 9000
-    python -m benchmarks.video_memory cover --frames 9000
-    python -m benchmarks.video_memory render --frames 300
+    python -m benchmarks.video_memory detect --folder FOLDER --frames 9000
+    python -m benchmarks.video_memory cover --folder FOLDER --frames 9000
+    python -m benchmarks.video_memory render --folder FOLDER --frames 300
 
-One small face that sways, 128 x 96 pixels, 25 frames a second. `look` finds and links its faces; `cover` goes on from there
-with a patch over every face, through everything but the UNet; `render` gives the faces of a shorter clip new ones. Each is a
-process of its own, and goes on where it was if it was stopped. Needs the extra `video`.
+The clip has one small moving face, 128 x 96 px, 25 frames per second. `detect` detects and links
+its faces. `cover` continues with a patch over each face, which needs no UNet. `render` replaces the
+faces. Each step continues a stopped run. It needs the extra `video`.
 """
 
 import argparse
@@ -27,22 +27,20 @@ from tests.video.clips import astronaut, background, draw, sway, write_clip
 
 
 SIZE, FPS, PERIOD = (96, 128), 25, 150
-
-# What is told of the memory: this frame's, and the last one's.
-EARLY = 1000
+EARLY = 1000  # frame whose memory is compared with that of the last one
 
 
 def pictures(frames: int) -> list[np.ndarray]:
-    """(H, W, 3) uint8 each, the same again after `PERIOD` frames."""
-    scene, face, place = background(*SIZE, seed=9), astronaut(), sway(64, 48, 44, 6)
+    """(H, W, 3) uint8 RGB frames that repeat after `PERIOD` frames."""
+    scene, face, motion = background(*SIZE, seed=9), astronaut(), sway(64, 48, 44, 6)
     period = [scene.copy() for _ in range(PERIOD)]
     for number, frame in enumerate(period):
-        draw(frame, face, *place(number / FPS))
+        draw(frame, face, *motion(number / FPS))
     return [period[number % PERIOD] for number in range(frames)]
 
 
 class Memory:
-    """Megabytes of this process as a step goes on; frames that a stopped run has done are not counted again."""
+    """Progress callback that records the memory of this process in megabytes by step."""
 
     def __init__(self) -> None:
         self.process, self.started = psutil.Process(), time.perf_counter()
@@ -54,8 +52,8 @@ class Memory:
         if done % EARLY == 0:
             print(json.dumps({"step": step, "frame": done, "megabytes": round(size, 1)}), flush=True)
 
-    def told(self) -> dict[str, dict[str, float]]:
-        """For each step: at `EARLY` or, of fewer frames, after a third of them; at the last; the most between."""
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Early, last and highest memory by step; early is `EARLY` or a third of the frames."""
         result = {}
         for step, values in self.steps.items():
             early = min(EARLY, values[-1][0] // 3)
@@ -72,9 +70,9 @@ class Memory:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("look", "cover", "render"))
+    parser.add_argument("step", choices=("detect", "cover", "render"))
     parser.add_argument("--frames", type=int, default=9000)
-    parser.add_argument("--folder", type=Path, required=True, help="For the clip and the work on it.")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the clip and the checkpoint")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -84,18 +82,18 @@ def main() -> None:
         write_clip(part, pictures(arguments.frames), range(0, 1000 // FPS * arguments.frames, 1000 // FPS))
         part.replace(clip)
     pipe = load_model_set("tiny")
-    # The detector scales what it sees to this size.
+    # The detector scales frames to this size.
     pipe.face_analyser = load_face_analyser(TINY_FOLDER / "face_models", detection_size=(128, 128))
     memory = Memory()
     checkpoint = VideoCheckpoint(arguments.folder / f"{arguments.frames}.work", "memory", seed=7)
     video = link_video(pipe.face_analyser, clip, checkpoint, memory)
-    if arguments.step != "look":
+    if arguments.step != "detect":
         min_face = 1e6 if arguments.step == "cover" else 0.0
         options = PhotoOptions(preset="fast", min_face=min_face)
         report = render_video(pipe, video, clip.with_suffix(".out.mp4"), options, checkpoint, on_progress=memory)
         print(json.dumps({"replaced": report.replaced, "covered": report.covered}))
     seconds = time.perf_counter() - memory.started
-    print(json.dumps({"faces": len(video.seen.faces), "seconds": round(seconds), **memory.told()}))
+    print(json.dumps({"faces": len(video.seen.faces), "seconds": round(seconds), **memory.summary()}))
 
 
 if __name__ == "__main__":

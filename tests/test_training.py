@@ -15,10 +15,10 @@ from torch.utils.data import IterableDataset
 
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from training import autoencoder, autoencoder_256, fresh_samples, steps, train_all
-from training.critic import Critic, critic_loss, realism_loss
+from training.critic import Critic, adversarial_loss, critic_loss
 from training.denoiser import build_optimizer
 from training.denoiser_export import attach_fresh_adapter, build_scheduler, build_unet, load_trained, split_model
-from training.diffusion import Diffusion, GuidedBatch, noise_from
+from training.diffusion import Diffusion, GuidedBatch, target_noise
 from training.face_swaps import SwapCache, swap_face
 from training.latent_cache import LatentCache
 from training.muon import orthogonalized
@@ -34,13 +34,13 @@ from training.samples import (
     blur,
     random_timesteps,
 )
-from training.steps import CriticalStep, GuidedStep, Step
+from training.steps import AdversarialStep, GuidedStep, Step
 
 
 SHARED = Path(__file__).parents[2] / "shared"
 
 
-def test_erased_directions_can_no_longer_be_told():
+def test_erased_directions_are_no_longer_predictable():
     rng = np.random.default_rng(0)
     concept = rng.standard_normal((500, 3))
     concept -= concept.mean(axis=0)
@@ -84,7 +84,7 @@ def sampler_of(latents, swapped, partners):
     return Sampler.cached(cache, SwapCache(swapped, partners), np.ones(people), identities)
 
 
-def test_samples_are_told_who_is_to_come_out():
+def test_samples_have_the_identity_of_their_target():
     """Latents say by their value whose picture they are: row, or 100 + row where the row's face was swapped."""
     people, variants = 6, 2
     value = np.arange(people, dtype=np.float16)[:, None, None, None, None]
@@ -92,12 +92,12 @@ def test_samples_are_told_who_is_to_come_out():
     partners = np.tile((np.arange(people)[:, None] + 1) % people, (1, variants))
     sampler = sampler_of(latents, latents + 100, partners)
     batch = sampler.draw(2000, 24, torch.Generator().manual_seed(0))
-    assert batch.latents.shape == batch.wanted.shape == batch.noise.shape == (2000, 4, 24, 24)
-    start, wanted = batch.latents[:, 0, 0, 0].numpy(), batch.wanted[:, 0, 0, 0].numpy()
+    assert batch.latents.shape == batch.targets.shape == batch.noise.shape == (2000, 4, 24, 24)
+    start, wanted = batch.latents[:, 0, 0, 0].numpy(), batch.targets[:, 0, 0, 0].numpy()
     rows, to_swap = wanted.astype(int) % 100, wanted >= 100
-    told = batch.identities[:, 0].numpy()
-    named = told.any(axis=1)
-    assert (told[named].argmax(axis=1) == np.where(to_swap, (rows + 1) % people, rows)[named]).all()
+    embeds = batch.identities[:, 0].numpy()
+    named = embeds.any(axis=1)
+    assert (embeds[named].argmax(axis=1) == np.where(to_swap, (rows + 1) % people, rows)[named]).all()
     changed = np.abs(start - wanted) > 0.01
     assert named[changed].all() and 0.8 < named[~changed].mean() < 0.9
     assert np.abs(start - wanted).max() == pytest.approx(100.0), "at first nothing of what is wanted can be seen"
@@ -108,17 +108,17 @@ def test_samples_are_told_who_is_to_come_out():
     assert to_swap.mean() == pytest.approx(KINDS["given"] + KINDS["left"], abs=0.03)
 
 
-def test_guided_samples_are_told_the_opposite_turned_towards_somebody_else():
+def test_guided_samples_have_the_opposite_identity_rotated_towards_another():
     people = 6
     value = np.arange(people, dtype=np.float16)[:, None, None, None, None]
     latents = np.broadcast_to(value, (people, 1, 4, 32, 32))
     sampler = sampler_of(latents, latents + 100, (np.arange(people)[:, None] + 1) % people)
     batch = sampler.draw_guided(4, 2000, torch.Generator().manual_seed(0))
-    assert batch.latents.shape == (4, 4, 32, 32) and batch.told.shape == (2000, 1, 512)
+    assert batch.latents.shape == (4, 4, 32, 32) and batch.guided_identities.shape == (2000, 1, 512)
     rows = batch.portraits[:, 0, 0, 0].long()
-    own = batch.told[:, 0].gather(1, rows[:, None])[:, 0]
-    others = batch.told[:, 0, :people].scatter(1, rows[:, None], -9.0).amax(dim=1)
-    turned = others > 0.3  # the noise on what is told is smaller
+    own = batch.guided_identities[:, 0].gather(1, rows[:, None])[:, 0]
+    others = batch.guided_identities[:, 0, :people].scatter(1, rows[:, None], -9.0).amax(dim=1)
+    turned = others > 0.3  # the noise of identities is smaller
     assert 0.6 < turned.float().mean() < 0.8, "one of six is turned to the same person, and small angles hardly turn"
     assert (own[turned] < 0.3).all() and own.min() < -0.9
     low, high = DEFAULT_FIRST
@@ -133,7 +133,7 @@ def test_some_samples_have_to_be_made_sharp():
     partners = np.array([[1], [2], [0]])
     sampler = sampler_of(latents, latents, partners)
     batch = sampler.draw(2000, 32, torch.Generator().manual_seed(0))
-    assert np.array_equal(batch.wanted.numpy(), np.broadcast_to(board, batch.wanted.shape))
+    assert np.array_equal(batch.targets.numpy(), np.broadcast_to(board, batch.targets.shape))
     contrast = batch.latents.std(dim=(1, 2, 3)) / board.std()
     blurred = contrast < 0.99
     changed = KINDS["restored"] + KINDS["given"]
@@ -149,7 +149,7 @@ def test_only_pairs_that_were_put_in_are_drawn():
     latents = torch.full((2, 4, 32, 32), 5.0)
     sampler.put(torch.tensor([3, 6]), latents, latents + 1.0, torch.tensor([7, 8]), torch.tensor([1, 2]))
     batch = sampler.draw(200, 32, torch.Generator().manual_seed(0))
-    assert set(batch.wanted[:, 0, 0, 0].tolist()) == {5.0, 6.0}
+    assert set(batch.targets[:, 0, 0, 0].tolist()) == {5.0, 6.0}
     assert set(batch.identities[:, 0].argmax(dim=1).tolist()) <= {0, 1, 2, 7, 8}
 
 
@@ -206,15 +206,15 @@ def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
     diffusion, batch = Diffusion(tmp_path, torch.device("cpu")), random_batch(2, torch.Generator().manual_seed(0))
 
     def stepped(make_step, alone):
-        monkeypatch.setattr(steps, "CRITIC_ALONE", alone)
+        monkeypatch.setattr(steps, "CRITIC_WARMUP", alone)
         unet = small_denoiser()
         step = make_step(diffusion, unet, build_optimizer(unet, 1e-3))
         losses = step(batch, 1.0)
         return step, losses, torch.cat([parameter.detach().flatten() for parameter in unet.parameters()])
 
     _, plain_loss, plain = stepped(Step, (0, 1))
-    _, alone_loss, alone = stepped(CriticalStep, (1, 1))
-    step, _, judged = stepped(CriticalStep, (-5, 1))
+    _, alone_loss, alone = stepped(AdversarialStep, (1, 1))
+    step, _, judged = stepped(AdversarialStep, (-5, 1))
     assert alone_loss["loss"] == plain_loss["loss"] and torch.allclose(alone, plain, atol=1e-6)
     assert (judged - plain).abs().max() > 1e-4
     before = step(batch, 1.0)["critic"]
@@ -228,12 +228,12 @@ def test_guided_predictions_stay_what_they_were_but_for_the_critic(tmp_path, mon
 
     def changes(alone):
         """Of three steps, in each by how much the predictions differ from those before the first."""
-        monkeypatch.setattr(steps, "CRITIC_ALONE", alone)
+        monkeypatch.setattr(steps, "CRITIC_WARMUP", alone)
         unet = small_denoiser()
         before = copy.deepcopy(unet.state_dict())
         step = GuidedStep(diffusion, unet, build_optimizer(unet, 1e-3))
         found = [step(batch, 1.0)["changed"].item() for _ in range(3)]
-        assert all(torch.equal(weight, before[name]) for name, weight in step.former.state_dict().items())
+        assert all(torch.equal(weight, before[name]) for name, weight in step.initial.state_dict().items())
         return found, unet
 
     alone, unet = changes((9, 1))
@@ -246,7 +246,7 @@ def test_guided_predictions_stay_what_they_were_but_for_the_critic(tmp_path, mon
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("make_step", [Step, CriticalStep, GuidedStep])
+@pytest.mark.parametrize("make_step", [Step, AdversarialStep, GuidedStep])
 def test_a_recorded_step_learns_what_one_on_the_cpu_learns(make_step, tmp_path):
     """To within bfloat16, and without the three steps in earnest before the recording, which go over the first batch."""
     batches = [random_batch(8, torch.Generator().manual_seed(number)) for number in range(12)]
@@ -271,8 +271,8 @@ def test_a_critic_learns_to_tell_blurred_from_sharp():
         critic_loss(critic, blurred, sharp, everything).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert realism_loss(critic, sharp, everything) < 0.5 < 0.9 < realism_loss(critic, blurred, everything)
-    nobody = realism_loss(critic, blurred, torch.zeros(8))
+    assert adversarial_loss(critic, sharp, everything) < 0.5 < 0.9 < adversarial_loss(critic, blurred, everything)
+    nobody = adversarial_loss(critic, blurred, torch.zeros(8))
     assert nobody == 0.0
 
 
@@ -280,7 +280,7 @@ def test_the_noise_from_what_is_wanted_leads_to_the_same_place():
     rng = torch.Generator().manual_seed(0)
     wanted, latents, noise = torch.randn(3, 2, 4, 8, 8, generator=rng)
     scheduler, timesteps = build_scheduler(), torch.tensor([60, 500])
-    other = noise_from(wanted, latents, noise, scheduler.alphas_cumprod[timesteps])
+    other = target_noise(wanted, latents, noise, scheduler.alphas_cumprod[timesteps])
     reached = [scheduler.add_noise(*pair, timesteps) for pair in ((latents, noise), (wanted, other))]
     assert torch.allclose(*reached, atol=1e-5)
 
@@ -322,7 +322,7 @@ def test_a_model_set_can_be_trained_on(tmp_path):
 def test_the_256_px_autoencoder_begins_as_the_128_px_one_enlarged():
     torch.manual_seed(0)
     small, large = autoencoder.build_autoencoder(), autoencoder_256.build_autoencoder()
-    autoencoder_256.start_from(large, small)
+    autoencoder_256.initialize_from(large, small)
     latents = torch.randn(1, 4, 32, 32)
     with torch.no_grad():
         expected = torch.nn.functional.interpolate(small.decoder(latents), scale_factor=2, mode="bilinear")
@@ -343,7 +343,7 @@ def test_the_256_px_autoencoder_learns_faces_of_one_colour():
     encoder = [trainer.encoder_step(images, 1e-4) for _ in range(5)]
     assert encoder[-1] < encoder[0]
     step = images, places, torch.from_numpy(is_large), 1e-4
-    decoder = [trainer.decoder_step(*step, critic=False, has_say=False) for _ in range(5)]
+    decoder = [trainer.decoder_step(*step, train_critic=False, adversarial=False) for _ in range(5)]
     assert decoder[-1] < decoder[0]
     before = [weight.clone() for weight in trainer.critic.parameters()]
     results = rng.standard_normal((3, 4, 32, 32)).astype(np.float16)

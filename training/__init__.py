@@ -1,1 +1,1 @@
-"""How nullface-tiny was made. Not part of the installed package."""
+"""Training of nullface-tiny. Not part of the installed package."""

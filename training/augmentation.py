@@ -1,7 +1,7 @@
-"""Random changes of a face picture that leave the face's identity as it is: light, tone, print, damage, alignment.
+"""Identity-preserving augmentations: light, tone, print, damage and alignment.
 
-All functions take and return (H, W, 3) uint8 RGB pictures and draw from a `numpy.random.Generator`. They are written
-for one picture at a time on a CPU; a 112 px crop takes about a millisecond.
+Unless stated otherwise, functions take and return one (H, W, 3) uint8 RGB image and draw from a
+`numpy.random.Generator`. A 112 px crop takes about a millisecond on a CPU.
 """
 
 import math
@@ -15,7 +15,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def random_style(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Everything about a print but its sharpness: colour or grey, tint, exposure, contrast, directional light."""
+    """Change the tone of the whole image: grey, directional light, tint, exposure, contrast."""
     if rng.random() < 0.4:
         image = grayscale(image)
     if rng.random() < 0.5:
@@ -24,7 +24,7 @@ def random_style(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def random_damage(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What cameras, printers and compression do to detail: resampling, blur, halftone dots, noise, JPEG."""
+    """Degrade detail as cameras, printers and compression do."""
     if rng.random() < 0.3:
         image = resample(image, rng)
     if rng.random() < 0.25:
@@ -39,12 +39,12 @@ def random_damage(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def grayscale(image: np.ndarray) -> np.ndarray:
-    """Luminance in all three channels."""
+    """Repeat the luminance in all three channels."""
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def tone_curve(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gamma, contrast, brightness and a tint (sepia or any), as one look-up table per channel."""
+    """Apply gamma, contrast, brightness and a tint as one look-up table per channel."""
     value = np.linspace(0.0, 1.0, 256)
     value = value ** math.exp(rng.normal(0.0, 0.3))
     value = 0.5 + (value - 0.5) * math.exp(rng.normal(0.0, 0.3)) + rng.normal(0.0, 0.08)
@@ -56,7 +56,7 @@ def tone_curve(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def directional_light(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Brighten the picture towards a random direction and darken it away from it."""
+    """Brighten the image towards a random direction and darken the opposite side."""
     height, width = image.shape[:2]
     angle = rng.uniform(0.0, 2.0 * math.pi)
     strength = rng.uniform(0.1, 0.6)
@@ -67,12 +67,12 @@ def directional_light(image: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 
 def blur(image: np.ndarray, rng: np.random.Generator, largest_sigma: float) -> np.ndarray:
-    """Gaussian blur of 0.4 to `largest_sigma` px."""
+    """Blur by a Gaussian with a standard deviation of 0.4 to `largest_sigma` px."""
     return cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, largest_sigma))
 
 
 def resample(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shrink to between a quarter and nine tenths of the side, and enlarge again."""
+    """Shrink to 25 to 90 % of the side, then enlarge to the old size."""
     height, width = image.shape[:2]
     factor = rng.uniform(0.25, 0.9)
     small = cv2.resize(
@@ -83,7 +83,7 @@ def resample(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def halftone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Printing dots: a rotated grid of 2 to 5 px that modulates the brightness."""
+    """Modulate the brightness by a rotated grid of printing dots with a period of 2 to 5 px."""
     height, width = image.shape[:2]
     angle, period = rng.uniform(0.0, math.pi / 2), rng.uniform(2.0, 5.0)
     y, x = np.mgrid[:height, :width].astype(np.float32) * np.float32(2.0 * math.pi / period)
@@ -93,20 +93,20 @@ def halftone(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian grain of 2 to 20 grey levels, alike in all channels or of its own in each."""
+    """Add Gaussian noise of 2 to 20 grey levels, shared by the channels or independent."""
     channels = 1 if rng.random() < 0.5 else 3
     grain = rng.standard_normal((*image.shape[:2], channels), dtype=np.float32)
     return np.clip(image + np.float32(rng.uniform(2.0, 20.0)) * grain, 0, 255).astype(np.uint8)
 
 
 def jpeg(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Compress with a quality of 15 to 70."""
+    """Compress as JPEG with a quality of 15 to 70."""
     encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 71))])[1]
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
 
 
 def cut_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Cover one rectangle of a tenth to four tenths of each side with a flat colour."""
+    """Cover a rectangle of 10 to 40 % of each side with a flat colour."""
     height, width = image.shape[:2]
     h, w = (int(side * rng.uniform(0.1, 0.4)) for side in (height, width))
     y, x = int(rng.integers(0, height - h)), int(rng.integers(0, width - w))
@@ -118,7 +118,14 @@ def cut_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def random_similarity(
     rng: np.random.Generator, centre: tuple[float, float], degrees: float, log_scale: float, shift: float
 ) -> np.ndarray:
-    """A (2, 3) matrix that turns and scales about `centre`, then shifts; arguments are standard deviations (px)."""
+    """Random (2, 3) matrix that rotates and scales about `centre`, then shifts.
+
+    Args:
+        rng (`np.random.Generator`): source of randomness.
+        centre (`tuple`): x and y in px.
+        degrees, log_scale, shift (`float`): standard deviations of the rotation in degrees, of the
+            logarithm of the scale, and of the shift in px.
+    """
     matrix: np.ndarray = cv2.getRotationMatrix2D(
         centre, rng.normal(0.0, degrees), math.exp(rng.normal(0.0, log_scale))
     )
@@ -127,7 +134,7 @@ def random_similarity(
 
 
 def mirrored(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flip left and right a picture and its (68, 2) landmarks, renumbered as seen in the flipped picture."""
+    """Mirror an image and its (68, 2) landmarks, which are reordered to the iBUG numbering."""
     order = [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
     order += [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
     order += [54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
@@ -137,7 +144,7 @@ def mirrored(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def smooth_mask(size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) float32 in [0, 1]: a random soft split of the square, or one even value."""
+    """(size, size) float32 mask in [0, 1]: a random soft split, or one constant value."""
     if rng.random() < 0.4:
         return np.full((size, size), rng.uniform(0.3, 0.7), dtype=np.float32)
     field = cv2.resize(rng.standard_normal((4, 4), dtype=np.float32), (size, size), interpolation=cv2.INTER_CUBIC)

@@ -1,8 +1,8 @@
-"""Part 1 of nullface-tiny: an `AutoencoderTiny` from 128 x 128 px faces to 32 x 32 x 4 latents and back.
+"""Train the 128 px autoencoder of nullface-tiny: 128 x 128 px faces to 32 x 32 x 4 latents.
 
-`training.autoencoder_256` makes of it the one that is shipped.
+    python -m training.autoencoder --minutes 35
 
-python -m training.autoencoder --minutes 35
+`training.autoencoder_256` derives the shipped autoencoder from it.
 """
 
 import argparse
@@ -15,7 +15,18 @@ import torch.nn.functional as F
 from diffusers import AutoencoderTiny
 from rich.progress import track
 
-from training.loop import RUNS, Budget, Every, cosine_rate, save_checkpoint
+from training.loop import (
+    RUNS,
+    Budget,
+    Every,
+    LossLog,
+    cached_array,
+    cosine_rate,
+    option_parser,
+    resume,
+    save_checkpoint,
+    set_up,
+)
 from training.photometry import MIN_CHROMA_SPREAD, chroma_spread, random_style
 from training.portraits import load_portraits
 
@@ -28,7 +39,7 @@ logger = logging.getLogger("training.autoencoder")
 
 
 def build_autoencoder() -> AutoencoderTiny:
-    """Four-fold downsampling to 4 channels; no normalisation layers, so that it trains fast and runs in fp16."""
+    """Untrained autoencoder: downsamples by 4 to 4 channels, without normalization layers."""
     return AutoencoderTiny(
         encoder_block_out_channels=(32, 32, 32),
         decoder_block_out_channels=(32, 32, 32),
@@ -38,27 +49,24 @@ def build_autoencoder() -> AutoencoderTiny:
     )
 
 
-def load_crops(data: str, split: str, cache: Path, size: int = CROP_SIZE) -> np.ndarray:
-    """(N, size, size, 3) uint8 aligned face crops of one split, in file order; cut once, then read from `cache`."""
-    path = cache / (f"crops_{split}.npy" if size == CROP_SIZE else f"crops_{split}_{size}.npy")
-    if not path.exists():
-        cache.mkdir(parents=True, exist_ok=True)
+def load_crops(data: Path, split: str, cache: Path, size: int = CROP_SIZE) -> np.ndarray:
+    """(N, size, size, 3) uint8 aligned face crops of one split in file order, cached on disk."""
+
+    def make() -> np.ndarray:
         portraits = track(load_portraits(data, split), f"cutting {split}")
-        crops = np.stack([portrait.face_crop(size).crop_image(portrait.image()) for portrait in portraits])
-        temporary = path.with_suffix(".part.npy")
-        np.save(temporary, crops)
-        temporary.replace(path)
-    return np.load(path)
+        return np.stack([portrait.face_crop(size).crop_image(portrait.image()) for portrait in portraits])
+
+    return cached_array(cache / (f"crops_{split}.npy" if size == CROP_SIZE else f"crops_{split}_{size}.npy"), make)
 
 
 def to_tensor(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last."""
+    """Convert (B, H, W, 3) uint8 to (B, 3, H, W) float32 in [-1, 1], channels last."""
     pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)
     return pixels.float().div(127.5).sub(1.0).contiguous(memory_format=torch.channels_last)
 
 
 def random_windows(crops: np.ndarray, coloured: np.ndarray, batch_size: int, rng: np.random.Generator) -> np.ndarray:
-    """(B, 64, 64, 3) uint8 windows of random crops, flipped and toned at random; half of them from `coloured` rows."""
+    """Draw (B, 64, 64, 3) uint8 windows of crops, half of them from the rows `coloured`."""
     windows = np.empty((batch_size, WINDOW, WINDOW, 3), dtype=np.uint8)
     rows = rng.integers(len(crops), size=batch_size)
     rows[::2] = rng.choice(coloured, size=len(rows[::2]))
@@ -71,9 +79,9 @@ def random_windows(crops: np.ndarray, coloured: np.ndarray, batch_size: int, rng
 
 
 def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """L1 of the pixels, of their differences to the neighbours (edges) and of the local mean chroma.
+    """L1 loss of the pixels, of their finite differences (edges) and of the local mean chroma.
 
-    Most portraits are grey: without the last term one of the two axes of colour is given up.
+    Most portraits are grey: without the chroma term, the model gives up one of two colour axes.
     """
     error = output - target
     horizontal, vertical = error[..., :, 1:] - error[..., :, :-1], error[..., 1:, :] - error[..., :-1, :]
@@ -83,7 +91,7 @@ def reconstruction_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
 
 
 def latent_penalty(latents: torch.Tensor) -> torch.Tensor:
-    """Squared distance of each channel's mean from 0 and standard deviation from 1: what a diffusion model expects."""
+    """Squared deviation of the channels from zero mean and unit standard deviation."""
     mean, std = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     return mean.square().mean() + (std - 1.0).square().mean()
 
@@ -112,23 +120,19 @@ def export(model: AutoencoderTiny, crops: np.ndarray, folder: Path, device: torc
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train until the budget is spent, from the checkpoint if there is one."""
+    """Train until the budget is spent; resume from a checkpoint if there is one."""
     device = torch.device(args.device)
     crops, validation = (load_crops(args.data, split, args.runs) for split in ("train", "validation"))
     coloured = np.flatnonzero([chroma_spread(crop) > MIN_CHROMA_SPREAD for crop in crops])
     torch.manual_seed(args.seed)
     model = build_autoencoder().to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.0)
-    checkpoint, step, spent = args.runs / "autoencoder.pt", 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent"]
+    parts, checkpoint = {"model": model, "optimizer": optimizer}, args.runs / "autoencoder.pt"
+    progress = resume(checkpoint, parts, device)
+    step = progress.get("step", 0)
     rng = np.random.default_rng([args.seed, step])
-    budget, log, save = Budget(args.minutes, spent), Every(30), Every(180)
+    budget, log, save = Budget(args.minutes, progress.get("spent", 0.0)), LossLog(logger), Every(180)
 
-    losses: list[float] = []
     while budget.fraction < 1.0:
         images = to_tensor(random_windows(crops, coloured, args.batch_size, rng), device)
         latents = model.encoder(images)
@@ -139,47 +143,23 @@ def train(args: argparse.Namespace) -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append(loss.item())
         step += 1
-        if log():
-            rate = optimizer.param_groups[0]["lr"]
-            done, mean_loss = 100.0 * budget.fraction, np.mean(losses)
-            logger.info("%5.1f %%  step %d  loss %.4f  lr %.1e", done, step, mean_loss, rate)
-            losses.clear()
+        log(budget.fraction, f"step {step}", loss=loss)
         if save():
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(checkpoint, state | {"step": step, "spent": budget.spent})
+            save_checkpoint(checkpoint, parts, step=step, spent=budget.spent)
             psnr = validation_psnr(model, validation[:64], device)
             logger.info("validation PSNR %.2f dB (64 portraits), %d windows seen", psnr, step * args.batch_size)
 
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    save_checkpoint(checkpoint, state | {"step": step, "spent": budget.spent})
+    save_checkpoint(checkpoint, parts, step=step, spent=budget.spent)
     export(model, crops, args.output, device)
     exported = AutoencoderTiny.from_pretrained(args.output).to(device).to(memory_format=torch.channels_last)
     logger.info("exported: validation PSNR %.2f dB", validation_psnr(exported, validation, device))
 
 
-def autoencoder_parser(
-    description: str | None, output: Path, minutes: float, batch_size: int, lr: float
-) -> argparse.ArgumentParser:
-    """Options of the training of an autoencoder, with these defaults."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--output", type=Path, default=output)
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--minutes", type=float, default=minutes, help="wall-clock budget, all runs together")
-    parser.add_argument("--batch-size", type=int, default=batch_size)
-    parser.add_argument("--lr", type=float, default=lr)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
-
-
 def main() -> None:
-    args = autoencoder_parser("Train the autoencoder of nullface-tiny.", RUNS / "vae_128", 35.0, 16, 2e-3).parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    torch.set_num_threads(args.threads)
+    defaults = {"output": RUNS / "vae_128", "minutes": 35.0, "batch_size": 16, "lr": 2e-3}
+    args = option_parser(__doc__, "data", "runs", "device", "threads", "seed", **defaults).parse_args()
+    set_up(args.threads)
     train(args)
 
 

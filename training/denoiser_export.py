@@ -1,9 +1,10 @@
-"""Write a trained denoiser as what users know: a Stable Diffusion folder and an IP-Adapter FaceID file.
+"""Export a trained denoiser as a Stable Diffusion folder and an IP-Adapter FaceID file.
 
-The published FaceID adapter has three parts: the identity projection, the keys and values of the decoupled attention,
-and a LoRA of all attention layers that must be on whenever the adapter is. Training from scratch needs no LoRA, so the
-strongest directions of the trained attention matrices are moved out of the UNet into the adapter's LoRA: together they
-are the trained model, and a UNet without its LoRA half is visibly not.
+The published FaceID adapter has three parts: the identity projection, the keys and values of the
+decoupled attention, and a LoRA of all attention layers that is active whenever the adapter is.
+Training from scratch needs no LoRA. The export therefore moves the strongest directions of the
+trained attention matrices from the UNet to the adapter's LoRA. Only both together are the trained
+model.
 """
 
 import json
@@ -34,11 +35,7 @@ logger = logging.getLogger("training.denoiser")
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The UNet without its adapter: 32 x 32 x 4 latents, cross-attention at the two lower resolutions.
-
-    Groups and heads are as large as those of the first nullface-tiny (2, 5 and 9 channels; 20 and 36), half as many
-    again of each, so that its weights could be the beginning of these.
-    """
+    """Untrained UNet without adapter; cross-attention at the two lower of three resolutions."""
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         block_out_channels=(48, 120, 216),
@@ -46,7 +43,7 @@ def build_unet() -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=CROSS_DIM,
-        attention_head_dim=6,  # for this class: the number of heads
+        attention_head_dim=6,  # the number of heads, despite its name
         norm_num_groups=24,
     )
 
@@ -66,7 +63,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def attach_fresh_adapter(unet: UNet2DConditionModel) -> None:
-    """Give a UNet an untrained FaceID adapter, made of diffusers' own modules."""
+    """Attach an untrained FaceID adapter, made of diffusers' own modules, to a UNet."""
     image_proj = {
         "proj.0.weight": torch.empty(PROJECTION_SIZE, EMBEDDING_SIZE),
         "proj.0.bias": torch.zeros(PROJECTION_SIZE),
@@ -75,8 +72,9 @@ def attach_fresh_adapter(unet: UNet2DConditionModel) -> None:
         "norm.weight": torch.ones(CROSS_DIM),
         "norm.bias": torch.zeros(CROSS_DIM),
     }
-    # The components of a unit-norm embedding are about 1/sqrt(512): unit variance behind the first layer, and distinct
-    # tokens for the zero embedding, need wider draws than a linear layer's default.
+    # The components of a unit-norm embedding are about 1/sqrt(512). Unit variance after the first
+    # layer and distinct tokens for the null embedding need a wider initialization than a linear
+    # layer's default.
     torch.nn.init.normal_(image_proj["proj.0.weight"], std=1.0)
     torch.nn.init.normal_(image_proj["proj.0.bias"], std=0.3)
     torch.nn.init.normal_(image_proj["proj.2.weight"], std=PROJECTION_SIZE**-0.5)
@@ -89,7 +87,7 @@ def attach_fresh_adapter(unet: UNet2DConditionModel) -> None:
 
 
 def attention_layers(unet: UNet2DConditionModel) -> list[tuple[str, Any]]:
-    """All attention layers with their names, in the order the adapter file numbers them: down, up, mid."""
+    """All attention layers and their names, in the adapter file's order: down, up, mid."""
     names = [name.removesuffix(".processor") for name in unet.attn_processors]
     return [(name, unet.get_submodule(name)) for name in names]
 
@@ -99,10 +97,11 @@ def split_lora(weight: torch.Tensor, rank: int = LORA_RANK) -> tuple[torch.Tenso
 
     Args:
         weight (`torch.Tensor`): (out, in) float32.
-        rank (`int`): directions to move.
+        rank (`int`): number of directions to move.
 
     Returns:
-        The rest (out, in) in float32, and the LoRA's `up` (out, rank) and `down` (rank, in) in float16.
+        `tuple`: the remaining (out, in) float32 matrix, and the LoRA's `up` (out, rank) and
+        `down` (rank, in) in float16.
     """
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
     root = s[:rank].sqrt()
@@ -114,10 +113,15 @@ def split_lora(weight: torch.Tensor, rank: int = LORA_RANK) -> tuple[torch.Tenso
 def split_model(
     unet: UNet2DConditionModel, projection: torch.Tensor
 ) -> tuple[UNet2DConditionModel, dict[str, torch.Tensor]]:
-    """A trained UNet with adapter to a plain float32 UNet, less the LoRA, and the float16 tensors of the adapter file.
+    """Split a trained UNet with adapter into a plain UNet and the tensors of the adapter file.
 
     Args:
-        projection (`torch.Tensor`): (512, 512), what the adapter does to embeddings from now on before anything else.
+        unet (`UNet2DConditionModel`): float32, with adapter.
+        projection (`torch.Tensor`): (512, 512), folded into the adapter's first layer, which then
+            takes unprojected embeddings.
+
+    Returns:
+        `tuple`: the float32 UNet without the LoRA's share, and float16 tensors by name.
     """
     adapter = {}
     for name, tensor in unet.encoder_hid_proj.image_projection_layers[0].state_dict().items():
@@ -142,7 +146,7 @@ def split_model(
 
 @torch.no_grad()
 def load_trained(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Put a model set's weights into a UNet with a fresh adapter: `split_model` backwards, in place."""
+    """Load a model set into a UNet with a fresh adapter: the inverse of `split_model`, in place."""
     state = load_file(folder / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     adapter = {name: tensor.float() for name, tensor in load_file(folder / ADAPTER_NAME).items()}
     unet.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=False)
@@ -161,7 +165,7 @@ def load_trained(unet: UNet2DConditionModel, folder: Path) -> None:
 
 
 def build_text_encoder(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """A tiny untrained CLIP text encoder and a byte-level tokenizer; the model only ever sees the empty prompt.
+    """Tiny untrained CLIP text encoder and its tokenizer, used for the empty prompt only.
 
     Args:
         folder (`Path`): where the tokenizer's files are written.
@@ -185,7 +189,7 @@ def build_text_encoder(folder: Path) -> tuple[CLIPTextModel, CLIPTokenizer]:
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """CLIP's tokenizer without merges: one token a byte."""
+    """CLIP tokenizer without merges: one token per byte."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [256 + i for i in range(256 - len(printable))]
     letters = [chr(code) for code in [*printable, *others]]
@@ -204,14 +208,17 @@ def empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> torch
 
 
 def export(unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Path, output: Path, runs: Path) -> None:
-    """Write `model/` and the adapter file into `output`, once they have been loaded again and found to be right.
+    """Write `model/` and the adapter file to `output` after checking them against the trained UNet.
 
     Args:
         unet (`UNet2DConditionModel`): trained, with adapter, on any device.
-        projection (`torch.Tensor`): (512, 512), what the adapter does to embeddings before anything else.
+        projection (`torch.Tensor`): (512, 512) projection of embeddings, folded into the adapter.
         autoencoder (`Path`): folder of the trained `AutoencoderTiny`.
-        output (`Path`): folder of the whole model set.
-        runs (`Path`): folder of caches, for the export until it is verified.
+        output (`Path`): folder of the model set.
+        runs (`Path`): folder that holds the export until it is verified.
+
+    Raises:
+        RuntimeError: If the exported model's relative error is above 0.01.
     """
     scratch = runs / "export"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -227,25 +234,25 @@ def export(unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Pa
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    # Not the text encoder: transformers would load it in the dtype on disk, diffusers loads the rest in float32.
+    # The text encoder stays float32: transformers loads the stored dtype, diffusers loads float32.
     for part in (pipe.unet, pipe.vae):
         part.half()
     pipe.save_pretrained(scratch / "model")
-    drop_odd_settings(scratch / "model" / "vae" / "config.json")
+    clean_config(scratch / "model" / "vae" / "config.json")
     save_file(adapter, scratch / ADAPTER_NAME, metadata={"format": "pt"})
     error, without_lora = verify(unet, projection, scratch)
-    logger.info("export is off by %.2g (relative rms), without its LoRA by %.2g", error, without_lora)
+    logger.info("relative RMS error of the export: %.2g, without its LoRA: %.2g", error, without_lora)
     if error > 0.01:
-        raise RuntimeError(f"The exported model differs from the trained one by {error:.2g}; see {scratch}.")
+        raise RuntimeError(f"The export differs from the trained model by {error:.2g} (relative RMS). See {scratch}.")
     for source in [scratch / ADAPTER_NAME, *(path for path in (scratch / "model").rglob("*") if path.is_file())]:
         target = output / source.relative_to(scratch)
         target.parent.mkdir(parents=True, exist_ok=True)
-        source.chmod(0o644)  # safetensors makes its files private
+        source.chmod(0o644)  # safetensors creates files that only the owner can read
         os.replace(source, target)
 
 
-def drop_odd_settings(config: Path) -> None:
-    """`AutoencoderTiny` writes a setting that its own constructor warns about; and where it lay is nobody's business."""
+def clean_config(config: Path) -> None:
+    """Remove the local path and a setting that `AutoencoderTiny` warns about from a config."""
     settings = json.loads(config.read_text())
     for name in ("block_out_channels", "_name_or_path"):
         settings.pop(name, None)
@@ -254,7 +261,7 @@ def drop_odd_settings(config: Path) -> None:
 
 @torch.no_grad()
 def verify(unet: UNet2DConditionModel, projection: torch.Tensor, folder: Path) -> tuple[float, float]:
-    """Relative rms error of the exported model against the trained one, with the adapter's LoRA and without."""
+    """Relative RMS error of the exported model, with the adapter's LoRA and without it."""
     pipe = StableDiffusionPipeline.from_pretrained(folder / "model", low_cpu_mem_usage=False)
     prompt = empty_prompt(pipe.text_encoder, pipe.tokenizer)
     pipe.load_ip_adapter(str(folder), subfolder="", weight_name=ADAPTER_NAME, image_encoder_folder=None)

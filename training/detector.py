@@ -1,9 +1,9 @@
-"""The face detector of nullface-tiny: an SCRFD-type network that InsightFace's own `SCRFD` class runs.
+"""Train the face detector of nullface-tiny, an SCRFD network for InsightFace's `SCRFD` class.
 
-Nine outputs: scores, boxes and five keypoints at strides 8, 16 and 32, two anchors a cell. The training scenes are
-composed: portraits at many sizes, whole or cut out, one to eight in a scene, on clothing, flags, textures and clutter.
+It has nine outputs: scores, boxes and five keypoints at strides 8, 16 and 32, with two anchors per
+cell. Training scenes are composed of portraits at many sizes.
 
-    python -m training.detector --minutes 42           # train, export, evaluate; goes on where it stopped
+    python -m training.detector --minutes 42           # train, export, evaluate; resumes
     python -m training.detector export
     python -m training.detector evaluate
 """
@@ -11,7 +11,6 @@ composed: portraits at many sizes, whole or cut out, one to eight in a scene, on
 import argparse
 import json
 import logging
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnx
 import torch
 from insightface.model_zoo.scrfd import SCRFD
 from skimage import data as skimage_data
@@ -27,35 +25,38 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.detector_network import ANCHOR_SIZES, ANCHORS, OUTPUT_WIDTHS, STRIDES, DetectorNetwork, ExportedDetector
-from training.detector_scenes import SMALLEST_FACE, Scene, SceneComposer, bounding_box, face_outline
-from training.loop import Budget, Every, cosine_rate, part_parser, resume, run_part, save_checkpoint
+from training.detector_scenes import MIN_FACE, Scene, SceneComposer, bounding_box, face_outline
+from training.loop import Budget, LossLog, Stateful, cosine_rate, option_parser, resume, run_tasks, save_checkpoint
 from training.muon import MixedOptimizer
-from training.onnx_weights import store_as_half
+from training.onnx_export import export_onnx
 from training.portraits import load_portraits
 
 
-PIXEL_MEAN, PIXEL_STD = 127.5, 128.0  # as InsightFace's SCRFD feeds its network
+PIXEL_MEAN, PIXEL_STD = 127.5, 128.0  # of InsightFace's SCRFD class
 
-# Scene side in px, scenes in a batch on a CPU, how often: all batches cost about the same.
+# Scene side in px, batch size on a CPU and probability; all batches cost about the same.
 SCENES = ((192, 24, 0.2), (256, 12, 0.3), (320, 8, 0.2), (448, 4, 0.15), (640, 2, 0.15))
 
-PICTURES = ("astronaut", "camera", "chelsea", "coffee", "rocket")  # one face, one in profile, and three without
+PICTURES = (
+    "astronaut",
+    "camera",
+    "chelsea",
+    "coffee",
+    "rocket",
+)  # of scikit-image: one face, one in profile, three without
 OUTPUT = Path("nullface_pipeline/tiny/face_models/detector.onnx")
 
 logger = logging.getLogger("training.detector")
 
 
-# --- targets and loss ------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Targets:
-    """What the network should say about one batch, anchors of all strides in one row of length A.
+    """Training targets of a batch; A counts the anchors of all strides.
 
     Attributes:
-        score (`Tensor`): (N, A) float32: 1 face, 0 none, -1 does not matter.
-        box (`Tensor`): (N, A, 4) float32, x0, y0, x1, y1 in px; meaningful where the score is 1.
-        keypoints (`Tensor`): (N, A, 10) float32, px.
+        score (`Tensor`): (N, A) float32: 1 face, 0 background, -1 ignored.
+        box (`Tensor`): (N, A, 4) float32 x0, y0, x1, y1 in px, valid where the score is 1.
+        keypoints (`Tensor`): (N, A, 10) float32 px, valid where the score is 1.
     """
 
     score: Tensor
@@ -65,7 +66,7 @@ class Targets:
 
 @lru_cache
 def anchor_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centres (A, 2), strides (A,) and anchor sizes (A,) in px of a (size, size) picture, in the outputs' order."""
+    """Centres (A, 2), strides (A,) and anchor sizes (A,) in px for a (size, size) image."""
     centres, strides, sizes = [], [], []
     for stride, anchor_sizes in zip(STRIDES, ANCHOR_SIZES):
         cells = size // stride
@@ -79,10 +80,10 @@ def anchor_grid(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def scene_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores (A,), boxes (A, 4) and keypoints (A, 10) wanted for one scene.
+    """Target scores (A,), boxes (A, 4) and keypoints (A, 10) of one scene.
 
-    A face belongs to the anchors near its centre whose size is within a factor 1.6 of its own; anchors a little
-    further away, in place or size, do not matter.
+    A face is assigned to anchors near its centre whose size is within a factor of 1.6 of its own.
+    Anchors slightly beyond these limits are ignored.
     """
     centres, strides, sizes = anchor_grid(scene.image.shape[0])
     score = np.zeros(len(sizes), np.float32)
@@ -93,33 +94,34 @@ def scene_targets(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         distance = np.abs(centres - (box[:2] + box[2:]) / 2).max(axis=1)
         ratio = np.abs(np.log(sizes / side))
         near = np.maximum(0.6 * strides, 0.15 * side)
-        mine = (distance <= near) & (ratio <= np.log(1.6))
-        around = (distance <= 2.0 * near) & (ratio <= np.log(2.5)) & (score == 0)
-        score[around] = -1.0
-        if visible and side >= SMALLEST_FACE:
-            score[mine], boxes[mine], keypoints[mine] = 1.0, box, points.ravel()
+        assigned = (distance <= near) & (ratio <= np.log(1.6))
+        ignored = (distance <= 2.0 * near) & (ratio <= np.log(2.5)) & (score == 0)
+        score[ignored] = -1.0
+        if visible and side >= MIN_FACE:
+            score[assigned], boxes[assigned], keypoints[assigned] = 1.0, box, points.ravel()
     return score, boxes, keypoints
 
 
 def batch_targets(scenes: list[Scene], device: torch.device) -> Targets:
+    """Stack the targets of scenes of one size."""
     parts = zip(*(scene_targets(scene) for scene in scenes))
     return Targets(*(torch.from_numpy(np.stack(part)).to(device) for part in parts))
 
 
 def detection_loss(levels: list[dict[str, Tensor]], targets: Targets, size: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Focal loss on the scores, IoU and distance loss on boxes, distance loss on keypoints.
+    """Focal loss of scores, IoU and L1 loss of boxes, L1 loss of keypoints: the sum and its parts.
 
-    The focal exponent is only 0.5: with the usual 2, boxes that are hardly ever faces still score 0.3 to 0.5.
+    The focal exponent is 0.5. With the usual 2, boxes that are hardly ever faces score 0.3 to 0.5.
     """
     device = targets.score.device
     centres, strides, _ = (torch.from_numpy(part).to(device) for part in anchor_grid(size))
     logits = torch.cat([level["score"] for level in levels], dim=1)[..., 0]
-    wanted, matters = targets.score.clamp(min=0.0), targets.score >= 0
-    error = (torch.sigmoid(logits.detach()) - wanted).abs()
-    entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    target, counted = targets.score.clamp(min=0.0), targets.score >= 0
+    error = (torch.sigmoid(logits.detach()) - target).abs()
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     faces = targets.score == 1
     count = faces.sum().clamp(min=1)
-    score_loss = (entropy * error.sqrt() * matters).sum() / count
+    score_loss = (entropy * error.sqrt() * counted).sum() / count
 
     pick = faces.nonzero(as_tuple=True)
     at, stride = centres[pick[1]], strides[pick[1], None]
@@ -136,18 +138,15 @@ def detection_loss(levels: list[dict[str, Tensor]], targets: Targets, size: int)
 
 
 def overlap(boxes: Tensor, others: Tensor) -> Tensor:
-    """(N,) intersection over union of (N, 4) boxes, pair by pair."""
+    """(N,) intersection over union of pairs of (N, 4) boxes."""
     inside = (torch.minimum(boxes[:, 2:], others[:, 2:]) - torch.maximum(boxes[:, :2], others[:, :2])).clamp(min=0)
     areas = [(b[:, 2:] - b[:, :2]).clamp(min=0).prod(dim=1) for b in (boxes, others)]
     shared = inside.prod(dim=1)
     return shared / (areas[0] + areas[1] - shared).clamp(min=1e-6)
 
 
-# --- training --------------------------------------------------------------------------------------------------------
-
-
 def to_input(images: list[np.ndarray], device: torch.device) -> Tensor:
-    """Stack (S, S, 3) uint8 pictures to the network's (N, 3, S, S) float32 input."""
+    """Stack (S, S, 3) uint8 images to the network's (N, 3, S, S) float32 input."""
     batch = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
     return ((batch.float() - PIXEL_MEAN) / PIXEL_STD).contiguous(memory_format=torch.channels_last)
 
@@ -163,20 +162,17 @@ def network_optimizer(network: nn.Module, rate: float) -> MixedOptimizer:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train for `args.minutes` of wall-clock time in all, counted over stops and resumes."""
+    """Train until the budget is spent; resume from a checkpoint if there is one."""
     device = torch.device(args.device)
     composer = SceneComposer(load_portraits(args.data, "train"))
     torch.manual_seed(args.seed)
     network = DetectorNetwork().to(device).to(memory_format=torch.channels_last)
-    optimizer = network_optimizer(network, args.learning_rate)
+    optimizer = network_optimizer(network, args.lr)
+    parts: dict[str, Stateful] = {"network": network, "optimizer": optimizer}
     checkpoint = args.runs / "detector.pt"
-    spent, step = resume(checkpoint, network, optimizer, device)
-
-    def save() -> None:
-        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(checkpoint, state | {"spent": budget.spent, "step": step})
-
-    budget, log, history = Budget(args.minutes, spent), Every(30), []
+    progress = resume(checkpoint, parts, device)
+    step = progress.get("step", 0)
+    budget, log = Budget(args.minutes, progress.get("spent", 0.0)), LossLog(logger)
     rng = np.random.default_rng((args.seed, step))
     network.train()
     while budget.fraction < 1.0:
@@ -185,53 +181,28 @@ def train(args: argparse.Namespace) -> None:
         with torch.autocast(device.type, torch.bfloat16):
             levels = network(to_input([scene.image for scene in scenes], device))
         levels = [{name: output.float() for name, output in level.items()} for level in levels]
-        loss, parts = detection_loss(levels, batch_targets(scenes, device), size)
+        loss, losses = detection_loss(levels, batch_targets(scenes, device), size)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.set_rate(cosine_rate(1.0, budget.fraction, step))
         optimizer.step()
-        history.append(torch.stack([part.detach() for part in parts.values()]))
         step += 1
-        if log():
-            figures = zip(parts, torch.stack(history).mean(dim=0).tolist())
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in figures)
-            logger.info("%5.1f %%  step %d  %s", 100.0 * budget.fraction, step, shown)
-            save()
-            history.clear()
-    save()
-
-
-# --- export ----------------------------------------------------------------------------------------------------------
+        if log(budget.fraction, f"step {step}", **losses):
+            save_checkpoint(checkpoint, parts, spent=budget.spent, step=step)
+    save_checkpoint(checkpoint, parts, spent=budget.spent, step=step)
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write the checkpoint as an SCRFD-type ONNX file with a free input size."""
+    """Export the checkpoint as an SCRFD-type ONNX file with a variable input size."""
     network = DetectorNetwork()
     network.load_state_dict(torch.load(args.runs / "detector.pt", map_location="cpu", weights_only=True)["network"])
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.output.with_suffix(".part")
     names = [f"{name}_{stride}" for name in OUTPUT_WIDTHS for stride in STRIDES]
-    torch.onnx.export(
-        ExportedDetector(network).eval(),
-        (torch.zeros(1, 3, 320, 256),),
-        str(temporary),
-        input_names=["input"],
-        output_names=names,
-        dynamic_axes={"input": {2: "height", 3: "width"}} | {name: {0: f"anchors_{name}"} for name in names},
-        dynamo=False,
-    )
-    model = store_as_half(onnx.load(temporary))
-    onnx.checker.check_model(model)
-    onnx.save(model, temporary)
-    os.replace(temporary, args.output)
-    logger.info("wrote %s, %.2f MB", args.output, args.output.stat().st_size / 1e6)
-
-
-# --- evaluation ------------------------------------------------------------------------------------------------------
+    axes = {"input": {2: "height", 3: "width"}} | {name: {0: f"anchors_{name}"} for name in names}
+    export_onnx(ExportedDetector(network), torch.zeros(1, 3, 320, 256), args.output, names, axes, logger)
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Run InsightFace's SCRFD class with the exported file on validation portraits and composed scenes."""
+    """Measure the exported file with InsightFace's SCRFD class on portraits and on scenes."""
     portraits = load_portraits(args.data, "validation")
     single = [
         Scene(face.image(), [bounding_box(face_outline(face.landmarks))], [face.keypoints()], [True])
@@ -261,9 +232,11 @@ def picture_scores(detector: SCRFD, name: str) -> list[float]:
 
 
 def measure(detector: SCRFD, scenes: list[Scene]) -> dict[str, float]:
-    """Recall at IoU 0.5 and false boxes (in % of the faces) at three thresholds, and the keypoints' mean error.
+    """Detection metrics at three score thresholds; faces that are mostly cut off are ignored.
 
-    The keypoint error is in % of the eye distance, over the faces found at 0.5. Cut-off faces count neither way.
+    Returns:
+        `dict`: `recall_x` at IoU 0.5; `false_percent_x`, false boxes in % of the faces;
+        `keypoint_error_percent`, the mean error in % of the eye distance, at a threshold of 0.5.
     """
     found_scores, false_scores, errors = [], [], []
     for scene in scenes:
@@ -290,11 +263,12 @@ def measure(detector: SCRFD, scenes: list[Scene]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = part_parser("Train, export and evaluate the detector.", OUTPUT)
-    parser.add_argument("--minutes", type=float, default=42.0, help="wall-clock budget of the training")
+    tasks = {"train": train, "export": export, "evaluate": evaluate}
+    shared = ("data", "runs", "device", "seed", "threads")
+    parser = option_parser(__doc__, *shared, output=OUTPUT, minutes=42.0, lr=2e-3)
+    parser.add_argument("task", nargs="?", default="all", choices=["all", *tasks])
     parser.add_argument("--batch-factor", type=int, default=1, help="multiplies the batch sizes, for a GPU")
-    args = parser.parse_args()
-    run_part(args, args.runs, train=train, export=export, evaluate=evaluate)
+    run_tasks(parser.parse_args(), tasks)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The network of nullface-tiny's detector: the nine outputs of an SCRFD, two anchors a cell, at strides 8, 16 and 32."""
+"""Network of nullface-tiny's detector, with the outputs of an SCRFD at strides 8, 16 and 32."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ from torch.nn import functional as F
 
 STRIDES = (8, 16, 32)
 ANCHORS = 2
-ANCHOR_SIZES = ((16, 32), (64, 128), (256, 512))  # side in px of the faces each anchor of each stride is for
-SCORE_SHIFT = -1.8  # of the exported logits: at 0.5, false boxes are then about 2 % of the faces on training portraits
+ANCHOR_SIZES = ((16, 32), (64, 128), (256, 512))  # face sides in px of the anchors of each stride
+SCORE_SHIFT = -1.8  # of the exported logits, so that a threshold of 0.5 gives about 2 % false boxes in training
 OUTPUT_WIDTHS = {"score": 1, "box": 4, "keypoints": 10}
 
 
@@ -22,7 +22,7 @@ def convolution(channels_in: int, channels: int, stride: int = 1, dilation: int 
 
 
 class Residual(nn.Module):
-    """One 3 x 3 convolution beside the identity."""
+    """Residual block of one 3 x 3 convolution."""
 
     def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
@@ -33,9 +33,9 @@ class Residual(nn.Module):
 
 
 class Head(nn.Module):
-    """Scores (logits), boxes and keypoints of one stride; distances in units of the stride.
+    """Head of one stride: logits, boxes and keypoints, with distances in units of the stride.
 
-    The raw box and keypoint channels are in units of each anchor's size, so that their targets are alike at all sizes.
+    Internally, distances are in units of the anchor's size, so that all sizes have similar targets.
     """
 
     unit: Tensor
@@ -43,7 +43,7 @@ class Head(nn.Module):
     def __init__(self, channels: int, stride: int, anchor_sizes: tuple[int, int]) -> None:
         super().__init__()
         self.features = convolution(channels, channels)
-        # Where exactly eyes and mouth are takes more than whether there is a face; at stride 8, it would take too long.
+        # Keypoints need more capacity than scores; at stride 8, it would cost too much time.
         self.shape = Residual(channels) if stride > STRIDES[0] else nn.Identity()
         self.outputs = nn.ModuleDict(
             {name: nn.Conv2d(channels, ANCHORS * width, 1) for name, width in OUTPUT_WIDTHS.items()}
@@ -53,7 +53,7 @@ class Head(nn.Module):
         self.register_buffer("unit", torch.tensor(anchor_sizes).float() / stride, persistent=False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) to {name: (N, H * W * 2, width)}, cells row by row, their two anchors side by side."""
+        """(N, C, H, W) to {name: (N, H * W * 2, width)}, cell by cell with adjacent anchors."""
         features = self.features(x)
         shape = self.shape(features)
         result = {}
@@ -66,11 +66,11 @@ class Head(nn.Module):
 
 
 class DetectorNetwork(nn.Module):
-    """(N, 3, H, W) float32 RGB in about [-1, 1], H and W multiples of 32, to the outputs of the three strides."""
+    """(N, 3, H, W) float32 RGB in about [-1, 1], sides multiples of 32, to outputs by stride."""
 
     def __init__(self, widths: tuple[int, ...] = (32, 48, 96, 160), neck: int = 64) -> None:
         super().__init__()
-        # One strided convolution: a finer stage would cost as much time as all the rest.
+        # One strided convolution: a stage at higher resolution would double the time.
         self.stem = nn.Sequential(
             nn.Conv2d(3, widths[0], 7, stride=4, padding=3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
@@ -98,7 +98,7 @@ class DetectorNetwork(nn.Module):
 
 
 class ExportedDetector(nn.Module):
-    """One image in, the nine outputs in the order InsightFace reads them: scores, boxes, keypoints, each by stride."""
+    """Network with InsightFace's nine outputs: scores, boxes, keypoints, each by stride."""
 
     def __init__(self, network: DetectorNetwork) -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""The scenes that nullface-tiny's detector is trained on: portraits at many sizes, whole or cut out, on clothing, flags,
-textures and clutter."""
+"""Composed training scenes of nullface-tiny's detector: portraits of many sizes on clutter."""
 
 from dataclasses import dataclass, field
 
@@ -12,34 +11,37 @@ from training import augmentation
 from training.portraits import Portrait, five_points
 
 
-SMALLEST_FACE = 13.0  # side in px; smaller ones are neither wanted nor wrong
-LARGEST_PORTRAIT = 900.0  # longer side in px; a detector is shown a photo of a portrait at 640
+MIN_FACE = 13.0  # side in px; smaller faces are ignored
+MAX_PORTRAIT = 900.0  # longer side in px; detectors scale photos to 640
 TEXTURES = ("brick", "grass", "gravel", "page", "moon", "hubble_deep_field", "immunohistochemistry")
 
 
 def face_outline(landmarks: np.ndarray, forehead: float = 0.7) -> np.ndarray:
-    """(27, 2) outline of a face: jaw line, and the brows raised towards the hairline.
+    """(27, 2) outline of a face: the jaw line, and the brows raised towards the hairline.
 
-    The iBUG points stop at the brows. Hairline to brow is about as far as brow to the base of the nose; the detector's
-    box, like those of WIDER FACE, goes up to 0.7 of that.
+    Args:
+        landmarks (`np.ndarray`): (68, 2) iBUG landmarks, which end at the brows.
+        forehead (`float`): height of the outline above the brows, relative to the distance from the
+            brows to the base of the nose. The hairline is at 1; boxes of WIDER FACE end at 0.7.
     """
     up = landmarks[17:27].mean(axis=0) - landmarks[33]
     return np.concatenate([landmarks[:17], landmarks[17:27] + forehead * up])
 
 
 def bounding_box(points: np.ndarray) -> np.ndarray:
-    """(4,) x0, y0, x1, y1 of (N, 2) points."""
+    """(4,) x0, y0, x1, y1 around (N, 2) points."""
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
 @dataclass
 class Scene:
-    """A composed training picture.
+    """Composed training image and its faces.
 
     Attributes:
         image (`np.ndarray`): (S, S, 3) uint8 RGB.
-        boxes, keypoints (`list`): (4,) and (5, 2) float of every face, px, from forehead to chin.
-        visible (`list`): False for faces that are cut off too much to be either wanted or wrong.
+        boxes (`list`): (4,) float x0, y0, x1, y1 of each face in px, from forehead to chin.
+        keypoints (`list`): (5, 2) float keypoints of each face in px.
+        visible (`list`): False for faces that are mostly cut off, which are ignored.
     """
 
     image: np.ndarray
@@ -60,10 +62,10 @@ class SceneComposer:
         ]
 
     def scene(self, size: int, rng: np.random.Generator) -> Scene:
-        """One scene of `size` px with 0 to 8 faces."""
+        """Scene of `size` px with 0 to 8 faces."""
         scene = Scene(self._background(size, rng))
         if rng.random() < 0.4:
-            # A portrait as it is: the face takes much of the picture.
+            # A whole portrait, whose face fills much of the image.
             self._place(scene, rng, size * rng.uniform(0.25, 0.95), whole=True)
         elif rng.random() < 0.9:
             largest = size * rng.uniform(0.15, 0.6)
@@ -71,30 +73,31 @@ class SceneComposer:
         return self._finish(scene, rng)
 
     def training_scene(self, size: int, rng: np.random.Generator) -> Scene:
-        """A scene, a window on one portrait, or a crowd of small faces."""
+        """Random kind of scene: some faces, a window on one portrait, or a crowd of small faces."""
         kind = rng.random()
         if kind < 0.4:
             return self.scene(size, rng)
         return self.window(size, rng) if kind < 0.65 else self.crowd(size, rng)
 
     def crowd(self, size: int, rng: np.random.Generator) -> Scene:
-        """Four to twelve faces, most of them small, as in one tile of a large photo."""
+        """Scene of 4 to 12 mostly small faces, as in one tile of a large photo."""
         scene = Scene(self._background(size, rng))
         self._place_some(scene, rng, int(rng.integers(4, 13)), max(24.0, 0.2 * size))
         return self._finish(scene, rng)
 
     def window(self, size: int, rng: np.random.Generator) -> Scene:
-        """A window of `size` px anywhere on one portrait, at the sizes at which a detector is shown portraits.
+        """Scene from a random window on one portrait, at typical detection sizes.
 
-        It shows what is taken for a face beside faces: parts of them, hands, collars, badges on lapels. One in five is
-        turned on a side or its head: as photos are looked at in all quarter turns, no face is wanted there.
+        It contains frequent false positives: parts of faces, hands, collars, badges. One in five is
+        rotated by a quarter turn or more and counts as background, because photos are searched in
+        all four orientations.
         """
         image, landmarks = self._portrait(rng)
-        turned = rng.random() < 0.2
+        rotated = rng.random() < 0.2
         degrees = (
-            90.0 * rng.integers(1, 4) + rng.uniform(-20, 20) if turned else np.clip(rng.normal(0.0, 18.0), -50, 50)
+            90.0 * rng.integers(1, 4) + rng.uniform(-20, 20) if rotated else np.clip(rng.normal(0.0, 18.0), -50, 50)
         )
-        longest = np.exp(rng.uniform(np.log(0.7 * size), np.log(LARGEST_PORTRAIT)))
+        longest = np.exp(rng.uniform(np.log(0.7 * size), np.log(MAX_PORTRAIT)))
         matrix = cv2.getRotationMatrix2D((0, 0), float(degrees), longest / max(image.shape[:2]))
         box = bounding_box(face_outline(landmarks))
         at = rng.uniform(box[:2], box[2:]) if rng.random() < 0.6 else rng.uniform(0, 1, 2) * image.shape[1::-1]
@@ -102,24 +105,24 @@ class SceneComposer:
 
         scene = Scene(self._background(size, rng))
         paste(scene.image, image, matrix, None)
-        if not turned:
+        if not rotated:
             _add_face(scene, landmarks @ matrix[:, :2].T + matrix[:, 2])
         return self._finish(scene, rng)
 
     def _portrait(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """A picture and its landmarks, perhaps mirrored."""
+        """A random portrait and its landmarks, mirrored at times."""
         number = int(rng.integers(len(self.images)))
         image, landmarks = self.images[number], self.landmarks[number]
         return augmentation.mirrored(image, landmarks) if rng.random() < 0.5 else (image, landmarks)
 
     def _place_some(self, scene: Scene, rng: np.random.Generator, count: int, largest: float) -> None:
-        """Try to place `count` faces of `SMALLEST_FACE` to `largest` px, small ones as often as large ones."""
+        """Try to place `count` faces of `MIN_FACE` to `largest` px, log-uniformly distributed."""
         for _ in range(count):
-            face_size = np.exp(rng.uniform(np.log(SMALLEST_FACE), np.log(largest)))
+            face_size = np.exp(rng.uniform(np.log(MIN_FACE), np.log(largest)))
             self._place(scene, rng, face_size, rng.random() < 0.4)
 
     def _place(self, scene: Scene, rng: np.random.Generator, face_size: float, whole: bool) -> None:
-        """Paste a portrait, all of it or only the head, so that its face is `face_size` px; give up if in the way."""
+        """Paste a portrait or its head with a face of `face_size` px, unless it covers another."""
         size = scene.image.shape[0]
         image, landmarks = self._portrait(rng)
         box = bounding_box(face_outline(landmarks))
@@ -146,10 +149,10 @@ class SceneComposer:
         _add_face(scene, points)
 
     def _background(self, size: int, rng: np.random.Generator) -> np.ndarray:
-        """(size, size, 3) uint8 without a face: plain, a texture, a face-free part of a portrait, or a mosaic."""
+        """(size, size, 3) uint8 image without faces."""
         kind = rng.random()
         if kind < 0.15:
-            # InsightFace pads with black; what is transparent is looked at over black and over white.
+            # InsightFace pads with black; transparent photos are searched over black and white.
             plain = int(rng.choice([0, 255, int(rng.integers(256))]))
             canvas: np.ndarray = np.full((size, size, 3), plain, np.uint8)
         elif kind < 0.3:
@@ -164,16 +167,16 @@ class SceneComposer:
         return canvas
 
     def _mosaic(self, size: int, rng: np.random.Generator, parts: int) -> np.ndarray:
+        """(size, size, 3) uint8 of rectangles of portraits without faces."""
         canvas = self._faceless_part((size, size), rng)
         for _ in range(parts - 1):
-            # Small pieces keep their detail; large ones are enlarged and soft.
             w, h = (int(side) for side in np.exp(rng.uniform(np.log(12.0), np.log(size), size=2)))
             x, y = int(rng.integers(0, size - w + 1)), int(rng.integers(0, size - h + 1))
             canvas[y : y + h, x : x + w] = self._faceless_part((w, h), rng)
         return canvas
 
     def _faceless_part(self, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-        """What is below, left or right of a face in some portrait, enlarged to (width, height)."""
+        """Part of a portrait beside or below the face, scaled to `size` (width, height)."""
         number = int(rng.integers(len(self.images)))
         image = self.images[number]
         x0, y0, x1, y1 = bounding_box(face_outline(self.landmarks[number], forehead=1.5)).astype(int)
@@ -185,7 +188,7 @@ class SceneComposer:
         return random_part(parts[int(rng.integers(len(parts)))], size, rng)
 
     def _finish(self, scene: Scene, rng: np.random.Generator) -> Scene:
-        """Changes of the whole picture."""
+        """Augment the whole image."""
         image = augmentation.random_style(scene.image, rng) if rng.random() < 0.5 else scene.image
         if rng.random() < 0.15:
             image = augmentation.blur(image, rng, largest_sigma=1.2)
@@ -198,7 +201,7 @@ class SceneComposer:
 
 
 def _add_face(scene: Scene, landmarks: np.ndarray) -> None:
-    """Note down a face that was pasted, by its (68, 2) landmarks in the scene."""
+    """Record a pasted face by its (68, 2) landmarks in the scene."""
     height, width = scene.image.shape[:2]
     box = bounding_box(face_outline(landmarks))
     scene.boxes.append(box)
@@ -207,7 +210,7 @@ def _add_face(scene: Scene, landmarks: np.ndarray) -> None:
 
 
 def head_only(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cut the part of the picture that `head_mask` needs."""
+    """Crop an image and its landmarks to the part that `head_mask` needs."""
     x0, y0, x1, y1 = bounding_box(face_outline(landmarks, forehead=1.6))
     reach = 0.25 * (x1 - x0)
     height, width = image.shape[:2]
@@ -217,7 +220,7 @@ def head_only(image: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def head_mask(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """(H, W) float32: 1 on face and hair, falling softly to 0 around them and at the picture's edge."""
+    """(H, W) float32 mask: 1 on face and hair, blurred to 0 around them and at the border."""
     outline = face_outline(landmarks, forehead=1.3)
     centre = outline.mean(axis=0)
     mask = np.zeros(image.shape[:2], np.float32)
@@ -226,7 +229,7 @@ def head_mask(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def paste(canvas: np.ndarray, image: np.ndarray, matrix: np.ndarray, mask: np.ndarray | None) -> None:
-    """Warp `image` onto `canvas` in place; without a mask all of it."""
+    """Warp an image onto `canvas` in place, weighted by an optional (H, W) mask."""
     height, width = image.shape[:2]
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) @ matrix[:, :2].T + matrix[:, 2]
     low = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
@@ -244,13 +247,13 @@ def paste(canvas: np.ndarray, image: np.ndarray, matrix: np.ndarray, mask: np.nd
 
 
 def covered_share(box: np.ndarray, cover: np.ndarray) -> float:
-    """Share of `box` that lies under the box `cover`."""
+    """Share of `box` that the box `cover` covers."""
     inside = np.minimum(box[2:], cover[2:]) - np.maximum(box[:2], cover[:2])
     return float(np.prod(np.maximum(inside, 0.0)) / np.prod(box[2:] - box[:2]))
 
 
 def random_part(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A random part of a picture, perhaps mirrored, scaled to (width, height)."""
+    """Random part of an image, flipped at times, scaled to `size` (width, height)."""
     h, w = (int(side * rng.uniform(0.4, 1.0)) for side in image.shape[:2])
     y, x = int(rng.integers(0, image.shape[0] - h + 1)), int(rng.integers(0, image.shape[1] - w + 1))
     part = image[y : y + h, x : x + w]
@@ -261,7 +264,7 @@ def random_part(image: np.ndarray, size: tuple[int, int], rng: np.random.Generat
 
 
 def clutter(canvas: np.ndarray, rng: np.random.Generator) -> None:
-    """Draw shapes, lines and letters on the canvas, some of them as skin-coloured and round as faces."""
+    """Draw shapes, lines and letters on the canvas, some of them round and skin-coloured."""
     size = canvas.shape[0]
     for _ in range(int(rng.integers(1, 16))):
         colour = rng.integers(0, 256, 3).tolist()

@@ -1,16 +1,14 @@
-"""What nullface-tiny does to people it has never seen: the figures, trends and pictures of its card.
+"""Evaluate nullface-tiny on unseen people: the tables, trends and pictures of its model card.
 
     python -m training.evaluate table
     python -m training.evaluate trends
     python -m training.evaluate masks
     python -m training.evaluate sheet
 
-The judge is dlib's recognizer on the finished photograph, against the original photographs of all validation portraits.
-It had no part in the training of anything. nullface-tiny's own recognizer and its teacher are asked as well; what they
-say is not independent.
+dlib's recognizer, which no training used, identifies finished photos among the originals of all
+validation portraits. nullface-tiny's recognizer and its teacher do so too, but are not independent.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,11 +32,11 @@ from nullface_pipeline.face_parsing import anonymization_mask, region_mask
 from nullface_pipeline.face_target import make_target
 from nullface_pipeline.identity_choices import RandomIdentity
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
-from nullface_pipeline.tiny_model import TINY_FOLDER
 from training.expression import HeadPose, compare
-from training.judge import Judge
 from training.latent_cache import CROP_SIZE, has_real_colour
+from training.loop import option_parser
 from training.portraits import Portrait, load_portraits
+from training.verifier import Verifier
 
 
 BATCH = 8
@@ -48,18 +46,18 @@ KEPT = ("eyes", "mouth")
 
 @dataclass(frozen=True)
 class Subject:
-    """One validation portrait, cut out and embedded."""
+    """Validation portrait with its aligned face, embedding and parsing."""
 
     portrait: Portrait
     photo: np.ndarray  # (H, W, 3) uint8 RGB
     crop: FaceCrop
-    aligned: np.ndarray  # (S, S, 3) uint8 RGB, at the pipeline's size
-    embedding: np.ndarray  # (512,) float32, of nullface-tiny's recognizer
-    labels: np.ndarray  # (S, S) int64, parsed
+    aligned: np.ndarray  # (S, S, 3) uint8 RGB, S the pipeline's size
+    embedding: np.ndarray  # (512,) float32, by nullface-tiny's recognizer
+    labels: np.ndarray  # (S, S) int64 labels of the face parser
 
 
 def load_model_set(folder: Path, device: str) -> StableDiffusionNullFacePipeline:
-    """As `load_nullface_tiny`, from any folder."""
+    """Load a model set of nullface-tiny's layout from any folder."""
     pipe = StableDiffusionNullFacePipeline.from_pretrained(folder / "model").to(device)
     pipe.load_face_adapter(folder / "face_adapter.safetensors")
     pipe.load_face_models(folder / "face_models", folder / "face_parser")
@@ -67,6 +65,7 @@ def load_model_set(folder: Path, device: str) -> StableDiffusionNullFacePipeline
 
 
 def load_subjects(pipe: Any, portraits: list[Portrait]) -> list[Subject]:
+    """Align, embed and parse the faces of portraits."""
     subjects, size = [], pipe.unet.config.sample_size * pipe.vae_scale_factor
     for portrait in track(portraits, "reading portraits"):
         photo, crop = portrait.image(), portrait.face_crop(size)
@@ -77,7 +76,7 @@ def load_subjects(pipe: Any, portraits: list[Portrait]) -> list[Subject]:
 
 
 class Anonymizer:
-    """Runs the pipeline over subjects; inversions with the same settings are made once."""
+    """Runs the pipeline on aligned faces; reuses the inversions of the latest settings."""
 
     def __init__(self, pipe: Any, subjects: list[Subject]):
         self.pipe, self.subjects = pipe, subjects
@@ -86,7 +85,7 @@ class Anonymizer:
     def __call__(
         self, keep: Sequence[str] | None = (), num_inference_steps: int = 100, skip: float = 0.7, **settings: Any
     ) -> list[np.ndarray]:
-        """(S, S, 3) uint8 results; `keep` None leaves the whole crop free to change."""
+        """(S, S, 3) uint8 results with `keep` unchanged; None also changes the surroundings."""
         results = []
         inversions = self._invert(num_inference_steps, skip)
         for start, inversion in zip(range(0, len(self.subjects), BATCH), track(inversions, f"{keep} {settings}")):
@@ -124,11 +123,12 @@ class Anonymizer:
 
 
 def change_mask(pipe: Any, subject: Subject, keep: Sequence[str]) -> np.ndarray:
+    """(S, S) float32 mask in [0, 1] of what changes when the regions `keep` are kept."""
     return anonymization_mask(subject.labels, pipe.face_parser.labels, keep, margin=MASK_MARGIN)
 
 
 def paste(subject: Subject, face: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """The finished photograph."""
+    """Paste an aligned result into the photo, within an optional mask."""
     weight = edge_feather(subject.crop.size)
     return subject.crop.paste(subject.photo, face, weight if mask is None else weight * mask)
 
@@ -136,13 +136,13 @@ def paste(subject: Subject, face: np.ndarray, mask: np.ndarray | None = None) ->
 def finish(
     pipe: Any, subjects: list[Subject], faces: list[np.ndarray], keep: Sequence[str] | None
 ) -> list[np.ndarray]:
-    """The finished photographs; with `keep` None, whole crops are pasted."""
+    """Paste all results into their photos; if `keep` is None, paste the whole crops."""
     masks = [None if keep is None else change_mask(pipe, subject, keep) for subject in subjects]
     return [paste(*args) for args in zip(subjects, faces, masks)]
 
 
-def hidden_photos(pipe: Any, subjects: list[Subject], keep: Sequence[str]) -> list[np.ndarray]:
-    """The finished photographs of what the commands do by default, at the first attempt."""
+def anonymize_by_default(pipe: Any, subjects: list[Subject], keep: Sequence[str]) -> list[np.ndarray]:
+    """Finished photos with the default options of the commands, first attempt only."""
     photos = []
     for start in track(range(0, len(subjects), BATCH), f"{keep} by default"):
         batch = subjects[start : start + BATCH]
@@ -157,7 +157,7 @@ def hidden_photos(pipe: Any, subjects: list[Subject], keep: Sequence[str]) -> li
 
 
 def reconstruct(pipe: Any, subjects: list[Subject]) -> list[np.ndarray]:
-    """What the autoencoder alone makes of the crops."""
+    """Encode and decode the aligned faces without any change."""
     faces = []
     with torch.no_grad():
         for subject in subjects:
@@ -167,32 +167,32 @@ def reconstruct(pipe: Any, subjects: list[Subject]) -> list[np.ndarray]:
     return faces
 
 
-class Examiner:
-    """Everything that is measured on finished photographs."""
+class PhotoMetrics:
+    """Privacy and utility metrics of finished photos."""
 
     def __init__(self, pipe: Any, portraits: list[Portrait], models: Path) -> None:
         self.pipe, self.pose = pipe, HeadPose(models / "head_pose_66.onnx")
-        self.judge = Judge(portraits)
-        self.student = Judge(portraits, InsightFaceRecognizer("student", pipe.face_analyser))
-        self.teacher = Judge(portraits, OnnxRecognizer("teacher", models / "face_recognizer_512.onnx"))
+        self.verifier = Verifier(portraits)
+        self.student = Verifier(portraits, InsightFaceRecognizer("student", pipe.face_analyser))
+        self.teacher = Verifier(portraits, OnnxRecognizer("teacher", models / "face_recognizer_512.onnx"))
 
     def __call__(self, subjects: list[Subject], photos: list[np.ndarray]) -> dict[str, float]:
         portraits, originals = [s.portrait for s in subjects], [s.photo for s in subjects]
-        row = self.judge(portraits, photos)
+        row = self.verifier(portraits, photos)
         row |= {f"student_{name}": value for name, value in self.student(portraits, photos).items()}
         row["teacher_rank1"] = self.teacher(portraits, photos)["rank1"]
         row |= compare(portraits, originals, photos, self.pose)
-        row["detected"] = 100.0 * float(np.mean([self.is_found(*pair) for pair in zip(photos, portraits)]))
+        row["detected"] = 100.0 * float(np.mean([self.is_detected(*pair) for pair in zip(photos, portraits)]))
         row["background_change"] = background_change(self.pipe, subjects, photos)
         return row
 
-    def is_found(self, photo: np.ndarray, portrait: Portrait) -> bool:
-        """Whether the detector finds a face about the nose."""
+    def is_detected(self, photo: np.ndarray, portrait: Portrait) -> bool:
+        """Whether the detector finds a face that contains the tip of the nose."""
         return any(holds(face, portrait.landmarks[30]) for face in locate_faces(self.pipe.face_analyser, photo))
 
 
 def background_change(pipe: Any, subjects: list[Subject], photos: list[np.ndarray]) -> float:
-    """Mean absolute change, of 255, of the crop's pixels where the face mask is zero."""
+    """Mean absolute change (of 255) of crop pixels outside the face mask."""
     changes = []
     for subject, photo in zip(subjects, photos):
         outside = change_mask(pipe, subject, ()) < 1 / 255
@@ -202,46 +202,41 @@ def background_change(pipe: Any, subjects: list[Subject], photos: list[np.ndarra
     return float(np.mean(changes))
 
 
-def make_table(pipe: Any, portraits: list[Portrait], examine: Examiner) -> list[dict[str, Any]]:
-    """One row for each way of hiding a face."""
+def make_table(pipe: Any, portraits: list[Portrait], measure: PhotoMetrics) -> list[dict[str, Any]]:
+    """One row of metrics per method."""
     subjects = load_subjects(pipe, portraits)
     rows = []
 
     def add(name: str, photos: list[np.ndarray]) -> None:
-        row = {"name": name, "count": len(subjects), **examine(subjects, photos)}
-        rows.append(row)
-        print(json.dumps(row), flush=True)
+        rows.append({"name": name, "count": len(subjects), **measure(subjects, photos)})
+        print(json.dumps(rows[-1]), flush=True)
 
     add("original", [subject.photo for subject in subjects])
     add("reconstruction only", [paste(s, face) for s, face in zip(subjects, reconstruct(pipe, subjects))])
     faces = [FaceLocation(s.portrait.box, s.portrait.keypoints(), 1.0) for s in subjects]
     add("pixelated", [pixelate(s.photo, face) for s, face in zip(subjects, faces)])
-    ways = (("whole face", ()), ("eyes and mouth kept", KEPT))
-    for name, keep in ways:
-        add(f"{name}, by default", hidden_photos(pipe, subjects, keep))
+    kept_regions = (("whole face", ()), ("eyes and mouth kept", KEPT))
+    for name, keep in kept_regions:
+        add(f"{name}, by default", anonymize_by_default(pipe, subjects, keep))
     anonymize = Anonymizer(pipe, subjects)
     for title, settings in (("straight away", pipe.presets["standard"]), ("paper's settings", PAPER_SETTINGS)):
-        for name, keep in ways:
+        for name, keep in kept_regions:
             add(f"{name}, {title}", finish(pipe, subjects, anonymize(keep=keep, **settings), keep))
     return rows
 
 
-def make_trends(pipe: Any, portraits: list[Portrait], examine: Examiner) -> dict[str, list[dict[str, float]]]:
-    """The paper's sweeps: one list of points for each knob."""
+def make_trends(pipe: Any, portraits: list[Portrait], metrics: PhotoMetrics) -> dict[str, list[dict[str, float]]]:
+    """The paper's sweeps: metrics by setting and value."""
     subjects = load_subjects(pipe, portraits)
     anonymize = Anonymizer(pipe, subjects)
 
     def measure(value: float, keep: Sequence[str] | None = None, **settings: Any) -> dict[str, float]:
         faces = anonymize(keep=keep, **settings)
         photos = finish(pipe, subjects, faces, keep)
-        change = np.mean([np.abs(face.astype(int) - s.aligned).mean() for face, s in zip(faces, subjects)])
-        point = {
-            "value": value,
-            **examine.judge([s.portrait for s in subjects], photos),
-            "image_change": float(change),
-        }
-        kept = [kept_change(pipe, subject, face) for subject, face in zip(subjects, faces)]
-        point["kept_change"] = float(np.mean(kept))
+        pairs = list(zip(subjects, faces))
+        point = {"value": value, **metrics.verifier([subject.portrait for subject in subjects], photos)}
+        point["image_change"] = float(np.mean([np.abs(face.astype(int) - s.aligned).mean() for s, face in pairs]))
+        point["kept_change"] = float(np.mean([kept_change(pipe, *pair) for pair in pairs]))
         print(json.dumps(point), flush=True)
         return point
 
@@ -255,45 +250,43 @@ def make_trends(pipe: Any, portraits: list[Portrait], examine: Examiner) -> dict
     }
 
 
-def make_mask_table(pipe: Any, portraits: list[Portrait], examine: Examiner) -> list[dict[str, Any]]:
-    """Whether to hold the mask from the start or from 0.8 of the steps on: who is found again, and how the seam looks."""
+def make_mask_table(pipe: Any, portraits: list[Portrait], measure: PhotoMetrics) -> list[dict[str, Any]]:
+    """Metrics with the mask applied from the start, and from 0.8 of the steps on."""
     subjects = load_subjects(pipe, portraits)
     anonymize = Anonymizer(pipe, subjects)
     rows = []
-    for name, settings in (
-        ("paper's settings", PAPER_SETTINGS),
-        ("nullface-tiny's settings", pipe.presets["standard"]),
-    ):
+    for name, settings in (("paper's", PAPER_SETTINGS), ("nullface-tiny's", pipe.presets["standard"])):
         for start in (settings["skip"], 0.8):
             photos = finish(pipe, subjects, anonymize(keep=(), **settings, mask_start=start), ())
-            row = {"name": name, "mask_start": start, "count": len(subjects), **examine(subjects, photos)}
-            row["seam"] = float(np.mean([seam(pipe, *args) for args in zip(subjects, photos)]))
-            rows.append(row)
-            print(json.dumps(row), flush=True)
+            row = {"name": f"{name} settings", "mask_start": start, "count": len(subjects)}
+            rows.append(row | measure(subjects, photos))
+            rows[-1]["seam"] = float(np.mean([seam(pipe, *args) for args in zip(subjects, photos)]))
+            print(json.dumps(rows[-1]), flush=True)
     return rows
 
 
 def seam(pipe: Any, subject: Subject, photo: np.ndarray) -> float:
-    """How much steeper, in grey values of 255 a pixel, the picture is along the mask's edge than the original there."""
+    """Increase of the gradient along the mask's edge, in grey values (of 255) per pixel."""
     mask = change_mask(pipe, subject, ())
     edge = (mask > 0.02) & (mask < 0.98)
-    after, before = (steepness(image)[edge].mean() for image in (subject.crop.crop_image(photo), subject.aligned))
+    after, before = (gradient_norm(image)[edge].mean() for image in (subject.crop.crop_image(photo), subject.aligned))
     return float(after - before)
 
 
-def steepness(image: np.ndarray) -> np.ndarray:
-    """(H, W) float32 length of the gradient of an (H, W, 3) uint8 RGB image's grey values."""
+def gradient_norm(image: np.ndarray) -> np.ndarray:
+    """(H, W) float32 gradient norm of the grey values of an (H, W, 3) uint8 RGB image."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     return np.hypot(cv2.Sobel(grey, -1, 1, 0, ksize=1), cv2.Sobel(grey, -1, 0, 1, ksize=1)) / 2.0
 
 
 def kept_change(pipe: Any, subject: Subject, face: np.ndarray) -> float:
-    """Mean absolute change, of 255, of eyes and mouth in the crop as the model returned it."""
+    """Mean absolute change (of 255) of eyes and mouth in the model's output."""
     kept = region_mask(subject.labels, pipe.face_parser.labels, KEPT)
     return float(np.abs(face.astype(int) - subject.aligned)[kept].mean()) if kept.any() else 0.0
 
 
 def plot_trends(trends: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Plot one panel per sweep of `make_trends`."""
     panels = (
         ("identity_scale", "similarity", "λ_id", "similarity to the person"),
         ("guidance_scale", "similarity", "λ_cfg", "similarity to the person"),
@@ -315,11 +308,11 @@ def plot_trends(trends: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 
 def make_sheet(pipe: Any, portraits: list[Portrait]) -> np.ndarray:
-    """Columns of original, reconstruction, anonymized, eyes and mouth kept; twelve portraits a block."""
+    """Picture of originals, reconstructions and results, in blocks of twelve portraits."""
     subjects = load_subjects(pipe, portraits)
     rows = [[subject.aligned for subject in subjects], reconstruct(pipe, subjects)]
     for keep in ((), KEPT):
-        photos = hidden_photos(pipe, subjects, keep)
+        photos = anonymize_by_default(pipe, subjects, keep)
         rows.append([subject.crop.crop_image(photo) for subject, photo in zip(subjects, photos)])
     blocks = [
         np.concatenate([np.concatenate(row[start : start + 12], axis=1) for row in rows])
@@ -330,7 +323,7 @@ def make_sheet(pipe: Any, portraits: list[Portrait]) -> np.ndarray:
 
 
 def choose_good(portraits: list[Portrait], count: int) -> list[Portrait]:
-    """Real colour photographs whose crops have about a hundred pixels a side or more, evenly spread over the data."""
+    """Evenly spaced colour photographs with crops of at least about 100 px per side."""
     crops = [(portrait, portrait.face_crop(CROP_SIZE)) for portrait in portraits if portrait.colour]
     large = [(portrait, crop.crop_image(portrait.image())) for portrait, crop in crops if crop.scale <= 1.25]
     good = [portrait for portrait, crop in large if has_real_colour(portrait, crop)]
@@ -338,45 +331,36 @@ def choose_good(portraits: list[Portrait], count: int) -> list[Portrait]:
 
 
 def spread(portraits: list[Portrait], count: int) -> list[Portrait]:
-    """So many portraits, or all if there are fewer, evenly spread over the list."""
+    """Up to `count` portraits, evenly spaced in the list."""
     return [portraits[index] for index in np.linspace(0, len(portraits) - 1, min(count, len(portraits))).astype(int)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["table", "trends", "masks", "sheet"])
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--model", type=Path, default=TINY_FOLDER, help="folder of the model set")
-    parser.add_argument("--models", type=Path, default=Path("../shared/models"), help="networks that measure")
-    parser.add_argument("--people", default="all", choices=["all", "even", "odd"], help="of the validation people")
-    parser.add_argument("--output", type=Path, default=Path("docs/nullface-tiny"))
+    default_counts = {"table": None, "trends": 48, "masks": 48, "sheet": 24}
+    shared = ("data", "model", "models", "device", "threads")
+    parser = option_parser(__doc__, *shared, output=Path("docs/nullface-tiny"))
+    parser.add_argument("part", choices=list(default_counts))
     parser.add_argument(
-        "--count", type=int, help="portraits; all for the table, 48 for trends and masks, 24 for the sheet"
+        "--people", default="all", choices=["all", "even", "odd"], help="part of the validation people"
     )
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--count", type=int, help="number of portraits (table: all, trends and masks: 48, sheet: 24)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
     portraits = load_portraits(args.data, "validation")
     pipe = load_model_set(args.model, args.device)
     pipe.set_progress_bar_config(disable=True)
-    examine = Examiner(pipe, portraits, args.models)
     chosen = {"all": portraits, "even": portraits[::2], "odd": portraits[1::2]}[args.people]
-
-    if args.part == "table":
-        rows = make_table(pipe, spread(chosen, args.count or len(chosen)), examine)
-        (args.output / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
-    elif args.part == "masks":
-        rows = make_mask_table(pipe, spread(chosen, args.count or 48), examine)
-        (args.output / "masks.json").write_text(json.dumps(rows, indent=1) + "\n")
-    elif args.part == "trends":
-        trends = make_trends(pipe, spread(chosen, args.count or 48), examine)
-        (args.output / "trends.json").write_text(json.dumps(trends, indent=1) + "\n")
-        plot_trends(trends, args.output / "trends.png")
-    else:
-        sheet = make_sheet(pipe, choose_good(chosen, args.count or 24))
-        PIL.Image.fromarray(sheet).save(args.output / "faces.jpg", quality=88)
+    count = args.count or default_counts[args.part] or len(chosen)
+    if args.part == "sheet":
+        PIL.Image.fromarray(make_sheet(pipe, choose_good(chosen, count))).save(args.output / "faces.jpg", quality=88)
+        return
+    measure, chosen = PhotoMetrics(pipe, portraits, args.models), spread(chosen, count)
+    make = {"table": make_table, "trends": make_trends, "masks": make_mask_table}[args.part]
+    figures: Any = make(pipe, chosen, measure)
+    (args.output / f"{args.part}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    if args.part == "trends":
+        plot_trends(figures, args.output / "trends.png")
 
 
 if __name__ == "__main__":

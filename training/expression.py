@@ -1,6 +1,6 @@
-"""Where a face looks and what it does: landmarks, openings of mouth and eyes, and the head's pose in degrees."""
+"""Facial landmarks, expression and head pose, and how well results preserve them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ SHAPE_PREDICTOR = "models/shape_predictor_68_face_landmarks.dat"
 POSE_NETWORK = Path("../shared/models/head_pose_66.onnx")
 POSE_SIZE = 224
 PIXEL_MEAN, PIXEL_STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-MOUTH_OPEN, EYES_OPEN = 0.06, 0.18  # from which on a mouth or a pair of eyes counts as open
+MOUTH_OPEN, EYES_OPEN = 0.06, 0.18  # thresholds of the first two values of `openings`
 
 
 def find_landmarks(photo: np.ndarray, portrait: Portrait) -> np.ndarray:
-    """(68, 2) landmarks by dlib's shape predictor, started from the portrait's box."""
+    """(68, 2) float64 landmarks by dlib's shape predictor, given the portrait's box."""
     x0, y0, x1, y1 = portrait.box.round().astype(int).tolist()
     shape = shape_predictor()(np.ascontiguousarray(photo), dlib.rectangle(x0, y0, x1, y1))
     return np.array([[point.x, point.y] for point in shape.parts()], dtype=np.float64)
@@ -30,20 +30,18 @@ def find_landmarks(photo: np.ndarray, portrait: Portrait) -> np.ndarray:
 
 @cache
 def shape_predictor() -> Any:
-    """dlib's; the annotation is in the package's stubs only."""
+    """Load dlib's landmark predictor."""
     return dlib.shape_predictor(str(models_folder() / SHAPE_PREDICTOR))
 
 
 def landmark_drift(before: np.ndarray, after: np.ndarray) -> float:
-    """Mean distance of (68, 2) landmarks before and after, in % of the distance between the eyes before."""
+    """Mean distance between two (68, 2) landmark sets, in % of the first one's eye distance."""
     eye_distance = np.linalg.norm(before[36:42].mean(axis=0) - before[42:48].mean(axis=0))
     return 100.0 * float(np.linalg.norm(after - before, axis=-1).mean() / eye_distance)
 
 
 def openings(points: np.ndarray) -> tuple[float, float, float]:
-    """Of (68, 2) landmarks: gap between the lips over the mouth's width, height of the eyes over their width, and the
-    mouth's width over the eyes' distance, which a smile makes larger.
-    """
+    """Lip gap by mouth width, eye height by eye width, and mouth width by eye distance (smile)."""
 
     def distance(first: int, second: int) -> float:
         return float(np.linalg.norm(points[first] - points[second]))
@@ -55,7 +53,7 @@ def openings(points: np.ndarray) -> tuple[float, float, float]:
 
 
 class HeadPose:
-    """A Hopenet-type network: yaw, pitch and roll of a face whose box is known."""
+    """Hopenet-type network for the yaw, pitch and roll of a face."""
 
     def __init__(self, path: Path | str = POSE_NETWORK) -> None:
         options = onnxruntime.SessionOptions()
@@ -63,7 +61,7 @@ class HeadPose:
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, photo: np.ndarray, box: np.ndarray) -> np.ndarray:
-        """(3,) degrees of the face in `box`, x0, y0, x1, y1 in an (H, W, 3) uint8 RGB photo."""
+        """(3,) yaw, pitch and roll in degrees of the face in a box x0, y0, x1, y1 of a photo."""
         reach = 0.25 * (box[2:] - box[:2])
         low, high = box[:2] - reach, box[2:] + reach
         scale = POSE_SIZE / (high - low)
@@ -81,8 +79,19 @@ class HeadPose:
 def compare(
     portraits: Sequence[Portrait], before: Sequence[np.ndarray], after: Sequence[np.ndarray], pose: HeadPose | None
 ) -> dict[str, float]:
-    """How much of face shape, expression and head pose N photos keep; means over the N."""
-    points = [np.stack(list(_landmarks(photos, portraits))) for photos in (before, after)]
+    """Utility metrics of N results: preservation of landmarks, expression and head pose.
+
+    Args:
+        portraits (`Sequence[Portrait]`): people of the photos.
+        before, after (`Sequence[np.ndarray]`): (H, W, 3) uint8 RGB originals and results.
+        pose (`HeadPose`, *optional*): measures the pose as well.
+
+    Returns:
+        `dict`: `landmark_drift`, in % of the eye distance; `mouth_correlation`,
+            `eyes_correlation` and `smile_correlation` of `openings`; `expression_kept`, photos in %
+            whose mouth and eyes stay open or closed; `pose_degrees`, the mean difference.
+    """
+    points = [np.stack([find_landmarks(*pair) for pair in zip(photos, portraits)]) for photos in (before, after)]
     states = [np.array([openings(face) for face in faces]) for faces in points]
     kept = (states[0][:, 0] > MOUTH_OPEN) == (states[1][:, 0] > MOUTH_OPEN)
     kept &= (states[0][:, 1] > EYES_OPEN) == (states[1][:, 1] > EYES_OPEN)
@@ -95,14 +104,7 @@ def compare(
         "expression_kept": 100.0 * float(kept.mean()),
     }
     if pose is not None:
-        angles = [np.stack([pose(*pair) for pair in zip(photos, _boxes(portraits))]) for photos in (before, after)]
+        boxes = [portrait.box for portrait in portraits]
+        angles = [np.stack([pose(*pair) for pair in zip(photos, boxes)]) for photos in (before, after)]
         result["pose_degrees"] = float(np.abs(angles[0] - angles[1]).mean())
     return result
-
-
-def _landmarks(photos: Sequence[np.ndarray], portraits: Sequence[Portrait]) -> Iterator[np.ndarray]:
-    return (find_landmarks(photo, portrait) for photo, portrait in zip(photos, portraits))
-
-
-def _boxes(portraits: Sequence[Portrait]) -> list[np.ndarray]:
-    return [portrait.box for portrait in portraits]

@@ -1,14 +1,15 @@
-"""One person's face under another's landmarks: what teaches the denoiser that the identity decides who is in a picture.
+"""Face swaps, which train the denoiser to follow the identity embedding, not the image.
 
-At the timesteps where the method works, a noisy face shows who it is, so that a denoiser that is only told the truth
-hardly needs to be told. Here the face of B lies in the portrait of A, warped to A's landmarks and in A's tones. Told
-"A", the denoiser has to make A of it; told "B", to leave it. So it learns to believe what it is told where the picture
-says otherwise, and to take pose, expression, light and hair from the picture.
+At the method's timesteps, a noisy face still shows its identity. A denoiser trained only on
+matching pairs of image and embedding therefore learns to ignore the embedding. In a face swap, the
+face of person B lies in the portrait of person A, warped to A's landmarks and toned like A's.
+Conditioned on A, the denoiser has to restore A's face; conditioned on B, it has to leave the image
+unchanged. Pose, expression, light and hair come from the image in both cases.
 
     python -m training.face_swaps        # after training.latent_cache and training.sampling
 """
 
-import argparse
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,47 +21,36 @@ from rich.progress import track
 from scipy.interpolate import LinearNDInterpolator
 
 from training.latent_cache import CROP_SIZE, LatentCache, cached_landmarks, encode, styled_crops
-from training.loop import RUNS
+from training.loop import ArrayCache, option_parser, set_up
 from training.portraits import Portrait, load_portraits
-from training.pose_erasure import like_the_reddest_lips
+from training.pose_erasure import similar_to_reddest_lips
 from training.sampling import CHEEKS, LIPS, Sampling, measures, smoothed
 from training.teacher import TeacherEmbeddings
 
 
-FOREHEAD = 0.5  # how far above the brows a face is swapped, of the distance from brows to the base of the nose
-NEAREST = 30  # of the faces with the most similar landmarks one is drawn
-FARTHEST_TONE = 0.8  # how much two faces' measures may differ, in standard deviations
-LARGEST_SIMILARITY = 0.35  # of two different people, by the teacher
+FOREHEAD = 0.5  # height of the swapped forehead, relative to the distance from the brows to the base of the nose
+NUM_NEAREST = 30  # faces with the most similar landmarks, of which one is drawn
+MAX_TONE_DIFFERENCE = 0.8  # between the measures of two faces, in standard deviations
+MAX_SIMILARITY = 0.35  # between two people, by the teacher
 
 
 @dataclass(frozen=True)
-class SwapCache:
+class SwapCache(ArrayCache):
     """Latents of swapped faces, in the order of the latent cache."""
 
+    FILE = "swaps_{split}.npz"
     latents: np.ndarray  # (N, V, 4, 32, 32) float16
-    partners: np.ndarray  # (N, V) int64, rows of the portraits whose faces were put in
-
-    @classmethod
-    def load(cls, runs: Path) -> "SwapCache":
-        """Read what `python -m training.face_swaps` wrote."""
-        with np.load(runs / "swaps_train.npz") as file:
-            return cls(file["latents"], file["partners"])
-
-    def save(self, runs: Path) -> None:
-        """Write the file, under a temporary name first."""
-        temporary = runs / "swaps_train.part.npz"
-        np.savez(temporary, latents=self.latents, partners=self.partners)
-        temporary.replace(runs / "swaps_train.npz")
+    partners: np.ndarray  # (N, V) int64, rows of the portraits that the faces are taken from
 
 
 def with_forehead(landmarks: np.ndarray) -> np.ndarray:
-    """(78, 2): 68 landmarks, and the brows once more, raised into the forehead."""
+    """Extend (68, 2) landmarks to (78, 2) by the brow points raised into the forehead."""
     up = landmarks[17:27].mean(axis=0) - landmarks[33]
     return np.concatenate([landmarks, landmarks[17:27] + FOREHEAD * up])
 
 
 def swap_face(crop: np.ndarray, landmarks: np.ndarray, other: np.ndarray, other_landmarks: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: `crop` with the face of `other`, both (H, W, 3) uint8 with (68, 2) landmarks in them."""
+    """Replace the face in an (H, W, 3) uint8 crop by that of `other`, by (68, 2) landmarks."""
     points, other_points = with_forehead(landmarks), with_forehead(other_landmarks)
     ticks = np.stack(np.meshgrid(np.arange(crop.shape[1]), np.arange(crop.shape[0])), axis=-1)
     source = np.nan_to_num(LinearNDInterpolator(points, other_points)(ticks), nan=-1.0).astype(np.float32)
@@ -69,55 +59,53 @@ def swap_face(crop: np.ndarray, landmarks: np.ndarray, other: np.ndarray, other_
     inside: np.ndarray = np.zeros(crop.shape[:2], np.float32)
     cv2.fillConvexPoly(inside, cv2.convexHull(np.rint(points).astype(np.int32)), 1.0)
     inside = cv2.erode(inside, np.ones((5, 5)), borderType=cv2.BORDER_CONSTANT, borderValue=0.0)
-    toned = in_tones_of(warped, crop, inside > 0.0)
+    toned = match_tones(warped, crop, inside > 0.0)
     soft = cv2.GaussianBlur(inside, (0, 0), 1.5)[..., None]
     return np.rint(soft * toned + (1.0 - soft) * crop).astype(np.uint8)
 
 
-def in_tones_of(picture: np.ndarray, model: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 picture with the mean and the spread that `model` has in Lab within an (H, W) bool region."""
-    lab, wanted = (cv2.cvtColor(image, cv2.COLOR_RGB2LAB).astype(np.float32) for image in (picture, model))
-    spread = np.clip(wanted[where].std(axis=0) / (lab[where].std(axis=0) + 1.0), 0.0, 1.6)
-    lab = (lab - lab[where].mean(axis=0)) * spread + wanted[where].mean(axis=0)
+def match_tones(image: np.ndarray, reference: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Transfer the Lab mean and deviation of a reference within an (H, W) bool region, in uint8."""
+    lab, target = (cv2.cvtColor(each, cv2.COLOR_RGB2LAB).astype(np.float32) for each in (image, reference))
+    spread = np.clip(target[where].std(axis=0) / (lab[where].std(axis=0) + 1.0), 0.0, 1.6)
+    lab = (lab - lab[where].mean(axis=0)) * spread + target[where].mean(axis=0)
     return cv2.cvtColor(np.rint(np.clip(lab, 0.0, 255.0)).astype(np.uint8), cv2.COLOR_LAB2RGB)
 
 
 class Partners:
-    """Finds, for a face, other people of like pose, expression and tone."""
+    """Draws other people with a similar pose, expression and tone for a face."""
 
     def __init__(self, cache: LatentCache, portraits: list[Portrait], landmarks: np.ndarray, runs: Path) -> None:
-        embeddings = Sampling.load(runs).centre(
-            TeacherEmbeddings.load("train", runs).of(cache.ids)[:, :2].mean(axis=1)
-        )
+        embeddings = Sampling.load(runs).centre(TeacherEmbeddings.load(runs).select(cache.ids)[:, :2].mean(axis=1))
         self.colour, self.embeddings = cache.real_colour, embeddings
         self.landmarks = landmarks.reshape(len(landmarks), -1)
         self.tones = np.zeros((len(portraits), 2))
         found = np.stack([measures(portraits[row]) for row in np.flatnonzero(self.colour)])
         self.tones[self.colour] = smoothed(embeddings[self.colour], found)[:, [LIPS, CHEEKS]]
-        # A picture that shows a woman is then told of women, so that it is taken from the picture that she is one.
-        self.reddest = like_the_reddest_lips(embeddings, found, self.colour)[:, 0] > 0.0
+        # Women are paired with women mostly, so that the denoiser takes the gender from the image.
+        self.reddest = similar_to_reddest_lips(embeddings, found, self.colour)[:, 0] > 0.0
 
     def draw(self, row: int, landmarks: np.ndarray, rng: np.random.Generator) -> int:
-        """The row of a person whose face fits (68, 2) landmarks in a portrait of row `row`.
+        """Draw the row of a person whose face fits (68, 2) landmarks in the portrait of row `row`.
 
-        What is asked of the others is not asked where it would leave nobody, as among few portraits.
+        A criterion that no person meets is skipped, as happens with few portraits.
         """
         rows = np.flatnonzero(np.arange(len(self.colour)) != row)
         for fits in (
             self.colour == self.colour[row],
-            self.embeddings @ self.embeddings[row] < LARGEST_SIMILARITY,
-            (np.abs(self.tones - self.tones[row]) < FARTHEST_TONE).all(axis=1),
+            self.embeddings @ self.embeddings[row] < MAX_SIMILARITY,
+            (np.abs(self.tones - self.tones[row]) < MAX_TONE_DIFFERENCE).all(axis=1),
             self.reddest == self.reddest[row],
         ):
             rows = rows[fits[rows]] if fits[rows].any() else rows
-        nearest = np.square(self.landmarks[rows] - landmarks.ravel()).sum(axis=1).argsort()[:NEAREST]
+        nearest = np.square(self.landmarks[rows] - landmarks.ravel()).sum(axis=1).argsort()[:NUM_NEAREST]
         return int(rows[rng.choice(nearest)])
 
 
-def build_cache(args: argparse.Namespace) -> SwapCache:
-    """Swap and encode every variant of every portrait of the latent cache."""
+def build_cache(args: Namespace) -> SwapCache:
+    """Swap the face in each variant of each cached portrait, and encode the results."""
     autoencoder = AutoencoderTiny.from_pretrained(args.autoencoder).to(memory_format=torch.channels_last)
-    cache, variant_points = LatentCache.load("train", args.runs), cached_landmarks(args.data, "train", args.runs)
+    cache, variant_points = LatentCache.load(args.runs), cached_landmarks(args.data, "train", args.runs)
     numbered = {portrait.id: (index, portrait) for index, portrait in enumerate(load_portraits(args.data, "train"))}
     numbers, portraits = (list(column) for column in zip(*(numbered[portrait] for portrait in cache.ids)))
     crops = [portrait.face_crop(CROP_SIZE) for portrait in portraits]
@@ -125,7 +113,7 @@ def build_cache(args: argparse.Namespace) -> SwapCache:
     plain = [crop.crop_image(portrait.image()) for crop, portrait in zip(crops, track(portraits, "cutting"))]
     partners, latents, chosen = Partners(cache, portraits, points, args.runs), [], []
     for row, portrait in enumerate(track(portraits, "swapping")):
-        # The pictures of the latent cache, drawn again by the generators that drew them.
+        # Repeats the crops of the latent cache with the same random generators.
         styled = styled_crops(portrait, cache.latents.shape[1], np.random.default_rng([args.seed, numbers[row]]))
         rng = np.random.default_rng([args.seed, 1, row])
         others = [partners.draw(row, landmarks, rng) for landmarks in variant_points[row]]
@@ -139,14 +127,8 @@ def build_cache(args: argparse.Namespace) -> SwapCache:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Swap the faces of the denoiser's training portraits.")
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--autoencoder", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    args = option_parser(__doc__, "data", "autoencoder", "runs", "seed").parse_args()
+    set_up(threads=1)
     build_cache(args).save(args.runs)
 
 

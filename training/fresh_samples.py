@@ -1,7 +1,7 @@
-"""Samples that are made anew: processes beside the training cut, style and swap portraits all the time.
+"""Fresh training samples of the denoiser, made by worker processes during training.
 
-A GPU draws each of the cached pictures hundreds of times an hour, and learns them by heart. Here they are made anew while
-it trains, and put in the places of the oldest.
+On a GPU, each cached image is drawn hundreds of times per hour, so that the network memorizes it.
+Fresh samples replace the oldest ones all the time.
 """
 
 import queue
@@ -25,16 +25,16 @@ from training.sampling import Sampling
 
 
 BATCH_SIZE = 64
-LEAST = 8192  # pairs before the training begins
+MIN_PAIRS = 8192  # before the training begins
 
 Pair = tuple[np.ndarray, np.ndarray, int, int]
 
 
 class FreshPairs(IterableDataset[Pair]):
-    """Portraits by their weights, and the same with another person's face, without end."""
+    """Endless pairs of a portrait, drawn by its weight, and the same with a swapped face."""
 
-    def __init__(self, data: Path | str, runs: Path, seed: int) -> None:
-        cache, sampling = LatentCache.load("train", runs), Sampling.load(runs)
+    def __init__(self, data: Path, runs: Path, seed: int) -> None:
+        cache, sampling = LatentCache.load(runs), Sampling.load(runs)
         loaded = {portrait.id: portrait for portrait in load_portraits(data, "train")}
         self.portraits = [loaded[portrait_id] for portrait_id in cache.ids]
         self.landmarks = np.stack(
@@ -52,7 +52,7 @@ class FreshPairs(IterableDataset[Pair]):
             yield self.draw(rng)
 
     def draw(self, rng: np.random.Generator) -> Pair:
-        """Two (128, 128, 3) uint8 crops, and the rows of the person and of whose face was put in."""
+        """Two (128, 128, 3) uint8 crops, and the rows of the portrait and of the swapped face."""
         row = int(np.searchsorted(self.cumulated, rng.random() * self.cumulated[-1], side="right"))
         portrait = self.portraits[row]
         cut = jittered_crop(portrait, rng)
@@ -66,7 +66,7 @@ class FreshPairs(IterableDataset[Pair]):
 
 
 class Renewal:
-    """Fills a sampler with fresh pairs and goes on replacing the oldest of them."""
+    """Fills a sampler with fresh pairs, then replaces the oldest pairs on each call."""
 
     def __init__(self, pairs: IterableDataset[Pair], sampler: Sampler, autoencoder: Path, workers: int) -> None:
         self.sampler, self.device = sampler, sampler.weights.device
@@ -76,7 +76,7 @@ class Renewal:
         self._batches: queue.Queue = queue.Queue(maxsize=16)
         loader = DataLoader(pairs, batch_size=BATCH_SIZE, num_workers=workers)
         threading.Thread(target=self._collect, args=(loader,), daemon=True).start()
-        while self.made < min(LEAST, len(sampler.weights)):
+        while self.made < min(MIN_PAIRS, len(sampler.weights)):
             self._put(self._batches.get())
 
     def _collect(self, loader: DataLoader) -> None:
@@ -84,13 +84,13 @@ class Renewal:
             self._batches.put(batch)
 
     def __call__(self) -> None:
-        """Put in what has been made since the last call."""
+        """Store the pairs made since the last call."""
         for _ in range(self._batches.qsize()):
             self._put(self._batches.get())
 
     def _put(self, batch: list[torch.Tensor]) -> None:
         crops = torch.cat(batch[:2]).numpy()
         latents = scaled_latents(self.autoencoder, crops, self.device)
-        places = torch.arange(self.made, self.made + len(batch[0]), device=self.device) % len(self.sampler.weights)
-        self.sampler.put(places, *latents.chunk(2), *(column.to(self.device) for column in batch[2:]))
+        rows = torch.arange(self.made, self.made + len(batch[0]), device=self.device) % len(self.sampler.weights)
+        self.sampler.put(rows, *latents.chunk(2), *(column.to(self.device) for column in batch[2:]))
         self.made += len(batch[0])

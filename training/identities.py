@@ -1,9 +1,9 @@
-"""The recognizer's embeddings of the portraits, which condition the denoiser: `pipe.anonymize` asks the same network.
+"""Embed the training portraits with the shipped recognizer, to condition the denoiser on them.
 
 python -m training.identities        # after training.recognizer and training.latent_cache
 """
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,39 +11,52 @@ from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from rich.progress import track
 
 from training.latent_cache import LatentCache
-from training.loop import RUNS
+from training.loop import ArrayCache, option_parser
 from training.portraits import load_portraits
 from training.sampling import Sampling
-from training.teacher import TeacherEmbeddings
+from training.teacher import TeacherEmbeddings, rows_of
 from training.views import aligned_crop, clean_view, random_view
 
 
+@dataclass(frozen=True)
+class StudentEmbeddings(ArrayCache):
+    """The student's embeddings of some views of each portrait of the latent cache."""
+
+    FILE = "identities_{split}.npz"
+    ids: np.ndarray  # (N,) str, ids of the portraits
+    embeddings: np.ndarray  # (N, V, 512) float32 unit norm: clean view, mirrored view, augmented views
+
+
 def load_identities(ids: np.ndarray, split: str, name: str, runs: Path) -> np.ndarray:
-    """(N, V, 512) float32 centred embeddings of the portraits `ids`, V of each: the teacher's or the student's."""
+    """(N, V, 512) float32 centred embeddings of the portraits `ids`.
+
+    Args:
+        ids (`np.ndarray`): (N,) str, ids of the portraits.
+        split (`str`): `train` or `validation`.
+        name (`str`): `teacher` or `student`.
+        runs (`Path`): folder of caches.
+    """
     if name == "teacher":
-        return Sampling.load(runs).centre(TeacherEmbeddings.load(split, runs).of(ids))
-    with np.load(runs / f"identities_{split}.npz") as file:
-        row = {portrait: index for index, portrait in enumerate(file["ids"])}
-        return file["embeddings"][[row[portrait] for portrait in ids]].astype(np.float32)
+        return Sampling.load(runs).centre(TeacherEmbeddings.load(runs, split).select(ids))
+    cache = StudentEmbeddings.load(runs, split)
+    return cache.embeddings[rows_of(ids, cache.ids)].astype(np.float32)
 
 
 def embed(recognizer: ArcFaceONNX, faces: list[np.ndarray]) -> np.ndarray:
-    """(E, 512) float32 unit-norm embeddings of E aligned RGB faces."""
+    """(N, 512) float32 unit-norm embeddings of N aligned (112, 112, 3) uint8 RGB faces."""
     embeddings = recognizer.get_feat([np.ascontiguousarray(face[..., ::-1]) for face in faces])
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Embed the denoiser's training portraits.")
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--recognizer", default="nullface_pipeline/tiny/face_models/recognizer.onnx")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--changed", type=int, default=3, help="changed views a portrait, besides the clean ones")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = option_parser(__doc__, "data", "runs", "seed")
+    default = "nullface_pipeline/tiny/face_models/recognizer.onnx"
+    parser.add_argument("--recognizer", default=default, help="ONNX file of the recognizer")
+    parser.add_argument("--changed", type=int, default=3, help="augmented views per portrait")
     args = parser.parse_args()
     recognizer = ArcFaceONNX(args.recognizer)
     for split in ("validation", "train"):
-        ids = LatentCache.load(split, args.runs).ids
+        ids = LatentCache.load(args.runs, split).ids
         portraits = {portrait.id: portrait for portrait in load_portraits(args.data, split)}
         embeddings = []
         for index, portrait_id in enumerate(track(ids, f"embedding {split}")):
@@ -52,9 +65,7 @@ def main() -> None:
             clean = clean_view(crop)
             changed = [random_view(crop, rng) for _ in range(args.changed)]
             embeddings.append(embed(recognizer, [clean, clean[:, ::-1], *changed]))
-        temporary = args.runs / f"identities_{split}.part.npz"
-        np.savez(temporary, ids=ids, embeddings=np.stack(embeddings))
-        temporary.replace(args.runs / f"identities_{split}.npz")
+        StudentEmbeddings(ids, np.stack(embeddings)).save(args.runs, split)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Latents of the portraits the denoiser is trained on, in several photographic styles each, encoded once.
+"""Encode the denoiser's training portraits, in several photographic styles each.
 
 python -m training.latent_cache
 """
 
-import argparse
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from nullface_pipeline.face_crops import FaceCrop
 from training.augmentation import mirrored
 from training.autoencoder import CROP_SIZE, to_tensor
 from training.denoiser_export import LATENT_SIZE
-from training.loop import RUNS
+from training.loop import ArrayCache, cached_array, option_parser, set_up
 from training.photometry import MIN_CHROMA_SPREAD, chroma_spread, random_style
 from training.portraits import Portrait, load_portraits
 
@@ -28,35 +28,24 @@ MAX_HATCHING = 0.165
 
 
 @dataclass(frozen=True)
-class LatentCache:
-    """Scaled latents of the chosen portraits of one split; the second half of each portrait's variants is mirrored."""
+class LatentCache(ArrayCache):
+    """Scaled latents of the chosen portraits of a split; the second half of V is mirrored."""
 
+    FILE = "latents_{split}.npz"
     ids: np.ndarray  # (N,) str, ids of the portraits
-    real_colour: np.ndarray  # (N,) bool, whether the colours are those of a colour photograph, not of a tinted print
+    real_colour: np.ndarray  # (N,) bool, whether it is a colour photograph, not a grey photo or a tinted print
     latents: np.ndarray  # (N, V, 4, 32, 32) float16, about unit variance
-
-    @classmethod
-    def load(cls, split: str, runs: Path) -> "LatentCache":
-        """Read what `python -m training.latent_cache` wrote."""
-        with np.load(runs / f"latents_{split}.npz") as file:
-            return cls(file["ids"], file["real_colour"], file["latents"])
-
-    def save(self, split: str, runs: Path) -> None:
-        """Write the cache, under a temporary name first."""
-        temporary = runs / f"latents_{split}.part.npz"
-        np.savez(temporary, ids=self.ids, real_colour=self.real_colour, latents=self.latents)
-        temporary.replace(runs / f"latents_{split}.npz")
 
 
 def hatching(crop: np.ndarray) -> float:
-    """Share of fine strokes in the face of an (H, W, 3) uint8 crop: high for engravings and coarse halftone."""
+    """Amount of fine strokes in an (H, W, 3) uint8 crop: high for engravings and halftone."""
     face = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)[24:112, 24:104]
     strokes = face - cv2.GaussianBlur(face, (0, 0), 1.5)
     return float(np.abs(strokes).mean() / (face.std() + 8.0))
 
 
 def is_large(portrait: Portrait) -> bool:
-    """Whether the photo shows at least `MIN_CROP_SIDE` px of what the model's crop shows."""
+    """Whether the model's crop spans at least `MIN_CROP_SIDE` px of the photo."""
     return CROP_SIZE / portrait.face_crop(CROP_SIZE).scale >= MIN_CROP_SIDE
 
 
@@ -66,7 +55,7 @@ def has_real_colour(portrait: Portrait, crop: np.ndarray) -> bool:
 
 
 def jittered_crop(portrait: Portrait, rng: np.random.Generator) -> FaceCrop:
-    """The portrait's crop, a little moved, turned and scaled, as other landmarks would have given it."""
+    """The portrait's crop with a small random shift, rotation and scale."""
     matrix = portrait.face_crop(CROP_SIZE).matrix
     centre = (CROP_SIZE - 1) / 2.0
     jitter = cv2.getRotationMatrix2D((centre, centre), rng.normal(0.0, 2.0), np.exp(rng.normal(0.0, 0.025)))
@@ -76,44 +65,45 @@ def jittered_crop(portrait: Portrait, rng: np.random.Generator) -> FaceCrop:
 
 
 def styled_crops(portrait: Portrait, variants: int, rng: np.random.Generator) -> np.ndarray:
-    """(V, 128, 128, 3) uint8 crops: jittered, in random styles, the second half mirrored."""
+    """(V, 128, 128, 3) uint8 jittered crops in random styles, the second half mirrored."""
     photo = portrait.image()
     crops = [random_style(jittered_crop(portrait, rng).crop_image(photo), rng) for _ in range(variants)]
     return np.stack([crop[:, ::-1] if 2 * i >= variants else crop for i, crop in enumerate(crops)])
 
 
 def variant_landmarks(portrait: Portrait, variants: int, rng: np.random.Generator) -> np.ndarray:
-    """(V, 68, 2) landmarks in the crops that `styled_crops` cuts with an equal generator."""
+    """(V, 68, 2) landmarks in the crops that `styled_crops` makes with an equal generator."""
     size = np.zeros((CROP_SIZE, CROP_SIZE, 3), np.uint8)
     result = []
     for i in range(variants):
         points = jittered_crop(portrait, rng).points_to_crop(portrait.landmarks)
-        random_style(size[:2, :2], rng)  # draws what it drew then
+        random_style(size[:2, :2], rng)  # keeps the generator in step with `styled_crops`
         result.append(mirrored(size, points)[1] if 2 * i >= variants else points)
     return np.stack(result)
 
 
-def cached_landmarks(data: str, split: str, runs: Path, seed: int = 0) -> np.ndarray:
-    """(N, V, 68, 2) float32 px: where the landmarks are in the latents of the cache; worked out once."""
-    path = runs / f"landmarks_{split}.npy"
-    if not path.exists():
-        cache = LatentCache.load(split, runs)
+def cached_landmarks(data: Path, split: str, runs: Path, seed: int = 0) -> np.ndarray:
+    """(N, V, 68, 2) float32 landmarks, in px of the latent cache's crops, cached on disk."""
+
+    def make() -> np.ndarray:
+        cache = LatentCache.load(runs, split)
         variants = cache.latents.shape[1]
-        wanted, found = set(cache.ids), {}
+        ids, found = set(cache.ids), {}
         for index, portrait in enumerate(track(load_portraits(data, split), "placing landmarks")):
-            if portrait.id not in wanted:
+            if portrait.id not in ids:
                 continue
             points = portrait.face_crop(CROP_SIZE).points_to_crop(portrait.landmarks)[None]
             if variants > 1:
                 points = variant_landmarks(portrait, variants, np.random.default_rng([seed, index]))
             found[portrait.id] = points
-        np.save(path, np.stack([found[portrait_id] for portrait_id in cache.ids]).astype(np.float32))
-    return np.load(path)
+        return np.stack([found[portrait_id] for portrait_id in cache.ids]).astype(np.float32)
+
+    return cached_array(runs / f"landmarks_{split}.npy", make)
 
 
 @torch.no_grad()
 def scaled_latents(autoencoder: AutoencoderTiny, crops: np.ndarray, device: torch.device) -> torch.Tensor:
-    """(B, 128, 128, 3) uint8 crops to (B, 4, 32, 32) float32 latents, scaled to about unit variance."""
+    """Encode (B, 128, 128, 3) uint8 crops as (B, 4, 32, 32) float32 latents of unit variance."""
     images, size = to_tensor(crops, device), LATENT_SIZE * 2 ** (len(autoencoder.config.block_out_channels) - 1)
     if size != CROP_SIZE:
         images = F.interpolate(images, (size, size), mode="bicubic")
@@ -121,12 +111,12 @@ def scaled_latents(autoencoder: AutoencoderTiny, crops: np.ndarray, device: torc
 
 
 def encode(autoencoder: AutoencoderTiny, crops: np.ndarray, device: torch.device) -> np.ndarray:
-    """The same as a (B, 4, 32, 32) float16 array."""
+    """Encode (B, 128, 128, 3) uint8 crops as (B, 4, 32, 32) float16 scaled latents."""
     return scaled_latents(autoencoder, crops, device).to(torch.float16).cpu().numpy()
 
 
-def build_cache(args: argparse.Namespace, split: str, variants: int) -> LatentCache:
-    """Choose the portraits of a split and encode them; without variants, the clean crops of all of them."""
+def build_cache(args: Namespace, split: str, variants: int) -> LatentCache:
+    """Choose and encode portraits of a split; if `variants` is 0, the clean crops of all."""
     device = torch.device(args.device)
     autoencoder = AutoencoderTiny.from_pretrained(args.autoencoder).to(device).to(memory_format=torch.channels_last)
     ids, real_colour, latents = [], [], []
@@ -143,19 +133,13 @@ def build_cache(args: argparse.Namespace, split: str, variants: int) -> LatentCa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Encode the denoiser's training portraits.")
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--autoencoder", type=Path, default=Path("nullface_pipeline/tiny/model/vae"))
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--variants", type=int, default=4, help="styles a portrait")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = option_parser(__doc__, "data", "autoencoder", "runs", "device", "threads", "seed")
+    parser.add_argument("--variants", type=int, default=4, help="styles per portrait")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    set_up(args.threads)
     args.runs.mkdir(parents=True, exist_ok=True)
-    build_cache(args, "validation", variants=0).save("validation", args.runs)
-    build_cache(args, "train", args.variants).save("train", args.runs)
+    build_cache(args, "validation", variants=0).save(args.runs, "validation")
+    build_cache(args, "train", args.variants).save(args.runs)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Muon: momentum whose matrices are made orthogonal before each step (Jordan et al. 2024), beside AdamW for the rest.
+"""Muon optimizer (Jordan et al. 2024) for matrices, with AdamW for the other parameters.
 
-A network that is trained for only some thousand steps gets further with it than with AdamW alone.
+It converges faster than AdamW alone in trainings of only some thousand steps.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Push the singular values of (..., M, N) matrices towards 1 by Newton and Schulz's iteration, in bfloat16."""
+    """Push the singular values of (..., M, N) matrices towards 1 by Newton-Schulz iteration."""
     a, b, c = NEWTON_SCHULZ
     x = matrices.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
@@ -27,9 +27,9 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum and orthogonal steps, for matrices and for convolutions seen as matrices.
+    """SGD with Nesterov momentum and orthogonalized steps, for matrices and flattened convolutions.
 
-    Steps are scaled to AdamW's usual size, so that one learning rate serves both (Liu et al. 2025).
+    Steps are scaled to AdamW's typical size, so that both share a learning rate (Liu et al. 2025).
     """
 
     def __init__(self, params: Iterable, lr: Tensor, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
@@ -37,13 +37,13 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step on the gradients that are there, all matrices of one shape at once."""
+        """Take a step, with all matrices of one shape at once; parameters without gradient stay."""
         for group in self.param_groups:
-            alike = defaultdict(list)
+            by_shape = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    alike[parameter.shape].append(parameter)
-            for parameters in alike.values():
+                    by_shape[parameter.shape].append(parameter)
+            for parameters in by_shape.values():
                 self._update(parameters, group)
 
     def _update(self, parameters: list[Tensor], group: dict) -> None:
@@ -62,9 +62,16 @@ class Muon(torch.optim.Optimizer):
 
 
 class MixedOptimizer:
-    """Muon for `matrices`; AdamW for `others`, lists of parameters by their learning rate relative to the matrices'.
+    """Muon for matrices and AdamW for the other parameters.
 
-    Learning rates are tensors on the parameters' device, so that a step can be recorded as a CUDA graph.
+    Learning rates are tensors on the parameters' device, so that a step can be recorded as a CUDA
+    graph.
+
+    Args:
+        matrices (`Sequence[Tensor]`): parameters of two or more dimensions, for Muon.
+        others (`Mapping[float, Sequence[Tensor]]`): parameters for AdamW, by learning rate relative
+            to that of the matrices.
+        rate (`float`): peak learning rate.
     """
 
     def __init__(self, matrices: Sequence[Tensor], others: Mapping[float, Sequence[Tensor]], rate: float) -> None:
@@ -80,21 +87,21 @@ class MixedOptimizer:
         )
 
     def set_rate(self, share: float) -> None:
-        """Take steps at a share of the peak learning rate from now on."""
+        """Set the learning rates to a share of their peaks."""
         for group in (*self.muon.param_groups, *self.adam.param_groups):
             group["lr"].fill_(self.rate * share * group.get("factor", 1.0))
 
     def step(self) -> None:
-        """One step; clears the gradients."""
+        """Take a step of both optimizers, then clear the gradients."""
         for optimizer in (self.muon, self.adam):
             optimizer.step()
             optimizer.zero_grad()
 
     def state_dict(self) -> dict:
-        """Of both optimizers."""
+        """State of both optimizers."""
         return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """What `state_dict` returned."""
+        """Restore the state returned by `state_dict`."""
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])

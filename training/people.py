@@ -1,13 +1,10 @@
-"""How a recognizer's embeddings of people are spread, for the strangers that faces are turned to.
+"""Fit the identity prior: the distribution of a recognizer's embeddings, for random identities.
 
     python -m training.people --model nullface_pipeline/tiny
 
-Writes `people.npz` beside the recognizer: mean, main axes and the rest, of its embeddings of the training people.
-No person is in it, only what they have in common. To be made again whenever the recognizer changes.
+It writes `people.npz` beside the recognizer: mean, principal axes and residual deviation of the
+embeddings of the training people, but no single one. Run it again when the recognizer changes.
 """
-
-import argparse
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,16 +12,14 @@ from rich.progress import track
 
 from nullface_pipeline.face_identity import embed_face, load_face_analyser
 from nullface_pipeline.identity_prior import PRIOR_FILE, IdentityPrior
-from nullface_pipeline.tiny_model import TINY_FOLDER
+from training.loop import option_parser
 from training.portraits import load_portraits
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--model", type=Path, default=TINY_FOLDER, help="folder of the model set")
-    parser.add_argument("--count", type=int, default=1000, help="training people")
-    parser.add_argument("--axes", type=int, default=48)
+    parser = option_parser(__doc__, "data", "model")
+    parser.add_argument("--count", type=int, default=1000, help="number of training people")
+    parser.add_argument("--axes", type=int, default=48, help="number of principal axes")
     args = parser.parse_args()
     analyser = load_face_analyser(args.model / "face_models")
     portraits = load_portraits(args.data, "train")
@@ -35,9 +30,7 @@ def main() -> None:
     prior.save(path)
     lengths = prior.axes.square().sum(dim=1)
     total = lengths.sum() + prior.rest**2 * (prior.axes.shape[1] - args.axes)
-    print(
-        f"{path}: {path.stat().st_size / 1024:.0f} kB, {100 * lengths.sum() / total:.0f} % of the variance in the axes"
-    )
+    print(f"{path}: {path.stat().st_size / 1024:.0f} kB, {100 * lengths.sum() / total:.0f} % of the variance in axes")
 
 
 if __name__ == "__main__":

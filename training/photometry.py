@@ -1,16 +1,16 @@
-"""Random photographic styles: how a portrait was printed and lit, told apart from who is on it."""
+"""Random photographic styles, and the measure that identifies colour photographs."""
 
 import cv2
 import numpy as np
 
 
-MIN_CHROMA_SPREAD = 6.0  # of real colour photos, see `chroma_spread`
+MIN_CHROMA_SPREAD = 6.0  # `chroma_spread` of a colour photograph
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 SEPIA = np.array([1.07, 0.98, 0.82], dtype=np.float32)
 
 
 def random_style(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give an (H, W, 3) uint8 RGB photo another tone: grey, sepia, colour temperature, contrast, brightness."""
+    """Change the colours, contrast and brightness of an (H, W, 3) uint8 RGB photo at random."""
     pixels = image.astype(np.float32) / 255.0
     tone = rng.random()
     if tone < 0.08:
@@ -29,6 +29,6 @@ def random_style(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def chroma_spread(crop: np.ndarray) -> float:
-    """Spread of an (H, W, 3) uint8 crop's colours; small for grey photos and for tinted prints of one hue."""
+    """Chroma deviation of an (H, W, 3) uint8 crop: small for grey photos and tinted prints."""
     chroma = cv2.cvtColor(crop, cv2.COLOR_RGB2LAB)[..., 1:].astype(np.float32)
     return float(np.sqrt(chroma.var(axis=(0, 1)).sum()))

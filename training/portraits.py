@@ -1,6 +1,7 @@
-"""The portraits nullface-tiny is trained and measured on: one parquet file, one photograph a person.
+"""Portraits for the training and evaluation of nullface-tiny: one photograph per person.
 
-Columns used: `id`, `source`, `split`, `image` (JPEG bytes), `colour`, `box`, `landmarks` (68 iBUG points).
+Columns of the parquet file: `id`, `source`, `split`, `image` (JPEG bytes), `colour`, `box` and
+`landmarks` (68 iBUG points).
 """
 
 import io
@@ -16,25 +17,25 @@ from nullface_pipeline.face_crops import FaceCrop
 
 @dataclass(frozen=True)
 class Portrait:
-    """One photograph of one person; all coordinates are pixels of the photograph."""
+    """One photograph of one person, with coordinates in its pixels."""
 
     id: str
     source: str
     colour: bool
     jpeg: bytes
-    box: np.ndarray  # (4,) x0, y0, x1, y1, about chin to brow
-    landmarks: np.ndarray  # (68, 2), iBUG order
+    box: np.ndarray  # (4,) float32 x0, y0, x1, y1, from the brows to the chin
+    landmarks: np.ndarray  # (68, 2) float32, iBUG order
 
     def image(self) -> np.ndarray:
-        """(H, W, 3) uint8 RGB."""
+        """Decode the photograph as (H, W, 3) uint8 RGB."""
         return np.asarray(Image.open(io.BytesIO(self.jpeg)).convert("RGB"))
 
     def keypoints(self) -> np.ndarray:
-        """(5, 2) float32 in InsightFace's order: eyes, nose tip, mouth corners."""
+        """(5, 2) float32 keypoints in InsightFace's order: eyes, nose tip, mouth corners."""
         return five_points(self.landmarks)
 
     def face_crop(self, size: int) -> FaceCrop:
-        """The crop that `pipe.anonymize` would cut."""
+        """Crop that `pipe.anonymize` would use."""
         return FaceCrop.from_landmarks(self.keypoints(), size)
 
 

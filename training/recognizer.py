@@ -1,10 +1,11 @@
-"""The recognizer of nullface-tiny: a small residual network that says of a face what the teacher says of it.
+"""Train the recognizer of nullface-tiny, a small residual network distilled from the teacher.
 
-Distillation: the student sees the face that the teacher sees, but under strong changes of light, tone and print, so that
-its embedding says who it is and not how the photo was made. There is one photo a person and there are few persons, so
-new faces are made up all the time by blending two (whole, or by regions); the teacher is asked about each as it comes.
+The student gets strongly augmented views of the faces that the teacher embeds, so that its
+embeddings depend on the person and not on light, tone and print. Training has few people with one
+photo each. New faces are therefore blended from two, whole or by regions, and embedded by the
+teacher on the fly.
 
-    python -m training.recognizer                      # train, export, evaluate; goes on where it stopped
+    python -m training.recognizer                      # train, export, evaluate; resumes
     python -m training.recognizer export
     python -m training.recognizer evaluate
 """
@@ -12,13 +13,11 @@ new faces are made up all the time by blending two (whole, or by regions); the t
 import argparse
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -26,31 +25,38 @@ from torch.nn import functional as F
 
 from nullface_pipeline.face_identity import SAME_PERSON_KEY
 from training import augmentation
-from training.checkpoint import kept
+from training.checkpoint import load_weights
 from training.latent_cache import LatentCache
-from training.loop import Every, level_rate, part_parser, run_part, save_checkpoint
+from training.loop import (
+    Every,
+    LossLog,
+    Stateful,
+    cached_array,
+    level_rate,
+    option_parser,
+    resume,
+    run_tasks,
+    save_checkpoint,
+)
 from training.muon import MixedOptimizer
-from training.onnx_weights import store_as_half
+from training.onnx_export import export_onnx
 from training.portraits import load_portraits
 from training.sampling import Sampling
-from training.teacher import EMBEDDING_SIZE, TEACHER, TeacherEmbeddings, TeacherNetwork, to_teacher
+from training.teacher import EMBEDDING_SIZE, TeacherEmbeddings, TeacherNetwork, to_teacher
 from training.views import INPUT_SIZE, aligned_crop, clean_view, random_change, random_view, shifted_view
 
 
 BLENDED_SHARE = 0.6
-EVEN_SHARE = 0.5  # of the faces are drawn evenly from all portraits, the rest as the UNet draws them
+EVEN_SHARE = 0.5  # share of faces drawn uniformly; the others are drawn with the denoiser's weights
 OUTPUT = Path("nullface_pipeline/tiny/face_models/recognizer.onnx")
-# At this value one pair of strangers in a hundred counts as the same person.
+# Threshold with a false match rate of 1 %.
 SAME_PERSON_SIMILARITY = 0.39
 
 logger = logging.getLogger("training.recognizer")
 
 
-# --- network ---------------------------------------------------------------------------------------------------------
-
-
 class Block(nn.Module):
-    """Two 3 x 3 convolutions and an identity path."""
+    """Residual block of two 3 x 3 convolutions."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -68,7 +74,7 @@ class Block(nn.Module):
 
 
 class RecognizerNetwork(nn.Module):
-    """(N, 3, 112, 112) RGB in [-1, 1] to (N, 512) float32, a direction in the teacher's centred space."""
+    """(N, 3, 112, 112) RGB in [-1, 1] to (N, 512) float32 in the centred identity space."""
 
     def __init__(self, widths: tuple[int, ...] = (64, 128, 256), depths: tuple[int, ...] = (2, 3, 2)) -> None:
         super().__init__()
@@ -87,7 +93,7 @@ class RecognizerNetwork(nn.Module):
                 blocks.append(Block(channels, width, stride=2 if index == 0 and stage > 0 else 1))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
-        # A weight for every cell and channel instead of a mean: where in an aligned face something is matters.
+        # One weight per cell and channel instead of a mean: positions matter in aligned faces.
         cells = INPUT_SIZE // 4 // 2 ** (len(widths) - 1)
         self.pool = nn.Sequential(
             nn.Conv2d(channels, 2 * channels, cells, groups=channels, bias=False), nn.BatchNorm2d(2 * channels)
@@ -99,7 +105,7 @@ class RecognizerNetwork(nn.Module):
 
 
 class ExportedRecognizer(nn.Module):
-    """The network with unit-norm embeddings."""
+    """Recognizer network with unit-norm embeddings."""
 
     def __init__(self, network: RecognizerNetwork) -> None:
         super().__init__()
@@ -109,70 +115,58 @@ class ExportedRecognizer(nn.Module):
         return F.normalize(self.network(x))
 
 
-# --- data ------------------------------------------------------------------------------------------------------------
-
-
 def blend(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mix two aligned (S, S, 3) uint8 faces by a random smooth mask."""
+    """Blend two aligned (S, S, 3) uint8 faces with a random smooth mask."""
     mask = cv2.resize(augmentation.smooth_mask(64, rng), first.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     return cv2.blendLinear(first, second, mask, 1.0 - mask)
 
 
 class Faces:
-    """Training faces: portraits, and blends of two."""
+    """Draws training faces: portraits, and blends of two."""
 
     def __init__(self, data: Path, runs: Path) -> None:
         portraits = load_portraits(data, "train")
-        self.crops = aligned_crops(portraits, runs / "aligned_train.npy")
+        self.crops = cached_array(runs / "aligned_train.npy", lambda: np.stack([aligned_crop(p) for p in portraits]))
         drawn = dict(zip(Sampling.load(runs).ids, Sampling.load(runs).weights))
         weights = np.array([drawn.get(portrait.id, 0.0) for portrait in portraits], dtype=np.float64)
         self.probabilities = EVEN_SHARE / len(portraits) + (1.0 - EVEN_SHARE) * weights / weights.sum()
 
     def draw(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """What the teacher sees and what the student sees of `count` faces, both (count, 112, 112, 3) uint8."""
+        """Draw (N, 112, 112, 3) uint8 views for the teacher, and augmented ones for the student."""
         first, second = rng.choice(len(self.crops), size=(2, count), p=self.probabilities)
-        seen, changed = [], []
+        views, changed = [], []
         for a, b in zip(first, second):
             crop = blend(self.crops[a], self.crops[b], rng) if rng.random() < BLENDED_SHARE else self.crops[a]
             view = shifted_view(crop, rng)
-            seen.append(view)
+            views.append(view)
             changed.append(random_change(view, rng))
-        return np.stack(seen), np.stack(changed)
-
-
-def aligned_crops(portraits: list, cache: Path) -> np.ndarray:
-    """(N, 160, 160, 3) uint8 aligned crops; cut once, then read from `cache`."""
-    if not cache.exists():
-        temporary = cache.with_suffix(".part.npy")
-        np.save(temporary, np.stack([aligned_crop(portrait) for portrait in portraits]))
-        temporary.replace(cache)
-    return np.load(cache, mmap_mode="r")
+        return np.stack(views), np.stack(changed)
 
 
 def to_input(views: np.ndarray | Sequence[np.ndarray]) -> Tensor:
-    """(N, 112, 112, 3) uint8 views to the network's (N, 3, 112, 112) float32 input in [-1, 1], as InsightFace does."""
+    """Convert (N, 112, 112, 3) uint8 to InsightFace's (N, 3, 112, 112) float32 in [-1, 1]."""
     batch = torch.from_numpy(np.ascontiguousarray(np.asarray(views))).permute(0, 3, 1, 2)
     return ((batch.float() - 127.5) / 127.5).contiguous(memory_format=torch.channels_last)
 
 
-# --- training --------------------------------------------------------------------------------------------------------
-
-
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 0.1, contrast: float = 0.15) -> Tensor:
-    """Cosine distance to the teacher, plus in-batch contrast whose soft targets are the teacher's own similarities.
+    """Cosine distance to the teacher, plus a contrastive loss with the teacher's similarities.
 
     Args:
-        student, teacher: (N, 512), any norm / unit norm.
+        student (`Tensor`): (N, 512) embeddings of any norm.
+        teacher (`Tensor`): (N, 512) unit-norm embeddings.
+        temperature (`float`): temperature of the softmax over the batch.
+        contrast (`float`): weight of the contrastive loss.
     """
     student = F.normalize(student)
     cosine = 1.0 - (student * teacher).sum(dim=1).mean()
-    wanted = F.softmax(teacher @ teacher.T / temperature, dim=1)
-    found = F.log_softmax(student @ teacher.T / temperature, dim=1)
-    return cosine + contrast * F.kl_div(found, wanted, reduction="batchmean")
+    target = F.softmax(teacher @ teacher.T / temperature, dim=1)
+    predicted = F.log_softmax(student @ teacher.T / temperature, dim=1)
+    return cosine + contrast * F.kl_div(predicted, target, reduction="batchmean")
 
 
 class CentredTeacher:
-    """The teacher's word in the identity space."""
+    """Teacher with centred embeddings."""
 
     def __init__(self, path: Path, runs: Path, device: torch.device) -> None:
         self.network = TeacherNetwork(path).to(device)
@@ -181,7 +175,7 @@ class CentredTeacher:
 
     @torch.no_grad()
     def __call__(self, views: np.ndarray) -> Tensor:
-        """(N, 112, 112, 3) uint8 views to (N, 512) float32 unit-norm centred embeddings."""
+        """(N, 512) float32 unit-norm centred embeddings of (N, 112, 112, 3) uint8 views."""
         pixels = to_teacher(views).to(self.device).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             raw = self.network(pixels)
@@ -189,7 +183,7 @@ class CentredTeacher:
 
 
 def build_optimizer(network: nn.Module, rate: float) -> MixedOptimizer:
-    """Muon for all convolutions but the first and the pooling ones, AdamW for the rest."""
+    """Muon for all convolutions except the first and the pooling layer, AdamW for the rest."""
     named = dict(network.named_parameters())
     matrices = {name for name, weight in named.items() if weight.ndim == 4 and not name.startswith(("stem.0", "pool"))}
     others = [weight for name, weight in named.items() if name not in matrices]
@@ -197,53 +191,44 @@ def build_optimizer(network: nn.Module, rate: float) -> MixedOptimizer:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train on `args.samples` faces in all, counted over stops and resumes."""
+    """Train on `--samples` faces over all runs; resume from a checkpoint if there is one."""
     device = torch.device(args.device)
     faces, teacher = Faces(args.data, args.runs), CentredTeacher(args.teacher, args.runs, device)
     validation = ValidationFaces(args)
     torch.manual_seed(args.seed)
     network = RecognizerNetwork().to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(network, args.learning_rate)
-    checkpoint, step, samples = args.runs / "recognizer.pt", 0, 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, samples = state["step"], state["samples"]
-    elif args.start:
-        network.load_state_dict(kept(args.start))
+    optimizer = build_optimizer(network, args.lr)
+    parts: dict[str, Stateful] = {"network": network, "optimizer": optimizer}
+    checkpoint = args.runs / "recognizer.pt"
+    progress = resume(checkpoint, parts, device)
+    step, samples = progress.get("step", 0), progress.get("samples", 0)
+    if args.start and not progress:
+        network.load_state_dict(load_weights(args.start))
 
     def save() -> None:
-        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(checkpoint, state | {"step": step, "samples": samples})
+        save_checkpoint(checkpoint, parts, step=step, samples=samples)
         logger.info("validation: %s", validation.quick_report(network))
 
-    log, report, losses = Every(30), Every(240), []
+    log, report = LossLog(logger), Every(240)
     rng = np.random.default_rng((args.seed, step))
     network.train()
     while samples < args.samples:
-        seen, changed = faces.draw(args.batch_size, rng)
+        views, changed = faces.draw(args.batch_size, rng)
         with torch.autocast(device.type, torch.bfloat16):
             found = network(to_input(changed).to(device))
-        loss = distillation_loss(found.float(), teacher(seen))
+        loss = distillation_loss(found.float(), teacher(views))
         loss.backward()
         optimizer.set_rate(level_rate(samples / args.samples, step, decay=0.7))
         optimizer.step()
-        losses.append(loss.item())
         step, samples = step + 1, samples + args.batch_size
-        if log():
-            logger.info("%5.1f %%  %d samples  loss %.4f", 100.0 * samples / args.samples, samples, np.mean(losses))
-            losses.clear()
+        log(samples / args.samples, f"{samples} samples", loss=loss)
         if report():
             save()
     save()
 
 
-# --- evaluation ------------------------------------------------------------------------------------------------------
-
-
 class ValidationFaces:
-    """The validation portraits as clean 112 px crops and as randomly changed ones, and the teacher's similarities."""
+    """Clean and augmented 112 px views of the validation portraits, and teacher embeddings."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         portraits = load_portraits(args.data, "validation")
@@ -252,13 +237,14 @@ class ValidationFaces:
         self.clean = [clean_view(crop) for crop in crops]
         self.changed = [random_view(crop, rng) for crop in crops]
         self.colour = np.array([portrait.colour for portrait in portraits])
-        raw = TeacherEmbeddings.load("validation", args.runs).of(np.array([portrait.id for portrait in portraits]))
+        ids = np.array([portrait.id for portrait in portraits])
+        raw = TeacherEmbeddings.load(args.runs, "validation").select(ids)
         self.teacher = Sampling.load(args.runs).centre(raw[:, 0])
-        self.photographs = LatentCache.load("validation", args.runs).real_colour
+        self.photographs = LatentCache.load(args.runs, "validation").real_colour
 
     @torch.inference_mode()
     def quick_report(self, network: RecognizerNetwork) -> str:
-        """The figures worth watching while training."""
+        """Main metrics for the log of the training."""
         device = next(network.parameters()).device
         network.eval()
         clean, changed = (
@@ -271,21 +257,22 @@ class ValidationFaces:
         return "  ".join(f"{key} {metrics[key]:.3f}" for key in watched)
 
     def metrics(self, clean: np.ndarray, changed: np.ndarray) -> dict[str, float]:
-        """Figures from (N, D) unit-norm embeddings of the clean and of the changed crops.
+        """Metrics of (N, D) unit-norm embeddings of the clean and of the augmented views.
 
-        correlation: of the student's with the teacher's cosines over all pairs of strangers, colour_correlation over
-        those of colour photographs; agreement: mean cosine of the student's with the teacher's embedding; rank1:
-        changed photos whose nearest original is the right person; threshold_far_x: cosine above which a share x of
-        stranger pairs lies, and genuine_accepted_far_x the share of changed photos accepted there.
+        Returns:
+            `dict`: `correlation` of the student's with the teacher's impostor scores,
+                `colour_correlation` for colour photographs; `agreement`, the mean cosine to the
+                teacher; `rank1`, the rate of augmented views identified; for a false accept rate x,
+                `threshold_far_x` and the share `genuine_accepted_far_x` above it; and others.
         """
         pairs = np.triu_indices(len(clean), 1)
-        strangers, wanted = (clean @ clean.T)[pairs], (self.teacher @ self.teacher.T)[pairs]
+        strangers, expected = (clean @ clean.T)[pairs], (self.teacher @ self.teacher.T)[pairs]
         colour = self.photographs[pairs[0]] & self.photographs[pairs[1]]
         cross = changed @ clean.T
         genuine, impostor = np.diag(cross), cross[~np.eye(len(cross), dtype=bool)]
         result = {
-            "correlation": np.corrcoef(strangers, wanted)[0, 1],
-            "colour_correlation": np.corrcoef(strangers[colour], wanted[colour])[0, 1],
+            "correlation": np.corrcoef(strangers, expected)[0, 1],
+            "colour_correlation": np.corrcoef(strangers[colour], expected[colour])[0, 1],
             "agreement": (clean * self.teacher).sum(axis=1).mean(),
             "rank1": (cross.argmax(axis=1) == np.arange(len(cross))).mean(),
             "stranger_mean": strangers.mean(),
@@ -304,7 +291,7 @@ class ValidationFaces:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Measure the exported file as InsightFace would run it, and write the figures."""
+    """Measure the exported file with InsightFace's preprocessing, and write the metrics."""
     validation = ValidationFaces(args)
     session = onnxruntime.InferenceSession(str(args.output), providers=["CPUExecutionProvider"])
 
@@ -322,41 +309,29 @@ def evaluate(args: argparse.Namespace) -> None:
     print(json.dumps(metrics, indent=2))
 
 
-# --- export ----------------------------------------------------------------------------------------------------------
-
-
 def export(args: argparse.Namespace) -> None:
-    """Write the checkpoint as an ArcFace-type ONNX file: `input` (N, 3, 112, 112) to `embedding` (N, 512)."""
+    """Export an ArcFace-type ONNX file: `input` (N, 3, 112, 112) to `embedding` (N, 512)."""
     network = RecognizerNetwork()
     network.load_state_dict(torch.load(args.runs / "recognizer.pt", map_location="cpu")["network"])
-    exported = ExportedRecognizer(network).eval()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.output.with_suffix(".part")
-    torch.onnx.export(
-        exported,
-        (torch.zeros(2, 3, INPUT_SIZE, INPUT_SIZE),),
-        str(temporary),
-        input_names=["input"],
-        output_names=["embedding"],
-        dynamic_axes={"input": {0: "batch"}, "embedding": {0: "batch"}},
-        dynamo=False,
+    export_onnx(
+        ExportedRecognizer(network),
+        torch.zeros(2, 3, INPUT_SIZE, INPUT_SIZE),
+        args.output,
+        ["embedding"],
+        {"input": {0: "batch"}, "embedding": {0: "batch"}},
+        logger,
+        {SAME_PERSON_KEY: str(SAME_PERSON_SIMILARITY)},
     )
-    model = store_as_half(onnx.load(temporary))
-    onnx.helper.set_model_props(model, {SAME_PERSON_KEY: str(SAME_PERSON_SIMILARITY)})
-    onnx.checker.check_model(model)
-    onnx.save(model, temporary)
-    os.replace(temporary, args.output)
-    logger.info("wrote %s, %.2f MB", args.output, args.output.stat().st_size / 1e6)
 
 
 def main() -> None:
-    parser = part_parser("Train, export and evaluate the recognizer.", OUTPUT)
-    parser.add_argument("--from", dest="start", type=Path, help="kept weights to start from")
-    parser.add_argument("--teacher", type=Path, default=TEACHER)
-    parser.add_argument("--samples", type=int, default=150_000, help="faces in all, over all runs")
-    parser.add_argument("--batch-size", type=int, default=64)
-    args = parser.parse_args()
-    run_part(args, args.runs, train=train, export=export, evaluate=evaluate)
+    tasks = {"train": train, "export": export, "evaluate": evaluate}
+    shared = ("data", "runs", "teacher", "device", "seed", "threads")
+    parser = option_parser(__doc__, *shared, output=OUTPUT, lr=2e-3, batch_size=64)
+    parser.add_argument("task", nargs="?", default="all", choices=["all", *tasks])
+    parser.add_argument("--from", dest="start", type=Path, help="file of initial weights")
+    parser.add_argument("--samples", type=int, default=150_000, help="faces over all runs")
+    run_tasks(parser.parse_args(), tasks)
 
 
 if __name__ == "__main__":

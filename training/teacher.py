@@ -1,14 +1,13 @@
-"""The identity space of nullface-tiny: that of a real face recognizer of MobileFaceNet type, centred and normalised.
+"""Embed all portraits with the teacher, a MobileFaceNet recognizer that defines the identity space.
 
-The recognizer is an ONNX file (`--teacher`) that takes one face at a time; read into torch it takes
-batches. Its raw embeddings share a part: of strangers' similarity, and most of all of how old photographs look.
-Centred on the mean of the training portraits, each counted as often as it is trained on, strangers are orthogonal on
-average, and the negative of an embedding is another person in a photograph of the same kind.
+    python -m training.teacher        # after training.latent_cache
 
-    python -m training.teacher        # after training.latent_cache; embeds several views of every portrait
+The teacher is an ONNX file for one face at a time; converted to torch, it takes batches. Its raw
+embeddings have a large common component, mostly due to the look of old photographs. They are
+therefore centred on the weighted mean of the training portraits. Different people are then
+orthogonal on average, and the opposite of an embedding is another person in a similar photograph.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +19,19 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.loop import RUNS
+from training.loop import ArrayCache, option_parser, set_up
 from training.portraits import load_portraits
 from training.views import aligned_crop, clean_view, random_view
 
 
 EMBEDDING_SIZE = 512
-TEACHER = Path("../shared/models/face_recognizer_512.onnx")
 
 
 class TeacherNetwork(nn.Module):
-    """The ONNX file's convolutions, PReLUs and sums as a module: (N, 3, 112, 112) RGB, (value - 127) / 128, to (N, 512).
+    """The ONNX file's layers as a frozen module: (N, 3, 112, 112) of `to_teacher` to (N, 512).
 
-    Frozen.
+    Raises:
+        ValueError: If the file has a layer other than Conv, PRelu, Add and Reshape.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -52,7 +51,7 @@ class TeacherNetwork(nn.Module):
                 self.layers[name] = nn.PReLU(len(slope))
                 self.layers[name].get_parameter("weight").data = slope
             elif node.op_type not in ("Add", "Reshape"):
-                raise ValueError(f"{path} has a layer {node.op_type}, which is not known here.")
+                raise ValueError(f"{path} has an unsupported layer {node.op_type}. Use a MobileFaceNet file.")
             self.steps.append((node.op_type, [name.replace(".", "_") for name in inputs], name))
         self.first = graph.input[0].name.replace(".", "_")
         self.requires_grad_(False).eval()
@@ -85,15 +84,15 @@ def _convolution(weight: Tensor, bias: Tensor, settings: dict) -> nn.Conv2d:
 
 
 def to_teacher(views: np.ndarray) -> Tensor:
-    """(N, 112, 112, 3) uint8 RGB to the teacher's input (N, 3, 112, 112) float32."""
+    """Convert (N, 112, 112, 3) uint8 RGB to the teacher's (N, 3, 112, 112) float32 input."""
     return (torch.from_numpy(np.ascontiguousarray(views)).permute(0, 3, 1, 2).float() - 127.0) / 128.0
 
 
 @torch.inference_mode()
 def raw_embeddings(network: TeacherNetwork, views: np.ndarray) -> np.ndarray:
-    """(N, 112, 112, 3) uint8 RGB aligned faces to (N, 512) float32 unit-norm embeddings, not centred.
+    """(N, 512) float32 unit-norm uncentred embeddings of (N, 112, 112, 3) uint8 RGB faces.
 
-    In bfloat16, which is three times as fast; the cosine to the float32 embedding is 0.9995.
+    bfloat16 is three times as fast; the cosine to float32 embeddings is 0.9995.
     """
     with torch.autocast("cpu", torch.bfloat16):
         raw = network(to_teacher(views).contiguous(memory_format=torch.channels_last))
@@ -101,32 +100,26 @@ def raw_embeddings(network: TeacherNetwork, views: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class TeacherEmbeddings:
-    """What the teacher says of several views of every portrait of one split, in file order, not centred."""
+class TeacherEmbeddings(ArrayCache):
+    """The teacher's uncentred embeddings of some views of each portrait of a split."""
 
-    ids: np.ndarray  # (N,) str
-    raw: np.ndarray  # (N, V, 512) float32 unit norm: clean view, mirrored, changed ones
+    FILE = "teacher_{split}.npz"
+    ids: np.ndarray  # (N,) str, ids of the portraits
+    raw: np.ndarray  # (N, V, 512) float16 unit norm: clean view, mirrored view, augmented views
 
-    @classmethod
-    def load(cls, split: str, runs: Path) -> "TeacherEmbeddings":
-        """Read what `python -m training.teacher` wrote of `train` or `validation`."""
-        with np.load(runs / f"teacher_{split}.npz") as file:
-            return cls(file["ids"], file["raw"].astype(np.float32))
-
-    def save(self, split: str, runs: Path) -> None:
-        """Write the file, under a temporary name first."""
-        temporary = runs / f"teacher_{split}.part.npz"
-        np.savez(temporary, ids=self.ids, raw=self.raw.astype(np.float16))
-        temporary.replace(runs / f"teacher_{split}.npz")
-
-    def of(self, ids: np.ndarray) -> np.ndarray:
-        """(N, V, 512) embeddings of the portraits `ids`."""
-        row = {portrait: index for index, portrait in enumerate(self.ids)}
-        return self.raw[[row[portrait] for portrait in ids]]
+    def select(self, ids: np.ndarray) -> np.ndarray:
+        """(N, V, 512) float32 embeddings of the portraits `ids`."""
+        return self.raw[rows_of(ids, self.ids)].astype(np.float32)
 
 
-def embed_split(network: TeacherNetwork, data: Path | str, split: str, changed: int, seed: int) -> TeacherEmbeddings:
-    """Ask the teacher about every portrait of a split: its clean view, that mirrored, and `changed` random views."""
+def rows_of(ids: np.ndarray, all_ids: np.ndarray) -> list[int]:
+    """Positions of `ids` in `all_ids`."""
+    rows = {portrait_id: row for row, portrait_id in enumerate(all_ids)}
+    return [rows[portrait_id] for portrait_id in ids]
+
+
+def embed_split(network: TeacherNetwork, data: Path, split: str, changed: int, seed: int) -> TeacherEmbeddings:
+    """Embed each portrait's clean view, its mirrored clean view, and `changed` augmented views."""
     ids, raw = [], []
     for index, portrait in enumerate(track(load_portraits(data, split), f"embedding {split}")):
         rng = np.random.default_rng([seed, index])
@@ -135,23 +128,18 @@ def embed_split(network: TeacherNetwork, data: Path | str, split: str, changed: 
         views = [clean, clean[:, ::-1], *(random_view(crop, rng) for _ in range(changed))]
         ids.append(portrait.id)
         raw.append(raw_embeddings(network, np.stack(views)))
-    return TeacherEmbeddings(np.array(ids), np.stack(raw))
+    return TeacherEmbeddings(np.array(ids), np.stack(raw).astype(np.float16))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compute the teacher's embeddings of all portraits.")
-    parser.add_argument("--data", default="../shared/data/portraits.parquet", help="parquet file of portraits")
-    parser.add_argument("--teacher", type=Path, default=TEACHER)
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--changed", type=int, default=3, help="changed views a portrait, besides the clean ones")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser = option_parser(__doc__, "data", "teacher", "runs", "seed", "threads")
+    parser.add_argument("--changed", type=int, default=3, help="augmented views per portrait")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    set_up(args.threads)
     args.runs.mkdir(parents=True, exist_ok=True)
     network = TeacherNetwork(args.teacher)
     for split in ("validation", "train"):
-        embed_split(network, args.data, split, args.changed, args.seed).save(split, args.runs)
+        embed_split(network, args.data, split, args.changed, args.seed).save(args.runs, split)
 
 
 if __name__ == "__main__":

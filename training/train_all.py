@@ -1,9 +1,9 @@
-"""Train all parts of nullface-tiny in the order of their dependencies, then measure the result.
+"""Train all parts of nullface-tiny in the order of their dependencies, then evaluate them.
 
-    python -m training.train_all --minutes 1200       # what the shipped set is made of, on two CPU cores
-    python -m training.train_all --minutes 20         # every part at toy length, on a share of the portraits
+    python -m training.train_all --minutes 1200       # like the shipped model set, on two CPU cores
+    python -m training.train_all --minutes 20         # short test of all parts, on fewer portraits
 
-Every part resumes from its checkpoint in `--runs`, so that the command can be stopped and given again.
+Each part resumes from its checkpoint in `--runs`. Repeat the command to continue a stopped run.
 """
 
 import argparse
@@ -15,19 +15,19 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from training.loop import RUNS
+from training.loop import option_parser
 
 
-# From how many minutes on all portraits are used; below it a share of them, for embedding all takes ten minutes alone.
-WHOLE_MINUTES = 240.0
-# Samples a second on one core, by which minutes become a number of samples.
+# With less time, a subset of the portraits is used: embedding all of them takes ten minutes.
+ALL_PORTRAITS_MINUTES = 240.0
+# Samples per second on one core, for converting minutes to samples.
 RATES = {"recognizer": 35.0, "denoiser": 11.0, "guided": 2.5}
 
 Part = tuple[str, list[str]]
 
 
 def parts(args: argparse.Namespace, data: Path, large: Path) -> list[Part]:
-    """Module and options of every part, in order; `large` are the portraits that have 256 px."""
+    """Module and options of each part in order; `large` is the file of 256 px portraits."""
     folder, runs = args.output, ["--runs", str(args.runs)]
     source, teacher = ["--data", str(data)], ["--teacher", str(args.models / "face_recognizer_512.onnx")]
     autoencoder = ["--autoencoder", str(folder / "model" / "vae")]
@@ -40,7 +40,7 @@ def parts(args: argparse.Namespace, data: Path, large: Path) -> list[Part]:
 
     denoiser = ["--output", str(folder), *runs, *autoencoder]
     measure = [*source, "--model", str(folder), "--models", str(args.models), "--output", str(args.figures)]
-    people = ["--count", str(max(4, min(439, int(args.minutes / 3))))] if args.minutes < WHOLE_MINUTES else []
+    people = ["--count", str(max(4, min(439, int(args.minutes / 3))))] if args.minutes < ALL_PORTRAITS_MINUTES else []
     results = ["--count", str(max(2, min(200, int(args.minutes))))]
     return [
         ("autoencoder", [*source, *runs, *minutes(0.12), "--output", str(folder / "model" / "vae")]),
@@ -79,29 +79,29 @@ def parts(args: argparse.Namespace, data: Path, large: Path) -> list[Part]:
     ]
 
 
-def some_portraits(data: Path, runs: Path, minutes: float) -> Path:
-    """The portraits, or if there is little time a file of every so many-th of them."""
-    if minutes >= WHOLE_MINUTES:
+def subset(data: Path, runs: Path, minutes: float) -> Path:
+    """File of the portraits, or of a subset that fits the minutes."""
+    if minutes >= ALL_PORTRAITS_MINUTES:
         return data
     path = runs / data.name
     if not path.exists():
         table = pq.read_table(data).sort_by([("split", "ascending"), ("colour", "descending"), ("id", "ascending")])
         training = int(pc.sum(pc.equal(table["split"], "train")).as_py())
-        every = max(1, int(WHOLE_MINUTES / max(minutes, 1.0)))
+        every = max(1, int(ALL_PORTRAITS_MINUTES / max(minutes, 1.0)))
         chosen = [*range(0, training, every), *range(training, len(table), max(1, every // 8))]
         pq.write_table(table.take(chosen), path)
     return path
 
 
 def run(command: list[str]) -> None:
-    """Run a command; an error ends everything."""
+    """Run a command; an error stops the whole training."""
     subprocess.run(command, check=True)
 
 
 def train_all(args: argparse.Namespace, start: Callable[[list[str]], None] = run) -> None:
-    """Give the commands of all parts one after the other."""
+    """Start the commands of all parts one after the other."""
     args.runs.mkdir(parents=True, exist_ok=True)
-    data, large = (some_portraits(path, args.runs, args.minutes) for path in (args.data, args.large_data))
+    data, large = (subset(path, args.runs, args.minutes) for path in (args.data, args.large_data))
     todo = parts(args, data, large)
     for number, (module, options) in enumerate(todo, start=1):
         command = [sys.executable, "-m", f"training.{module}", *options]
@@ -110,14 +110,11 @@ def train_all(args: argparse.Namespace, start: Callable[[list[str]], None] = run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data/portraits.parquet"))
-    parser.add_argument("--large-data", type=Path, default=Path("../shared/data/portraits_large.parquet"))
-    parser.add_argument("--models", type=Path, default=Path("../shared/models"), help="teacher, and what measures")
-    parser.add_argument("--runs", type=Path, default=RUNS, help="folder of caches and checkpoints")
-    parser.add_argument("--output", type=Path, default=Path("nullface_pipeline/tiny"), help="folder of the model set")
+    output = Path("nullface_pipeline/tiny")
+    parser = option_parser(__doc__, "data", "models", "runs", output=output, minutes=1200.0)
+    large = Path("../shared/data/portraits_large.parquet")
+    parser.add_argument("--large-data", type=Path, default=large, help="parquet file of portraits at full size")
     parser.add_argument("--figures", type=Path, default=Path("docs/nullface-tiny"), help="folder of tables and plots")
-    parser.add_argument("--minutes", type=float, default=1200.0, help="training time of all parts together")
     train_all(parser.parse_args())
 
 

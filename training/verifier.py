@@ -1,4 +1,4 @@
-"""Tells people apart on finished photographs, with the evaluation's recognizers and rates."""
+"""Identification of people on finished photos, with the evaluation's recognizers and rates."""
 
 import numpy as np
 
@@ -7,24 +7,29 @@ from nullface_pipeline.evaluation.recognizers import DlibRecognizer, Recognizer
 from training.portraits import Portrait
 
 
-class Judge:
-    """Looks for people among the original photographs of all of `portraits`.
+class Verifier:
+    """Identifies people against a gallery of their original photos.
 
-    By default it is dlib's recognizer, which had no part in the training of anything.
+    Args:
+        portraits (`list[Portrait]`): people of the gallery.
+        recognizer (`Recognizer`, *optional*): dlib's by default, which no training used.
     """
 
     def __init__(self, portraits: list[Portrait], recognizer: Recognizer | None = None) -> None:
         self.recognizer = recognizer or DlibRecognizer()
         self.rows = {portrait.id: index for index, portrait in enumerate(portraits)}
-        # Old photographs are alike to every recognizer: the mean is taken out of each.
+        # Old photos resemble each other to every recognizer, so that embeddings are centred.
         self.gallery = Gallery.of(self._embed(portraits, [portrait.image() for portrait in portraits]), centred=True)
 
     def _embed(self, portraits: list[Portrait], photos: list[np.ndarray]) -> np.ndarray:
         return np.stack([self.recognizer(photo, p.keypoints()) for p, photo in zip(portraits, photos)])
 
     def __call__(self, portraits: list[Portrait], photos: list[np.ndarray]) -> dict[str, float]:
-        """Of photos of `portraits`: how often (%) the own original is the likest, and the least like, of all;
-        the median rank, and the mean cosine to it.
+        """Identification metrics of photos of `portraits`.
+
+        Returns:
+            `dict`: `rank1` and `inverted_rank1`, how often (%) the own original is the most and the
+                least similar; `median_rank`; `similarity`, the mean cosine to the own original.
         """
         matched = (
             self.gallery.probes(self._embed(portraits, photos)),
