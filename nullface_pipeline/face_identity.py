@@ -252,7 +252,7 @@ def choose_face(faces: list[DetectedFace], face_index: int | None) -> DetectedFa
     """
     if not faces:
         raise ValueError(
-            "No face was found in the image. Pass `identity_embeds`, lower the detection threshold in "
+            "No face was found in the image. Pass `identity_embeds`, lower `detection_threshold` in "
             "`load_face_models`, or use a picture that shows the face larger and upright."
         )
     if face_index is None and len(faces) > 1:

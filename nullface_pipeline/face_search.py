@@ -69,7 +69,7 @@ def _check_number(found: int) -> None:
     if found > MAX_FACES:
         raise TooManyFacesError(
             f"{found} faces were found, more than {MAX_FACES}, so nothing was anonymized and nothing is "
-            "returned. Raise the detection threshold, or cut the photo into parts."
+            "returned. Raise `detection_threshold`, or cut the photo into parts."
         )
 
 

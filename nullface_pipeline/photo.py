@@ -149,7 +149,7 @@ def check_pipeline(pipe: NullFacePipeline, options: PhotoOptions) -> None:
         raise OptionError(
             "similarity_threshold",
             f"is {options.similarity_threshold}, but from {suits} on this recognizer takes two faces for one person. "
-            "Lower it, or accept recognizable results explicitly.",
+            "Lower it, or set `accept_recognizable`.",
         )
 
 
@@ -210,7 +210,7 @@ def find_faces(pipe: NullFacePipeline, pixels: np.ndarray, options: PhotoOptions
     if not faces:
         raise NoFaceFoundError(
             "No face was found in the photo, so nothing was anonymized and nothing is returned. If it "
-            "shows one, lower the detection threshold."
+            "shows one, lower `detection_threshold`."
         )
     kept = find_kept_faces(pipe.face_analyser, faces, options.skip_faces, consent_threshold(pipe, options))
     replaced: list[DetectedFace] = []
@@ -375,7 +375,7 @@ def finish_faces(
         raise FaceNotHiddenError(
             f"{len(failed)} face(s) still resemble the person after {options.max_attempts} attempt(s), at "
             f"{', '.join(_box_text(target.face) for target in failed)}; nothing is returned. Use a stronger "
-            "preset, or cover such faces."
+            "`preset`, or cover such faces."
         )
     pixels = paste_all(found.pixels, replaced)
     # The finished image is searched as well, because the detector may have missed a face at first.

@@ -219,7 +219,7 @@ def _record_outcome(outcome: "PhotoOutcome", run: FolderRun) -> None:
     from nullface_pipeline.runs.report import append_to_report
 
     if outcome.status == "refused":
-        line = f"{outcome.job.source}: {outcome.reason}"
+        line = f"{outcome.job.source}: {options.with_option_names(outcome.reason)}"
         error_console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)
     if run.report is not None:
         append_to_report(run.report, outcome, run.options.identity)

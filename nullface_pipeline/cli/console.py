@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import option_name
+from nullface_pipeline.cli.options import option_name, with_option_names
 from nullface_pipeline.photo_options import OptionError
 from nullface_pipeline.runs.messages import format_error, printable
 
@@ -62,8 +62,8 @@ def show(text: object) -> str:
 def error_message(error: BaseException) -> str:
     """Format an exception as a sentence that names the command-line option."""
     if isinstance(error, OptionError):
-        return f"{option_name(error.option)} {error.problem}"
-    return f"{format_error(error)}."
+        return f"{option_name(error.option)} {with_option_names(error.problem)}"
+    return with_option_names(f"{format_error(error)}.")
 
 
 def escape_unencodable() -> None:

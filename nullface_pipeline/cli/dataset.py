@@ -266,7 +266,7 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
         fail(error)
     console.print(_summary_table(summary))
     for reason, count in summary.reasons.most_common(10):
-        console.print(show(f"{count} refused: {reason}"), soft_wrap=True)
+        console.print(show(f"{count} refused: {options.with_option_names(reason)}"), soft_wrap=True)
     if "tiny" in summary.models:
         print_tiny_notice()
     if summary.changed:

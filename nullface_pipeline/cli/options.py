@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nullface_pipeline.photo_options import IDENTITY, RUN, VERIFICATION, Option, described, is_whole
+from nullface_pipeline.model_options import ModelOptions
+from nullface_pipeline.photo_options import IDENTITY, RUN, VERIFICATION, Option, PhotoOptions, described, is_whole
 
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -122,8 +123,9 @@ def option_name(field: str) -> str:
 
 
 def with_option_names(message: str) -> str:
-    """Replace field names in backticks by their options: `--min-face` for `min_face`."""
-    return re.sub(r"`(\w+)`", lambda field: option_name(field[1]), message)
+    """Replace option fields in backticks by their options: `--min-face` for `min_face`."""
+    known = {each.name for schema in (PhotoOptions, ModelOptions) for each in fields(schema)}
+    return re.sub(r"`(\w+)`", lambda field: option_name(field[1]) if field[1] in known else field[0], message)
 
 
 # Metavar and parser of fields that are neither a number nor a choice.

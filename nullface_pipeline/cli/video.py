@@ -173,7 +173,7 @@ def _anonymize(run: VideoRun, jobs: "list[PhotoJob]") -> int:
     split = split_jobs(jobs, run.digest, PreviousRun(record, None), not run.no_resume, run.overwrite)
     remove_leftovers({run.output}, run.output)
     for outcome in split.refused:
-        _refuse(outcome.job, outcome.reason)
+        _refuse(outcome.job, options.with_option_names(outcome.reason))
     reports = _anonymize_videos(run, split.pending, jobs, record) if split.pending else {}
     _print_reports(reports, run.model.model)
     if split.finished:

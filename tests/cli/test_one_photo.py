@@ -206,7 +206,7 @@ def test_a_box_around_a_face_spares_it_and_one_beside_it_is_a_refusal(photo, tmp
 def test_a_photo_without_a_face_is_told_with_the_commands_option(tmp_path):
     PIL.Image.new("RGB", (64, 64), "white").save(tmp_path / "wall.png")
     result = invoke_as_main("anonymize", tmp_path / "wall.png", "-o", tmp_path / "out")
-    assert result.exit_code == 4 and "detection threshold" in result.stderr
+    assert result.exit_code == 4 and "--detection-threshold" in result.stderr
 
 
 def test_a_dry_run_says_what_the_run_would_refuse(tmp_path):
