@@ -91,7 +91,7 @@ def main() -> None:
     video = link_video(pipe.face_analyser, clip, checkpoint, memory)
     if arguments.step != "look":
         min_face = 1e6 if arguments.step == "cover" else 0.0
-        options = PhotoOptions(preset="fast", min_face=min_face)
+        options = PhotoOptions(identity="opposite", preset="fast", min_face=min_face)
         report = render_video(pipe, video, clip.with_suffix(".out.mp4"), options, checkpoint, on_progress=memory)
         print(json.dumps({"replaced": report.replaced, "covered": report.covered}))
     seconds = time.perf_counter() - memory.started

@@ -35,10 +35,6 @@ if TYPE_CHECKING:
     from nullface_pipeline.runs.resume import PreviousRun
 
 
-# Some of what `nullface video` reads, which is often given here.
-VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
-
-
 @options.with_options(PhotoOptions, ModelOptions)
 def anonymize(
     paths: options.Paths,
@@ -104,6 +100,7 @@ def _in_folder(run: FolderRun) -> int:
 
 def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     """The photos, and what previous runs said; nothing is written before all paths are known and compared."""
+    from nullface_pipeline.photo_files import VIDEO_TYPES
     from nullface_pipeline.photo_folder import search_photos
     from nullface_pipeline.photo_folder.planned_files import plan_written
     from nullface_pipeline.runs.paths import check_written
@@ -112,7 +109,7 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     from nullface_pipeline.runs.resume import PreviousRun
 
     for path in run.paths:
-        if Path(path).suffix.lower() in VIDEOS:
+        if Path(path).suffix.lower() in VIDEO_TYPES:
             raise ValueError(f"{path} is a video: give it to `nullface video`.")
     found = search_photos(run.paths, run.folder, run.output if run.names_a_file else None)
     if not found.jobs:

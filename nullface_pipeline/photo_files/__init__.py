@@ -35,6 +35,7 @@ from nullface_pipeline.photo_files.reading import (
     MAX_PIXELS,
     SUFFIXES,
     UNREAD_PICTURES,
+    VIDEO_TYPES,
     is_photo_name,
     kind_of_photo,
     read_photo,

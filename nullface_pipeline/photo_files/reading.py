@@ -43,6 +43,16 @@ UNREAD_PICTURES = frozenset(
     ".raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f".split()
 )
 
+# MIME types of videos by suffix. `nullface_pipeline.video` writes some of these formats and reads more.
+VIDEO_TYPES = {
+    ".mp4": "video/mp4",
+    ".m4v": "video/mp4",
+    ".mov": "video/quicktime",
+    ".webm": "video/webm",
+    ".mkv": "video/x-matroska",
+    ".avi": "video/x-msvideo",
+}
+
 _SAME_KIND = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tif": ".tiff", ".heif": ".heic", ".hif": ".heic"}
 
 # Pillow's own hard limit; a photo of that size takes about two gigabytes on its way through.

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from nullface_pipeline.photo import check_pipeline, read_references
-from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.photo_options import VIDEO_IDENTITIES, PhotoOptions
+from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.runs.atomic_files import whole_file
 from nullface_pipeline.video.checkpoint import VideoCheckpoint
@@ -37,10 +38,10 @@ def render_video(
 
     Args:
         pipe (`StableDiffusionNullFacePipeline`): pipeline with adapter and face models.
-        options (`PhotoOptions`): options of each face, see `check_video_options`. Their `identity` has no effect.
+        options (`PhotoOptions`): options of each face, see `check_video_options`.
         audio (`str`): one of `AUDIO`, see `join_segments`.
-        identities (`Sequence[np.ndarray]`, *optional*): (512,) identity to move away from, for each track; see
-            `consistent_identities`. By default the embedding of the track.
+        identities (`Sequence[np.ndarray]`, *optional*): (512,) float32 identity to move away from, for each track;
+            by default the embedding of the track. The consistent identity needs those of `consistent_identities`.
         before_writing (`Callable`): called with the path of the finished temporary file before it is renamed.
 
     Raises:
@@ -48,7 +49,9 @@ def render_video(
         RuntimeError, TypeError, ValueError: as `pipe.anonymize`.
     """
     check_video_options(options)
-    # Each track has its own identity to move away from, so the options' way to choose one does not apply.
+    if options.identity == "consistent" and identities is None:
+        raise OptionError("identity", '"consistent" needs `identities`.')
+    # The consistent identity of a video is the opposite of an identity that several tracks share.
     options = replace(options, identity="opposite")
     check_pipeline(pipe, options)
     options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
@@ -74,7 +77,11 @@ def render_video(
 
 
 def check_video_options(options: PhotoOptions) -> None:
-    """That nothing is asked that only makes sense for a photo; raises ValueError."""
+    """Raise `ValueError` if an option does not apply to videos."""
+    if options.identity not in VIDEO_IDENTITIES:
+        raise OptionError(
+            "identity", f"must be one of {', '.join(VIDEO_IDENTITIES)} for a video, got {options.identity}."
+        )
     if options.keep_mask is not None or options.people is not None or options.on_failure != "cover":
         raise ValueError("`keep_mask`, `people` and `on_failure='error'` are for photos, not for videos.")
     if any(isinstance(person, tuple) for person in options.skip_faces):

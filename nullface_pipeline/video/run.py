@@ -93,8 +93,6 @@ def _models(pipe: NullFacePipeline, options: PhotoOptions) -> dict[str, object]:
 
 
 def _check_arguments(path: Path, output: Path, audio: str, options: PhotoOptions) -> None:
-    if options.identity == "random":
-        raise ValueError('`identity` must be "opposite" or "consistent" for a video, got "random".')
     if audio not in AUDIO:
         raise ValueError(f"`audio` must be one of {', '.join(AUDIO)}, got {audio!r}.")
     if output.suffix.lower() not in FORMATS:

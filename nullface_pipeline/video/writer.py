@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nullface_pipeline.photo_files import DIGITAL_SOURCE_TYPE
+from nullface_pipeline.photo_files import DIGITAL_SOURCE_TYPE, VIDEO_TYPES
 from nullface_pipeline.video.audio_headers import rebuilt_header
 from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_av, open_input
 
@@ -37,12 +37,12 @@ class OutputFormat:
 # No frame is encoded out of its order, so that segments can be joined and times stay exact.
 _MP4 = OutputFormat("mp4", "libx264", {"crf": "18", "preset": "medium"})
 _VP9 = {"crf": "24", "b": "0", "lag-in-frames": "0", "auto-alt-ref": "0", "row-mt": "1", "cpu-used": "4"}
-FORMATS: dict[str, OutputFormat] = {
-    ".mp4": _MP4,
-    ".m4v": _MP4,
-    ".mov": replace(_MP4, container="mov"),
-    ".webm": OutputFormat("webm", "libvpx-vp9", _VP9),
+_FORMATS = {
+    "video/mp4": _MP4,
+    "video/quicktime": replace(_MP4, container="mov"),
+    "video/webm": OutputFormat("webm", "libvpx-vp9", _VP9),
 }
+FORMATS = {suffix: _FORMATS[kind] for suffix, kind in VIDEO_TYPES.items() if kind in _FORMATS}
 
 # Audio codecs that each container can hold.
 _COPIED_AUDIO = {"webm": ("opus",), "mp4": ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")}
