@@ -95,7 +95,7 @@ def main() -> None:
         report = render_video(pipe, video, clip.with_suffix(".out.mp4"), options, checkpoint, on_progress=memory)
         print(json.dumps({"replaced": report.replaced, "covered": report.covered}))
     seconds = time.perf_counter() - memory.started
-    print(json.dumps({"faces": len(video.seen.faces), "seconds": round(seconds), **memory.told()}))
+    print(json.dumps({"faces": len(video.detections.faces), "seconds": round(seconds), **memory.told()}))
 
 
 if __name__ == "__main__":

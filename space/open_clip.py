@@ -24,7 +24,7 @@ from nullface_pipeline.video import (
     read_info,
     render_video,
 )
-from nullface_pipeline.video.progress import ProgressCallback, no_progress
+from nullface_pipeline.video.linking import ProgressCallback, no_progress
 from nullface_pipeline.video.reader import open_input
 
 
