@@ -89,11 +89,11 @@ def main() -> None:
     video = link_video(pipe.face_analyser, clip, checkpoint, memory)
     if arguments.step != "detect":
         min_face = 1e6 if arguments.step == "cover" else 0.0
-        options = PhotoOptions(preset="fast", min_face=min_face)
+        options = PhotoOptions(identity="opposite", preset="fast", min_face=min_face)
         report = render_video(pipe, video, clip.with_suffix(".out.mp4"), options, checkpoint, on_progress=memory)
         print(json.dumps({"replaced": report.replaced, "covered": report.covered}))
     seconds = time.perf_counter() - memory.started
-    print(json.dumps({"faces": len(video.seen.faces), "seconds": round(seconds), **memory.summary()}))
+    print(json.dumps({"faces": len(video.detections.faces), "seconds": round(seconds), **memory.summary()}))
 
 
 if __name__ == "__main__":

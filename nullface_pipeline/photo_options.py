@@ -37,6 +37,7 @@ PRESETS: dict[str, Settings] = {
 
 # The first of each is the default. See `identity_choices.py` and `face_covers.py`.
 IDENTITIES = ("random", "opposite", "consistent")
+VIDEO_IDENTITIES = ("opposite", "consistent")
 COVERS = ("solid", "blur", "mosaic")
 
 MAX_SEED = 2**63 - 1

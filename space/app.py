@@ -286,6 +286,10 @@ def show_clip_upload(path: str | None) -> tuple[OpenClip | None, str]:
     return opened, f"{opened.name} is open. It takes minutes; leave this page open."
 
 
+def clip_options(preset: str) -> PhotoOptions:
+    return PhotoOptions(identity="opposite", **MODEL.settings(preset))
+
+
 def run_clip(opened: OpenClip | None, preset: str, progress: gr.Progress = gr.Progress()) -> tuple[str, str]:
     """Status and result of one click. A clip that cannot be anonymized is never shown."""
     if opened is None:
@@ -295,7 +299,7 @@ def run_clip(opened: OpenClip | None, preset: str, progress: gr.Progress = gr.Pr
         progress((done, total), desc=step, unit="frames")
 
     try:
-        result = anonymize_clip(MODEL.pipe, opened, PhotoOptions(**MODEL.settings(preset)), PROCESS_FOLDER, tell)
+        result = anonymize_clip(MODEL.pipe, opened, clip_options(preset), PROCESS_FOLDER, tell)
         return "Done. The result is below.", show_clip(opened, result)
     except PhotoRefusedError as error:
         gr.Warning(str(error), title="No result")
@@ -324,7 +328,7 @@ def anonymize_video_upload(video: str | None, strength: str) -> str:
     """Anonymize every face of a video of at most 30 seconds. Returns the anonymized video without sound."""
     with api_errors():
         opened = open_clip(Path(video or ""))
-        result = anonymize_clip(MODEL.pipe, opened, PhotoOptions(**MODEL.settings(strength)), PROCESS_FOLDER)
+        result = anonymize_clip(MODEL.pipe, opened, clip_options(strength), PROCESS_FOLDER)
         return write_result(result.name, result.data)
 
 

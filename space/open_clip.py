@@ -13,6 +13,7 @@ from typing import Any
 from page_parts import data_url
 from uploads import check_clip, delete_upload
 
+from nullface_pipeline.photo_files import VIDEO_TYPES
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.video import (
     VideoCheckpoint,
@@ -23,7 +24,7 @@ from nullface_pipeline.video import (
     read_info,
     render_video,
 )
-from nullface_pipeline.video.progress import ProgressCallback, no_progress
+from nullface_pipeline.video.linking import ProgressCallback, no_progress
 from nullface_pipeline.video.reader import open_input
 
 
@@ -31,8 +32,6 @@ MAX_SECONDS = 30
 
 # More pixels than those of full HD.
 MAX_CLIP_PIXELS = 2_100_000
-
-MIME_TYPES = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".webm": "video/webm"}
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,8 @@ def anonymize_clip(
 
 def show_clip(clip: OpenClip, result: ClipResult) -> str:
     """HTML of a clip and its result, side by side where the page is wide enough."""
-    before = data_url(clip.data, MIME_TYPES[Path(clip.name).suffix.lower()])
-    after = data_url(result.data, MIME_TYPES[Path(result.name).suffix])
+    before = data_url(clip.data, VIDEO_TYPES[Path(clip.name).suffix.lower()])
+    after = data_url(result.data, VIDEO_TYPES[Path(result.name).suffix])
     return (
         '<h2>Result</h2><div class="clips">'
         f'<figure><video class="clip" controls loop muted src="{before}" aria-label="Your clip, before"></video>'

@@ -11,10 +11,10 @@ import gradio as gr
 
 from nullface_pipeline.photo_files import SUFFIXES as PHOTO_SUFFIXES
 from nullface_pipeline.photo_files import PhotoFileError
-from nullface_pipeline.video import VideoError
+from nullface_pipeline.video import FORMATS, VideoError
 
 
-CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".webm"})
+CLIP_SUFFIXES = frozenset(FORMATS)
 
 # The first box of an ISO base media file (MP4, M4V, MOV), and the first bytes of a WebM file.
 _ISO_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"})

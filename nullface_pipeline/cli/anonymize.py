@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from nullface_pipeline.runs.resume import PreviousRun
 
 
-# Common suffixes of videos, which are often given to this command by mistake.
-VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
-
-
 @options.with_options(PhotoOptions, ModelOptions)
 def anonymize(
     paths: options.Paths,
@@ -97,6 +93,7 @@ def _in_folder(run: FolderRun) -> int:
 
 def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     """Find the photos, check all paths that will be written, and read records of previous runs."""
+    from nullface_pipeline.photo_files import VIDEO_TYPES
     from nullface_pipeline.photo_folder import search_photos
     from nullface_pipeline.photo_folder.planned_files import plan_written
     from nullface_pipeline.runs.paths import check_written
@@ -105,7 +102,7 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     from nullface_pipeline.runs.resume import PreviousRun
 
     for path in run.paths:
-        if Path(path).suffix.lower() in VIDEOS:
+        if Path(path).suffix.lower() in VIDEO_TYPES:
             raise ValueError(f"{path} is a video. Use `nullface video` for it.")
     found = search_photos(run.paths, run.folder, run.output if run.names_a_file else None)
     if not found.jobs:

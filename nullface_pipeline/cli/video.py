@@ -19,7 +19,7 @@ from nullface_pipeline.cli.loading import load_model
 from nullface_pipeline.cli.photo_run import photo_arguments
 from nullface_pipeline.cli.progress import make_progress
 from nullface_pipeline.model_options import ModelOptions
-from nullface_pipeline.photo_options import PhotoOptions, content
+from nullface_pipeline.photo_options import VIDEO_IDENTITIES, PhotoOptions, content
 from nullface_pipeline.photo_records import PhotoRefusedError
 from nullface_pipeline.protocols import NullFacePipeline
 
@@ -88,7 +88,7 @@ class VideoRun:
         )
 
 
-@options.with_options(PhotoOptions, ModelOptions, identity=("opposite", "consistent"))
+@options.with_options(PhotoOptions, ModelOptions, identity=VIDEO_IDENTITIES)
 def video(
     videos: Annotated[
         list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV, Ogg.")

@@ -1,9 +1,9 @@
 """Anonymization of data sets in shards, on one process, several GPUs or a Ray cluster.
 
-The unit of work is a shard: a Parquet file, a WebDataset tar, or some hundred photos of a folder. A worker reads one,
-hides the faces, writes one of the same name, and last of all the shard's report with the hashes of both. A shard is
-done as long as these match. Doing a shard twice gives the same and harms nothing; so an engine may retry whatever it likes, and a stopped run goes on by
-being given again.
+The unit of work is a shard: a Parquet file, a WebDataset tar, or a few hundred photos of a folder.
+A worker reads it, anonymizes the photos, writes a shard of the same name, and finally a report with
+the hashes of both. A shard is done while these match. Shards can be retried, because a repeated run
+gives the same result; to resume a stopped run, repeat it.
 """
 
 from nullface_pipeline.dataset.engines import run_accelerate, run_local, run_ray

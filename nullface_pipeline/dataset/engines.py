@@ -13,7 +13,7 @@ from nullface_pipeline.dataset.worker import ShardOutcome, ShardWorker
 def run_local(
     job: DatasetJob, shards: list[Shard], on_photo: Callable[[], None] | None = None
 ) -> Iterator[ShardOutcome]:
-    """Process the shards one after the other in this process.
+    """Process shards one by one in this process.
 
     Args:
         on_photo (`Callable`, *optional*): called after each photo.
@@ -26,11 +26,10 @@ def run_local(
 
 
 def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcome]:
-    """Process this rank's share of the shards under `accelerate launch`: every n-th, on its own
-    GPU.
+    """Process every n-th shard under `accelerate launch`, on the GPU of this rank.
 
-    The processes agree on the shares without a word, so that none waits for another; each has to be given the same
-    list, done shards included, which it leaves as they are.
+    The processes do not communicate. Pass the same list to each, including finished shards, which
+    are skipped.
     """
     from accelerate import PartialState
 
@@ -45,15 +44,14 @@ def run_accelerate(job: DatasetJob, shards: list[Shard]) -> Iterator[ShardOutcom
 
 
 def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | None = None) -> Iterator[ShardOutcome]:
-    """Process the shards with actors of a Ray cluster. Shards of killed actors and nodes are
-    retried.
+    """Process shards with actors of a Ray cluster, which retries those of killed actors and nodes.
 
     Args:
         address (`str`): HOST:PORT of the cluster, or "auto".
-        workers (`int`, *optional*): actors; by default as many as there are GPUs, or one.
+        workers (`int`, *optional*): number of actors, by default the number of GPUs, or 1.
 
     Raises:
-        ConnectionError: if no cluster answers there.
+        ConnectionError: if there is no cluster at the address.
         ImportError: if Ray is not installed.
         RuntimeError: if a model cannot be loaded, or the cluster is too small.
     """
@@ -64,7 +62,7 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
 
     _check_answers(address)
     ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    # What goes wrong comes back as an exception; the log of Ray Data is a page for each actor.
+    # Errors are raised as exceptions; the log of Ray Data has a page per actor.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         gpus, cpus = (int(ray.cluster_resources().get(kind, 0)) for kind in ("GPU", "CPU"))
@@ -73,7 +71,9 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
         _check_size(workers, cpus, gpus if use_gpu else None)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        rows = ray.data.from_items([shard.as_row() for shard in shards], override_num_blocks=_blocks(shards, workers))
+        # One block per shard, up to a number that Ray can schedule efficiently.
+        blocks = min(len(shards), max(1000, 20 * workers))
+        rows = ray.data.from_items([shard.as_row() for shard in shards], override_num_blocks=blocks)
         done = rows.map(
             ShardWorker,  # type: ignore[arg-type]
             fn_constructor_args=[job],
@@ -84,24 +84,24 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
         for row in done.iter_rows():
             yield ShardOutcome(**row)
     except ray.exceptions.RayError as error:
-        # The last line is the error itself, after the way that it took through Ray.
-        raise RuntimeError(f"A worker could not go on: {str(error).strip().splitlines()[-1]}") from error
+        # The last line is the error itself, after the traceback within Ray.
+        raise RuntimeError(f"A worker failed: {str(error).strip().splitlines()[-1]}") from error
     finally:
         ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
-    """Check that a cluster answers; Ray itself would retry for a minute."""
+    """Check that a cluster answers. Ray itself retries for a minute."""
     host, _, port = address.rpartition(":")
     if host:
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except (OSError, ValueError) as error:
-            raise ConnectionError(f"No Ray cluster answers at {address} ({error}): see --address.") from error
+            raise ConnectionError(f"No Ray cluster answers at {address} ({error}): check --address.") from error
 
 
 def _check_size(workers: int, cpus: int, gpus: int | None) -> None:
-    """Check that the cluster has enough resources; otherwise Ray blocks without a message."""
+    """Check the resources of the cluster. Ray blocks without a message if they are too low."""
     if gpus is not None and workers > gpus:
         raise RuntimeError(f"{workers} workers need {workers} GPUs; the cluster has {gpus}. Lower --workers.")
     if cpus < workers + 1:
@@ -109,8 +109,3 @@ def _check_size(workers: int, cpus: int, gpus: int | None) -> None:
             f"{workers} worker(s) need {workers + 1} CPUs, one of them for Ray's own tasks; the cluster has {cpus}. "
             "Lower --workers, or start Ray with a larger --num-cpus."
         )
-
-
-def _blocks(shards: list[Shard], workers: int) -> int:
-    """Number of Ray blocks: one per shard, up to a limit that Ray can keep track of."""
-    return min(len(shards), max(1000, 20 * workers))

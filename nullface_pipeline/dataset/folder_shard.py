@@ -1,5 +1,4 @@
-"""Shard of a photo folder: each result is written under the path of its photo, refused photos have
-none."""
+"""Shard of a photo folder: each result is written at the same relative path as its photo."""
 
 import contextlib
 import json
@@ -12,13 +11,13 @@ from nullface_pipeline.runs.digests import digest
 
 
 class FolderRows:
-    """`ShardRows` of some photos of a folder."""
+    """`ShardRows` of photos of a folder. Refused photos have no result."""
 
     def __init__(self, job: DatasetJob, names: tuple[str, ...]) -> None:
         self._job, self._names = job, names
-        # SHA-256 by name: of the bytes that were read, and of those that were written.
-        self._read: dict[str, str | None] = dict.fromkeys(names)
-        self._made: dict[str, str | None] = dict.fromkeys(names)
+        # SHA-256 of sources and results by name.
+        self._sources: dict[str, str | None] = dict.fromkeys(names)
+        self._results: dict[str, str | None] = dict.fromkeys(names)
 
     def __iter__(self) -> Iterator[Row]:
         for name in self._names:
@@ -26,7 +25,7 @@ class FolderRows:
 
     def _load(self, name: str) -> bytes:
         data = self._job.source.read(name)
-        self._read[name] = digest(data)
+        self._sources[name] = digest(data)
         return data
 
     def add(self, row: Row, data: bytes | None, reason: str) -> None:
@@ -34,15 +33,15 @@ class FolderRows:
             self._job.target.remove(row.id)
         else:
             self._job.target.write(row.id, data)
-            self._made[row.id] = digest(data)
+            self._results[row.id] = digest(data)
 
     @property
     def hashes(self) -> ShardHashes:
-        return ShardHashes(photos_sha256(self._read), photos_sha256(self._made))
+        return ShardHashes(photos_sha256(self._sources), photos_sha256(self._results))
 
 
 def photos_sha256(photos: Mapping[str, str | None]) -> str:
-    """SHA-256 over the names and hashes of several photos."""
+    """SHA-256 (hexadecimal) of the names and hashes of several photos."""
     return digest(json.dumps(sorted(photos.items())).encode())
 
 

@@ -12,20 +12,21 @@ class DatasetJob:
     """Source, target, model and options of a job over a data set.
 
     Attributes:
-        source, target (`StorageLocation`): where shards are read, and where those of the same names are written. Every worker has
-            to reach both by these names.
-        options (`PhotoOptions`): of each photo, but for the seed and the verifier.
-        seed (`int`): secret, see `photo_seed`.
-        options_sha256 (`str`): by `options_digest`, of all that decides on a result but for the seed.
-        model, device, detection_threshold: as for `load_model_set`.
-        dtype (`str`, *optional*): name of the `torch.dtype`.
+        source, target (`StorageLocation`): locations of the shards and of their results, which
+            every worker must be able to access.
+        options (`PhotoOptions`): options of each photo, without seed and verifier.
+        seed (`int`): secret seed, see `photo_seed`.
+        options_sha256 (`str`): `options_digest` of the run.
+        model, device, detection_threshold: see `load_model_set`.
+        dtype (`str`, *optional*): name of a `torch.dtype`.
         verifier (`str`, *optional*): InsightFace pack of a second recognizer.
-        keep_metadata (`bool`): as for `encode_photo`.
-        columns (`tuple[str, ...]`): other columns of Parquet files, and other members of tars by suffix, that are kept.
-        image_column (`str`): of Parquet files.
-        id_column (`str`, *optional*): of Parquet files, which tells a row from all others; by default a row is known by
-            its file and number.
-        shard_size (`int`): photos of a folder in one shard.
+        keep_metadata (`bool`): see `encode_photo`.
+        columns (`tuple[str, ...]`): other columns of Parquet files, and suffixes of other members
+            of tars, to keep.
+        image_column (`str`): image column of Parquet files.
+        id_column (`str`, *optional*): column of Parquet files with a unique value per row; by
+            default a row is identified by its file and number.
+        shard_size (`int`): number of photos of a folder in one shard.
     """
 
     source: StorageLocation
@@ -46,11 +47,10 @@ class DatasetJob:
 
     @cached_property
     def reports(self) -> StorageLocation:
-        """Location of the reports. It lies beside the target, because reports describe the
-        originals."""
+        """Location of the reports, outside the target because they describe the originals."""
         return reports_location(self.target)
 
 
 def reports_location(target: StorageLocation) -> StorageLocation:
-    """Location of the reports on a target."""
+    """Location of the reports of a target."""
     return StorageLocation(f"{target.root.rstrip('/')}-reports")

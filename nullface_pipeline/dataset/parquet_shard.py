@@ -1,7 +1,8 @@
-"""A Parquet file with a column of images, as `datasets` writes it or with bare bytes.
+"""Shard of a Parquet file with a column of images, as structs of `datasets` or as bytes.
 
-The images are anonymized, named columns of small values are copied, and a column `refused` says why an image is null.
-All else is dropped. The schema is built anew from names and types, because metadata can hold pictures.
+Images are anonymized, and the columns in `job.columns` are copied if their values are small. A
+column `refused` gives the reason why an image is null. Everything else is dropped. The schema is
+rebuilt from names and types, because metadata can contain pictures.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from nullface_pipeline.dataset.value_limits import value_problem
 from nullface_pipeline.photo_files import PhotoFileError
 
 
-# Rows that are held at a time; also the row groups of the result, so that a photo can be read without many others.
+# Rows per batch in memory, and per row group of the result.
 BATCH = 64
 
 REFUSED = "refused"
@@ -37,7 +38,7 @@ class ParquetRows:
             self._source = pq.ParquetFile(source)
         self._schema = result_schema(self._source.schema_arrow, job)
         self.writer = pq.ParquetWriter(target, self._schema)
-        # Batches that are read and not yet written, and the results for the first of them.
+        # Unwritten batches, and the results for the first of them.
         self._batches: deque[pa.RecordBatch] = deque()
         self._images: list[bytes | None] = []
         self._reasons: list[str | None] = []
@@ -54,7 +55,9 @@ class ParquetRows:
                 if job.id_column is not None:
                     row_id = str(batch.column(job.id_column)[index].as_py())
                     if row_id in seen or row_id == "None":
-                        raise ShardError(f"The column {job.id_column!r} repeats {row_id!r} or lacks it: name another.")
+                        raise ShardError(
+                            f"The column {job.id_column!r} has no or a repeated value, {row_id!r}: choose another."
+                        )
                     seen.add(row_id)
                 number += 1
                 yield Row(row_id, lambda image=image: _bytes(image.as_py()))  # type: ignore[misc]
@@ -111,7 +114,7 @@ def open_parquet(job: DatasetJob, name: str) -> Iterator[ParquetRows]:
 def _bytes(image: object) -> bytes:
     data = image["bytes"] if isinstance(image, dict) else image
     if not isinstance(data, bytes):
-        raise PhotoFileError("The row holds no picture. Pictures behind a path or URL are not fetched.")
+        raise PhotoFileError("The row contains no picture. Pictures behind a path or URL are not fetched.")
     return data
 
 
@@ -120,29 +123,31 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        # pyarrow raises OSError for damage too, then without a number.
+        # For a damaged file, pyarrow raises an OSError without errno.
         if getattr(error, "errno", None) is not None:
             raise
-        raise ShardError("It is not a complete Parquet file: copy it again from where it came.") from error
+        raise ShardError("It is not a complete Parquet file: copy it again from its source.") from error
 
 
 def result_schema(source: pa.Schema, job: DatasetJob) -> pa.Schema:
     """Schema of the result, in the column order of the source, rebuilt from names and types.
 
     Raises:
-        ShardError: if a column is missing or repeated, the images are not bytes, or a column in `job.columns` could
-            hold pictures.
+        ShardError: if a column is missing or repeated, the images are not bytes, or a column in
+            `job.columns` could contain pictures.
     """
     for name in (job.image_column, *job.columns, *([job.id_column] if job.id_column else [])):
         if name not in source.names:
-            raise ShardError(f"There is no column {name!r}: it has {', '.join(source.names)}.")
+            raise ShardError(f"There is no column {name!r}: choose one of {', '.join(source.names)}.")
         if source.names.count(name) > 1:
             raise ShardError(f"There are two columns named {name!r}: rename one of them.")
     image = source.field(job.image_column)
     if not (_is_binary(image.type) or _is_image_struct(image.type)):
-        raise ShardError(f"The column {image.name!r} holds {image.type}, not bytes of pictures: name --image-column.")
+        raise ShardError(f"The column {image.name!r} has type {image.type}, not bytes: set --image-column.")
     if REFUSED in job.columns or image.name in (REFUSED, *job.columns):
-        raise ShardError(f"--columns cannot name {REFUSED!r} or the images: the result has these columns anyway.")
+        raise ShardError(
+            f"--columns cannot contain {REFUSED!r} or the image column, which the result always has: leave it out."
+        )
     fields = []
     for field in source:
         if field.name == image.name:
@@ -161,8 +166,7 @@ def _image_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _kept_type(column: str, kind: pa.DataType) -> pa.DataType:
-    """Arrow type without metadata. Dictionaries become their values, because a dictionary can hold
-    unused entries."""
+    """Arrow type without metadata and dictionaries, which can have unused entries."""
 
     def rebuilt(kind: pa.DataType) -> pa.DataType:
         if pa.types.is_dictionary(kind):
@@ -181,7 +185,7 @@ def _kept_type(column: str, kind: pa.DataType) -> pa.DataType:
             _checked_name(column, kind.tz)
         if _is_scalar(kind):
             return kind
-        raise _not_kept(column, f"values of type {kind} can hold pictures")
+        raise _not_kept(column, f"values of type {kind} can contain pictures")
 
     return rebuilt(kind)
 
@@ -202,13 +206,13 @@ def _checked_name(column: str, name: str) -> str:
 
 def _not_kept(column: str, problem: str) -> ShardError:
     return ShardError(
-        f"The column {column!r} cannot be kept, because {problem}. Only numbers and short texts can: leave it out of "
-        "--columns."
+        f"The column {column!r} cannot be kept, because {problem}. Only numbers and short texts are kept: leave it "
+        "out of --columns."
     )
 
 
 def _features(metadata: bytes | None, image: str, columns: tuple[str, ...]) -> dict[bytes, bytes] | None:
-    """Metadata of `datasets` that the types do not state: the image column and the class names."""
+    """Metadata for `datasets`: the image column and the class names."""
     try:
         features = json.loads(metadata or b"")["info"]["features"]
         kept = {

@@ -1,4 +1,4 @@
-"""Reports on shards, one Parquet row per photo, and their summary over a data set."""
+"""Reports of shards, one Parquet row per photo, and their summary over a data set."""
 
 import io
 import json
@@ -46,10 +46,10 @@ class PhotoLine:
     """Report line of one photo of a shard.
 
     Attributes:
-        id (`str`): its path or row.
-        status, reason, faces, hashes: as of `PhotoOutcome`.
-        seconds (`float`): in the model, reading and writing apart.
-        unet_evaluations (`int`): samples that went through the UNet.
+        id (`str`): path or row of the photo.
+        status, reason, faces, hashes: see `PhotoOutcome`.
+        seconds (`float`): time in the model, without reading and writing.
+        unet_evaluations (`int`): number of samples that the UNet processed.
     """
 
     id: str
@@ -79,9 +79,9 @@ class ShardInfo:
     """Metadata of a shard's report.
 
     Attributes:
-        seconds (`float`): that the shard took, reading and writing included.
-        device (`str`): the GPU's name, or "cpu".
-        model, identity (`str`): as in the options of the run.
+        seconds (`float`): time for the shard, including reading and writing.
+        device (`str`): name of the GPU, or "cpu".
+        model, identity (`str`): options of the run.
         sha256 (`ShardHashes`): hashes of source and result.
     """
 
@@ -98,9 +98,8 @@ def write_report(
     """Write the report that marks a shard as done.
 
     Args:
-        hashes (`ShardHashes`): of its source and result; the shard counts as done as long as both match.
-        seconds (`float`): that the shard took, reading and writing included.
-        device (`str`): the GPU's name, or "cpu".
+        hashes (`ShardHashes`): hashes of source and result. The shard is done while both match.
+        seconds, device: see `ShardInfo`.
     """
     shard = asdict(ShardInfo(seconds, device, job.model, job.options.identity, hashes))
     table = pa.Table.from_pylist([line.as_row() for line in lines], SCHEMA)
@@ -110,8 +109,7 @@ def write_report(
 
 
 def read_hashes(reports: StorageLocation, name: str) -> ShardHashes | None:
-    """Read the hashes in a shard's report; None if the report is missing, damaged or of an older
-    version."""
+    """Read the hashes in a shard's report; `None` if it is missing or invalid."""
     try:
         with reports.open(name) as file:
             return _shard_info(pq.read_schema(file)).sha256
@@ -136,13 +134,14 @@ class RunSummary:
     """Sums over all reports of a data set.
 
     Attributes:
-        photos, faces (`Counter`): by status, and by method. Photos whose result is not what the run made have the
-            status "changed", and their faces are not counted.
-        changed (`list[str]`): such results, by name.
-        reasons (`Counter`): why photos were refused.
-        seconds (`Counter`): that workers took for shards, by device.
-        unet_evaluations (`int`): in all.
-        models, identities (`set`): that were used.
+        photos, faces (`Counter`): number of photos by status, and of faces by method. Photos whose
+            result was modified after the run have the status "changed"; their faces are not
+            counted.
+        changed (`list[str]`): names of the modified results.
+        reasons (`Counter`): number of refused photos by reason.
+        seconds (`Counter`): processing time of shards by device.
+        unet_evaluations (`int`): total number.
+        models, identities (`set`): models and identity choices of the shards.
     """
 
     shards: int = 0
@@ -180,12 +179,12 @@ def summarize(target: StorageLocation) -> RunSummary:
     """Sum the reports of a target, and compare its files with their hashes.
 
     Raises:
-        ValueError: if there are no reports.
+        ValueError: if it has no reports.
     """
     reports = reports_location(target)
     names = [name for name in reports.names() if name.endswith(REPORT_SUFFIX)]
     if not names:
-        raise ValueError(f"There are no reports in {reports.root}: name the --output of a run.")
+        raise ValueError(f"There are no reports in {reports.root}: give the --output of a run.")
     summary = RunSummary()
     for name in names:
         with reports.open(name) as file:

@@ -7,11 +7,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Row:
-    """A photo of a shard.
+    """Photo of a shard.
 
     Attributes:
-        id (`str`): its path, or its row: what its noise depends on.
-        load (`Callable`): returns the bytes of its file; raises OSError or PhotoFileError if there are none.
+        id (`str`): path or row of the photo, from which its seed is derived.
+        load (`Callable`): returns the bytes of the file, or raises OSError or PhotoFileError.
     """
 
     id: str
@@ -27,15 +27,14 @@ class ShardHashes:
 
 
 class ShardRows(Protocol):
-    """Protocol of an open shard. Reading and writing run at the same time, each in its own thread."""
+    """Open shard. It is read in one thread and written in another."""
 
     @property
     def hashes(self) -> ShardHashes:
-        """Hashes of source and result, once the shard is complete."""
+        """Hashes of source and result, available once the shard is complete."""
 
     def __iter__(self) -> Iterator[Row]:
-        """Iterate over the photos, in order."""
+        """Iterate over the photos in order."""
 
     def add(self, row: Row, data: bytes | None, reason: str) -> None:
-        """Add the result of the next photo, in the same order; None with a reason if it was
-        refused."""
+        """Add the result of the next photo, or `None` and the reason of its refusal."""

@@ -1,5 +1,4 @@
-"""Secret seed of a data set, drawn once and stored for its owner only, so that a resumed run is the
-same."""
+"""Secret seed of a data set, stored in a private file for resumed runs."""
 
 import contextlib
 import os
@@ -19,25 +18,24 @@ def seed_path(target: StorageLocation) -> Path:
 
 
 def read_or_draw_seed(path: Path) -> int:
-    """Read the seed from a file; draw one if the file is missing.
+    """Read the seed from a file, or draw and store one if the file is missing.
 
     Raises:
         OSError: if it cannot be read or written.
-        ValueError: if it holds no seed, or others can read it.
+        ValueError: if it does not contain a seed, or other users can read it.
     """
     with contextlib.suppress(FileExistsError):
         _draw(path)
     if os.name != "nt" and path.stat().st_mode & 0o077:
-        raise ValueError(f"Others can read {path}, and whoever knows the seed can test guesses: `chmod 600` it.")
+        raise ValueError(f"Other users can read the secret seed in {path}: run `chmod 600` on it.")
     text = path.read_text(encoding="ascii", errors="replace").strip()
     if not text.isdecimal() or int(text) >= 2**SEED_BITS:
-        raise ValueError(f"{path} does not hold a seed: it must be one integer below 2**{SEED_BITS}.")
+        raise ValueError(f"{path} does not contain a seed: it must be one integer from 0 to 2**{SEED_BITS} - 1.")
     return int(text)
 
 
 def _draw(path: Path) -> None:
-    """Write a new seed atomically, and only if there is none: several processes may do this at
-    once."""
+    """Write a new seed atomically unless there is one, as several processes may do at once."""
     if path.exists():
         raise FileExistsError
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

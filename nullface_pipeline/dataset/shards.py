@@ -1,4 +1,4 @@
-"""Shards of a data set: finding them, checking which are done, and opening them."""
+"""Shards of a data set: find them, check which are done, and open them."""
 
 import hashlib
 import json
@@ -24,8 +24,8 @@ class Shard:
     """Unit of work: one file, or some photos of a folder.
 
     Attributes:
-        name (`str`): of its file in source and target. Photos of a folder have a name made from theirs.
-        photos (`tuple[str, ...]`): names of the photos, if it is a part of a folder.
+        name (`str`): name of the file in source and target, or a name derived from the photos.
+        photos (`tuple[str, ...]`): names of the photos of a folder; empty for a file.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Shard:
 
     @property
     def report(self) -> str:
-        """Name of its report, which is written last."""
+        """Name of the report, which is written last."""
         return self.name + REPORT_SUFFIX
 
     def as_row(self) -> dict[str, object]:
@@ -49,11 +49,11 @@ def find_shards(source: StorageLocation, target: StorageLocation, shard_size: in
     """Find the shards of the source, sorted by name: Parquet files, tar files, or groups of photos.
 
     Args:
-        shard_size (`int`): photos of a folder in one shard.
+        shard_size (`int`): number of photos of a folder in one shard.
 
     Raises:
         ShardError: if a name in the source leads out of it.
-        ValueError: if there are none or of several kinds, or if source and target are not apart.
+        ValueError: if the source has no shards or several kinds, or overlaps with the target.
     """
     _check_apart(source, target)
     names = source.names()
@@ -66,48 +66,47 @@ def find_shards(source: StorageLocation, target: StorageLocation, shard_size: in
     if not found:
         raise ValueError(f"There are no Parquet files, tar files or photos in {source.root}.")
     if len(found) > 1:
-        raise ValueError(f"{source.root} holds {' and '.join(found)}: name a folder that holds one kind.")
+        raise ValueError(f"{source.root} contains {' and '.join(found)}: choose a folder with one kind.")
     if found != ["photos"]:
         return [Shard(name) for name in kinds[found[0]]]
     return _photo_shards(_photo_names(source, target), shard_size)
 
 
 def _photo_names(source: StorageLocation, target: StorageLocation) -> list[str]:
-    """Names of the photos, as `nullface anonymize` finds them if the source is a local folder."""
+    """Names of the photos. In a local folder, `search_photos` finds and checks them."""
     folder = source.folder
     if folder is None:
         return [name for name in source.names() if is_photo_name(name)]
-    # For a store any folder beside the source does: its name is only left off the results' again.
+    # For a target in an object store, any other folder will do: only the relative names are used.
     beside = folder.with_name(f"{folder.name}-anonymized")
     return sorted(photo.name for photo in search_photos([folder], target.folder or beside).jobs)
 
 
 def _photo_shards(names: list[str], size: int) -> list[Shard]:
-    """Group photos into shards. The name of a shard contains a hash of its photos' names."""
+    """Group photos into shards, named by number and hash of the photos' names."""
     for name in names:
         try:
             name.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{name!a} is not valid text: rename this photo.") from error
+            raise ValueError(f"The file name {name!a} is not valid text: rename the photo.") from error
     chunks = [tuple(names[start : start + size]) for start in range(0, len(names), size)]
-    return [Shard(f"photos-{number:06}-{_names_digest(chunk)}", chunk) for number, chunk in enumerate(chunks)]
-
-
-def _names_digest(names: tuple[str, ...]) -> str:
-    return hashlib.blake2b("\0".join(names).encode(), digest_size=8).hexdigest()
+    digests = [hashlib.blake2b("\0".join(chunk).encode(), digest_size=8).hexdigest() for chunk in chunks]
+    return [
+        Shard(f"photos-{number:06}-{digest}", chunk) for number, (digest, chunk) in enumerate(zip(digests, chunks))
+    ]
 
 
 def _check_apart(source: StorageLocation, target: StorageLocation) -> None:
     if not source.exists():
         raise ValueError(f"{source.root} does not exist.")
     if source.folder is not None and not source.folder.is_dir():
-        raise ValueError(f"{source.root} is not a folder: name the folder of the shards.")
+        raise ValueError(f"{source.root} is not a folder: give the folder of the shards.")
     if target.folder is None and "/" not in target.path(""):
-        raise ValueError(f"{target.root} is a whole bucket, beside which no reports can lie: name a folder in it.")
+        raise ValueError(f"{target.root} is a bucket, which leaves no place for reports: choose a folder in it.")
     roots = [_real(location) for location in (source, target, reports_location(target))]
     for other in roots[1:]:
         if other == roots[0] or other.startswith(roots[0] + "/") or roots[0].startswith(other + "/"):
-            raise ValueError(f"{source.root} and {target.root} lie in one another: name another --output.")
+            raise ValueError(f"{source.root} and {target.root} overlap: choose another --output.")
 
 
 def _real(location: StorageLocation) -> str:
@@ -116,7 +115,7 @@ def _real(location: StorageLocation) -> str:
 
 
 def begin(job: DatasetJob, shards: list[Shard]) -> list[Shard]:
-    """Claim the target, and return the unfinished shards. Hashes of finished shards are compared.
+    """Claim the target, and return the unfinished shards by their hashes.
 
     Raises:
         ValueError: as `claim_target`.
@@ -141,42 +140,43 @@ def claim_target(job: DatasetJob, shards: list[Shard]) -> None:
     """Begin a target, or check that it was begun with the same options.
 
     Raises:
-        ValueError: if the target holds files that no run has written, was begun with other options, or from another
+        ValueError: if the target contains files of no run, or results of other options or another
             source.
     """
     done = {name for name in job.reports.names() if name.endswith(REPORT_SUFFIX)}
     if _begun_with(job) != job.options_sha256:
         existing = [*job.target.names(), *sorted(done)]
-        # Asked again: another process may have begun the same run in the meantime.
+        # Read again, because another process may have begun the same run in the meantime.
         if (options := _begun_with(job)) != job.options_sha256:
             _check_new(job, existing, options)
             job.reports.write(RUN_NAME, json.dumps({"options_sha256": job.options_sha256}).encode())
     unknown = done - {shard.report for shard in shards}
     if unknown:
         raise ValueError(
-            f"{job.reports.root} holds reports of shards that {job.source.root} does not have, such as "
-            f"{min(unknown)}: the source has changed. Name another --output."
+            f"{job.reports.root} contains reports of shards that {job.source.root} does not have, such as "
+            f"{min(unknown)}: the source has changed. Choose another --output."
         )
 
 
 def _begun_with(job: DatasetJob) -> str | None:
-    """Options digest of the run that began the target."""
+    """Options digest of the run that began the target, if any."""
     return json.loads(job.reports.read(RUN_NAME))["options_sha256"] if job.reports.exists(RUN_NAME) else None
 
 
 def _check_new(job: DatasetJob, existing: list[str], options: str | None) -> None:
-    """Check that a target of unknown origin is empty."""
+    """Check that a target that this run did not begin is empty."""
     if existing and options is not None:
-        raise ValueError(f"{job.target.root} was begun with other options or another version: name another --output.")
+        raise ValueError(
+            f"{job.target.root} was begun with other options or another version: choose another --output."
+        )
     if existing:
         raise ValueError(
-            f"{job.target.root} holds files that no run has written, such as {existing[0]}: name another."
+            f"{job.target.root} contains files of no earlier run, such as {existing[0]}: choose another --output."
         )
 
 
 def open_shard(job: DatasetJob, shard: Shard) -> AbstractContextManager[ShardRows]:
-    """Open a shard for reading and writing. Its result appears at the end, unless an error is
-    raised."""
+    """Open a shard for reading and writing. Its result is written atomically at the end."""
     from nullface_pipeline.dataset.parquet_shard import open_parquet
     from nullface_pipeline.dataset.tar_shard import open_tar
 

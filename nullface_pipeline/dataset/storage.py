@@ -16,18 +16,18 @@ from nullface_pipeline.runs.digests import file_digest
 
 
 class ShardError(Exception):
-    """A shard that cannot be read or written now. The next run retries it."""
+    """Shard that cannot be read or written. The next run retries it."""
 
 
 def check_name(name: str, where: str) -> None:
-    """Check that a file name stays below the folder it is joined to.
+    """Check that a relative file name does not leave its folder.
 
     Raises:
         ShardError: if the name is absolute, or has an empty part, `.` or `..`.
     """
     windows = os.name == "nt" and any(letter in name for letter in "\\:")
     if windows or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-        raise ShardError(f"{where} has a file named {name!a}, which could be written to another folder: rename it.")
+        raise ShardError(f"{where} contains a file named {name!a}, which leads to another folder: rename it.")
 
 
 def file_sha256(file: BinaryIO) -> str:
@@ -40,10 +40,9 @@ def file_sha256(file: BinaryIO) -> str:
 
 @dataclass(frozen=True)
 class StorageLocation:
-    """Folder by path or by a URL that fsspec knows: `s3://`, `gs://`, `hf://`. Names in it are
-    relative, with /.
+    """Folder by path or by a URL of fsspec, such as `s3://`, `gs://` or `hf://`.
 
-    Every method that takes a name raises `ShardError` for one that leads out of the folder.
+    Names of files are relative, with /. Methods raise `ShardError` for names that leave the folder.
     """
 
     root: str
@@ -53,8 +52,8 @@ class StorageLocation:
         """File system and path in it.
 
         Raises:
-            ImportError: if fsspec, or its package for this kind of URL, is not installed.
-            ValueError: if the URL's kind is unknown.
+            ImportError: if fsspec, or its package for this protocol, is not installed.
+            ValueError: if the protocol is unknown.
         """
         from fsspec.core import url_to_fs
 
@@ -77,7 +76,7 @@ class StorageLocation:
         return f"{root.rstrip('/')}/{name}".removeprefix("" if root else "/")
 
     def names(self) -> list[str]:
-        """Names of all files below, sorted; empty if the folder does not exist.
+        """Names of all files in the folder and its subfolders, sorted; empty if it does not exist.
 
         Raises:
             ShardError: if a name is absolute, or has an empty part, `.` or `..`.
@@ -112,12 +111,12 @@ class StorageLocation:
             return bytes(self._opened[0].cat_file(self.path(name)))
         except FileNotFoundError:
             raise
-        # Of a store that fails for a moment no photo is to be refused for good.
+        # A temporary failure of a store must not refuse a photo: the shard is retried instead.
         except Exception as error:
             raise ShardError(f"{name} cannot be read from {self.root} ({type(error).__name__}: {error}).") from error
 
     def sha256(self, name: str) -> str | None:
-        """SHA-256 of a file in hexadecimal; None if it is missing or cannot be read."""
+        """SHA-256 of a file in hexadecimal; `None` if it is missing or unreadable."""
         check_name(name, self.root)
         if self.folder is not None:
             return file_digest(self.folder / name)
@@ -136,7 +135,7 @@ class StorageLocation:
                 path.unlink()
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file atomically; an existing one is replaced."""
+        """Write a file atomically, replacing an existing one."""
         if (path := self._writable(name)) is None:
             self._opened[0].pipe_file(self.path(name), data)
             return
@@ -145,24 +144,24 @@ class StorageLocation:
 
     @contextlib.contextmanager
     def written(self, name: str) -> Iterator[BinaryIO]:
-        """Open a file for writing. It gets its name at the end, or is deleted after an error."""
+        """Open a file for writing. It is renamed at the end, or deleted after an error."""
         if (path := self._writable(name)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as temporary, temporary.open("xb+") as file:
                 yield file
             return
-        # Results only: what is read from a store never lies on a disk.
+        # Holds results only; originals from a store are never written to disk.
         with tempfile.NamedTemporaryFile(prefix="nullface-") as file:
             yield file  # type: ignore[misc]
             file.flush()
             self._opened[0].put_file(file.name, self.path(name))
 
     def _writable(self, name: str) -> Path | None:
-        """Local path of a file to write; None in an object store."""
+        """Local path of a file to write; `None` in an object store."""
         check_name(name, self.root)
         if self.folder is None:
             return None
         path = self.folder / name
         if not path.parent.resolve().is_relative_to(self.folder.resolve()):
-            raise ShardError(f"{path} is behind a link that leads out of {self.root}: remove the link.")
+            raise ShardError(f"{path} is reached by a link that leads out of {self.root}: remove the link.")
         return path

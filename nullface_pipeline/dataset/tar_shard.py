@@ -1,7 +1,6 @@
-"""WebDataset tar: photos are anonymized, short texts with the named suffixes are copied, the rest
-is dropped.
+"""Shard of a WebDataset tar: photos are anonymized, short texts with kept suffixes are copied.
 
-In the place of a refused photo stands `NAME.refused`, a text that says why.
+Everything else is dropped. A refused photo is replaced by a text `NAME.refused` with the reason.
 """
 
 import contextlib
@@ -23,10 +22,10 @@ from nullface_pipeline.photo_files import PhotoFileError, is_photo_name
 
 REFUSED = ".refused"
 
-# Twice an uncompressed photo with as many pixels as are read.
+# Twice the size of an uncompressed photo with `MAX_PIXELS`.
 MAX_PHOTO_BYTES = 2**30
 
-_DAMAGED = "The tar file is cut off or damaged: copy it again from where it came."
+_DAMAGED = "The tar file is truncated or damaged: copy it again from its source."
 
 
 class TarRows:
@@ -36,9 +35,11 @@ class TarRows:
 
     def __init__(self, source: tarfile.TarFile, target: tarfile.TarFile, columns: tuple[str, ...]) -> None:
         if any(f".{column}".endswith(REFUSED) for column in columns):
-            raise ShardError(f"--columns cannot name {REFUSED!r}: it marks refused photos in the result.")
+            raise ShardError(
+                f"--columns cannot contain {REFUSED!r}, which marks refused photos in the result: leave it out."
+            )
         self._source, self._target, self._columns = source, target, columns
-        # Members that are read and not yet written; without data where the photo's result is to come.
+        # Unwritten members, without data for photos.
         self._members: deque[tuple[str, bytes | None]] = deque()
         self._unwritten = 0
 
@@ -63,7 +64,7 @@ class TarRows:
                 self._members.append((name, self._kept(member)))
 
     def _read(self, member: tarfile.TarInfo, limit: int) -> tuple[bytes, str | None]:
-        """Bytes of a member, or the reason why it is not read."""
+        """Bytes of a member, and the reason if it is not read."""
         if not member.isfile():
             return b"", "it is a link or a device in the tar, not a file"
         if member.issparse():
@@ -77,8 +78,8 @@ class TarRows:
         problem = problem or data_problem(data)
         if problem:
             raise ShardError(
-                f"The member {member.name!a} cannot be kept, because {problem}. Only short texts without pictures "
-                f"can: leave {suffix(member.name)!a} out of --columns."
+                f"The member {member.name!a} cannot be kept, because {problem}. Only short texts are kept: leave "
+                f"{suffix(member.name)!a} out of --columns."
             )
         return data
 
@@ -102,7 +103,7 @@ class TarRows:
             self._put(name, data or b"")
 
     def _put(self, name: str, data: bytes) -> None:
-        """Write a member with the name only: without owner and time."""
+        """Write a member without owner and time."""
         member = tarfile.TarInfo(name)
         member.size = len(data)
         self._target.addfile(member, io.BytesIO(data))
@@ -135,8 +136,7 @@ def _loaded(data: bytes, problem: str | None) -> bytes:
 
 
 def _check_whole(read: tarfile.TarFile, source: BinaryIO) -> None:
-    """Check for the blocks of zeros that end a tar: `tarfile` reads a truncated file without an
-    error."""
+    """Check for the end-of-archive blocks, which `tarfile` does not require."""
     if source.seek(0, io.SEEK_END) - read.offset < tarfile.BLOCKSIZE:
         raise ShardError(_DAMAGED)
 

@@ -1,5 +1,4 @@
-"""Limits on the values that a data set keeps beside its photos, so that none of them can hold a
-picture."""
+"""Limits on the values that a data set keeps beside its photos, so that none is a picture."""
 
 import json
 import re
@@ -9,10 +8,10 @@ from collections.abc import Iterator
 from nullface_pipeline.photo_files.exif import looks_encoded
 
 
-# Letters of all texts in one value, letters between two spaces, numbers in one value, and digits of a number.
+# Highest number of characters in a value and in a word, of numbers in a value, and of digits.
 MAX_TEXT, MAX_WORD, MAX_NUMBERS, MAX_DIGITS = 2000, 200, 64, 40
 
-# Bytes of a member of a tar: JSON has quotes and spaces besides its texts and numbers.
+# Highest size of a tar member in bytes, including the syntax of JSON.
 MAX_KEPT_BYTES = 16_384
 
 
@@ -21,7 +20,7 @@ class _LongNumber(Exception):
 
 
 def data_problem(data: bytes) -> str | None:
-    """Return why the bytes of a member cannot be kept, or None if they are a short text or short JSON."""
+    """Reason why a tar member cannot be kept; `None` if it is a short text or short JSON."""
     try:
         return "it is too long" if len(data) > MAX_KEPT_BYTES else value_problem(data.decode())
     except UnicodeDecodeError:
@@ -29,25 +28,25 @@ def data_problem(data: bytes) -> str | None:
 
 
 def value_problem(value: object) -> str | None:
-    """Return why a value cannot be kept, or None if it is too small to hold a picture.
+    """Reason why a value cannot be kept; `None` if it is too small to be a picture.
 
     Args:
-        value: numbers, texts, dates, and lists and dictionaries of them. A text may be JSON.
+        value: number, text, date, or a list or dictionary of them. A text may be JSON.
     """
     try:
         parts = list(_parts(_parsed(value) if isinstance(value, str) else value))
     except (_LongNumber, RecursionError):
-        return "its JSON has a long number, or lists within lists"
+        return "its JSON has a long number or is nested too deeply"
     texts = [part for part in parts if isinstance(part, str)]
     if len(parts) - len(texts) > MAX_NUMBERS:
-        return f"it holds more than {MAX_NUMBERS} numbers"
+        return f"it contains more than {MAX_NUMBERS} numbers"
     if sum(map(len, texts)) > MAX_TEXT:
         return f"its text is longer than {MAX_TEXT:,} characters"
     return next((problem for text in texts if (problem := _text_problem(text))), None)
 
 
 def _parsed(text: str) -> object:
-    """Lists and dictionaries in a JSON text, with repeated keys; any other text unchanged."""
+    """Parse JSON lists and dictionaries, with repeated keys; other texts are unchanged."""
     try:
         value = json.loads(text, object_pairs_hook=tuple, parse_int=_number, parse_float=_number)
     except ValueError:

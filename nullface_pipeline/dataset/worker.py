@@ -1,4 +1,4 @@
-"""Worker of every engine: loads the models once, and processes shards."""
+"""Worker of all engines: loads the models once, and processes shards."""
 
 import time
 from collections import Counter
@@ -33,8 +33,8 @@ class ShardOutcome:
     """Outcome of a shard.
 
     Attributes:
-        photos, anonymized, covered, refused (`int`): its photos, and how many ended how.
-        failed (`str`): why it could not be done and has to be tried again, else "".
+        photos, anonymized, covered, refused (`int`): number of photos, in total and by status.
+        failed (`str`): reason why the shard failed and must be retried, else "".
     """
 
     name: str
@@ -49,7 +49,7 @@ class ShardWorker:
     """Anonymizes shards with one model.
 
     Args:
-        job (`DatasetJob`): what to do.
+        job (`DatasetJob`): settings of the job.
 
     Attributes:
         on_photo (`Callable`, *optional*): called after each photo.
@@ -73,12 +73,11 @@ class ShardWorker:
         pipe.unet.register_forward_hook(self._count_evaluations)
 
     def __call__(self, row: dict[str, object]) -> dict[str, object]:
-        """Process a row of Ray: `Shard.as_row` in, the fields of a `ShardOutcome` out."""
+        """Process a row of Ray Data: `Shard.as_row` to the fields of a `ShardOutcome`."""
         return asdict(self.run(Shard.from_row(row)))
 
     def run(self, shard: Shard) -> ShardOutcome:
-        """Process a shard, unless it is done. A shard that cannot be read or written is reported as
-        failed, without a result."""
+        """Process a shard unless it is done. Any error but a broken device marks it as failed."""
         try:
             if is_done(self._job, shard):
                 return _outcome(shard, read_lines(self._job.reports, shard.report))
@@ -105,17 +104,16 @@ class ShardWorker:
         return lines
 
     def _remove_earlier(self, shard: Shard) -> None:
-        """Remove results that do not match their report, so that none is left if the shard fails
-        now."""
+        """Remove results that do not match their report, so that a failed shard has none."""
         if self._job.reports.exists(shard.report):
             for name in shard.photos or (shard.name,):
                 self._job.target.remove(name)
             self._job.reports.remove(shard.report)
 
-    def _process(self, row: Row, read: DecodedPhoto | PhotoFileError) -> tuple[ProcessedPhoto, float, int]:
-        """Result, seconds, and UNet evaluations of one photo."""
+    def _process(self, row: Row, decoded: DecodedPhoto | PhotoFileError) -> tuple[ProcessedPhoto, float, int]:
+        """Anonymize one photo; its result, time in seconds, and number of UNet evaluations."""
         started, before = time.perf_counter(), self._evaluations
-        processed = process_photo(self._anonymize, row.id, read)
+        processed = process_photo(self._anonymize, row.id, decoded)
         if self.on_photo is not None:
             self.on_photo()
         return processed, time.perf_counter() - started, self._evaluations - before
@@ -125,10 +123,10 @@ class ShardWorker:
     ) -> PhotoLine:
         line = PhotoLine(row.id, "refused", processed.reason, seconds=seconds, unet_evaluations=evaluations)
         data = None
-        if processed.image is not None and processed.read is not None:
+        if processed.image is not None and processed.decoded is not None:
             try:
                 data, hashes = encode_result(
-                    processed.image, processed.read, self._job.keep_metadata, self._job.options_sha256
+                    processed.image, processed.decoded, self._job.keep_metadata, self._job.options_sha256
                 )
                 line = replace(line, status=processed.status, reason="", faces=processed.faces, hashes=hashes)
             except PhotoFileError as error:
@@ -146,7 +144,7 @@ def _outcome(shard: Shard, lines: list[PhotoLine]) -> ShardOutcome:
 
 
 def _problem(error: Exception) -> str:
-    """Why a shard failed, as one sentence."""
+    """Reason why a shard failed, as one sentence."""
     if isinstance(error, ShardError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -1,32 +1,31 @@
 """Reading, anonymizing and writing single photo files.
 
-Reading refuses whatever cannot be anonymized as a whole (animations, pages, raw files, damaged files) with one
-`PhotoFileError`. Writing starts from bare pixels, so that nothing of the original file comes along unless it is named
-here: the colour profile, the resolution, the transparency and, only when asked for, the camera's notes in the EXIF.
+The reader refuses files that cannot be anonymized as a whole (animations, pages, raw files, damaged
+files) with `PhotoFileError`. The writer starts from pixels and adds only the color profile, the
+resolution, the transparency and, on request, EXIF tags.
 
-| file | read as | written as |
-|---|---|---|
-| JPEG | RGB; CMYK through its profile | JPEG, quality 95, the file's own subsampling; CMYK becomes sRGB |
-| PNG, palette included | RGB, alpha apart | PNG, 8 bits a channel, with the file's colour chunks |
-| WebP | RGB, alpha apart | WebP, lossless where the file is, else quality 95 |
-| TIFF | RGB, alpha apart | TIFF, uncompressed or LZW as the file, else deflate |
-| BMP | RGB, alpha apart | BMP; it can carry neither profile nor AI mark, and few programs see its transparency |
-| HEIC | RGB, alpha apart | HEIC, quality 90, the file's own chroma; an encoder in pillow-heif is needed |
+| file | written as |
+|---|---|
+| JPEG | JPEG, quality 95, same chroma subsampling; CMYK is converted to sRGB |
+| PNG | PNG, 8 bits per channel, without palette, with the color chunks |
+| WebP | WebP, lossless if the file is, else quality 95 |
+| TIFF | TIFF, uncompressed or LZW if the file is, else deflate |
+| BMP | BMP, without color profile and AI marking, which the format cannot hold |
+| HEIC | HEIC, quality 90, same chroma subsampling; needs pillow-heif with an encoder |
 
-What leaves is made anew, not copied:
+All metadata is rebuilt, not copied:
 
-* A profile of primaries and plain curves (sRGB, Adobe RGB, Display P3, grey gammas) is rebuilt from its numbers; with any
-  other the photo is converted to sRGB, before faces are looked for. See `colour_profile.py`.
-* Transparency that is dithered, or half transparent on more than a tenth of the picture, is refused. Other transparency is
-  kept, and `alpha_views` and `composed_views` are what has to be searched for faces; `flatten` does without it. What lies
-  under full transparency is written black.
-* Notes are kept if their tag is known and the value is of a plausible kind, length and range. See `exif.py`.
-* Colour numbers of PNG and HEIC are kept if they name colours of photos, the resolution if a printer could mean it.
+* Matrix profiles with plain curves are rebuilt (`colour_profile.py`). Photos with other profiles
+  are converted to sRGB before face detection.
+* Dithered transparency, and partial transparency of more than a tenth of the pixels, is refused.
+  Other transparency is kept. Fully transparent pixels are written black. Search `alpha_views` and
+  `composed_views` for faces, or `flatten` the photo.
+* EXIF values are kept if their tag is known and they are plausible (`exif.py`).
+* The resolution and the color codes of PNG and HEIC are kept if they are plausible.
 
-Grey photos stay grey. The format is told by the content; a PNG named `.jpg` is written as a PNG
-under the name it is given. 16-bit photos are written at 8 bits: faces are looked for and judged at 8 bits, and what
-lies in the lower bits of a photo that is nearly black could hold a face that nobody has checked. Secondary pictures
-inside a file, such as thumbnails, previews, gain maps, depth maps and motion clips, are left out.
+Grayscale photos stay grayscale. The format depends on the content of the file, not on its suffix.
+Photos of 16 bits are written with 8, because faces are detected and verified at 8 bits. Secondary
+pictures in a file are dropped: thumbnails, previews, gain maps, depth maps and motion clips.
 """
 
 from nullface_pipeline.photo_files.metadata import DIGITAL_SOURCE_TYPE
@@ -35,6 +34,7 @@ from nullface_pipeline.photo_files.reading import (
     MAX_PIXELS,
     SUFFIXES,
     UNREAD_PICTURES,
+    VIDEO_TYPES,
     is_photo_name,
     kind_of_photo,
     read_photo,

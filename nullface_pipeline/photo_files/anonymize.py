@@ -29,10 +29,11 @@ def photo_anonymizer(
     """Return a function that anonymizes a photo file. The noise depends on the photo's name.
 
     Args:
-        verifier (`str`, *optional*): the InsightFace pack of `PhotoOptions.verifier`, by name or folder.
-        seed (`int`): the run's, see `photo_seed`.
-        skip_numbers (`Mapping[str, Sequence[int]]`, *optional*): faces to leave alone, by the photo's name and
-            their numbers in its preview.
+        verifier (`str`, *optional*): InsightFace pack of `PhotoOptions.verifier`, by name or
+            folder.
+        seed (`int`): seed of the run, see `photo_seed`.
+        skip_numbers (`Mapping[str, Sequence[int]]`, *optional*): numbers in the preview of the
+            faces to keep unchanged, by the photo's name.
 
     Raises:
         ImportError, OSError, RuntimeError, TypeError, ValueError: as `with_loaded_models`.
@@ -40,7 +41,7 @@ def photo_anonymizer(
     options = with_loaded_models(pipe, options, verifier)
 
     def anonymize(file: PhotoFile, name: str) -> AnonymizedPhoto:
-        # In an album, noise depends on the person and not on the photo.
+        # In an album, the noise depends on the person and not on the photo.
         own = replace(options, seed=seed if options.identity == "consistent" else photo_seed(seed, name))
         if numbers := (skip_numbers or {}).get(name):
             own = replace(own, skip_faces=(*own.skip_faces, *_numbered_boxes(pipe.face_analyser, file, numbers)))
@@ -50,15 +51,16 @@ def photo_anonymizer(
 
 
 def with_loaded_models(pipe: NullFacePipeline, options: PhotoOptions, verifier: str | None) -> PhotoOptions:
-    """Load the verifier and embed the reference photos of the options, and check them against the
-    pipeline.
+    """Load the verifier, embed the reference photos, and check the options against the pipeline.
 
     Args:
-        verifier (`str`, *optional*): the InsightFace pack of `PhotoOptions.verifier`, by name or folder.
+        verifier (`str`, *optional*): InsightFace pack of `PhotoOptions.verifier`, by name or
+            folder.
 
     Raises:
-        ImportError, OSError, RuntimeError, TypeError, ValueError: if the verifier cannot be loaded, the pipeline does not
-            suit the options, or a reference photo of `skip_faces` does not show exactly one face.
+        ImportError, OSError, RuntimeError, TypeError, ValueError: if the verifier cannot be loaded,
+            the pipeline does not support the options, or a reference photo does not show exactly
+            one face.
     """
     from nullface_pipeline.face_identity import load_face_analyser
     from nullface_pipeline.fetch_weights import fetch_pack
@@ -72,7 +74,7 @@ def with_loaded_models(pipe: NullFacePipeline, options: PhotoOptions, verifier: 
 
 
 def _numbered_boxes(analyser: FaceAnalyser, file: PhotoFile, numbers: Sequence[int]) -> "list[Box]":
-    """Boxes of faces by their number in the preview."""
+    """Boxes of faces by their numbers in the preview."""
     import numpy as np
 
     from nullface_pipeline.face_search import search_faces
@@ -86,18 +88,19 @@ def anonymize_file(pipe: NullFacePipeline, file: PhotoFile, options: PhotoOption
     """Anonymize a photo file as `pipe.anonymize` does, and search its transparency for faces.
 
     Args:
-        pipe (`StableDiffusionNullFacePipeline`): with adapter and face models.
+        pipe (`StableDiffusionNullFacePipeline`): pipeline with adapter and face models.
 
     Raises:
-        PhotoRefusedError: as `pipe.anonymize`, and if a face shows in the transparency, or only before black or white.
+        PhotoRefusedError: as `pipe.anonymize`, and if a face is detected in the transparency, or
+            only over black or white.
         RuntimeError, TypeError, ValueError: as `pipe.anonymize`.
     """
     if _shown_faces(pipe.face_analyser, alpha_views(file), known=()):
-        raise PhotoRefusedError("Its transparency shows a face: save it without transparency first.")
+        raise PhotoRefusedError("Its transparency shows a face: save the photo without transparency first.")
     result = pipe.anonymize(file.image, options)
     if _shown_faces(pipe.face_analyser, composed_views(file, result.image), known=result.faces):
         raise PhotoRefusedError(
-            "With its transparency it shows a face that it does not show without: save it without transparency first."
+            "A face is visible only with its transparency: save the photo without transparency first."
         )
     return result
 
@@ -105,14 +108,14 @@ def anonymize_file(pipe: NullFacePipeline, file: PhotoFile, options: PhotoOption
 def _shown_faces(
     analyser: FaceAnalyser, views: Iterable[PIL.Image.Image], known: Sequence[FaceRecord]
 ) -> "list[FaceLocation]":
-    """Faces in any of the pictures that match no known face."""
+    """Detected faces in any of the pictures that match no known face."""
     import numpy as np
 
     from nullface_pipeline.face_identity import FaceLocation
     from nullface_pipeline.face_search import UNUSUAL_MARGIN, search_locations
     from nullface_pipeline.photo import unmatched_faces
 
-    # Pictures that are not photos show much that looks a little like a face.
+    # A higher score than for photos, because the views cause more false detections.
     score = analyser.det_model.det_thresh + UNUSUAL_MARGIN
     boxes = [FaceLocation(np.array(face.box, dtype=np.float32), np.zeros((5, 2)), face.score) for face in known]
     return [

@@ -1,9 +1,9 @@
-"""EXIF tags that can be kept, and the values that each may hold.
+"""Allowlist of EXIF tags, with a check of the values of each.
 
-A value is kept if it is of the kind, the length and the range that its tag has in the standard, and it is written
-anew from what it means. Nothing is kept that is not named here, because what is left out can hold pictures: the
-thumbnail's directory, MakerNote, Photoshop's resources and layers, IPTC, XMP, nested directories, tables of
-calibration. Long texts, and words that no language has, could hold a picture in letters.
+A value is kept if it has the type, length and range of its tag in the standard, and is encoded
+anew. Everything else is dropped because it can contain pictures: thumbnails, MakerNote, Photoshop
+data, IPTC, XMP and nested directories. Long or encoded-looking texts are dropped for the same
+reason.
 """
 
 import math
@@ -16,26 +16,26 @@ import PIL.Image
 from PIL.TiffImagePlugin import IFDRational
 
 
-# Letters of a name, of a title or remark, and of a single word.
+# Highest number of characters of a name, of a title or comment, and of a word.
 MAX_NAME, MAX_TEXT, MAX_WORD = 64, 200, 40
 
-# One segment of a JPEG.
+# Highest number of bytes, which fit into one segment of a JPEG.
 MAX_EXIF = 65_000
 
-# What a value becomes, or `None` if it is not plausible.
+# Returns the value to write, or `None` if it is implausible.
 Check = Callable[[object], object]
 
 _CHARSETS = {b"ASCII\0\0\0": "ascii", b"UNICODE\0": "utf-16", bytes(8): "ascii"}
 
 
-def _prose(words: object, limit: int) -> str | None:
-    """Text in one line; `None` if it is too long or looks encoded."""
-    if not isinstance(words, str):
+def _prose(text: object, limit: int) -> str | None:
+    """Normalize text to one line; `None` if it is too long or looks encoded."""
+    if not isinstance(text, str):
         return None
-    words = " ".join(words.strip(" \0").split())
-    if not words or len(words) > limit or not words.isprintable():
+    text = " ".join(text.strip(" \0").split())
+    if not text or len(text) > limit or not text.isprintable():
         return None
-    return None if any(looks_encoded(word) for word in words.split()) else words
+    return None if any(looks_encoded(word) for word in text.split()) else text
 
 
 def looks_encoded(word: str) -> bool:
@@ -48,8 +48,8 @@ def _text(limit: int) -> Check:
     return lambda value: _prose(value, limit)
 
 
-def _like(pattern: str) -> Check:
-    """Check for text that matches a pattern as a whole."""
+def _matching(pattern: str) -> Check:
+    """Check that a text matches a pattern."""
 
     def check(value: object) -> str | None:
         text = value.rstrip("\0 ") if isinstance(value, str) else ""
@@ -59,12 +59,12 @@ def _like(pattern: str) -> Check:
 
 
 def _exactly(pattern: bytes) -> Check:
-    """Check for bytes that match a pattern as a whole."""
+    """Check that bytes match a pattern."""
     return lambda value: value if isinstance(value, bytes) and re.fullmatch(pattern, value, re.DOTALL) else None
 
 
-def _whole(most: int = 65_535, counts: tuple[int, ...] = (1,)) -> Check:
-    """Check for integers from 0 to `most`, as many as one of `counts`."""
+def _integers(most: int = 65_535, counts: tuple[int, ...] = (1,)) -> Check:
+    """Check for integers from 0 to `most`; `counts` lists the allowed lengths."""
 
     def check(value: object) -> object:
         numbers = value if isinstance(value, tuple) else (value,)
@@ -74,14 +74,14 @@ def _whole(most: int = 65_535, counts: tuple[int, ...] = (1,)) -> Check:
     return check
 
 
-def _measured(least: float, most: float, counts: tuple[int, ...] = (1,)) -> Check:
-    """Check for fractions within a range, rounded to a plausible precision."""
+def _rationals(least: float, most: float, counts: tuple[int, ...] = (1,)) -> Check:
+    """Check for rationals from `least` to `most`, and round them."""
 
     def check(value: object) -> object:
         numbers = value if isinstance(value, tuple) else (value,)
         if len(numbers) not in counts or not all(isinstance(number, (int, IFDRational)) for number in numbers):
             return None
-        # Written as 0/0, not a number stands for "unknown".
+        # 0/0 stands for "unknown".
         if not all(math.isfinite(float(number)) and least <= float(number) <= most for number in numbers):
             return None
         short = [Fraction(float(number)).limit_denominator(1_000_000) for number in numbers]
@@ -91,23 +91,23 @@ def _measured(least: float, most: float, counts: tuple[int, ...] = (1,)) -> Chec
     return check
 
 
-def _remark(limit: int) -> Check:
-    """Check for text after the eight bytes that name its character set."""
+def _comment(limit: int) -> Check:
+    """Check for text with the eight-byte prefix that names its character set."""
 
     def check(value: object) -> bytes | None:
         if not isinstance(value, bytes) or (charset := _CHARSETS.get(value[:8])) is None:
             return None
-        words = _prose(_decoded(value[8:], charset), limit)
-        if words is None:
+        text = _prose(_decoded(value[8:], charset), limit)
+        if text is None:
             return None
-        return b"ASCII\0\0\0" + words.encode() if words.isascii() else b"UNICODE\0" + words.encode("utf-16")
+        return b"ASCII\0\0\0" + text.encode() if text.isascii() else b"UNICODE\0" + text.encode("utf-16")
 
     return check
 
 
 def _windows_text(value: object) -> bytes | None:
-    words = _prose(_decoded(bytes(value), "utf-16-le"), MAX_TEXT) if isinstance(value, (bytes, tuple)) else None
-    return None if words is None else (words + "\0").encode("utf-16-le")
+    text = _prose(_decoded(bytes(value), "utf-16-le"), MAX_TEXT) if isinstance(value, (bytes, tuple)) else None
+    return None if text is None else (text + "\0").encode("utf-16-le")
 
 
 def _decoded(data: bytes, charset: str) -> str | None:
@@ -117,17 +117,17 @@ def _decoded(data: bytes, charset: str) -> str | None:
         return None
 
 
-_NAME, _TITLE, _CODE = _text(MAX_NAME), _text(MAX_TEXT), _whole()
-_DATE, _DAY = _like(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d"), _like(r"\d{4}:\d\d:\d\d")
-_OFFSET, _FRACTION, _VERSION = _like(r"[+-]\d\d:\d\d"), _like(r"\d{1,9}"), _exactly(rb"\d{4}")
-_POSITIVE, _SIGNED, _COUNT = _measured(0, 1e6), _measured(-1e4, 1e4), _whole(2**32 - 1)
+_NAME, _TITLE, _CODE = _text(MAX_NAME), _text(MAX_TEXT), _integers()
+_DATE, _DAY = _matching(r"\d{4}:\d\d:\d\d \d\d:\d\d:\d\d"), _matching(r"\d{4}:\d\d:\d\d")
+_OFFSET, _FRACTION, _VERSION = _matching(r"[+-]\d\d:\d\d"), _matching(r"\d{1,9}"), _exactly(rb"\d{4}")
+_POSITIVE, _SIGNED, _COUNT = _rationals(0, 1e6), _rationals(-1e4, 1e4), _integers(2**32 - 1)
 
 # Title, camera, date, author and rating.
 MAIN_TAGS: dict[int, Check] = {
     **dict.fromkeys((0x010F, 0x0110, 0x0131, 0x013C), _NAME),
     **dict.fromkeys((0x010D, 0x010E, 0x013B, 0x8298), _TITLE),
     0x0132: _DATE,
-    **dict.fromkeys((0x4746, 0x4749), _whole(100)),
+    **dict.fromkeys((0x4746, 0x4749), _integers(100)),
     **dict.fromkeys(range(0x9C9B, 0x9CA0), _windows_text),
 }
 
@@ -137,7 +137,7 @@ EXPOSURE_TAGS: dict[int, Check] = {
     **dict.fromkeys((0x9201, 0x9203, 0x9204, 0x9400, 0x9403, 0x9405), _SIGNED),
     **dict.fromkeys((0x8822, 0x8830, 0x9207, 0x9208, 0x9209, 0xA001, 0xA210, 0xA217), _CODE),
     **dict.fromkeys((0xA401, 0xA402, 0xA403, 0xA405, *range(0xA406, 0xA40B), 0xA40C, 0xA460), _CODE),
-    0x8827: _whole(65_535, (1, 2, 3)),
+    0x8827: _integers(65_535, (1, 2, 3)),
     **dict.fromkeys(range(0x8831, 0x8836), _COUNT),
     **dict.fromkeys((0xA002, 0xA003), _COUNT),
     **dict.fromkeys((0x9000, 0xA000), _VERSION),
@@ -145,59 +145,59 @@ EXPOSURE_TAGS: dict[int, Check] = {
     **dict.fromkeys((0x9010, 0x9011, 0x9012), _OFFSET),
     **dict.fromkeys((0x9290, 0x9291, 0x9292), _FRACTION),
     0x9101: _exactly(rb"[\0-\6]{4}"),
-    0x9286: _remark(MAX_TEXT),
-    0x9214: _whole(65_535, (2, 3, 4)),
-    0xA214: _whole(65_535, (2,)),
+    0x9286: _comment(MAX_TEXT),
+    0x9214: _integers(65_535, (2, 3, 4)),
+    0xA214: _integers(65_535, (2,)),
     0xA300: _exactly(rb"[\1-\3]"),
     0xA301: _exactly(rb"[\1]"),
-    0xA420: _like(r"[0-9A-Fa-f]{1,32}"),
+    0xA420: _matching(r"[0-9A-Fa-f]{1,32}"),
     **dict.fromkeys((0xA430, 0xA431, 0xA433, 0xA434, 0xA435), _NAME),
-    0xA432: _measured(0, 1e6, (4,)),
+    0xA432: _rationals(0, 1e6, (4,)),
 }
 
 POSITION_TAGS: dict[int, Check] = {
     0: _exactly(rb"[\0-\11]{4}"),
-    **dict.fromkeys((1, 19), _like("[NS]")),
-    **dict.fromkeys((3, 21), _like("[EW]")),
-    **dict.fromkeys((2, 20), _measured(0, 90, (1, 2, 3))),
-    **dict.fromkeys((4, 22), _measured(0, 180, (1, 2, 3))),
+    **dict.fromkeys((1, 19), _matching("[NS]")),
+    **dict.fromkeys((3, 21), _matching("[EW]")),
+    **dict.fromkeys((2, 20), _rationals(0, 90, (1, 2, 3))),
+    **dict.fromkeys((4, 22), _rationals(0, 180, (1, 2, 3))),
     5: _exactly(rb"[\0\1]"),
-    7: _measured(0, 60, (3,)),
-    9: _like("[AV]"),
-    10: _like("[23]"),
+    7: _rationals(0, 60, (3,)),
+    9: _matching("[AV]"),
+    10: _matching("[23]"),
     **dict.fromkeys((6, 11, 13, 15, 17, 24, 26, 31), _POSITIVE),
-    **dict.fromkeys((12, 25), _like("[KMN]")),
-    **dict.fromkeys((14, 16, 23), _like("[TM]")),
+    **dict.fromkeys((12, 25), _matching("[KMN]")),
+    **dict.fromkeys((14, 16, 23), _matching("[TM]")),
     18: _text(32),
-    **dict.fromkeys((27, 28), _remark(MAX_NAME)),
+    **dict.fromkeys((27, 28), _comment(MAX_NAME)),
     29: _DAY,
-    30: _whole(1),
+    30: _integers(1),
 }
 
 
 def read_exif(picture: PIL.Image.Image) -> PIL.Image.Exif:
-    """Read the EXIF block; empty if it cannot be read, which does not refuse the photo."""
+    """Read the EXIF block; empty if it is damaged."""
     try:
         return picture.getexif()
     except Exception:
         return PIL.Image.Exif()
 
 
-def kept_exif(notes: PIL.Image.Exif, size: tuple[int, int]) -> bytes | None:
+def kept_exif(exif: PIL.Image.Exif, size: tuple[int, int]) -> bytes | None:
     """Rebuild an EXIF block from the plausible tags of a photo; `None` if there are none.
 
     Args:
-        notes (`PIL.Image.Exif`): what the file holds.
+        exif (`PIL.Image.Exif`): EXIF block of the file.
         size (`tuple[int, int]`): width and height of the upright photo.
     """
     kept = PIL.Image.Exif()
     try:
-        kept.update(_plausible(notes, MAIN_TAGS))
-        exposure = _plausible(notes.get_ifd(PIL.ExifTags.IFD.Exif), EXPOSURE_TAGS)
+        kept.update(_plausible(exif, MAIN_TAGS))
+        exposure = _plausible(exif.get_ifd(PIL.ExifTags.IFD.Exif), EXPOSURE_TAGS)
         for tag, length in zip((PIL.ExifTags.Base.ExifImageWidth, PIL.ExifTags.Base.ExifImageHeight), size):
             if tag in exposure:
                 exposure[tag] = length
-        position = _plausible(notes.get_ifd(PIL.ExifTags.IFD.GPSInfo), POSITION_TAGS)
+        position = _plausible(exif.get_ifd(PIL.ExifTags.IFD.GPSInfo), POSITION_TAGS)
         for directory, values in ((PIL.ExifTags.IFD.Exif, exposure), (PIL.ExifTags.IFD.GPSInfo, position)):
             if values:
                 kept.get_ifd(directory).update(values)
@@ -205,7 +205,7 @@ def kept_exif(notes: PIL.Image.Exif, size: tuple[int, int]) -> bytes | None:
             return None
         kept[PIL.ExifTags.Base.Orientation] = 1
         block = kept.tobytes()
-    # Values of the wrong type, offsets to nowhere: unreadable notes are no reason to refuse the photo.
+    # Damaged EXIF data do not refuse the photo.
     except Exception:
         return None
     return block if len(block) <= MAX_EXIF else None

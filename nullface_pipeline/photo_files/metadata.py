@@ -21,15 +21,14 @@ XMP = (
     '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
 ).encode()
 
-# Numbers of ITU-T H.273 that stand for primaries and for transfer curves of pictures. Linear and logarithmic ones are
-# not among them: what is nearly black to a detector would be seen in such a picture.
+# Codes of primaries and of transfer functions in ITU-T H.273. Without linear and logarithmic ones,
+# which would reveal faces that are nearly black to the detector.
 PRIMARIES = frozenset({1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 22})
 TRANSFERS = frozenset({1, 4, 5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 18})
 
 
 def png_chunks(file: BinaryIO, has_profile: bool) -> PIL.PngImagePlugin.PngInfo:
-    """PNG chunks of a result: the AI marking and, without a profile, plausible colour chunks,
-    packed again."""
+    """PNG chunks of a result: the AI marking and, without a profile, plausible color chunks."""
     chunks = PIL.PngImagePlugin.PngInfo()
     chunks.add_itxt("XML:com.adobe.xmp", XMP)
     file.seek(8)
@@ -49,8 +48,7 @@ def png_chunks(file: BinaryIO, has_profile: bool) -> PIL.PngImagePlugin.PngInfo:
 
 
 def _are_chromaticities(*numbers: int) -> bool:
-    """Whether eight numbers are plausible chromaticities of white, red, green and blue, in
-    100,000ths."""
+    """Whether x and y of white, red, green and blue, in 100,000ths, are plausible."""
     (white_x, white_y), *corners = [(numbers[index] / 1e5, numbers[index + 1] / 1e5) for index in range(0, 8, 2)]
     (x0, y0), (x1, y1), (x2, y2) = corners
     area = abs((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)) / 2
@@ -65,14 +63,14 @@ _COLOUR_CHUNKS: dict[bytes, tuple[str, Callable[..., bool]]] = {
             (colours in PRIMARIES and curve in TRANSFERS, matrix, full) == (True, 0, 1)
         ),
     ),
-    # One over the gamma, in 100,000ths: 1.6 to 3 as in colour_profile.py.
+    # 1 / gamma in 100,000ths, for a gamma of 1.6 to 3 as in colour_profile.py.
     b"gAMA": (">I", lambda gamma: 33_333 <= gamma <= 62_500),
     b"sRGB": (">B", lambda intent: intent <= 3),
 }
 
 
 def heif_colours(picture: PIL.ImageFile.ImageFile) -> dict[str, int]:
-    """Primaries and transfer curve of a HEIC file without a profile. Pixels are written as BT.601."""
+    """Encoder arguments for the colors of a HEIC file without a profile; pixels are BT.601."""
     nclx = picture.info.get("nclx_profile")
     if not nclx or picture.info.get("icc_profile"):
         return {}
@@ -95,12 +93,12 @@ def resolution(picture: PIL.Image.Image, turned: bool) -> tuple[float, float] | 
 
 
 def tiff_tags(exif: bytes | None, predict: bool) -> PIL.Image.Exif:
-    """EXIF and XMP as tags of a TIFF."""
+    """TIFF tags of a result: EXIF, XMP and the predictor of its compression."""
     tags = PIL.Image.Exif()
     if exif is not None:
         tags.load(exif)
     tags[PIL.ExifTags.Base.XMLPacket] = XMP
     if predict:
-        # Differences between neighbours compress far better than photos do.
+        # Horizontal differencing, which improves compression.
         tags[PIL.ExifTags.Base.Predictor] = 2
     return tags

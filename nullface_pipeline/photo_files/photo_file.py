@@ -1,4 +1,4 @@
-"""Photo in memory, and the error of reading and writing."""
+"""Decoded photo, and the error of reading and writing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ import PIL.Image
 
 
 class PhotoFileError(Exception):
-    """A photo that cannot be read or written. The message is one line: what is wrong, and what to do."""
+    """Photo that cannot be read or written. The message states the problem and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,18 @@ class PhotoFile:
     """Decoded photo, with everything needed to write the result as the same kind of file.
 
     Attributes:
-        path (`Path`, *optional*): where it was read; `None` for an open file.
-        image (`PIL.Image.Image`): upright RGB, 8 bits a channel, without metadata. Transparent pixels have the
-            colours that the file gives them.
-        alpha (`PIL.Image.Image`, *optional*): 8-bit opacity of the same size, mode "L"; `None` if all is opaque.
+        path (`Path`, *optional*): path of the file; `None` for an open file.
+        image (`PIL.Image.Image`): upright RGB, 8 bits per channel, without metadata. Transparent
+            pixels have the colors of the file.
+        alpha (`PIL.Image.Image`, *optional*): opacity in mode "L"; `None` if all pixels are opaque.
         format (`str`): "JPEG", "PNG", "WEBP", "TIFF", "BMP" or "HEIF", by content.
-        grey (`bool`): whether the file has a single channel of colour.
-        bits (`int`): bits a channel in the file. Output has 8.
-        icc_profile (`bytes`, *optional*): the profile of `image`, made anew; `None` means sRGB.
-        dpi (`tuple[float, float]`, *optional*): horizontal and vertical resolution.
-        exif (`bytes`, *optional*): the notes that `keep_metadata` keeps, made anew, orientation 1.
-        encoding (`dict[str, Any]`): settings of Pillow's encoder for this kind of file, the AI mark included.
+        grey (`bool`): whether the file is grayscale.
+        bits (`int`): bits per channel of the file. The output has 8.
+        icc_profile (`bytes`, *optional*): rebuilt profile of `image`; `None` means sRGB.
+        dpi (`tuple[float, float]`, *optional*): horizontal and vertical resolution in dots per
+            inch.
+        exif (`bytes`, *optional*): rebuilt EXIF block for `keep_metadata`, with orientation 1.
+        encoding (`dict[str, Any]`): arguments of Pillow's encoder, including the AI marking.
     """
 
     path: Path | None
@@ -41,7 +42,7 @@ class PhotoFile:
     encoding: dict[str, Any] = field(repr=False)
 
 
-def bare(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Remove Pillow's `info` in place: several encoders write what they find there."""
+def strip_info(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Clear Pillow's `info` in place, because several encoders write it; return the picture."""
     picture.info = {}
     return picture

@@ -14,41 +14,45 @@ import PIL.ImageFile
 import PIL.JpegImagePlugin
 
 from nullface_pipeline.photo_files.exif import kept_exif, read_exif
-from nullface_pipeline.photo_files.metadata import (
-    XMP,
-    heif_colours,
-    png_chunks,
-    resolution,
-)
-from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, bare
-from nullface_pipeline.photo_files.transparency import settled
+from nullface_pipeline.photo_files.metadata import XMP, heif_colours, png_chunks, resolution
+from nullface_pipeline.photo_files.photo_file import PhotoFile, PhotoFileError, strip_info
+from nullface_pipeline.photo_files.transparency import clean_alpha
 from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.runs.paths import is_regular
 
 
-# What counts as a photo when folders are walked. What a file really is, its content says.
+# Suffixes of photos in a searched folder. `read_photo` checks the content.
 SUFFIXES = frozenset(
     {".bmp", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 )
 
-# Suffixes of pictures that may show faces but are not read: of Pillow's other formats and of vector graphics, of
-# editors, of hospitals, and of the raw files of cameras.
+# Suffixes of unsupported pictures, which may show faces: other formats of Pillow and vector
+# graphics, formats of editors, medical formats, and raw files of cameras.
 UNREAD_PICTURES = frozenset(
-    ".apng .avif .avifs .blp .bw .cur .dcx .dds .dib .emf .eps .fit .fits .flc .fli .ftc .ftu .gbr .gif .icb .icns .ico "
-    ".im .j2c .j2k .jp2 .jpc .jpf .jpx .mpo .msp .pam .pbm .pcd .pcx .pfm .pgm .pnm .ppm .ps .pxr .qoi .ras .rgb .rgba "
-    ".sgi .svg .svgz .tga .vda .vst .wmf .xbm .xpm "
-    ".ai .cdr .clip .exr .hdr .heics .heifs .jps .jxl .jxr .kra .ora .psb .psd .wdp .xcf "
-    ".dcm .dic .dicom .ima .mha .mhd .mrxs .ndpi .nii .nrrd .scn .svs .vms "
-    ".3fr .ari .arw .bay .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf "
-    ".raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f".split()
+    ".apng .avif .avifs .blp .bw .cur .dcx .dds .dib .emf .eps .fit .fits .flc .fli .ftc .ftu .gbr .gif .icb "
+    ".icns .ico .im .j2c .j2k .jp2 .jpc .jpf .jpx .mpo .msp .pam .pbm .pcd .pcx .pfm .pgm .pnm .ppm .ps .pxr .qoi "
+    ".ras .rgb .rgba .sgi .svg .svgz .tga .vda .vst .wmf .xbm .xpm .ai .cdr .clip .exr .hdr .heics .heifs .jps "
+    ".jxl .jxr .kra .ora .psb .psd .wdp .xcf .dcm .dic .dicom .ima .mha .mhd .mrxs .ndpi .nii .nrrd .scn .svs "
+    ".vms .3fr .ari .arw .bay .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw "
+    ".orf .pef .raf .raw .rw2 .rwl .rwz .sr2 .srf .srw .x3f".split()
 )
+
+# MIME types of videos by suffix, see `video.FORMATS` for those that can be written.
+VIDEO_TYPES = {
+    ".mp4": "video/mp4",
+    ".m4v": "video/mp4",
+    ".mov": "video/quicktime",
+    ".webm": "video/webm",
+    ".mkv": "video/x-matroska",
+    ".avi": "video/x-msvideo",
+}
 
 _SAME_KIND = {".jpeg": ".jpg", ".jpe": ".jpg", ".jfif": ".jpg", ".tif": ".tiff", ".heif": ".heic", ".hif": ".heic"}
 
-# Pillow's own hard limit; a photo of that size takes about two gigabytes on its way through.
+# Pillow's hard limit. Such a photo takes about 2 GB of memory.
 MAX_PIXELS = 178_956_970
 
-# No face can be found in fewer pixels.
+# Shortest side in pixels in which a face can be detected.
 MIN_SIDE = 16
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "HEIF")
@@ -81,13 +85,13 @@ def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_
     """Read one photo.
 
     Args:
-        source (`str`, `os.PathLike` or a binary file): a JPEG, PNG, WebP, TIFF, BMP or HEIC file, whatever its name.
-            An open file is read to its end and stays open; the photo has no path then.
-        max_pixels (`int`): larger pictures are refused before they are decoded. Pillow's own limit
-            (`PIL.Image.MAX_IMAGE_PIXELS`) holds as well.
+        source (`str`, `os.PathLike` or `BinaryIO`): JPEG, PNG, WebP, TIFF, BMP or HEIC file of any
+            suffix. An open file is read to its end and stays open; `PhotoFile.path` is `None` then.
+        max_pixels (`int`): highest number of pixels, checked before decoding. Pillow's own limit,
+            `PIL.Image.MAX_IMAGE_PIXELS`, applies too.
 
     Raises:
-        `PhotoFileError`: for whatever is wrong with the file. Nothing else is raised, whatever it contains.
+        PhotoFileError: if the file cannot be read, for any reason.
     """
     path = Path(source) if isinstance(source, (str, os.PathLike)) else None
     with _in_memory(source) if path is None else _open_file(path) as file:
@@ -99,14 +103,14 @@ def read_photo(source: str | os.PathLike[str] | BinaryIO, max_pixels: int = MAX_
             raise _too_large(max_pixels) from error
         except PIL.UnidentifiedImageError as error:
             raise PhotoFileError(
-                "It is not a JPEG, PNG, WebP, TIFF, BMP or HEIC photo, or its header is damaged: convert or replace it."
+                "It is not a JPEG, PNG, WebP, TIFF, BMP or HEIC photo, or its header is damaged: replace it."
             ) from error
         except MemoryError as error:
             raise PhotoFileError(f"{format_error(error)}.") from error
-        # Decoders raise exceptions of every kind when a file is made to hurt them.
+        # Decoders raise exceptions of any type for malformed files.
         except Exception as error:
             raise PhotoFileError(
-                f"It cannot be decoded ({format_error(error, name_file=False)}): it is damaged or cut off; replace it."
+                f"It cannot be decoded ({format_error(error, name_file=False)}): it is damaged or cut off. Replace it."
             ) from error
 
 
@@ -127,9 +131,9 @@ def _open_file(path: Path) -> BinaryIO:
         # Checked before opening, because opening a pipe blocks.
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise PhotoFileError("It is not a file: name a photo.")
+            raise PhotoFileError("It is not a file: pass a photo.")
         if status.st_size == 0:
-            raise PhotoFileError("The file is empty: copy it again from where it came.")
+            raise PhotoFileError("The file is empty: copy it again from its source.")
         return path.open("rb")
     # ValueError: a null character in the path.
     except (OSError, ValueError) as error:
@@ -139,12 +143,12 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 def _in_memory(source: object) -> BinaryIO:
-    """Copy an open file into memory: decoders need seek, uploads may lack it."""
+    """Copy an open file into memory: decoders seek, which not every file supports."""
     data = source.read() if hasattr(source, "read") else None
     if not isinstance(data, bytes):
-        raise TypeError(f"`source` must be a path or a file opened in binary mode, but it is {type(source).__name__}.")
+        raise TypeError(f"`source` must be a path or a file opened in binary mode, got {type(source).__name__}.")
     if not data:
-        raise PhotoFileError("The file is empty: copy it again from where it came.")
+        raise PhotoFileError("The file is empty: copy it again from its source.")
     return io.BytesIO(data)
 
 
@@ -154,13 +158,13 @@ def _read(path: Path | None, file: BinaryIO, max_pixels: int) -> PhotoFile:
     picture = PIL.Image.open(file, formats=_readable_formats(file))
     _check_header(picture, max_pixels)
     picture.load()
-    notes = read_exif(picture)
+    exif = read_exif(picture)
     bits, grey = _bits_and_grey(picture, file)
     image, alpha = _colour_and_alpha(picture, bits)
     profile = None if picture.mode == "CMYK" else picture.info.get("icc_profile")
     image, profile = with_rebuilt_profile(image, profile, grey)
-    alpha = None if alpha is None else settled(alpha)
-    method = _TRANSPOSITIONS.get(notes.get(PIL.ExifTags.Base.Orientation, 1))
+    alpha = None if alpha is None else clean_alpha(alpha)
+    method = _TRANSPOSITIONS.get(exif.get(PIL.ExifTags.Base.Orientation, 1))
     if method is not None:
         image, alpha = image.transpose(method), None if alpha is None else alpha.transpose(method)
     return PhotoFile(
@@ -172,13 +176,13 @@ def _read(path: Path | None, file: BinaryIO, max_pixels: int) -> PhotoFile:
         bits=bits,
         icc_profile=profile,
         dpi=resolution(picture, turned=image.size != picture.size),
-        exif=kept_exif(notes, image.size),
+        exif=kept_exif(exif, image.size),
         encoding=_encoding(picture, file),
     )
 
 
 def _readable_formats(file: BinaryIO) -> tuple[str, ...]:
-    """Formats to try. Pillow's other decoders are never run."""
+    """Formats that Pillow may try; its other decoders never run."""
     if register_heif():
         return _FORMATS
     header = file.read(12)
@@ -203,14 +207,14 @@ def _check_header(picture: PIL.ImageFile.ImageFile, max_pixels: int) -> None:
         raise _too_large(max_pixels)
     if min(picture.size) < MIN_SIDE:
         raise PhotoFileError(
-            f"{picture.width} x {picture.height} pixels are too few for a face: {MIN_SIDE} a side are needed."
+            f"It has {picture.width} x {picture.height} pixels, too few for a face: each side needs {MIN_SIDE}."
         )
     if _has_further_pictures(picture):
         raise PhotoFileError(
-            "It holds several pictures (an animation, pages or a series): save each as a file of its own."
+            "It contains several pictures (an animation, pages or a series): save each as a separate file."
         )
     tags = getattr(picture, "tag_v2", {})
-    # A reduced picture comes first in raw files of many makers, the photo itself as a nested one.
+    # Many raw files begin with a preview; the photo is in a nested directory.
     if tags.get(PIL.ExifTags.Base.NewSubfileType, 0) & 1 or PIL.ExifTags.Base.DNGVersion in tags:
         raise PhotoFileError("It is a raw photo or a preview of one: develop it to JPEG or TIFF first.")
 
@@ -218,15 +222,15 @@ def _check_header(picture: PIL.ImageFile.ImageFile, max_pixels: int) -> None:
 def _has_further_pictures(picture: PIL.ImageFile.ImageFile) -> bool:
     if picture.format != "MPO":
         return getattr(picture, "is_animated", False)
-    # Cameras append previews and gain maps to their JPEGs, which are left out; views of a scene are more photos.
+    # Previews and gain maps in camera JPEGs are dropped; several views of a scene are refused.
     entries = getattr(picture, "mpinfo", {})[0xB002]
     return any(entry["Attribute"]["MPType"].startswith("Multi-Frame") for entry in entries)
 
 
 def _bits_and_grey(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> tuple[int, bool]:
-    """Bits per channel, and whether there is one colour channel.
+    """Bits per channel of the file, and whether it is grayscale.
 
-    Asked of the file, because Pillow decodes most pictures of 16 bits at 8, and grey ones with alpha as RGB.
+    Pillow's mode does not tell: most 16-bit pictures are decoded at 8, and gray with alpha as RGB.
     """
     grey = picture.mode in ("1", "L", "LA", "La") or picture.mode.startswith("I;16")
     if picture.format == "PNG":
@@ -239,24 +243,23 @@ def _bits_and_grey(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> tuple[in
 
 
 def _colour_and_alpha(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
-    """RGB image and, if the picture has transparency, opacity in mode "L"; both 8-bit without
-    metadata."""
+    """RGB image and, with transparency, its opacity in mode "L"; both without metadata."""
     if picture.mode.startswith("I;16"):
         return _from_16_bits(picture, bits)
     if picture.mode == "CMYK":
-        return bare(_cmyk_to_rgb(picture)), None
+        return strip_info(_cmyk_to_rgb(picture)), None
     if picture.mode == "La":
         picture = picture.convert("LA")
     if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
-        return bare(picture.convert("RGB")), bare(picture.getchannel("A"))
+        return strip_info(picture.convert("RGB")), strip_info(picture.getchannel("A"))
     if picture.mode not in ("1", "L", "P", "RGB", "RGBX", "YCbCr"):
-        raise PhotoFileError(f"Pixels of Pillow's type {picture.mode} are not supported: save it as 8-bit RGB first.")
-    return bare(picture.convert("RGB")), None
+        raise PhotoFileError(f"Its pixel format {picture.mode} is not supported: save it as 8-bit RGB first.")
+    return strip_info(picture.convert("RGB")), None
 
 
 def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image, PIL.Image.Image | None]:
-    """Convert grey of more than 8 bits, without stretching the contrast."""
+    """Convert 16-bit grayscale to RGB and opacity, without changing the contrast."""
     import numpy as np
 
     pixels, white = np.asarray(picture), 2**bits - 1
@@ -271,7 +274,7 @@ def _from_16_bits(picture: PIL.Image.Image, bits: int) -> tuple[PIL.Image.Image,
 
 
 def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert CMYK to sRGB, through the file's profile if it is valid."""
+    """Convert CMYK to sRGB, by the profile of the file if it is valid."""
     from nullface_pipeline.colour_profile import converted_to_srgb, is_profile
 
     profile = picture.info.get("icc_profile")
@@ -280,15 +283,15 @@ def _cmyk_to_rgb(picture: PIL.Image.Image) -> PIL.Image.Image:
 
 
 def _encoding(picture: PIL.ImageFile.ImageFile, file: BinaryIO) -> dict[str, Any]:
-    """Arguments with which Pillow encodes the same kind of file."""
+    """Arguments of Pillow's encoder for the same type of file."""
     match picture.format:
         case "JPEG" | "MPO":
-            # -1 stands for grey, CMYK and what Pillow cannot write.
+            # -1 stands for gray, CMYK, and subsampling that Pillow cannot write.
             return {"quality": 95, "subsampling": max(PIL.JpegImagePlugin.get_sampling(picture), 0), "xmp": XMP}
         case "PNG":
             return {"pnginfo": png_chunks(file, has_profile="icc_profile" in picture.info)}
         case "WEBP":
-            # The quality of lossless files is the effort made.
+            # For lossless files, `quality` is the compression effort.
             return {"lossless": True, "quality": 70, "xmp": XMP} if _is_lossless(file) else {"quality": 95, "xmp": XMP}
         case "TIFF":
             compression = picture.info.get("compression")
@@ -313,4 +316,4 @@ def _is_lossless(file: BinaryIO) -> bool:
 
 def _too_large(max_pixels: int) -> PhotoFileError:
     limit = min(max_pixels, 2 * (PIL.Image.MAX_IMAGE_PIXELS or max_pixels))
-    return PhotoFileError(f"It has more than {limit:,} pixels, the limit: shrink the photo or raise the limit.")
+    return PhotoFileError(f"It has more pixels than the limit of {limit:,}: shrink the photo or raise the limit.")

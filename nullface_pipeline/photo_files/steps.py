@@ -1,6 +1,6 @@
-"""Steps of one photo, in a folder or in a shard: decode, anonymize, encode.
+"""Steps of one photo in a folder or shard: decode, anonymize, encode.
 
-Each step is a function of its own, so that the next photo can be read and the last one written while the model works.
+The steps are separate functions, so that reading and writing overlap with the model.
 """
 
 import io
@@ -20,7 +20,7 @@ Anonymize = Callable[[PhotoFile, str], AnonymizedPhoto]
 
 @dataclass(frozen=True)
 class DecodedPhoto:
-    """Decoded photo, and the hash of its file."""
+    """Decoded photo, and the SHA-256 of its file."""
 
     file: PhotoFile
     original: str
@@ -28,10 +28,10 @@ class DecodedPhoto:
 
 @dataclass(frozen=True)
 class ProcessedPhoto:
-    """Outcome of one photo, and the picture to be written if there is one.
+    """Outcome of one photo, and the picture to write unless it is refused.
 
     Attributes:
-        status, reason, faces, not_hidden: as of `PhotoOutcome`.
+        status, reason, faces, not_hidden: see `PhotoOutcome`.
     """
 
     status: str
@@ -39,11 +39,11 @@ class ProcessedPhoto:
     faces: tuple[FaceRecord, ...] = ()
     not_hidden: bool = False
     image: PIL.Image.Image | None = None
-    read: DecodedPhoto | None = None
+    decoded: DecodedPhoto | None = None
 
 
 def decode_photo(load: Callable[[], bytes]) -> DecodedPhoto | PhotoFileError:
-    """Decode and hash a file that is loaded once."""
+    """Load, decode and hash a file; errors are returned, not raised."""
     try:
         data = load()
         return DecodedPhoto(read_photo(io.BytesIO(data)), digest(data))
@@ -55,33 +55,35 @@ def decode_photo(load: Callable[[], bytes]) -> DecodedPhoto | PhotoFileError:
         return PhotoFileError(f"{format_error(error)}.")
 
 
-def process_photo(anonymize: Anonymize, name: str, read: DecodedPhoto | PhotoFileError) -> ProcessedPhoto:
-    """Run one photo through the model. Any error refuses the photo."""
-    if isinstance(read, PhotoFileError):
-        return ProcessedPhoto("refused", str(read))
+def process_photo(anonymize: Anonymize, name: str, decoded: DecodedPhoto | PhotoFileError) -> ProcessedPhoto:
+    """Anonymize one photo. Any error except that of a broken device refuses the photo."""
+    if isinstance(decoded, PhotoFileError):
+        return ProcessedPhoto("refused", str(decoded))
     try:
-        result = anonymize(read.file, name)
+        result = anonymize(decoded.file, name)
     except PhotoRefusedError as error:
         return ProcessedPhoto("refused", str(error), not_hidden=isinstance(error, FaceNotHiddenError))
-    # An error of a library in one photo must not stop the others.
+    # An error of a library refuses this photo and does not stop the others.
     except Exception as error:
         if is_broken_device(error):
             raise
         return ProcessedPhoto("refused", f"It could not be processed. {format_error(error)}.")
     covered = any(face.method == "covered" for face in result.faces)
-    return ProcessedPhoto("covered" if covered else "anonymized", faces=result.faces, image=result.image, read=read)
+    return ProcessedPhoto(
+        "covered" if covered else "anonymized", faces=result.faces, image=result.image, decoded=decoded
+    )
 
 
 def encode_result(
-    image: PIL.Image.Image, read: DecodedPhoto, keep_metadata: bool, options: str
+    image: PIL.Image.Image, decoded: DecodedPhoto, keep_metadata: bool, options: str
 ) -> tuple[bytes, ResultHashes]:
-    """Encode the result, and hash it.
+    """Encode and hash the result.
 
     Raises:
-        PhotoFileError: if it cannot be encoded, or would be the original.
+        PhotoFileError: if it cannot be encoded, or equals the original.
     """
-    data = encode_photo(image, read.file, keep_metadata)
-    hashes = ResultHashes(read.original, options, digest(data))
+    data = encode_photo(image, decoded.file, keep_metadata)
+    hashes = ResultHashes(decoded.original, options, digest(data))
     if hashes.result == hashes.original:
-        raise PhotoFileError("The result would be the original, byte by byte: nothing was written.")
+        raise PhotoFileError("The result is identical to the original file: nothing was written.")
     return data, hashes

@@ -1,7 +1,7 @@
 """Anonymization of folders of photos.
 
-A photo ends up in the output folder complete and checked, or not at all. Every result is recorded with hashes of what
-it was made from; so a stopped run is resumed by giving it again, and no other file is taken for a result.
+Results are verified and written atomically. Each is recorded with hashes of its original and
+options, so that repeating a stopped run resumes it.
 """
 
 from nullface_pipeline.photo_folder.planned_files import plan_written

@@ -1,7 +1,4 @@
-"""Contact sheet: thumbnails of a run's results on a few pages.
-
-Only results are shown, as they lie in the output folder; a photo that was refused is a grey field with the reason.
-"""
+"""Contact sheet: pages with thumbnails of the results, or the reasons of refusals."""
 
 import textwrap
 from collections.abc import Iterator
@@ -23,11 +20,11 @@ COLOURS = {"anonymized": "#1a7f37", "covered": "#9a6700", "refused": "#b42318"}
 
 
 def write_contact_sheets(outcomes: list[PhotoOutcome], path: Path) -> Iterator[Path]:
-    """Write one page to `path`, or several to `path` with numbers added; yields each once it is written.
+    """Write one page to `path`, or several with numbered names; yield the path of each.
 
     Raises:
         OSError: if a page cannot be written.
-        PhotoFileError: if a result is gone or damaged.
+        PhotoFileError: if a result is missing or damaged.
     """
     pages = [outcomes[start : start + SHEET_SIZE] for start in range(0, len(outcomes), SHEET_SIZE)]
     for number, page in enumerate(pages, start=1):
@@ -37,7 +34,7 @@ def write_contact_sheets(outcomes: list[PhotoOutcome], path: Path) -> Iterator[P
 
 
 def draw_page(outcomes: list[PhotoOutcome]) -> PIL.Image.Image:
-    """One page of at most `SHEET_SIZE` results."""
+    """Draw a page of at most `SHEET_SIZE` results."""
     columns, rows = min(COLUMNS, len(outcomes)), -(-len(outcomes) // COLUMNS)
     width, height = TILE + GAP, TILE + CAPTION + GAP
     page = PIL.Image.new("RGB", (GAP + columns * width, GAP + rows * height), "white")
@@ -52,7 +49,7 @@ def draw_page(outcomes: list[PhotoOutcome]) -> PIL.Image.Image:
 
 
 def draw_tile(outcome: PhotoOutcome) -> PIL.Image.Image:
-    """Thumbnail of a result, at most `TILE` x `TILE`, or the reason of a refusal."""
+    """Draw the thumbnail of a result, of at most `TILE` x `TILE` pixels, or the refusal."""
     if outcome.status != "refused":
         tile = read_photo(outcome.job.output).image
         tile.thumbnail((TILE, TILE), PIL.Image.Resampling.LANCZOS)
@@ -64,12 +61,12 @@ def draw_tile(outcome: PhotoOutcome) -> PIL.Image.Image:
 
 
 def shown_name(outcome: PhotoOutcome) -> str:
-    """The photo's name, printable and shortened."""
+    """File name of the result, printable and at most 28 characters long."""
     name = printable(outcome.job.output.name)
     return name if len(name) <= 28 else f"{name[:27]}…"
 
 
 def describe(outcome: PhotoOutcome) -> str:
-    """Status and number of faces."""
+    """Status and number of faces of a photo."""
     count = len(outcome.faces)
     return outcome.status if not count else f"{outcome.status}, {count} face{'s' if count > 1 else ''}"

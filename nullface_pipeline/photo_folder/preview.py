@@ -1,7 +1,4 @@
-"""Preview of a dry run: which faces are found in a photo.
-
-Detected faces are covered. A face that is visible in a preview would be missed.
-"""
+"""Preview of a dry run: a photo with its detected faces covered, which shows missed faces."""
 
 from pathlib import Path
 
@@ -23,15 +20,15 @@ FRAME = (255, 196, 0)
 
 
 def write_preview(analyser: FaceAnalyser, job: PhotoJob) -> tuple[list[DetectedFace], Path]:
-    """Look for the faces of one photo and write its preview beside where the result would be.
+    """Detect the faces of one photo, and write its preview beside the path of the result.
 
-    The preview shows the photo, so it is readable only by users who can read that.
+    The preview is readable only by users who can read the photo.
 
     Args:
         analyser (`insightface.app.FaceAnalysis`): detection and recognition.
 
     Returns:
-        The faces in photo pixels, and the preview's path.
+        The faces, with boxes in photo pixels, and the path of the preview.
 
     Raises:
         PhotoFileError: if the photo cannot be read.
@@ -45,7 +42,7 @@ def write_preview(analyser: FaceAnalyser, job: PhotoJob) -> tuple[list[DetectedF
 
 
 def draw_faces(photo: np.ndarray, faces: list[DetectedFace]) -> PIL.Image.Image:
-    """Cover and number the faces of an (H, W, 3) uint8 RGB photo; at most 1280 pixels long."""
+    """Cover and number the faces of an (H, W, 3) uint8 RGB photo; at most `LONGEST_SIDE` pixels."""
     photo = cover_faces(photo, [face.box for face in faces])
     scale = min(1.0, LONGEST_SIDE / max(photo.shape[:2]))
     size = max(1, round(scale * photo.shape[1])), max(1, round(scale * photo.shape[0]))

@@ -1,7 +1,6 @@
-"""Run over photos: each result is hashed, recorded, and then written atomically.
+"""Run over photos: each result is encoded, hashed, recorded, and then written atomically.
 
-A result is encoded and hashed; what it is gets recorded; then it appears. So a run that is killed at any moment leaves
-no result that the next one would not know.
+In this order, a run that is killed at any time leaves no unrecorded result.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,18 +36,17 @@ def anonymize_photos(
     options: str = "",
     before_writing: Callable[[ResultHashes], None] | None = None,
 ) -> Iterator[PhotoOutcome]:
-    """Run photos through `anonymize`. While the model works, the next photo is read and the last
-    one written.
+    """Anonymize photos, while the next photo is read and the previous result is written.
 
     Args:
-        anonymize (`Callable`): takes a photo and its `PhotoJob.name`; `anonymize_file` with a pipeline and options.
-        keep_metadata (`bool`): as for `write_photo`.
-        options (`str`): what the outcomes say of the options, see `options_digest`.
-        before_writing (`Callable`, *optional*): is told the hashes of a result before it appears under its name. What
-            it raises as an `OSError` has the photo refused.
+        anonymize (`Callable`): function of a photo and its `PhotoJob.name`, see `photo_anonymizer`.
+        keep_metadata (`bool`): see `write_photo`.
+        options (`str`): `options_digest` of the run.
+        before_writing (`Callable`, *optional*): called with the hashes of a result before it is
+            written. An `OSError` refuses the photo.
 
     Yields:
-        `PhotoOutcome`: in the order of `jobs`, once the photo is on the disk or refused.
+        `PhotoOutcome`: outcome of each job in order, once its result is written or refused.
     """
     yield from overlapped(
         jobs,
@@ -65,11 +63,11 @@ def _write(
     options: str,
     before_writing: Callable[[ResultHashes], None] | None,
 ) -> PhotoOutcome:
-    if processed.image is None or processed.read is None:
-        older = f" An older result is still at {job.output}." if job.output.exists() else ""
+    if processed.image is None or processed.decoded is None:
+        older = f" An older result remains at {job.output}." if job.output.exists() else ""
         return PhotoOutcome(job, "refused", processed.reason + older, not_hidden=processed.not_hidden)
     try:
-        hashes = _write_result(processed.image, processed.read, job, keep_metadata, options, before_writing)
+        hashes = _write_result(processed.image, processed.decoded, job, keep_metadata, options, before_writing)
     except (PhotoFileError, OSError) as error:
         return PhotoOutcome(job, "refused", str(error))
     return PhotoOutcome(job, processed.status, faces=processed.faces, hashes=hashes)
@@ -77,7 +75,7 @@ def _write(
 
 def _write_result(
     image: PIL.Image.Image,
-    read: DecodedPhoto,
+    decoded: DecodedPhoto,
     job: PhotoJob,
     keep_metadata: bool,
     options: str,
@@ -85,8 +83,8 @@ def _write_result(
 ) -> ResultHashes:
     """Record the hashes of a result, then write it."""
     if identity(job.output) == identity(job.source):
-        raise PhotoFileError("The output would replace the original: choose another folder or name.")
-    data, hashes = encode_result(image, read, keep_metadata, options)
+        raise PhotoFileError("The output would replace the original: choose another output folder or name.")
+    data, hashes = encode_result(image, decoded, keep_metadata, options)
     job.output.parent.mkdir(parents=True, exist_ok=True)
     if before_writing is not None:
         before_writing(hashes)
@@ -95,13 +93,12 @@ def _write_result(
 
 
 def album_digest(options: str, jobs: Iterable[PhotoJob]) -> str:
-    """Digest of everything that the results of an album depend on: options and photos."""
+    """Digest of the options and photos that the results of an album depend on."""
     return digest("".join([options, *sorted(file_digest(job.source) or "" for job in jobs)]).encode())
 
 
 def read_album(jobs: Iterable[PhotoJob]) -> "Iterator[np.ndarray]":
-    """Yield the pixels of each readable photo: (H, W, 3) uint8 RGB, upright. The others are refused
-    later."""
+    """Yield the upright (H, W, 3) uint8 RGB pixels of the readable photos; others are skipped."""
     from nullface_pipeline.photo import read_pixels
 
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Search for photos, and the paths of their results."""
+"""Search for photos, and mapping to the paths of their results."""
 
 import fnmatch
 import glob
@@ -18,10 +18,10 @@ class FoundPhotos:
     """Photos found by a search.
 
     Attributes:
-        jobs (`list[PhotoJob]`): each photo once.
-        unsearched (`list[Path]`): folders below those named that were not entered: links to folders, which may lead
-            anywhere, and folders that cannot be read.
-        skipped (`dict[str, int]`): number of other files in the named folders by lower-case suffix, hidden ones left out.
+        jobs (`list[PhotoJob]`): job of each photo.
+        unsearched (`list[Path]`): subfolders that were not searched: links and unreadable folders.
+        skipped (`dict[str, int]`): number of other visible files in searched folders, by lower-case
+            suffix.
     """
 
     jobs: list[PhotoJob]
@@ -30,50 +30,54 @@ class FoundPhotos:
 
 
 def find_photos(paths: Sequence[str | Path], output: Path) -> list[PhotoJob]:
-    """Files by name or pattern and whole folders, whose trees are mirrored below `output`; each once.
+    """Find photos by path, pattern or folder, whose tree is mirrored below `output`.
 
-    Of what a folder or a pattern such as `photos/**/*.jpg` names, only files with a photo's suffix are taken. Links to
+    Folders and patterns such as `photos/**/*.jpg` match only files with a photo's suffix. Links to
     folders are not followed.
 
     Raises:
-        ValueError: if a path does not exist, two photos would get one name, or a photo would be written over.
+        ValueError: if a path does not exist, or a result would replace a photo or another result.
     """
     return search_photos(paths, output).jobs
 
 
 def search_photos(paths: Sequence[str | Path], output: Path, result: Path | None = None) -> FoundPhotos:
-    """As `find_photos`, and says what was not searched.
+    """Find photos like `find_photos`, and report skipped files and folders.
 
     Args:
-        result (`Path`, *optional*): the file, in `output`, that the only photo is written to.
+        result (`Path`, *optional*): file in `output` for the result, if there is one photo.
     """
     search = _Search()
     jobs: dict[Path, Path] = {}
     for path in paths:
-        for source, target in _named(path, output, search):
+        for source, target in _expand(path, output, search):
             if jobs.get(target, source) != source:
-                raise ValueError(f"{jobs[target]} and {source} would both be written to {target}; run them apart.")
+                raise ValueError(
+                    f"{jobs[target]} and {source} would both be written to {target}: run them separately."
+                )
             jobs[target] = source
     found = [PhotoJob(source, target, output) for target, source in jobs.items()]
     if result is not None:
-        found = [PhotoJob(_only(found, result), result, output)]
+        found = [PhotoJob(_single_source(found, result), result, output)]
     _check_apart(output, found, search)
     check_written(planned_results(found), [job.source for job in found])
     return FoundPhotos(found, sorted(set(search.unsearched)), dict(search.skipped))
 
 
-def _only(jobs: list[PhotoJob], result: Path) -> Path:
+def _single_source(jobs: list[PhotoJob], result: Path) -> Path:
     if len(jobs) != 1:
-        raise ValueError(f"{result} is a file for one photo, but {len(jobs)} were named; name a folder.")
+        raise ValueError(f"{result} is a file for one photo, but {len(jobs)} were given: choose a folder.")
     source = jobs[0].source
     if kind_of_photo(result.name) != kind_of_photo(source.name):
-        raise ValueError(f"A result is of its photo's kind: name {result.with_suffix(source.suffix)}, not {result}.")
+        raise ValueError(
+            f"A result has the format of its photo: choose {result.with_suffix(source.suffix)}, not {result}."
+        )
     return source
 
 
 @dataclass
 class _Search:
-    """State of a search: folders that were read, and folders that were not."""
+    """State of a search: searched folders by identity, unsearched folders and skipped files."""
 
     trees: dict[Identity, Path] = field(default_factory=dict)
     listed: dict[Identity, Path] = field(default_factory=dict)
@@ -81,22 +85,21 @@ class _Search:
     skipped: Counter[str] = field(default_factory=Counter)
 
 
-def _named(path: str | Path, output: Path, search: _Search) -> list[tuple[Path, Path]]:
-    """Photos that one argument names, and their output paths."""
+def _expand(path: str | Path, output: Path, search: _Search) -> list[tuple[Path, Path]]:
+    """Photos of one argument, and their output paths."""
     if not str(path):
-        raise ValueError("One of the photos has an empty name; name a photo, a folder or a pattern.")
+        raise ValueError("One of the paths is empty: give a photo, a folder or a pattern.")
     named = Path(path)
     if named.is_dir():
         return [(photo, output / photo.relative_to(named)) for photo in sorted(_walk(named, search))]
-    # A link that leads nowhere is a photo too, which is refused by name.
+    # A broken link counts as a photo, which is refused later.
     if os.path.lexists(named):
         return [(named, output / named.name)]
     return [(photo, output / photo.name) for photo in _match(str(path), search)]
 
 
 def _match(pattern: str, search: _Search) -> list[Path]:
-    """Photos that match a pattern. Not every shell expands patterns, and Python's `glob` follows
-    links."""
+    """Photos that match a pattern. Unlike Python's `glob`, it does not follow links."""
     if not glob.has_magic(pattern):
         raise ValueError(f"{pattern} does not exist.")
     parts = Path(pattern).parts
@@ -104,32 +107,31 @@ def _match(pattern: str, search: _Search) -> list[Path]:
     folder, wanted = Path(*parts[:fixed]), parts[fixed:]
     depth = None if "**" in wanted else len(wanted)
     walked = _walk(folder, search, depth)
-    found = sorted(photo for photo in walked if _fits(photo.relative_to(folder).parts, wanted))
+    found = sorted(photo for photo in walked if _matches(photo.relative_to(folder).parts, wanted))
     if not found:
         raise ValueError(f"No photo matches {pattern}.")
     return found
 
 
-def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether a path matches a pattern, part by part. `*` does not match hidden names."""
     if not pattern:
         return not parts
     if pattern[0] == "**":
         rest = pattern[1:] or ("*",)
-        return _fits(parts, rest) or (len(parts) > 1 and parts[0][0] != "." and _fits(parts[1:], pattern))
+        return _matches(parts, rest) or (len(parts) > 1 and parts[0][0] != "." and _matches(parts[1:], pattern))
     if not parts or (parts[0].startswith(".") and not pattern[0].startswith(".")):
         return False
-    return fnmatch.fnmatch(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+    return fnmatch.fnmatch(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[Path]:
-    """Yield every path below a folder that has a photo's suffix. Unreadable files are refused later
-    by name."""
+    """Yield every path below a folder that has a photo's suffix."""
 
-    def note(error: OSError) -> None:
+    def add_unread(error: OSError) -> None:
         search.unsearched.append(Path(error.filename))
 
-    for name, folders, files in os.walk(folder, onerror=note, followlinks=False):
+    for name, folders, files in os.walk(folder, onerror=add_unread, followlinks=False):
         root = Path(name)
         if (found := identity(root)) is not None:
             (search.trees if depth is None else search.listed).setdefault(found, root)
@@ -143,11 +145,11 @@ def _walk(folder: Path, search: _Search, depth: int | None = None) -> Iterator[P
 
 
 def _check_apart(output: Path, jobs: list[PhotoJob], search: _Search) -> None:
-    """Check that no result lies among photos that are read, whichever path leads there."""
+    """Check that no result lies in a searched folder, by identity of the folders."""
     for folder in {output, *(job.output.parent for job in jobs)}:
         above = list(identities_above(folder))
         read = next((search.trees[each] for each in above if each in search.trees), None)
-        # What a pattern without `**` lists lies beside the output folder; it must only not be that itself.
+        # The folder of a pattern without `**` may contain the output folder, but not be it.
         read = read or search.listed.get(identity(folder) or (-1, -1))
         if read is not None:
-            raise ValueError(f"The output folder {folder} lies in {read}, whose photos are read; name another.")
+            raise ValueError(f"The output folder {folder} lies in {read}, whose photos are read: choose another.")

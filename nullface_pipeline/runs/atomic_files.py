@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-# Half-written files. A killed run may leave one behind; none is ever seen under a photo's name.
+# Names of incomplete files, which a killed run may leave behind.
 TEMPORARY_PATTERN = ".nullface-*.part"
 
 
@@ -15,8 +15,8 @@ def write_whole(path: Path, data: bytes, source: Path | None = None) -> None:
     """Write a file atomically, synced to the disk.
 
     Args:
-        source (`Path`, *optional*): the file that the data were made from. The new file is readable only by users who
-            can read this one.
+        source (`Path`, *optional*): file that the data were made from. The new file is readable
+            only by users who can read this one.
     """
     with whole_file(path) as temporary, temporary.open("xb") as file:
         if source is not None:
@@ -25,19 +25,18 @@ def write_whole(path: Path, data: bytes, source: Path | None = None) -> None:
 
 
 def restrict_mode(path: Path, source: Path) -> None:
-    """Remove the permissions that another file does not have; without effect if that file is
-    missing."""
+    """Remove the permissions that another file, if it exists, does not have."""
     with contextlib.suppress(FileNotFoundError):
         mode = path.stat().st_mode
         if mode & source.stat().st_mode & 0o777 != mode & 0o777:
-            # Its owner can write it in any case, or nothing could be added.
+            # The owner keeps write permission, because reports are appended to.
             path.chmod(mode & source.stat().st_mode & 0o777 | 0o200)
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path. Its file is synced and renamed at the end, or deleted after an error."""
-    # Not the photo's own name with something added: that may be as long as names can be.
+    """Yield a temporary path. Its file is renamed at the end, or deleted after an error."""
+    # A short name of its own, because the name of the photo may have the maximum length.
     temporary = path.with_name(TEMPORARY_PATTERN.replace("*", secrets.token_hex(8)))
     try:
         yield temporary

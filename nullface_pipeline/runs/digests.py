@@ -12,13 +12,7 @@ from nullface_pipeline.runs.paths import is_regular
 
 @dataclass(frozen=True)
 class ResultHashes:
-    """SHA-256 (hexadecimal) of a result, its original and its options.
-
-    Attributes:
-        original (`str`): of the photo's file.
-        options (`str`): of the options, see `options_digest`.
-        result (`str`): of the result's file.
-    """
+    """SHA-256 (hexadecimal) of an original file, of the options, and of the result file."""
 
     original: str
     options: str
@@ -26,9 +20,9 @@ class ResultHashes:
 
 
 def options_digest(options: Mapping[str, object]) -> str:
-    """Digest of everything that a result depends on, including the version of this program.
+    """Digest of everything that a result depends on except the seed, including the version.
 
-    The seed must not be among them: it is a secret, often a short one, and a published hash would let others guess it.
+    The seed is secret and often short: anyone could find it from a published hash by trial.
     """
     text = json.dumps({"version": __version__, **options}, sort_keys=True, allow_nan=False)
     return digest(text.encode())
@@ -40,7 +34,7 @@ def digest(data: bytes) -> str:
 
 
 def file_digest(path: Path) -> str | None:
-    """SHA-256 of a file in hexadecimal; None if it is not a regular file or cannot be read."""
+    """SHA-256 of a file in hexadecimal; `None` if it is not a readable regular file."""
     try:
         # Checked before opening, because opening a pipe blocks.
         if not is_regular(path):

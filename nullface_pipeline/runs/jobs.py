@@ -1,4 +1,4 @@
-"""Jobs of a run: one input file and its output each."""
+"""Jobs of a run: the paths of an input file and its output."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,10 +17,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """Path of a photo, and of its result.
+    """Paths of a photo and its result.
 
     Attributes:
-        folder (`Path`, *optional*): the output folder, whose tree the output lies in.
+        folder (`Path`, *optional*): output folder, which contains `output`.
     """
 
     source: Path
@@ -29,14 +29,13 @@ class PhotoJob:
 
     @property
     def name(self) -> str:
-        """Path of the output in its folder, which the photo's noise depends on; without a folder
-        the file name."""
+        """Path of the output relative to `folder`, or its file name. The noise depends on it."""
         return self.output.name if self.folder is None else self.output.relative_to(self.folder).as_posix()
 
 
 def planned_results(jobs: Iterable[PhotoJob]) -> list[WrittenFile]:
     """Result files of the jobs."""
-    remedy = "run them apart, or name another output folder"
+    remedy = "run them separately, or choose another output folder"
     return [WrittenFile(job.output, f"the result of {job.source}", remedy) for job in jobs]
 
 
@@ -46,10 +45,10 @@ def overlapped(
     work: Callable[[Item, Read], Done],
     write: Callable[[Item, Done], Result],
 ) -> Iterator[Result]:
-    """Run three steps for each item, in order. While one item is processed, the next is read and
-    the last one written.
+    """Process items in order, while the next item is read and the previous result is written.
 
-    `items` and `read` run in one thread, `work` in the caller's, `write` in another; so at most three items are held.
+    `items` and `read` run in one thread, `work` in the caller's, and `write` in another, so that at
+    most three items are in memory.
     """
     waiting = iter(items)
 
@@ -63,8 +62,8 @@ def overlapped(
         writing: Future[Result] | None = None
         while (current := reading.result()) is not None:
             reading = reader.submit(read_next)
-            item, what = current
-            done = work(item, what)
+            item, data = current
+            done = work(item, data)
             if writing is not None:
                 yield writing.result()
             writing = writer.submit(write, item, done)

@@ -1,7 +1,7 @@
 """Lock of an output folder, so that one run at a time writes to it.
 
-The operating system releases the lock when the process ends, even if it is killed. The lock file is deleted at the
-end of the run, or of the next one, because results are published.
+The operating system releases the lock when the process ends, even if it is killed. The lock file is
+deleted at the end of the run.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from nullface_pipeline.runs.atomic_files import TEMPORARY_PATTERN
 
 LOCK_NAME = ".nullface.lock"
 
-# Seconds to wait for a lock: another run may be deleting its lock file at this moment.
-PATIENCE = 0.1
+# Seconds to wait for a lock, because another run may be about to delete its lock file.
+LOCK_TIMEOUT = 0.1
 
 
 @contextlib.contextmanager
 def hold_folder(folder: Path) -> Iterator[None]:
-    """Create a folder if it is missing, and lock it. Folders that were created and stayed empty are deleted.
+    """Create and lock a folder; delete created folders that stayed empty.
 
     Raises:
-        BlockingIOError: if another run is writing there, or in a folder above.
+        BlockingIOError: if another run writes to the folder or to one of its parents.
         OSError: if the folder cannot be created or locked.
     """
     created = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -37,7 +37,8 @@ def hold_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Deleted while locked, so that the lock of another run is not deleted. Windows deletes it on release.
+            # Deleted while locked, so that it is not the lock of another run. Windows deletes it on
+            # release.
             with contextlib.suppress(OSError):
                 Path(lock.lock_file).unlink()
             lock.release()
@@ -53,25 +54,25 @@ def _acquire(folder: Path) -> FileLock:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=PATIENCE)
+            lock.acquire(timeout=LOCK_TIMEOUT)
             return lock
-        # Another run deleted the folder, because it stayed empty.
+        # Another run deleted the empty folder.
         except FileNotFoundError:
             continue
         except Timeout as error:
             raise _busy(folder) from error
         except OSError as error:
-            # With a name, the file cannot be opened; without, the file system has no locks.
+            # An error with a file name comes from opening the file, one without from locking it.
             if error.filename is not None:
                 raise
             raise OSError(
-                f"{folder} cannot be locked against a second run ({error.strerror}), as on some network drives: "
-                "name an output folder on another disk."
+                f"{folder} cannot be locked ({error.strerror}), as on some network drives: choose an output folder on "
+                "another disk."
             ) from error
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a run is writing to a folder. A lock file that cannot be opened counts as held."""
+    """Whether a run writes to a folder. A lock file that cannot be opened counts as held."""
     path = folder / LOCK_NAME
     if not path.is_file():
         return False
@@ -94,8 +95,8 @@ def remove_leftovers(folders: set[Path], output: Path) -> None:
     """Delete the temporary files of killed runs.
 
     Args:
-        folders (`set[Path]`): folders to clean. Those that another run holds are skipped.
-        output (`Path`): the folder that this run holds.
+        folders (`set[Path]`): folders to clean. Those that another run has locked are skipped.
+        output (`Path`): folder that this run has locked.
     """
     for folder in folders:
         if folder != output and is_held(folder):
@@ -105,4 +106,4 @@ def remove_leftovers(folders: set[Path], output: Path) -> None:
 
 
 def _busy(folder: Path) -> BlockingIOError:
-    return BlockingIOError(f"Another run is writing to {folder}: wait until it ends, or name another output folder.")
+    return BlockingIOError(f"Another run is writing to {folder}: wait until it ends, or choose another output folder.")

@@ -5,28 +5,28 @@ import errno
 
 MAX_LENGTH = 500
 
-# Exceptions whose text says by itself what is wrong. Of any other the type is named as well.
+# Exceptions whose text is clear without their type.
 _SELF_EXPLANATORY = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def format_error(error: BaseException, name_file: bool = True) -> str:
-    """Format an exception as one printable line of at most 500 characters, without a full stop at the end.
+    """Format an exception as one printable line of at most 500 characters, without a full stop.
 
     Args:
-        name_file (`bool`): whether to begin with the file that an `OSError` is about.
+        name_file (`bool`): whether to name the file of an `OSError`.
     """
     text = printable(" ".join(_error_text(error, name_file).split())).rstrip(".")
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 1]}…"
 
 
 def _error_text(error: BaseException, name_file: bool) -> str:
-    # torch's error of a GPU is known by its name, because importing torch takes seconds.
+    # torch.OutOfMemoryError is compared by name, because importing torch takes seconds.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "There is not enough memory: shrink the picture, or process fewer faces per batch"
     if isinstance(error, OSError) and error.strerror:
         file = str(error.filename) if name_file and error.filename is not None else ""
         if error.errno == errno.EFBIG:
-            return f"{file or 'The file'} would be larger than this shell allows: raise the limit, `ulimit -f`"
+            return f"{file or 'The file'} would exceed the file size limit of this shell: raise it with `ulimit -f`"
         return f"{file}: {error.strerror}" if file else error.strerror
     name, text = type(error).__name__, str(error).strip()
     is_clear = isinstance(error, _SELF_EXPLANATORY) or type(error).__module__.startswith("nullface_pipeline.")
@@ -34,11 +34,11 @@ def _error_text(error: BaseException, name_file: bool) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace characters that are not printable by their escape sequence."""
+    """Replace unprintable characters with their escape sequences."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def is_broken_device(error: Exception) -> bool:
     """Whether a GPU has stopped working, so that no other photo can be processed."""
-    # By its name, because torch takes seconds to import.
+    # Compared by name, because importing torch takes seconds.
     return type(error).__name__ == "AcceleratorError"

@@ -1,8 +1,7 @@
 """File identity: whether two paths are the same file.
 
-Names do not tell. A folder may be reached by a link, a second mount or another spelling, and a file system may take
-two spellings for one. What exists is compared by what the system says it is; what does not exist yet, by the folder
-that it will lie in and by its name, without regard to case and to the way in which accents are stored.
+Links, mounts, and file systems that ignore case or accent encoding give one file several names.
+Existing files are compared by device and inode, missing ones by their folder and normalized name.
 """
 
 import os
@@ -21,8 +20,8 @@ class WrittenFile:
     """File that a run is going to write.
 
     Attributes:
-        what (`str`): what it is, for the user.
-        remedy (`str`): what to do if it cannot be written there.
+        what (`str`): description of the file in messages.
+        remedy (`str`): advice if the file cannot be written there.
     """
 
     path: Path
@@ -34,11 +33,10 @@ def check_written(written: Iterable[WrittenFile], read: Iterable[Path | int]) ->
     """Check that the files to be written differ from each other and from all files that are read.
 
     Args:
-        read (`Iterable[Path | int]`): every file that is opened for reading; an integer is an open
-            file's descriptor, as of the standard input.
+        read (`Iterable[Path | int]`): files that are read, by path or by open file descriptor.
 
     Raises:
-        ValueError: with both names and the remedy.
+        ValueError: if two of the files are the same, or one cannot be created.
     """
     taken: dict[Hashable, str] = {}
     for path in read:
@@ -52,29 +50,29 @@ def check_written(written: Iterable[WrittenFile], read: Iterable[Path | int]) ->
                     f"{taken[key]}, at {file.path}: {file.remedy}."
                 )
         taken |= dict.fromkeys(keys, file.what)
-        _check_place(file)
+        _check_location(file)
 
 
-def _check_place(file: WrittenFile) -> None:
-    """Check that no folder has this path, and that the parent folder exists or can be created."""
+def _check_location(file: WrittenFile) -> None:
+    """Check that the path is not a folder, and that its parent exists or can be created."""
     if file.path.exists() and not file.path.is_file():
         raise ValueError(f"{file.path} is not a file, but {file.what} would be written there: {file.remedy}.")
     folder = next(folder for folder in file.path.absolute().parents if os.path.lexists(folder))
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder, but {file.what} would be in it: {file.remedy}.")
+        raise ValueError(f"{folder} is not a folder, but {file.what} would be written to it: {file.remedy}.")
 
 
 def _keys(path: Path | int) -> set[Hashable]:
-    """Keys of a file: its inode, its path, and the path that links lead to."""
+    """Keys of a file: its inode, its path, and its path with links resolved."""
     found = identity(path)
     if isinstance(path, int):
         return {found}
-    keys: set[Hashable] = {_place(path.parent / path.name), _place(Path(os.path.realpath(path)))}
+    keys: set[Hashable] = {_location_key(path.parent / path.name), _location_key(Path(os.path.realpath(path)))}
     return keys if found is None else keys | {found}
 
 
-def _place(path: Path) -> Hashable:
-    """Inode of the last existing folder in a path, and the names after it."""
+def _location_key(path: Path) -> Hashable:
+    """Inode of the last existing folder in a path, and the normalized names after it."""
     names = [fold(path.name)]
     folder = Path(os.path.realpath(path.parent))
     while (found := identity(folder)) is None and folder != folder.parent:
@@ -89,7 +87,7 @@ def fold(name: str) -> str:
 
 
 def identity(path: Path | int) -> Identity | None:
-    """Device and inode of a path or of an open file's descriptor; None if it does not exist."""
+    """Device and inode of a path or file descriptor; `None` if it does not exist."""
     try:
         status = os.stat(path)
     # ValueError: a null character in the name.

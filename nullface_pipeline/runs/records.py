@@ -1,9 +1,9 @@
-"""Record of results: hashes that tell a later run which files it wrote and what they were made from.
+"""Record of results: hashes by which a later run identifies the files that were written.
 
-The record lies in the user's state folder, not in the output folder: results are published, and the hash of an
-original confirms it to anyone who has that photo. A key or salt would not help, because it would lie beside the
-record. It holds three hashes a result and no names. If it is lost, or the output folder moved, the results are
-unknown: they are refused rather than trusted or replaced.
+The record lies in the user's state folder, not in the output folder: results are published, and the
+hash of an original confirms it to anyone who has that photo. It holds three hashes per result and
+no names. If it is lost or the output folder is moved, existing results are neither trusted nor
+replaced.
 """
 
 import json
@@ -23,19 +23,19 @@ def record_path(output: Path) -> Path:
 
 
 def state_folder() -> Path:
-    """Folder of this program's state: `$XDG_STATE_HOME/nullface`, or where the operating system keeps state.
+    """State folder: `$XDG_STATE_HOME/nullface`, or the default of the operating system.
 
     Raises:
-        OSError: if the user has no home folder.
+        OSError: if there is no home folder.
     """
     try:
         return user_state_path("nullface", appauthor=False)
     except RuntimeError as error:
-        raise OSError("There is no home folder to keep the record in: set XDG_STATE_HOME to a folder.") from error
+        raise OSError("There is no home folder for the record of results: set XDG_STATE_HOME to a folder.") from error
 
 
 class ResultRecord:
-    """Record of one output folder. Each result is recorded before it appears."""
+    """Record of one output folder. Each result is recorded before it is written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -56,13 +56,13 @@ class ResultRecord:
         except OSError as error:
             raise OSError(
                 f"The record of finished photos cannot be written to {self.path.parent} ({error.strerror}): set "
-                "XDG_STATE_HOME to a folder of yours."
+                "XDG_STATE_HOME to a writable folder."
             ) from error
 
     def add(self, hashes: ResultHashes) -> None:
-        """Record a result that is about to appear; synced to the disk."""
+        """Record a result before it is written; synced to the disk."""
         line = json.dumps(asdict(hashes)).encode() + b"\n"
-        # A line of its own, even after one that a killed run left half.
+        # On a line of its own, even after an incomplete line of a killed run.
         with open(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
             file.write(b"\n" + line)
             file.flush()
@@ -75,7 +75,7 @@ class ResultRecord:
         self.add(ResultHashes("", "", digest(data)))
 
     def knows(self, result: str) -> bool:
-        """Whether a run wrote a file with this hash."""
+        """Whether a run wrote a file with this SHA-256."""
         return result in self._results
 
     def __contains__(self, hashes: ResultHashes) -> bool:
@@ -83,7 +83,7 @@ class ResultRecord:
 
 
 def _parse(line: bytes) -> ResultHashes | None:
-    """Parse a line of the record; None if it is damaged."""
+    """Parse a line of the record; `None` if it is damaged."""
     try:
         hashes = ResultHashes(**json.loads(line))
     except (TypeError, ValueError, RecursionError):

@@ -23,11 +23,11 @@ class PhotoOutcome:
     """Outcome of one photo.
 
     Attributes:
-        status (`str`): "anonymized", "covered" (at least one face is covered), "refused" (nothing was written), or
-            "done before" (by an earlier run that kept no report).
-        reason (`str`): why it was refused, else "".
-        not_hidden (`bool`): whether it was refused because a face could not be hidden.
-        hashes (`ResultHashes`, *optional*): hashes of the result, and of what it was made from.
+        status (`str`): "anonymized", "covered" (at least one face is covered), "refused" (nothing
+            was written), or "done before" (by an earlier run without a report).
+        reason (`str`): reason of a refusal, else "".
+        not_hidden (`bool`): whether it was refused because a face could not be anonymized.
+        hashes (`ResultHashes`, *optional*): hashes of original, options and result.
     """
 
     job: PhotoJob
@@ -38,7 +38,7 @@ class PhotoOutcome:
     hashes: ResultHashes | None = None
 
     def as_json(self, identity: str) -> str:
-        """One line of the report. It names no person and holds no embedding.
+        """Line of the report, which contains no embedding.
 
         Args:
             identity (`str`): `PhotoOptions.identity` of the run.
@@ -54,16 +54,15 @@ class PhotoOutcome:
             "result_sha256": None if self.hashes is None else self.hashes.result,
             "faces": [asdict(face) for face in self.faces],
         }
-        # Escaped, because names of files may be no valid text.
+        # ASCII only, because file names may not be valid text.
         return json.dumps(record)
 
 
 def read_report(path: Path) -> dict[Path, PhotoOutcome]:
-    """Read the photos that a report lists as written, by resolved output. The last line of a photo
-    counts.
+    """Read the last outcome of each photo that a report lists as written, by resolved output path.
 
     Raises:
-        ValueError: if it is not a report.
+        ValueError: if the file is not a report.
     """
     recorded: dict[Path, PhotoOutcome] = {}
     lines, rest = _whole_lines(path)
@@ -82,7 +81,7 @@ def read_report(path: Path) -> dict[Path, PhotoOutcome]:
 
 
 def real_path(path: Path) -> Path:
-    """Absolute path without links."""
+    """Absolute path with links resolved."""
     return Path(os.path.realpath(path))
 
 
@@ -92,18 +91,18 @@ def _from_record(record: dict[str, object]) -> PhotoOutcome:
     job = PhotoJob(_path(record["source"]), output)
     reason, status = "" if record["reason"] is None else record["reason"], record["status"]
     if status not in STATUSES or not isinstance(reason, str) or (record["output"] is None) != (status == "refused"):
-        raise ValueError("`status`, `reason` and `output` do not go together.")
+        raise ValueError("`status`, `reason` and `output` are not consistent.")
     faces = tuple(_face(face) for face in _list(record["faces"]))
     return PhotoOutcome(job, status, reason, faces, hashes=_hashes(record))
 
 
 def _hashes(record: dict[str, object]) -> ResultHashes | None:
-    """Hashes in a line; None for refused photos."""
+    """Hashes in a line; `None` for refused photos."""
     values = [record.get(f"{name}_sha256") for name in ("original", "options", "result")]
     if all(value is None for value in values):
         return None
     if not all(isinstance(value, str) for value in values):
-        raise ValueError("A hash is not text.")
+        raise ValueError("A hash is not a string.")
     return ResultHashes(*map(str, values))
 
 
@@ -114,7 +113,7 @@ def _face(face: object) -> FaceRecord:
     similarity = None if face["similarity"] is None else _number(face["similarity"])
     attempts, method = face["attempts"], face["method"]
     if type(attempts) is not int or not isinstance(method, str):
-        raise ValueError("`attempts` and `method` are a number and a word.")
+        raise ValueError("`attempts` is not an integer, or `method` is not a string.")
     return FaceRecord((x0, y0, x1, y1), _number(face["score"]), similarity, attempts, method)
 
 
@@ -133,7 +132,7 @@ def _list(value: object) -> list[object]:
 def _path(value: object) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("Not a path.")
-    # What no file system could have named.
+    # Raises an error for text that cannot be a file name.
     os.fsencode(value)
     return Path(value)
 
@@ -148,10 +147,10 @@ def append_to_report(path: Path, outcome: PhotoOutcome, identity: str) -> None:
         OSError: if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two runs may share a report: neither takes the other's line for a half-written one.
+    # Two runs may share a report. Locked, so that neither truncates a line of the other.
     with path.open("ab+") as file:
         lock_file(file)
-        # The last byte tells; reading all of a long report for every photo would not be worth it.
+        # Checked by the last byte, to avoid reading a long report for every photo.
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         if file.read(1) not in (b"", b"\n"):
             lines, _ = _whole_lines(path)

@@ -1,7 +1,7 @@
 """Resume: which results of previous runs are finished, and which files may be replaced.
 
-A file counts as a result only if the record has its hash. It is finished only if the record also has the hashes of
-the present photo and options. Any other result is made again, and an unknown file is refused.
+A file counts as a result only if the record has its hash, and as finished only if the record also
+has the hashes of the photo and options. Other results are replaced, unknown files refused.
 """
 
 import os
@@ -21,8 +21,9 @@ class PreviousRun:
     """Record and report of previous runs.
 
     Attributes:
-        record (`ResultRecord`): of this output folder.
-        reported (`dict[Path, PhotoOutcome]`, *optional*): what the report says, see `read_report`; None without one.
+        record (`ResultRecord`): record of this output folder.
+        reported (`dict[Path, PhotoOutcome]`, *optional*): output of `read_report`, if there is a
+            report.
     """
 
     record: ResultRecord
@@ -50,27 +51,26 @@ class SplitJobs:
 def split_jobs(
     jobs: list[PhotoJob], options: str, previous: PreviousRun, resume: bool = True, overwrite: bool = False
 ) -> SplitJobs:
-    """Split the jobs by the files that exist under the names of their results.
+    """Split jobs into finished, refused and pending ones by their existing output files.
 
     Args:
-        options (`str`): of this run, by `options_digest`.
-        resume (`bool`): whether finished photos are left out.
-        overwrite (`bool`): whether to replace files that are in no record.
+        options (`str`): `options_digest` of this run.
+        resume (`bool`): whether finished photos are skipped.
+        overwrite (`bool`): whether files that are not in the record are replaced.
     """
     split = SplitJobs()
-    there = [job for job in jobs if os.path.lexists(job.output)]
-    originals = {job.source: file_digest(job.source) for job in there}
-    unread = set(originals.values())
+    originals = {job.source: file_digest(job.source) for job in jobs if os.path.lexists(job.output)}
+    original_hashes = set(originals.values())
     for job in jobs:
         if job.source not in originals:
             split.pending.append(job)
             continue
         result = file_digest(job.output)
         outcome = _finished(job, ResultHashes(originals[job.source] or "", options, result or ""), previous)
-        if result is not None and result in unread:
+        if result is not None and result in original_hashes:
             outcome, reason = None, "is an original, not a result"
         elif result is None or not previous.knows(job, result):
-            outcome, reason = None, "already exists, and no record says that a run wrote it"
+            outcome, reason = None, "already exists and was not written by an earlier run"
         else:
             reason = ""
         if reason and not overwrite:
@@ -82,12 +82,11 @@ def split_jobs(
     return split
 
 
-_REMEDY = "move it away, or pass --overwrite to replace it."
+_REMEDY = "move it, or pass --overwrite to replace it."
 
 
 def _finished(job: PhotoJob, hashes: ResultHashes, previous: PreviousRun) -> PhotoOutcome | None:
-    """Outcome of a previous run with the same photo and options; None if there is none, or it is
-    not in the report."""
+    """Outcome of a previous run with the same hashes; `None` if it is not recorded or reported."""
     if previous.reported is None:
         return PhotoOutcome(job, "done before", hashes=hashes) if hashes in previous.record else None
     before = previous.reported_as(job, hashes.result)
@@ -95,10 +94,10 @@ def _finished(job: PhotoJob, hashes: ResultHashes, previous: PreviousRun) -> Pho
 
 
 def check_replaceable(files: Iterable[WrittenFile], record: ResultRecord, remedy: str = "pass --overwrite") -> None:
-    """Check that files to be written replace only files that a run wrote.
+    """Check that existing files that would be replaced were written by a run.
 
     Args:
-        remedy (`str`): what to do besides deleting the file.
+        remedy (`str`): advice in the message, besides deleting the file.
 
     Raises:
         ValueError: if a file exists that is not in the record.
@@ -106,6 +105,6 @@ def check_replaceable(files: Iterable[WrittenFile], record: ResultRecord, remedy
     for file in files:
         if os.path.lexists(file.path) and not record.knows(file_digest(file.path) or ""):
             raise ValueError(
-                f"{file.path} already exists, and no record says that a run wrote it. Delete it, {file.remedy}, or "
+                f"{file.path} already exists and was not written by an earlier run. Delete it, {file.remedy}, or "
                 f"{remedy}."
             )

@@ -1,7 +1,7 @@
-"""Video: detect faces in every frame, link them to tracks, replace the face of each track, and write the result.
+"""Video anonymization: detect faces, link them to tracks, and replace the face of each track.
 
-In every frame each track is replaced and verified, covered, or kept because the person agreed. The result is written
-after it was decoded and searched once more.
+In every frame a track is replaced and verified, covered, or kept because the person agreed. Each
+encoded segment is decoded and searched for faces before the result is written.
 """
 
 from nullface_pipeline.video.checkpoint import VideoCheckpoint, VideoFile, open_checkpoint, removed_if_refused

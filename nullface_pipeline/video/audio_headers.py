@@ -1,34 +1,33 @@
-"""Decoder configuration of copied audio (FFmpeg's extradata), rebuilt from its numbers.
+"""Decoder configuration of copied audio (FFmpeg's extradata), rebuilt from its numeric fields.
 
-What lies in a codec's header besides the numbers that a decoder needs is not copied: comments, cover pictures, appended
-bytes.
+Other content of a header is dropped: comments, cover pictures and appended bytes.
 """
 
 import struct
 
 
-# Audio object types of AAC with the header of ISO 14496-3, 4.4.1: Main, LC, SSR, LTP; SBR and PS in front of one.
+# AAC object types with the header of ISO 14496-3, 4.4.1: Main, LC, SSR, LTP. SBR and PS extend one.
 _AAC_OBJECTS = (1, 2, 3, 4)
 _SBR, _PS = 5, 29
 
-# Codecs whose packets hold all that a decoder needs.
+# Codecs that need no extradata.
 _NO_HEADER = ("mp3", "ac3", "eac3", "pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_f32le")
 
 
 def rebuilt_header(codec: str, header: bytes | None) -> bytes | None:
-    """The extradata of an audio stream, with nothing but numbers.
+    """Rebuild the extradata of an audio stream; `None` if the codec needs none.
 
     Args:
         codec (`str`): FFmpeg's name of the codec, such as "aac".
 
     Raises:
-        ValueError: if the header cannot be rebuilt, such as that of Vorbis, whose length nothing tells.
+        ValueError: if the header is damaged or of an unsupported kind, such as Vorbis.
     """
     if codec in _NO_HEADER or (codec == "aac" and not header):
         return None
     rebuild = {"aac": _aac, "opus": _opus, "flac": _flac, "alac": _alac}.get(codec)
     if rebuild is None or header is None:
-        raise ValueError(f"A header of {codec} cannot be rebuilt.")
+        raise ValueError(f"Headers of {codec} are not supported.")
     try:
         return rebuild(header)
     except (IndexError, struct.error) as error:
@@ -48,32 +47,32 @@ def _opus(header: bytes) -> bytes:
 
 
 def _flac(header: bytes) -> bytes:
-    """STREAMINFO of RFC 9639, 8.2, without the checksum of the sound."""
+    """STREAMINFO of RFC 9639, 8.2, without the MD5 of the audio."""
     return struct.pack("18s16x", struct.unpack_from("18s", header)[0])
 
 
 def _alac(header: bytes) -> bytes:
-    """ALACSpecificConfig, in the atom that FFmpeg expects around it."""
+    """ALACSpecificConfig, wrapped in the atom that FFmpeg expects."""
     return struct.pack(">I4sI24s", 36, b"alac", 0, struct.unpack_from("24s", header, 12)[0])
 
 
 class _Bits:
-    """Bits of a header, read one field after the other."""
+    """Reader of the bit fields of a header."""
 
     def __init__(self, data: bytes) -> None:
         self.bits = "".join(f"{byte:08b}" for byte in data[:32])
-        self.place = 0
+        self.position = 0
 
     def read(self, width: int) -> int:
-        self.place += width
-        if self.place > len(self.bits):
+        self.position += width
+        if self.position > len(self.bits):
             raise IndexError
-        return int(self.bits[self.place - width : self.place], 2)
+        return int(self.bits[self.position - width : self.position], 2)
 
-    def cut(self) -> bytes:
-        """All fields read so far, and zeros up to a whole byte."""
-        length = -(-self.place // 8)
-        return int(self.bits[: self.place].ljust(8 * length, "0"), 2).to_bytes(length, "big")
+    def consumed(self) -> bytes:
+        """Fields read so far, padded with zeros to a whole byte."""
+        length = -(-self.position // 8)
+        return int(self.bits[: self.position].ljust(8 * length, "0"), 2).to_bytes(length, "big")
 
 
 def _aac(header: bytes) -> bytes:
@@ -85,7 +84,7 @@ def _aac(header: bytes) -> bytes:
     if kind in (_SBR, _PS):
         _aac_rate(bits)
         kind = _aac_object(bits)
-    # Without a number of channels a configuration follows that may hold a comment.
+    # With 0 channels a program config element follows, which may hold a comment.
     if kind not in _AAC_OBJECTS or channels == 0:
         raise ValueError("This kind of AAC is not supported.")
     bits.read(1)
@@ -93,13 +92,13 @@ def _aac(header: bytes) -> bytes:
         bits.read(14)
     if bits.read(1):
         raise ValueError("This kind of AAC is not supported.")
-    end = bits.place
+    end = bits.position
     if first in _AAC_OBJECTS:
         try:
             _aac_extension(bits)
         except IndexError:
-            bits.place = end
-    return bits.cut()
+            bits.position = end
+    return bits.consumed()
 
 
 def _aac_object(bits: _Bits) -> int:
@@ -113,18 +112,18 @@ def _aac_rate(bits: _Bits) -> None:
 
 
 def _aac_extension(bits: _Bits) -> None:
-    """Read the extension if there is one, and nothing otherwise."""
-    end = bits.place
+    """Read the SBR and PS extension if there is one."""
+    end = bits.position
     if bits.read(11) != 0x2B7 or _aac_object(bits) != _SBR:
-        bits.place = end
+        bits.position = end
         return
     if bits.read(1):
         _aac_rate(bits)
-        end = bits.place
+        end = bits.position
         try:
             if bits.read(11) == 0x548:
                 bits.read(1)
-                end = bits.place
+                end = bits.position
         except IndexError:
             pass
-        bits.place = end
+        bits.position = end

@@ -1,7 +1,7 @@
 """Checkpoint of a video: a private folder from which a stopped run continues.
 
-It holds boxes of faces, finished segments and the secret seed, but no embedding and no frame of the
-original. It is deleted when the video is finished or refused.
+It holds face boxes, finished segments and the secret seed, but no embedding and no original frame.
+It is deleted when the video is finished or refused.
 """
 
 import contextlib
@@ -22,11 +22,11 @@ from nullface_pipeline.video.reader import VideoError
 
 @dataclass(frozen=True)
 class VideoFile:
-    """A video file at the beginning of a run.
+    """Video file as it was when the run began.
 
     Attributes:
-        sha256 (`str`): hash of its content.
-        state (`tuple[int, ...]`): device, inode, size and time of the last change.
+        sha256 (`str`): SHA-256 of the content, hexadecimal.
+        state (`tuple[int, ...]`): device, inode, size in bytes, and modification time in ns.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class VideoFile:
 
     @classmethod
     def open(cls, path: Path) -> "VideoFile":
-        """Read the state of a file, and hash it.
+        """Read the state of a file and hash it.
 
         Raises:
             VideoError: if it does not exist.
@@ -44,9 +44,9 @@ class VideoFile:
         return cls(path, file_digest(path) or "", state)
 
     def check_unchanged(self) -> None:
-        """Raise `VideoError` if the file was replaced or written to since."""
+        """Raise `VideoError` if the file was replaced or modified since."""
         if _file_state(self.path) != self.state:
-            raise VideoError("Its file has changed during the run: run it again.")
+            raise VideoError("Its file has changed during the run: run the command again.")
 
 
 def _file_state(path: Path) -> tuple[int, ...]:
@@ -58,11 +58,11 @@ def _file_state(path: Path) -> tuple[int, ...]:
 
 
 def open_checkpoint(file: VideoFile, output: Path, digest: str, seed: int | None) -> "VideoCheckpoint":
-    """Checkpoint beside a result: that of a stopped run of the same video and options, or a new one.
+    """Resume the checkpoint of a stopped run with the same video and options, or create one.
 
     Args:
         digest (`str`): hash of the options, see `options_digest`.
-        seed (`int`, *optional*): seed of the noise; by default that of the stopped run, or a random one.
+        seed (`int`, *optional*): seed of the noise, by default the stopped run's or a random one.
     """
     made_from = f"{file.sha256} {digest}"
     new_seed = secrets.randbits(SEED_BITS) if seed is None else seed
@@ -70,13 +70,13 @@ def open_checkpoint(file: VideoFile, output: Path, digest: str, seed: int | None
 
 
 def checkpoint_folder(output: Path) -> Path:
-    """Hidden folder beside a result."""
+    """Path of the checkpoint: a hidden folder beside the result."""
     return output.with_name(f".nullface-{sha256(output.name.encode()).hexdigest()[:16]}.work")
 
 
 @contextlib.contextmanager
 def removed_if_refused(output: Path) -> Iterator[None]:
-    """Delete the checkpoint of a video that cannot be anonymized. After a failure of the disk it stays."""
+    """Delete the checkpoint after any error but `OSError`, after which a run can be resumed."""
     try:
         yield
     except OSError:
@@ -86,32 +86,33 @@ def removed_if_refused(output: Path) -> Iterator[None]:
         raise
 
 
-# Figures of a finished segment, see `summarize`.
+# Counts of a finished segment, see `summarize`.
 SegmentSummary = dict[str, dict[str, int]]
 
 
 class VideoCheckpoint:
-    """State of one video's run. An earlier state is used if it fits, and deleted otherwise.
+    """State of one video's run. A state of another video, of other options or seed is deleted.
 
     Args:
         folder (`Path`): folder of the checkpoint, created if it is missing.
-        made_from (`str`): hash of the video and the options. An earlier state with another one does not fit.
-        seed (`int`): seed of a new state. With `fixed`, an earlier state with another seed does not fit.
+        made_from (`str`): hashes of the video and the options.
+        seed (`int`): seed of a new checkpoint.
+        fixed (`bool`): whether an existing checkpoint must have this seed.
     """
 
     def __init__(self, folder: Path, made_from: str, seed: int, fixed: bool = False) -> None:
         self.folder = folder
-        earlier = _read_json(folder / "checkpoint.json") or {}
-        if earlier.get("made_from") != made_from or (fixed and earlier.get("seed") != seed):
+        stored = _read_json(folder / "checkpoint.json") or {}
+        if stored.get("made_from") != made_from or (fixed and stored.get("seed") != seed):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700, parents=True)
-            earlier = {"made_from": made_from, "seed": seed}
+            stored = {"made_from": made_from, "seed": seed}
             (folder / "checkpoint.json").touch(mode=0o600)
-            (folder / "checkpoint.json").write_text(json.dumps(earlier))
-        self.seed: int = earlier["seed"]
+            (folder / "checkpoint.json").write_text(json.dumps(stored))
+        self.seed: int = stored["seed"]
 
     def segment(self, start: int) -> Path:
-        """File of the segment that begins with frame `start`."""
+        """Path of the segment that begins with frame `start`."""
         return self.folder / f"{start:09}.nut"
 
     def finish(self, start: int, summary: SegmentSummary) -> None:
@@ -119,7 +120,7 @@ class VideoCheckpoint:
         write_whole(self.segment(start).with_suffix(".json"), json.dumps(summary).encode())
 
     def summary(self, start: int) -> SegmentSummary | None:
-        """Figures of a segment; None if it is not finished."""
+        """Counts of a segment; `None` if it is not finished."""
         return _read_json(self.segment(start).with_suffix(".json"))
 
     def reopen(self, start: int) -> None:
@@ -127,13 +128,13 @@ class VideoCheckpoint:
         self.segment(start).with_suffix(".json").unlink(missing_ok=True)
 
     def add_line(self, name: str, line: object) -> None:
-        """Append to a list of JSON values."""
+        """Append a JSON value to a list on disk."""
         with (self.folder / name).open("a") as file:
-            # A killed run may have left an incomplete line.
+            # On a line of its own, even after an incomplete line of a killed run.
             file.write("\n" + json.dumps(line) + "\n")
 
     def lines(self, name: str) -> Iterator[Any]:  # JSON
-        """Values of a list; incomplete lines are skipped."""
+        """Read a list on disk; incomplete lines are skipped."""
         path = self.folder / name
         for line in path.read_text().splitlines() if path.exists() else ():
             try:

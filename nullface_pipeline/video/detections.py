@@ -1,7 +1,6 @@
-"""Face detection in every frame, with the difference of each frame from those before it.
+"""Face detection in every frame, with the change from the frames before it.
 
-Results are appended to two files of fixed-size entries, so that a stopped pass continues. The files hold boxes and
-numbers only.
+Results are appended to two files of fixed-size records, so that a stopped pass can be resumed.
 """
 
 from collections import deque
@@ -11,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nullface_pipeline.face_identity import FaceLocation, embed_face
+from nullface_pipeline.face_identity import embed_face
 from nullface_pipeline.face_search import search_locations
 from nullface_pipeline.protocols import FaceAnalyser
-from nullface_pipeline.video.reader import Frame, read_frames
+from nullface_pipeline.video.reader import read_frames
 from nullface_pipeline.video.shots import LOOK_BACK, frame_changes, thumbnail
 
 
@@ -27,9 +26,10 @@ class Detections:
     """Detected faces of a video.
 
     Attributes:
-        frames (`np.ndarray`): (N,) of `FRAME`: time in the video's `time_base`, see `frame_changes`, number of faces.
-        faces (`np.ndarray`): (M,) of `FACE`, those of the first frame first.
-        starts (`np.ndarray`): (N + 1,) int, where each frame's faces begin in `faces`.
+        frames (`np.ndarray`): (N,) of dtype `FRAME`: time in units of the video's `time_base`,
+            output of `frame_changes`, and number of faces.
+        faces (`np.ndarray`): (M,) of dtype `FACE`, ordered by frame; boxes and landmarks in pixels.
+        starts (`np.ndarray`): (N + 1,) int64, index in `faces` of the first face of each frame.
     """
 
     frames: np.ndarray
@@ -42,44 +42,43 @@ class Detections:
 
 
 def read_detections(folder: Path) -> Detections:
-    """Read the results of a complete or stopped `detect_faces`."""
-    frames, faces = _entries(folder / "frames.bin", FRAME), _entries(folder / "faces.bin", FACE)
+    """Read the results of a complete or stopped `detect_faces`, without incomplete frames."""
+    frames, faces = _records(folder / "frames.bin", FRAME), _records(folder / "faces.bin", FACE)
     starts = np.concatenate([[0], np.cumsum(frames["faces"])]).astype(np.int64)
-    # Only frames of which all faces are there.
     starts = starts[starts <= len(faces)]
     return Detections(frames[: len(starts) - 1], faces[: starts[-1]], starts)
 
 
-def _entries(path: Path, kind: np.dtype) -> np.ndarray:
+def _records(path: Path, dtype: np.dtype) -> np.ndarray:
     if not path.exists():
-        return np.zeros(0, kind)
-    # The last entry may be incomplete.
-    return np.fromfile(path, kind, path.stat().st_size // kind.itemsize)
+        return np.zeros(0, dtype)
+    # The last record may be incomplete.
+    return np.fromfile(path, dtype, path.stat().st_size // dtype.itemsize)
 
 
 def detect_faces(
     video: Path, analyser: FaceAnalyser, folder: Path, on_progress: Callable[[], None] = lambda: None
 ) -> Detections:
-    """Detect the faces of every frame, and continue an earlier pass in the same folder.
+    """Detect the faces of every frame, or resume a stopped pass.
 
     Args:
-        analyser: InsightFace's `FaceAnalysis`.
+        analyser (`FaceAnalyser`): InsightFace's `FaceAnalysis`.
         folder (`Path`): folder of the two files.
-        tell (`Callable`): called after each frame.
+        on_progress (`Callable`): called after each frame.
 
     Raises:
-        VideoError: if a frame is refused.
+        VideoError: if the video cannot be decoded.
     """
     done = read_detections(folder)
-    _cut(folder / "frames.bin", done.frames.nbytes)
-    _cut(folder / "faces.bin", done.faces.nbytes)
+    _truncate(folder / "frames.bin", done.frames.nbytes)
+    _truncate(folder / "faces.bin", done.faces.nbytes)
     before: deque[np.ndarray] = deque(maxlen=LOOK_BACK)
     with (folder / "faces.bin").open("ab") as faces, (folder / "frames.bin").open("ab") as frames:
         for number, frame in enumerate(read_frames(video)):
             small = thumbnail(frame.pixels)
             if number >= len(done.frames):
                 found = search_locations(analyser, frame.pixels)
-                # The faces first: a frame counts once its own entry is there.
+                # The faces first: a frame counts once its own record is complete.
                 faces.write(np.array([(face.box, face.landmarks, face.score) for face in found], FACE).tobytes())
                 faces.flush()
                 frames.write(np.array((frame.pts, frame_changes(small, before), len(found)), FRAME).tobytes())
@@ -89,23 +88,14 @@ def detect_faces(
     return read_detections(folder)
 
 
-def _cut(path: Path, size: int) -> None:
+def _truncate(path: Path, size: int) -> None:
     with path.open("ab") as file:
         file.truncate(size)
 
 
-def embed_frames(video: Path, analyser: FaceAnalyser, seen: Detections) -> Iterator[np.ndarray]:
-    """(faces, 512) float32 embeddings of each frame in turn. They are never written to disk."""
+def embed_frames(video: Path, analyser: FaceAnalyser, detections: Detections) -> Iterator[np.ndarray]:
+    """Yield the (faces, 512) float32 unit-norm embeddings of each frame; they stay in memory."""
     for number, frame in enumerate(read_frames(video)):
-        yield embed_rows(analyser, frame, seen, seen.rows(number))
-
-
-def embed_rows(analyser: FaceAnalyser, frame: Frame, seen: Detections, rows: range) -> np.ndarray:
-    """(len(rows), 512) float32, unit norm."""
-    found = [embed_face(analyser, frame.pixels, seen.faces["landmarks"][row]) for row in rows]
-    return np.stack(found) if found else np.zeros((0, 512), dtype=np.float32)
-
-
-def location(faces: np.ndarray, row: int) -> FaceLocation:
-    """Entry of `Detections.faces` as a `FaceLocation`."""
-    return FaceLocation(faces["box"][row], faces["landmarks"][row], float(faces["score"][row]))
+        landmarks = detections.faces["landmarks"][list(detections.rows(number))]
+        embeddings = [embed_face(analyser, frame.pixels, each) for each in landmarks]
+        yield np.stack(embeddings) if embeddings else np.zeros((0, 512), dtype=np.float32)

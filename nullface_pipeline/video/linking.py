@@ -1,7 +1,7 @@
-"""The first passes over a video: its faces, and which of them are one person."""
+"""First passes over a video: detect its faces and link those of one person."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,24 +13,31 @@ from nullface_pipeline.photo_records import NoFaceFoundError
 from nullface_pipeline.protocols import FaceAnalyser
 from nullface_pipeline.video.checkpoint import VideoCheckpoint
 from nullface_pipeline.video.detections import Detections, detect_faces, embed_frames
-from nullface_pipeline.video.progress import ProgressCallback, no_progress
 from nullface_pipeline.video.reader import VideoInfo, read_info
 from nullface_pipeline.video.shots import find_shots
 from nullface_pipeline.video.tracks import Track, link_faces
 
 
+# Called with the step, the number of frames done, and their total if it is known.
+ProgressCallback = Callable[[str, int, int | None], None]
+
+
+def no_progress(step: str, done: int, total: int | None) -> None:
+    """Ignore progress."""
+
+
 @dataclass(frozen=True, eq=False)
 class LinkedVideo:
-    """A video with its detected faces, linked to tracks.
+    """Video with its detected faces, linked to tracks.
 
     Attributes:
-        times (`np.ndarray`): (N,) seconds, of each frame.
-        shots (`list[tuple[int, int]]`): first frame, and the frame after the last.
+        times (`np.ndarray`): (N,) float64 time of each frame in seconds.
+        shots (`list[tuple[int, int]]`): first frame of each shot, and the frame after its last.
     """
 
     path: Path
     info: VideoInfo
-    seen: Detections
+    detections: Detections
     times: np.ndarray
     shots: list[tuple[int, int]]
     tracks: list[Track]
@@ -39,32 +46,34 @@ class LinkedVideo:
 def link_video(
     analyser: FaceAnalyser, path: Path, checkpoint: VideoCheckpoint, on_progress: ProgressCallback = no_progress
 ) -> LinkedVideo:
-    """Find the faces of a video and who they are.
+    """Detect the faces of a video and link them to tracks.
 
     Raises:
-        NoFaceFoundError: if it shows none.
-        VideoError: if it is refused.
+        NoFaceFoundError: if no face is found.
+        VideoError: if the video cannot be decoded or is of an unsupported kind.
     """
     info = read_info(path)
     numbers = itertools.count(1)
-    seen = detect_faces(path, analyser, checkpoint.folder, lambda: on_progress("looking", next(numbers), None))
-    if not len(seen.faces):
+    detections = detect_faces(path, analyser, checkpoint.folder, lambda: on_progress("detecting", next(numbers), None))
+    if not len(detections.faces):
         raise NoFaceFoundError(
-            "No face was found in the video, so nothing was anonymized and nothing is written. Lower the detection threshold "
-            "if it shows one."
+            "No face was found in the video, so nothing is written. If it shows a face, lower the detection threshold."
         )
-    times = seen.frames["pts"].astype(np.float64) * float(info.time_base)
-    shots = find_shots(seen.frames["changes"])
-    embeddings = embed_frames(path, analyser, seen)
-    tracks = link_faces(seen, shots, times, embeddings, same_person_similarity(analyser))
-    return LinkedVideo(path, info, seen, times, shots, tracks)
+    times = detections.frames["pts"].astype(np.float64) * float(info.time_base)
+    shots = find_shots(detections.frames["changes"])
+    embeddings = embed_frames(path, analyser, detections)
+    tracks = link_faces(detections, shots, times, embeddings, same_person_similarity(analyser))
+    return LinkedVideo(path, info, detections, times, shots, tracks)
 
 
 def consistent_identities(videos: Sequence[LinkedVideo], same_person: float) -> list[list[np.ndarray]]:
-    """Identities to move away from, for each track of each video, so that a person gets one new face in all videos.
+    """Identities to move away from, the same for all tracks of one person in all videos.
 
     Args:
-        same_person (`float`): similarity from which on two faces are taken for one person.
+        same_person (`float`): lowest cosine similarity of two faces of one person.
+
+    Returns:
+        A (512,) float32 embedding for each track of each video.
     """
     tracks = [(number, track) for number, video in enumerate(videos) for track in video.tracks]
     embeddings = [track.embedding for _, track in tracks]
@@ -78,5 +87,5 @@ def consistent_identities(videos: Sequence[LinkedVideo], same_person: float) -> 
 
 
 def overlap_in_time(first: Track, second: Track) -> bool:
-    """Whether two tracks of one video show two people at once."""
+    """Whether two tracks have a frame in common, so that they show two people."""
     return bool(np.isin(first.frames, second.frames).any())

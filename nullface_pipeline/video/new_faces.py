@@ -1,4 +1,4 @@
-"""New faces of a video's tracks: cut out, made in batches, and averaged over time."""
+"""New faces of a video: cropped, generated in batches, and averaged over time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,16 +14,16 @@ from nullface_pipeline.video.smoothing import AVERAGED, smooth_result
 from nullface_pipeline.video.targets import kept_tracks, track_target
 
 
-# A mask is joined with those of this many frames before and after, so that it does not shrink between neighbours.
+# Frames before and after whose masks are joined with that of a frame, so that masks do not flicker.
 JOINED_MASKS = 2
 
 
 @dataclass(frozen=True, eq=False)
 class FrameFaces:
-    """Faces of one frame, by track.
+    """Faces of one frame.
 
     Attributes:
-        targets (`dict[int, FaceTarget]`): faces to replace.
+        targets (`dict[int, FaceTarget]`): faces to replace, by track.
         kept (`frozenset[int]`): tracks of people who agreed to be seen, see `kept_tracks`.
     """
 
@@ -32,10 +32,10 @@ class FrameFaces:
 
 
 class NewFaces:
-    """Stream of new faces. A face depends on the frames around it, not on where segments begin.
+    """Stream of new faces, which do not depend on the segment boundaries.
 
-    Each batch of the UNet begins at a multiple of `batch_faces`, so a resumed run makes the same batches. Faces are held
-    only as long as later ones are averaged with them. Those that cannot be replaced are added to `rendering.failed`.
+    Each batch of the UNet begins at a multiple of `batch_faces`, so a resumed run makes the same
+    batches. Faces that cannot be replaced are added to `rendering.failed`.
 
     Args:
         rendering (`Rendering`): plan of the video.
@@ -46,12 +46,12 @@ class NewFaces:
         self._rendering = rendering
         self._frames = enumerate(frames)
         self._read = 0
-        self._cut: dict[int, FrameFaces] = {}
+        self._cropped: dict[int, FrameFaces] = {}
         self._made: dict[int, FrameFaces] = {}
         self._next = 0
 
     def between(self, start: int, end: int) -> dict[int, FrameFaces]:
-        """Averaged faces of the frames from `start` to before `end`; later calls ask for later frames."""
+        """Averaged faces of the frames from `start` to before `end`. Calls must be in order."""
         size = self._rendering.options.batch_faces
         first = max(0, start - AVERAGED)
         self._next = max(self._next, first // size * size)
@@ -62,9 +62,9 @@ class NewFaces:
         return {number: self._averaged(number) for number in range(start, end)}
 
     def _make(self, numbers: range) -> None:
-        """Make the faces of one batch of frames, each track's together."""
-        self._cut_faces(numbers)
-        made = {number: self._with_joined_masks(number) for number in numbers if number in self._cut}
+        """Generate the faces of one batch of frames, track by track."""
+        self._crop_faces(numbers)
+        made = {number: self._with_joined_masks(number) for number in numbers if number in self._cropped}
         for index in sorted({index for faces in made.values() for index in faces.targets}):
             batch = [number for number, faces in made.items() if index in faces.targets]
             settings = stronger(
@@ -77,32 +77,32 @@ class NewFaces:
                 made[number].targets[index] = replace(made[number].targets[index], result=result)
         self._made |= made
 
-    def _cut_faces(self, numbers: range) -> None:
-        """Cut out the faces of frames, and of those whose masks theirs are joined with."""
+    def _crop_faces(self, numbers: range) -> None:
+        """Crop the faces of frames, and of the neighbours whose masks are joined with theirs."""
         first, last = numbers[0] - JOINED_MASKS, numbers[-1] + JOINED_MASKS
-        self._cut = {number: faces for number, faces in self._cut.items() if number >= first}
+        self._cropped = {number: faces for number, faces in self._cropped.items() if number >= first}
         while self._read <= last and (read := next(self._frames, None)) is not None:
             number, frame = read
             self._read = number + 1
             if number >= first:
-                self._cut[number] = cut_faces(self._rendering, number, frame.pixels)
+                self._cropped[number] = crop_faces(self._rendering, number, frame.pixels)
 
     def _with_joined_masks(self, number: int) -> FrameFaces:
         """Faces of a frame that can be replaced, with their final masks."""
         targets: dict[int, FaceTarget] = {}
-        for index, target in self._cut[number].targets.items():
+        for index, target in self._cropped[number].targets.items():
             around = range(number - JOINED_MASKS, number + JOINED_MASKS + 1)
-            near = [self._cut[other].targets.get(index, target) for other in around if other in self._cut]
+            near = [self._cropped[other].targets.get(index, target) for other in around if other in self._cropped]
             mask = np.max([each.mask for each in near], axis=0)
-            # The wider mask of a retry is not needed any more, and would take as much memory as the mask.
+            # The wider mask of a retry is no longer needed and takes as much memory as the mask.
             joined = replace(target, mask=mask, wider_mask=mask)
-            if index in self._cut[number].kept:
+            if index in self._cropped[number].kept:
                 continue
             if joined.can_change:
                 targets[index] = joined
             else:
                 self._rendering.failed.add((number, index))
-        return FrameFaces(targets, self._cut[number].kept)
+        return FrameFaces(targets, self._cropped[number].kept)
 
     def _averaged(self, number: int) -> FrameFaces:
         targets: dict[int, FaceTarget] = {}
@@ -112,8 +112,8 @@ class NewFaces:
         return FrameFaces(targets, self._made[number].kept)
 
 
-def cut_faces(rendering: Rendering, number: int, pixels: np.ndarray) -> FrameFaces:
-    """Cut out the faces of a frame. Those whose landmarks describe no face are added to `rendering.failed`."""
+def crop_faces(rendering: Rendering, number: int, pixels: np.ndarray) -> FrameFaces:
+    """Crop the faces of a frame; add those with implausible landmarks to `rendering.failed`."""
     targets: dict[int, FaceTarget] = {}
     for index, states in enumerate(rendering.tracks):
         if states.has_face(number):

@@ -1,7 +1,8 @@
-"""Video decoding: properties of a video, and its frames as a player shows them: upright, with square pixels.
+"""Video decoding: properties of a video, and its frames upright and with square pixels.
 
-A file is refused if a player may show something other than the decoded frames: damaged or missing frames, a mirrored
-picture, high dynamic range. FFmpeg reads from an open file and never receives a path or a URL.
+A file is refused if a player may show something other than the decoded frames: damaged or missing
+frames, a mirrored picture, high dynamic range. FFmpeg reads from an open file and never receives a
+path or a URL.
 """
 
 import contextlib
@@ -23,35 +24,35 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
-# Transfer functions of high dynamic range, by their numbers in ITU-T H.273.
+# Transfer functions of high dynamic range, by their code in ITU-T H.273.
 _HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 
-# FFmpeg's name for a decoder that reports errors instead of painting over them.
+# Options of a decoder that reports errors instead of concealing them.
 _NO_CONCEALMENT = {"err_detect": "explode"}
 
-# FFmpeg's names of containers that hold all of a video. A playlist would have it open other files. NUT is for segments.
+# FFmpeg's names of self-contained formats; a playlist refers to other files. NUT is for segments.
 _CONTAINERS = ("mov", "matroska", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "nut")
 
-# Containers whose duration is read from the header and not estimated from the last packets, and seconds it may be off.
+# Containers whose header states the duration, and its tolerance in seconds.
 _DECLARE_DURATION = ("matroska", "avi", "flv", "asf")
 _DURATION_TOLERANCE = 1.0
 
-# Pixels wider or higher than this many times the other side are refused.
+# Highest ratio of the sides of a pixel.
 _MAX_PIXEL_ASPECT = 4
 
 
 class VideoError(PhotoRefusedError):
-    """A video of which nothing is written. The message says why, and what to do."""
+    """Refusal of a video. The message states the reason and the remedy."""
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Properties of a video, as it is shown.
+    """Properties of a video.
 
     Attributes:
-        width, height (`int`): in square pixels, upright.
+        width, height (`int`): size of a frame in square pixels, upright.
         time_base (`Fraction`): seconds in one unit of `Frame.pts`.
-        rate (`Fraction`): frames a second, on average.
+        rate (`Fraction`): average number of frames per second.
     """
 
     width: int
@@ -62,11 +63,11 @@ class VideoInfo:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame.
+    """Decoded frame.
 
     Attributes:
         pixels (`np.ndarray`): (H, W, 3) uint8 RGB, upright, square pixels.
-        pts (`int`): when it is shown, in the video's `time_base`.
+        pts (`int`): presentation time, in units of the video's `time_base`.
     """
 
     pixels: np.ndarray
@@ -74,7 +75,7 @@ class Frame:
 
 
 def import_av() -> ModuleType:
-    """PyAV, which only video needs.
+    """Import PyAV, an optional dependency.
 
     Raises:
         VideoError: if it is not installed.
@@ -87,16 +88,16 @@ def import_av() -> ModuleType:
 
 
 def read_info(path: Path) -> VideoInfo:
-    """What a video is.
+    """Read the properties of a video.
 
     Raises:
-        VideoError: if it is none, or one that is refused.
+        VideoError: if the file is not a video, or of an unsupported kind.
     """
     with open_input(path) as container:
         stream = _video_stream(container)
         first = next(_decoded(container, stream), None)
         if first is None:
-            raise VideoError("It shows no frame: the file is empty or damaged.")
+            raise VideoError("It has no frames: the file is empty or damaged.")
         width, height = _shown_size(first, stream)
         size = (height, width) if _quarter_turns(first) % 2 == 1 else (width, height)
         return VideoInfo(
@@ -107,10 +108,10 @@ def read_info(path: Path) -> VideoInfo:
 
 
 def read_frames(path: Path) -> Iterator[Frame]:
-    """Every frame of a video, in the order in which they are shown; one at a time is held.
+    """Yield every frame of a video in presentation order.
 
     Raises:
-        VideoError: at a frame that cannot be decoded whole, has no time, or another size than the first.
+        VideoError: if a frame is damaged, has no time, or another size than the first.
     """
     with open_input(path) as container:
         stream = _video_stream(container)
@@ -120,7 +121,7 @@ def read_frames(path: Path) -> Iterator[Frame]:
             last = _checked_pts(decoded, number, last)
             pixels = np.rot90(_to_rgb(decoded, stream), _quarter_turns(decoded))
             if pixels.shape != (shape := shape or pixels.shape):
-                raise VideoError(f"Its frames change their size at frame {number}: encode it again in one size first.")
+                raise VideoError(f"The frame size changes at frame {number}: re-encode the video in one size first.")
             yield Frame(np.ascontiguousarray(pixels), last)
 
 
@@ -129,8 +130,8 @@ def open_input(path: Path) -> "Iterator[InputContainer]":
     """Open a video as a PyAV container. Errors of FFmpeg in the block become `VideoError`.
 
     Raises:
-        VideoError: if the file is missing, incomplete, damaged, or not a container that holds all of its video.
-        OSError: if the disk fails.
+        VideoError: if the file is missing, incomplete, damaged, or not a supported container.
+        OSError: if the file cannot be read.
     """
     av = import_av()
     limits = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "none"}
@@ -148,13 +149,11 @@ def open_input(path: Path) -> "Iterator[InputContainer]":
 
 
 _UNREADABLE = (
-    "It is not a readable MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV or Ogg video, or it is damaged ({}): convert it to MP4 "
-    "first."
+    "It is not a readable MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV or Ogg video, or it is damaged ({}): convert it to "
+    "MP4 first."
 )
 
-_INCOMPLETE = (
-    "Its file ends before the video does: copy it again from where it is complete, or convert it to MP4 first."
-)
+_INCOMPLETE = "It is shorter than its header states: copy it again from a complete source, or convert it to MP4 first."
 
 
 def _open_file(path: Path) -> BinaryIO:
@@ -167,7 +166,7 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 def _declared_end(file: BinaryIO) -> int:
-    """Length of the file by the header of AVI, Matroska or WebM; 0 where the header does not say."""
+    """Length in bytes that an AVI, Matroska or WebM header declares; 0 if it declares none."""
     head = file.read(4096)
     if head[:4] == b"RIFF":
         return 8 + int.from_bytes(head[4:8], "little")
@@ -181,7 +180,7 @@ def _declared_end(file: BinaryIO) -> int:
 
 
 def _ebml_size(head: bytes, start: int) -> tuple[int | None, int]:
-    """A length in Matroska, None if it is unknown, and where it ends."""
+    """EBML length at `start`, `None` if it is unknown, and the offset of its end."""
     width = 9 - head[start].bit_length() if start < len(head) else 9
     digits = head[start : start + width]
     if width > 8 or len(digits) < width:
@@ -192,16 +191,16 @@ def _ebml_size(head: bytes, start: int) -> tuple[int | None, int]:
 
 
 def _video_stream(container: "InputContainer") -> "VideoStream":
-    """The stream that is shown: the first that is not a cover picture. The others are dropped."""
+    """First video stream that is not a cover picture. Other streams are dropped."""
     covers = 0x0400 | 0x0800  # attached_pic, timed_thumbnails
     streams = [stream for stream in container.streams.video if not int(stream.disposition) & covers]
     if not streams:
-        raise VideoError("It holds no video.")
+        raise VideoError("It does not contain a video.")
     stream = streams[0]
     if stream.codec_context is None:
-        raise VideoError("Its picture has a codec that cannot be decoded: convert it to H.264 first.")
+        raise VideoError("Its video codec is not supported: convert it to H.264 first.")
     stream.codec_context.options = _NO_CONCEALMENT
-    # In threads of its own for each slice, FFmpeg forgets the errors; with one for each frame it reports them.
+    # With slice threads FFmpeg does not report errors; with frame threads it does.
     stream.codec_context.thread_type = "FRAME"
     return stream
 
@@ -223,13 +222,13 @@ def _decoded(container: "InputContainer", stream: "VideoStream") -> "Iterator[Vi
 
 
 _UNDECODABLE = (
-    "A frame is damaged and cannot be decoded whole; what a player would show there, nobody has looked at. Encode it again "
-    "first, or cut that part out."
+    "A frame is damaged and cannot be verified, because players may show it differently. Re-encode the video first, "
+    "or cut that part out."
 )
 
 
 def _checked_pts(decoded: "VideoFrame", number: int, last: int | None) -> int:
-    """Time of a frame that follows one of time `last`.
+    """Presentation time of a frame, checked to be later than `last`.
 
     Raises:
         VideoError: if the frame is damaged, has no later time, or a high dynamic range.
@@ -237,44 +236,42 @@ def _checked_pts(decoded: "VideoFrame", number: int, last: int | None) -> int:
     if decoded.is_corrupt:
         raise VideoError(_UNDECODABLE)
     if decoded.pts is None or (last is not None and decoded.pts <= last):
-        raise VideoError(f"Frame {number} has no time of its own: write it to an MP4 file again first.")
+        raise VideoError(f"Frame {number} has no valid presentation time: convert the video to MP4 first.")
     high_range = _HIGH_DYNAMIC_RANGE.get(int(decoded.color_trc))
     if high_range is not None:
         raise VideoError(
-            f"It has a high dynamic range ({high_range}), which eight bits cannot show: convert it to SDR first, for "
-            "example with HandBrake or with FFmpeg's filters zscale and tonemap."
+            f"High dynamic range ({high_range}) is not supported: convert it to SDR first, for example with HandBrake "
+            "or with FFmpeg's filters zscale and tonemap."
         )
     return decoded.pts
 
 
 def _quarter_turns(decoded: "VideoFrame") -> int:
-    """How often the frame has to be turned to the left to be upright.
+    """Number of quarter turns to the left that make the frame upright.
 
     Raises:
-        VideoError: if that is not all that it takes.
+        VideoError: if the frame is mirrored, or rotated by another angle.
     """
     if "DISPLAYMATRIX" in decoded.side_data:
         # PyAV's stubs list other kinds of side data only.
         matrix = bytes(decoded.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]
         a, b, _, c, d, *_ = np.frombuffer(matrix, dtype=np.int32).astype(float)
         if a * d - b * c <= 0:
-            raise VideoError("Its picture is to be shown mirrored: encode it again as it is shown first.")
+            raise VideoError("Its metadata mirrors the picture: re-encode it first, with the mirroring applied.")
     if decoded.rotation % 90:
-        raise VideoError(f"Its picture is to be shown turned by {decoded.rotation}°: encode it again upright first.")
+        raise VideoError(f"Its metadata rotates the picture by {decoded.rotation}°: re-encode it upright first.")
     return int(decoded.rotation) // 90
 
 
 def _shown_size(decoded: "VideoFrame", stream: "VideoStream") -> tuple[int, int]:
-    """Width and height in square pixels, before any rotation; the shorter side of a pixel is stretched."""
+    """Width and height in square pixels, before rotation; the shorter pixel side is stretched."""
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     if not 1 / _MAX_PIXEL_ASPECT <= aspect <= _MAX_PIXEL_ASPECT:
-        raise VideoError(
-            f"Its pixels are shown {float(aspect):g} times as wide as high: encode it with square pixels first."
-        )
+        raise VideoError(f"Its pixel aspect ratio is {float(aspect):g}: re-encode it with square pixels first.")
     return round(decoded.width * max(aspect, Fraction(1))), round(decoded.height * max(1 / aspect, Fraction(1)))
 
 
 def _to_rgb(decoded: "VideoFrame", stream: "VideoStream") -> np.ndarray:
-    """(H, W, 3) uint8 with square pixels; ITU-R BT.709 or 601, limited or full range, as the frame says."""
+    """(H, W, 3) uint8 RGB with square pixels, by the colour matrix and range of the frame."""
     width, height = _shown_size(decoded, stream)
     return np.asarray(decoded.to_ndarray(format="rgb24", width=width, height=height))

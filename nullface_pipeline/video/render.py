@@ -1,4 +1,4 @@
-"""The last pass over a video: every face is replaced or covered, and the result is written."""
+"""Last pass over a video: replace or cover every face, and write the result."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from nullface_pipeline.photo import check_pipeline, read_references
-from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.photo_options import VIDEO_IDENTITIES, PhotoOptions
+from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.runs.atomic_files import whole_file
 from nullface_pipeline.video.checkpoint import VideoCheckpoint
-from nullface_pipeline.video.linking import LinkedVideo
-from nullface_pipeline.video.progress import ProgressCallback, no_progress
+from nullface_pipeline.video.linking import LinkedVideo, ProgressCallback, no_progress
 from nullface_pipeline.video.rendering import Rendering
 from nullface_pipeline.video.report import COUNTED, VideoReport, find_covered_tracks
 from nullface_pipeline.video.segments import render_segments, segment_spans, total_counts
@@ -33,22 +33,26 @@ def render_video(
     before_writing: Callable[[Path], None] = lambda path: None,
     on_progress: ProgressCallback = no_progress,
 ) -> VideoReport:
-    """Replace or cover every face of a video whose faces are linked, and write the result once it is complete.
+    """Replace or cover every face of a linked video, and write the result.
 
     Args:
         pipe (`StableDiffusionNullFacePipeline`): pipeline with adapter and face models.
-        options (`PhotoOptions`): options of each face, see `check_video_options`. Their `identity` has no effect.
+        options (`PhotoOptions`): options of each face, see `check_video_options`.
         audio (`str`): one of `AUDIO`, see `join_segments`.
-        identities (`Sequence[np.ndarray]`, *optional*): (512,) identity to move away from, for each track; see
-            `consistent_identities`. By default the embedding of the track.
-        before_writing (`Callable`): called with the path of the finished temporary file before it is renamed.
+        identities (`Sequence[np.ndarray]`, *optional*): (512,) float32 identity to move away from,
+            for each track; by default the embedding of the track. The consistent identity needs
+            those of `consistent_identities`.
+        before_writing (`Callable`): called with the path of the complete temporary file before it
+            is renamed to `output`.
 
     Raises:
-        FaceNotHiddenError, VideoError: if nothing can be written.
+        FaceNotHiddenError, VideoError: if the video is refused.
         RuntimeError, TypeError, ValueError: as `pipe.anonymize`.
     """
     check_video_options(options)
-    # Each track has its own identity to move away from, so the options' way to choose one does not apply.
+    if options.identity == "consistent" and identities is None:
+        raise OptionError("identity", '"consistent" needs `identities`.')
+    # The consistent identity of a video is the opposite of an identity that several tracks share.
     options = replace(options, identity="opposite")
     check_pipeline(pipe, options)
     options = replace(options, skip_faces=read_references(pipe.face_analyser, options.skip_faces))
@@ -74,11 +78,17 @@ def render_video(
 
 
 def check_video_options(options: PhotoOptions) -> None:
-    """That nothing is asked that only makes sense for a photo; raises ValueError."""
+    """Raise `ValueError` if an option does not apply to videos."""
+    if options.identity not in VIDEO_IDENTITIES:
+        raise OptionError(
+            "identity", f"must be one of {', '.join(VIDEO_IDENTITIES)} for a video, got {options.identity}."
+        )
     if options.keep_mask is not None or options.people is not None or options.on_failure != "cover":
-        raise ValueError("`keep_mask`, `people` and `on_failure='error'` are for photos, not for videos.")
+        raise ValueError(
+            "`keep_mask`, `people` and `on_failure='error'` are for photos, not for videos. Leave them out."
+        )
     if any(isinstance(person, tuple) for person in options.skip_faces):
-        raise ValueError("A box of `skip_faces` is for one photo: for a video give reference photos.")
+        raise ValueError("Boxes in `skip_faces` are for photos. For a video, pass reference photos.")
 
 
 def plan(
@@ -89,7 +99,7 @@ def plan(
     identities: Sequence[np.ndarray] | None,
     on_progress: ProgressCallback,
 ) -> Rendering:
-    """What happens to each track in each frame, how strong, and what an earlier run found besides."""
+    """Plan the video: state and strength of each track, and the covers that a stopped run added."""
     parents = find_parent_tracks(video.tracks)
     others = find_occluders(video.tracks, parents)
     states = [
@@ -97,9 +107,17 @@ def plan(
         for track, near, parent in zip(video.tracks, others, parents)
     ]
     identities = [track.embedding for track in video.tracks] if identities is None else list(identities)
-    none = [0] * len(states)
     trial = Rendering(
-        pipe, options, checkpoint.seed, video.info, video.times, video.shots, states, identities, none, parents
+        pipe,
+        options,
+        checkpoint.seed,
+        video.info,
+        video.times,
+        video.shots,
+        states,
+        identities,
+        [0] * len(states),
+        parents,
     )
     strengths = find_strengths(trial, video.path, checkpoint, on_progress)
     tracks = [

@@ -1,4 +1,4 @@
-"""Plan of a video: what is known before its first segment is rendered."""
+"""Plan of a video, made before its first segment is rendered."""
 
 from dataclasses import dataclass, field
 
@@ -12,7 +12,7 @@ from nullface_pipeline.video.states import TrackStates, track_states
 from nullface_pipeline.video.tracks import Track
 
 
-# Embedding of a face whose identity is unknown: similarity 0 to everybody.
+# Embedding of an unknown identity; its similarity to any other is 0.
 NO_IDENTITY = np.zeros(512, dtype=np.float32)
 
 
@@ -23,16 +23,18 @@ class Rendering:
     Attributes:
         pipe (`StableDiffusionNullFacePipeline`): pipeline with adapter and face models.
         options (`PhotoOptions`): options of each face.
-        seed (`int`): seed of the video. The noise of a track depends on it and on the number of the track.
+        seed (`int`): seed of the video. The noise of a track depends on it and on the track's
+            index.
         info (`VideoInfo`): properties of the video.
-        times (`np.ndarray`): (N,) time of each frame in seconds.
+        times (`np.ndarray`): (N,) float64 time of each frame in seconds.
         shots (`list[tuple[int, int]]`): first frame of each shot, and the frame after its last.
-        tracks (`list[TrackStates]`): all tracks. Faces that are detected only in a finished segment are appended.
-        identities (`list[np.ndarray]`): (512,) identity to move away from, for each of the first tracks.
-        strengths (`list[int]`): attempt of `stronger` that each of them uses.
-        parents (`list[int | None]`): track that each of them is a part of.
-        failed (`set[tuple[int, int]]`): frame and track of faces that could not be replaced. They are covered. Added to
-            while segments are rendered.
+        tracks (`list[TrackStates]`): linked tracks, and after them those that `cover_found` adds.
+        identities (`list[np.ndarray]`): (512,) float32 identity to move away from, of each linked
+            track.
+        strengths (`list[int]`): attempt number that `stronger` gets, of each linked track.
+        parents (`list[int | None]`): index of the track that each linked track is a part of.
+        failed (`set[tuple[int, int]]`): frame and track of faces that could not be replaced and are
+            covered. Rendering adds to it.
     """
 
     pipe: NullFacePipeline
@@ -52,7 +54,7 @@ class Rendering:
         return similarity_threshold(self.pipe, self.options)
 
     def cover_found(self, number: int, box: np.ndarray) -> None:
-        """Append a track of one frame for a face that was detected only in a finished segment."""
+        """Add a track of one frame for a face that was detected only in an encoded segment."""
         shot = next(shot for shot in self.shots if shot[0] <= number < shot[1])
         landmarks = np.zeros((1, 5, 2), dtype=np.float32)
         track = Track(np.array([number]), np.asarray(box, np.float32)[None], landmarks, np.ones(1), shot, NO_IDENTITY)

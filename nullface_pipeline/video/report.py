@@ -19,7 +19,7 @@ class CoveredTrack:
         start, end (`float`): time of the first and the last covered frame, in seconds.
         box (`tuple[float, ...]`): x0, y0, x1, y1 of the first detection, in pixels.
         score (`float`): highest detection score.
-        reason (`str`): reason for the cover, and what to try.
+        reason (`str`): reason for the cover, and a remedy.
     """
 
     start: float
@@ -35,17 +35,17 @@ class VideoReport:
 
     Attributes:
         frames (`int`): number of frames of the video.
-        tracks (`int`): number of tracks. A person has one track or more in each shot.
+        tracks (`int`): number of tracks. A person has at least one track in each shot.
         replaced (`int`): faces that were detected, replaced and verified.
-        gaps (`int`): faces that were replaced and verified in a short gap, between two frames in which they were
-            detected.
-        kept (`int`): faces of people who agreed to be seen. They are unchanged.
-        covered (`int`): covers, over faces and over places where a face may be.
-        failed (`int`): new faces that still resembled the person. They are covered, and so are the frames around them.
-        found (`int`): faces that were detected only in the finished video. They are covered.
+        gaps (`int`): faces that were replaced and verified in short gaps between detections.
+        kept (`int`): unchanged faces of people who agreed to be seen.
+        covered (`int`): covers over faces and over areas where a face may be.
+        failed (`int`): new faces that still matched the person. They and their neighbouring frames
+            are covered.
+        found (`int`): faces that were detected only in the result and are covered.
         patched_frames (`int`): frames with at least one cover.
         switches (`int`): changes of a track between a new face and a cover.
-        identity (`str`): `"opposite"`, or `"consistent"` if a person has one new face in all shots.
+        identity (`str`): "opposite", or "consistent" if a person has one new face in all shots.
         covered_tracks (`tuple[CoveredTrack, ...]`): tracks that are covered in every frame.
     """
 
@@ -64,7 +64,7 @@ class VideoReport:
 
 
 def find_covered_tracks(rendering: Rendering) -> Iterator[CoveredTrack]:
-    """The tracks that get no new face in any frame, but for parts of other faces."""
+    """Tracks without a new face in any frame, except parts of other faces."""
     for index, states in enumerate(rendering.tracks):
         is_part = index < len(rendering.parents) and rendering.parents[index] is not None
         if is_part or (states.states != State.covered).any():
@@ -76,13 +76,13 @@ def find_covered_tracks(rendering: Rendering) -> Iterator[CoveredTrack]:
 
 
 def cover_reason(track: Track, min_face: float, found_late: bool) -> str:
-    """Why a track is covered in every frame, and what to try."""
+    """Reason why a track is covered in every frame, and a remedy."""
     if found_late:
-        return "found only in the finished video"
+        return "detected only in the result"
     if track.size < min_face:
         return "smaller than `min_face`"
     if track.is_doubtful:
-        return "no frame shows it clearly, so it may not be a face: try a `detection_threshold` above its score"
+        return "no clear detection, so it may not be a face: try a `detection_threshold` above its score"
     if len(track.frames) < SHORTEST:
-        return f"found in fewer than {SHORTEST} frames: try a lower `detection_threshold`"
+        return f"detected in fewer than {SHORTEST} frames: try a lower `detection_threshold`"
     return "every attempt still matches the person: try a stronger `preset`"

@@ -1,4 +1,4 @@
-"""One call from the file of a video to its result, which continues a stopped one."""
+"""Anonymization of one video file in one call."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,7 @@ from nullface_pipeline.runs.digests import options_digest
 from nullface_pipeline.runs.lock import hold_folder
 from nullface_pipeline.runs.paths import WrittenFile, check_written
 from nullface_pipeline.video.checkpoint import VideoFile, open_checkpoint, removed_if_refused
-from nullface_pipeline.video.linking import consistent_identities, link_video
-from nullface_pipeline.video.progress import ProgressCallback, no_progress
+from nullface_pipeline.video.linking import ProgressCallback, consistent_identities, link_video, no_progress
 from nullface_pipeline.video.render import check_video_options, render_video
 from nullface_pipeline.video.report import VideoReport
 from nullface_pipeline.video.writer import AUDIO, FORMATS
@@ -30,26 +29,28 @@ def anonymize_video(
 ) -> VideoReport:
     """Anonymize every face of a video.
 
-    A call that was stopped continues where it was if it is made again with the same arguments. Until then its
-    checkpoint, a hidden folder, lies beside the output.
+    To resume a stopped call, repeat it with the same arguments. Until then its checkpoint, a hidden
+    folder, stays beside the output.
 
     Args:
         pipe (`StableDiffusionNullFacePipeline`): pipeline with adapter and face models.
         path (`str` or `Path`): video to read.
-        output (`str` or `Path`): file to write: MP4, M4V, MOV or WebM. An existing file is replaced.
+        output (`str` or `Path`): file to write: MP4, M4V, MOV or WebM. An existing file is
+            replaced.
         seed (`int`, *optional*): seed of the noise, random by default.
-        audio (`str`): `"none"`, or `"keep"` to copy the sound.
-        on_progress (`Callable[[str, int, int | None], None]`, *optional*): called with the step, the number of frames
-            done, and their total if it is known.
-        **options: fields of [`PhotoOptions`]. `identity` is `"opposite"` by default; with `"consistent"` a person has
-            one new face in all shots. `"random"`, `keep_mask`, `people` and `on_failure="error"` are for photos only.
+        audio (`str`): "none", or "keep" to copy the audio.
+        on_progress (`Callable[[str, int, int | None], None]`, *optional*): called with the step,
+            the number of frames done, and their total if it is known.
+        **options: fields of [`PhotoOptions`]. `identity` is "opposite" (default) or "consistent",
+            with which a person has one new face in all shots. `keep_mask`, `people`,
+            `on_failure="error"` and boxes in `skip_faces` are for photos only.
 
     Returns:
         `VideoReport`: number of faces replaced, kept and covered.
 
     Raises:
-        NoFaceFoundError: if the video shows no face.
-        VideoError: if the video is damaged or of an unsupported kind, or its file changes during the run.
+        NoFaceFoundError: if no face is found.
+        VideoError: if the video is damaged, of an unsupported kind, or changed during the run.
         FaceNotHiddenError: if a face can neither be replaced nor covered.
         BlockingIOError: if another run writes to the folder of the output.
         RuntimeError, TypeError, ValueError: as `pipe.anonymize`.
@@ -84,7 +85,7 @@ def anonymize_video(
 
 
 def _models(pipe: NullFacePipeline, options: PhotoOptions) -> dict[str, object]:
-    """Description of the models for `options_digest`: weights loaded from memory have no name."""
+    """Description of the models for `options_digest`; a model in memory may have no name."""
     return {
         "pipeline": f"{type(pipe).__name__} {getattr(pipe, 'name_or_path', '')}",
         "detection_threshold": float(pipe.face_analyser.det_model.det_thresh),
@@ -93,8 +94,6 @@ def _models(pipe: NullFacePipeline, options: PhotoOptions) -> dict[str, object]:
 
 
 def _check_arguments(path: Path, output: Path, audio: str, options: PhotoOptions) -> None:
-    if options.identity == "random":
-        raise ValueError('`identity` must be "opposite" or "consistent" for a video, got "random".')
     if audio not in AUDIO:
         raise ValueError(f"`audio` must be one of {', '.join(AUDIO)}, got {audio!r}.")
     if output.suffix.lower() not in FORMATS:

@@ -1,6 +1,6 @@
-"""Temporal smoothing: each new face is averaged with those of neighbouring frames, after motion compensation.
+"""Temporal smoothing: motion-compensated average of the new faces of neighbouring frames.
 
-The motion is the optical flow between the crops of the originals (Kroeger et al. 2016, arXiv 1603.03590).
+The motion is the optical flow between the original crops (Kroeger et al. 2016, arXiv 1603.03590).
 """
 
 from collections.abc import Mapping
@@ -11,20 +11,20 @@ import numpy as np
 from nullface_pipeline.face_target import FaceTarget
 
 
-# Frames before and after that a frame is averaged with. Their weight falls with the difference of the originals after
-# motion compensation: to 1/e at this many grey levels.
+# Frames before and after a frame in its average, and the difference of the motion-compensated
+# originals, in grey levels, at which the weight is 1/e.
 AVERAGED, SIMILAR = 16, 24.0
 
-# Motion is looked for in crops of at most so many pixels; it is smooth, and larger crops only take longer.
+# Largest side of the crops for optical flow, in pixels; larger crops only take longer.
 FLOW_SIZE = 128
 
 
 def smooth_result(made: Mapping[int, FaceTarget], number: int) -> np.ndarray:
-    """Average the new face of one frame with those of the frames around it; it keeps its own expression.
+    """Average the new face of one frame with those of the frames around it.
 
     Args:
-        made (`Mapping[int, FaceTarget]`): new faces of one track by frame, with results.
-        number (`int`): frame of the face.
+        made (`Mapping[int, FaceTarget]`): faces of one track with results, by frame.
+        number (`int`): number of the frame.
 
     Returns:
         (size, size, 3) uint8 RGB.
@@ -34,21 +34,21 @@ def smooth_result(made: Mapping[int, FaceTarget], number: int) -> np.ndarray:
 
 
 def averaged_result(target: FaceTarget, others: list[FaceTarget]) -> np.ndarray:
-    """(size, size, 3) uint8: the mean of a target's result and of others', moved, as far as their originals agree."""
+    """Weighted mean of a target's result and the warped results of others."""
     assert target.result is not None
     mean, total = target.result.astype(np.float32), np.ones((*target.aligned.shape[:2], 1), np.float32)
     for other in others:
         assert other.result is not None
-        places = moved_places(target.aligned, other.aligned)
-        apart = np.abs(moved(other.aligned, places) - target.aligned).max(axis=-1)
-        weight = np.exp(-((cv2.GaussianBlur(apart, (0, 0), 1.0) / SIMILAR) ** 2))[..., None]
-        mean += weight * moved(other.result, places)
+        coordinates = flow_coordinates(target.aligned, other.aligned)
+        difference = np.abs(warp(other.aligned, coordinates) - target.aligned).max(axis=-1)
+        weight = np.exp(-((cv2.GaussianBlur(difference, (0, 0), 1.0) / SIMILAR) ** 2))[..., None]
+        mean += weight * warp(other.result, coordinates)
         total += weight
     return np.asarray(np.clip(np.rint(mean / total), 0, 255), dtype=np.uint8)
 
 
-def moved_places(aligned: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(size, size, 2) float32: where each pixel of one (size, size, 3) uint8 crop is in another, x and y."""
+def flow_coordinates(aligned: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Coordinates (x, y) in `other` of each pixel of `aligned`; (size, size, 2) float32."""
     size = aligned.shape[0]
     small = min(size, FLOW_SIZE)
     greys = [
@@ -61,7 +61,7 @@ def moved_places(aligned: np.ndarray, other: np.ndarray) -> np.ndarray:
     return here + cv2.resize(flow, (size, size), interpolation=cv2.INTER_LINEAR) * (size / small)
 
 
-def moved(crop: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """(size, size, 3) float32: what a (size, size, 3) uint8 crop has at (size, size, 2) places."""
-    x, y = places[..., 0], places[..., 1]
+def warp(crop: np.ndarray, coordinates: np.ndarray) -> np.ndarray:
+    """Sample a (size, size, 3) uint8 crop at (size, size, 2) x and y; (size, size, 3) float32."""
+    x, y = coordinates[..., 0], coordinates[..., 1]
     return np.asarray(cv2.remap(crop.astype(np.float32), x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))

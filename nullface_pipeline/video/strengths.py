@@ -1,4 +1,4 @@
-"""Strength of each track, tried out on a few of its frames before the video is rendered."""
+"""Strength of each track, found on a few probe frames before the video is rendered."""
 
 from pathlib import Path
 
@@ -6,24 +6,24 @@ import numpy as np
 
 from nullface_pipeline.face_edit import hide_faces
 from nullface_pipeline.video.checkpoint import VideoCheckpoint
-from nullface_pipeline.video.progress import ProgressCallback
+from nullface_pipeline.video.linking import ProgressCallback
 from nullface_pipeline.video.reader import read_frames
 from nullface_pipeline.video.rendering import Rendering
 from nullface_pipeline.video.states import State, TrackStates
 from nullface_pipeline.video.targets import track_target
 
 
-# Highest number of probe frames of a track, and their smallest distance.
+# Highest number of probe frames of a track, and detections per probe frame.
 PROBES, PROBES_APART = 8, 8
 
-# Similarity by which a probe must stay below the threshold.
+# Margin of a probe below the similarity threshold.
 PROBE_MARGIN = 0.05
 
 
 def find_strengths(
     rendering: Rendering, path: Path, checkpoint: VideoCheckpoint, on_progress: ProgressCallback
 ) -> list[int | None]:
-    """Strength of each track, found on its probe frames; None if it cannot be anonymized."""
+    """Strength of each track; `None` if it cannot be anonymized."""
     wanted: dict[int, list[int]] = {}
     for index, states in enumerate(rendering.tracks):
         for number in probe_frames(states):
@@ -47,16 +47,16 @@ def find_strengths(
 
 
 def probe_frames(states: TrackStates) -> list[int]:
-    """Probe frames of a track: a few of those in which it was detected, evenly spread."""
-    seen = states.first + np.flatnonzero(states.states == State.seen)
-    if len(seen) == 0:
+    """Evenly spaced probe frames among those in which a track was detected."""
+    detected = states.first + np.flatnonzero(states.states == State.detected)
+    if len(detected) == 0:
         return []
-    count = int(np.clip(len(seen) // PROBES_APART, min(2, len(seen)), PROBES))
-    return sorted({int(seen[round(place)]) for place in np.linspace(0, len(seen) - 1, count + 2)[1:-1]})
+    count = int(np.clip(len(detected) // PROBES_APART, min(2, len(detected)), PROBES))
+    return sorted({int(detected[round(index)]) for index in np.linspace(0, len(detected) - 1, count + 2)[1:-1]})
 
 
 def probe_frame(rendering: Rendering, number: int, pixels: np.ndarray, indices: list[int]) -> dict[int, int | None]:
-    """Attempt of `stronger` that hides each of some tracks in one frame; None if none does."""
+    """Attempt number that anonymizes each track in one frame; `None` if none does."""
     made = {index: track_target(rendering, index, number, pixels) for index in indices}
     tried = {index: target for index, target in made.items() if target is not None}
     threshold = rendering.threshold - PROBE_MARGIN
@@ -66,6 +66,6 @@ def probe_frame(rendering: Rendering, number: int, pixels: np.ndarray, indices: 
 
 
 def needed_strength(probes: list[int | None]) -> int | None:
-    """Strength of a whole track: the highest that a probe needed; None if most probes failed."""
+    """Highest attempt number of the probes of a track; `None` if most probes failed."""
     passed = [attempt for attempt in probes if attempt is not None]
     return max(passed) if passed and 2 * len(passed) >= len(probes) else None

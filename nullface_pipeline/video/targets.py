@@ -1,4 +1,4 @@
-"""Faces of one frame: cut out by smoothed landmarks, or kept because the person agreed to be seen."""
+"""Faces of one frame: cropped by smoothed landmarks, or kept because the person agreed."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,13 +14,14 @@ from nullface_pipeline.video.states import TrackStates
 
 
 def kept_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[int]:
-    """Tracks to keep in a frame: both the track and its face in this frame match a person who agreed to be seen."""
+    """Tracks to keep: the track and its face in this frame match a person who agreed to be seen."""
     if not rendering.options.skip_faces:
         return set()
     analyser, threshold = rendering.pipe.face_analyser, consent_threshold(rendering.pipe, rendering.options)
-    people = [who for who in read_references(analyser, rendering.options.skip_faces) if isinstance(who, np.ndarray)]
-    # Faces that were detected only in a finished segment have no embedding.
-    faces = seen_faces(rendering, range(len(rendering.parents)), number)
+    references = read_references(analyser, rendering.options.skip_faces)
+    people = [each for each in references if isinstance(each, np.ndarray)]
+    # Tracks of `Rendering.cover_found` have no embedding.
+    faces = detected_faces(rendering, range(len(rendering.parents)), number)
     now = {
         index: replace(face, embedding=embed_face(analyser, pixels, face.landmarks))
         for index, face in faces.items()
@@ -31,10 +32,10 @@ def kept_tracks(rendering: Rendering, number: int, pixels: np.ndarray) -> set[in
 
 
 def track_target(rendering: Rendering, index: int, number: int, pixels: np.ndarray) -> FaceTarget | None:
-    """Cut out the face of a track in one frame by its smoothed landmarks; None if these do not describe a face."""
+    """Crop the face of a track by its smoothed landmarks; `None` if they are implausible."""
     states = rendering.tracks[index]
-    place = number - states.first
-    smooth = _face(states, place, states.landmarks[place])
+    position = number - states.first
+    smooth = _face(states, position, states.landmarks[position])
     others = [
         _face(other, number - other.first, other.landmarks[number - other.first])
         for other in rendering.tracks
@@ -47,23 +48,23 @@ def track_target(rendering: Rendering, index: int, number: int, pixels: np.ndarr
     except ValueError:
         return None
     # The face is verified at its detected landmarks.
-    face = seen_face(states, number) or smooth
+    face = detected_face(states, number) or smooth
     strength = rendering.strengths[index]
     mask = target.wider_mask if strength else target.mask
     return replace(target, face=face, mask=mask, attempts=strength)
 
 
-def seen_face(states: TrackStates, number: int) -> DetectedFace | None:
-    """Face of a track as it was detected in a frame; None if it was not."""
+def detected_face(states: TrackStates, number: int) -> DetectedFace | None:
+    """Detected face of a track in a frame; `None` without a detection."""
     own = np.flatnonzero(states.track.frames == number)
     return _face(states, number - states.first, states.track.landmarks[own[0]]) if len(own) else None
 
 
-def seen_faces(rendering: Rendering, indices: Iterable[int], number: int) -> dict[int, DetectedFace]:
-    """Detected faces of a frame, by track."""
-    faces = {index: seen_face(rendering.tracks[index], number) for index in indices}
+def detected_faces(rendering: Rendering, indices: Iterable[int], number: int) -> dict[int, DetectedFace]:
+    """Detected faces of some tracks in a frame, by track."""
+    faces = {index: detected_face(rendering.tracks[index], number) for index in indices}
     return {index: face for index, face in faces.items() if face is not None}
 
 
-def _face(states: TrackStates, place: int, landmarks: np.ndarray) -> DetectedFace:
-    return DetectedFace(states.boxes[place], landmarks, 1.0, states.track.embedding)
+def _face(states: TrackStates, index: int, landmarks: np.ndarray) -> DetectedFace:
+    return DetectedFace(states.boxes[index], landmarks, 1.0, states.track.embedding)

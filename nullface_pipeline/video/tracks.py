@@ -1,8 +1,8 @@
-"""Which faces of which frames are one person: offline, so that what comes later decides as well.
+"""Offline multi-object tracking of faces.
 
-Faces of neighbouring frames are linked first, then tracklets of tracks whose gap is short and whose faces agree. Both are
-assignments that are best as a whole (Hungarian), the same whether time runs forwards or backwards. Every face that was
-found is in exactly one track, if only in one of its own.
+Detections of neighbouring frames are linked to tracklets. Tracklets of one shot are joined if the
+gap between them is short and their embeddings match. Both steps are optimal assignments
+(Hungarian algorithm). Every detection is in exactly one track.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,24 +14,24 @@ from scipy.optimize import linear_sum_assignment
 from nullface_pipeline.video.detections import Detections
 
 
-# So many frames without a detection do not end a tracklet of a track, and are anonymized like the others.
+# Longest gap within a tracklet, in frames. The face is anonymized in these frames too.
 SHORT_GAP = 3
 
-# Boxes of neighbouring frames that share more of their union than this may be of one face whoever it seems to be.
-SAME_PLACE = 0.3
+# Intersection over union above which boxes may be linked without matching embeddings.
+MIN_OVERLAP = 0.3
 
-# So far a face can get between two frames, in widths of its box, if it is recognized again.
-REACH = 1.5
+# Largest movement between two frames, in box sizes, if the embeddings match.
+MAX_MOVEMENT = 1.5
 
-# Pieces of tracks are joined over gaps of at most so many seconds, in which a face goes so many widths a second.
+# Longest gap between joined tracklets in seconds, and the highest speed in box sizes per second.
 LONGEST_GAP = 2.0
 SPEED = 2.0
 
-# Detection score that a real face reaches in at least one frame of its track.
+# Lowest maximum of the detection scores of a track that is not doubtful.
 CLEAR_SCORE = 0.6
 
-# A detector may take a mouth for a face. Such a track lies within another one, by so much of each of its boxes in so many
-# of its frames, and is at most so large.
+# A detector may report a mouth as a face. Such a track lies within another: the lowest share of a
+# box and of its frames, and the highest ratio of the sizes.
 PART_INSIDE, PART_FRAMES, PART_SIZE = 0.9, 0.8, 0.6
 
 
@@ -40,13 +40,13 @@ class Track:
     """One person in one shot.
 
     Attributes:
-        frames (`np.ndarray`): (n,) int, ascending: where the face was found.
+        frames (`np.ndarray`): (n,) int, ascending numbers of the frames with a detection.
         boxes (`np.ndarray`): (n, 4) float32, x0, y0, x1, y1 in pixels.
-        landmarks (`np.ndarray`): (n, 5, 2) float32.
-        scores (`np.ndarray`): (n,) float32, detection scores in [0, 1].
-        shot (`tuple[int, int]`): first frame, and the frame after the last.
-        embedding (`np.ndarray`): (512,) float32, unit norm: who it is, the faces seen best counting most; zero where
-            nobody was asked.
+        landmarks (`np.ndarray`): (n, 5, 2) float32, x and y in pixels.
+        scores (`np.ndarray`): (n,) float32 detection scores in [0, 1].
+        shot (`tuple[int, int]`): first frame of the shot, and the frame after its last.
+        embedding (`np.ndarray`): (512,) float32 mean embedding of unit norm, weighted by the
+            quality of the detections; zero if unknown.
     """
 
     frames: np.ndarray
@@ -58,7 +58,7 @@ class Track:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether no frame shows the face clearly: it may be something else that the detector took for one."""
+        """Whether no frame shows the face clearly, so that it may be a false detection."""
         return bool(self.scores.max() < CLEAR_SCORE)
 
     @property
@@ -69,7 +69,7 @@ class Track:
 
 @dataclass(eq=False)
 class _Tracklet:
-    """A track while it grows."""
+    """Detections of neighbouring frames, while they are linked."""
 
     shot: tuple[int, int]
     frames: list[int] = field(default_factory=list)
@@ -87,85 +87,84 @@ class _Tracklet:
 
 
 def link_faces(
-    seen: Detections,
+    detections: Detections,
     shots: Sequence[tuple[int, int]],
     times: np.ndarray,
     embeddings: Iterable[np.ndarray],
     same_person: float,
 ) -> list[Track]:
-    """Tracks of all faces that were seen, in the order in which they begin.
+    """Link all detections to tracks, sorted by their first frame.
 
     Args:
-        times (`np.ndarray`): (N,) seconds, of each frame.
-        embeddings (`Iterable[np.ndarray]`): (faces, 512) for each frame in turn; one at a time is held.
-        same_person (`float`): similarity from which on two faces are taken for one person.
+        times (`np.ndarray`): (N,) float64 time of each frame in seconds.
+        embeddings (`Iterable[np.ndarray]`): (faces, 512) float32 of each frame in turn, unit norm.
+        same_person (`float`): lowest cosine similarity of two faces of one person.
     """
     tracks: list[Track] = []
     source = iter(embeddings)
     for shot in shots:
-        tracklets = _link_neighbours(seen, shot, source, same_person)
-        tracks += [_as_track(seen, chain) for chain in _join(seen, tracklets, times, same_person)]
-    assert sum(len(track.frames) for track in tracks) == len(seen.faces)
+        tracklets = _link_neighbours(detections, shot, source, same_person)
+        tracks += [
+            _as_track(detections, chain) for chain in _join_tracklets(detections, tracklets, times, same_person)
+        ]
+    assert sum(len(track.frames) for track in tracks) == len(detections.faces)
     return sorted(tracks, key=lambda track: (int(track.frames[0]), float(track.boxes[0, 0])))
 
 
 def _link_neighbours(
-    seen: Detections, shot: tuple[int, int], embeddings: Iterable[np.ndarray], same_person: float
+    detections: Detections, shot: tuple[int, int], embeddings: Iterable[np.ndarray], same_person: float
 ) -> list[_Tracklet]:
-    """Pieces of tracks without a gap of more than `SHORT_GAP` frames."""
+    """Tracklets of a shot, without gaps of more than `SHORT_GAP` frames."""
     tracklets: list[_Tracklet] = []
-    going_on: list[_Tracklet] = []
+    active: list[_Tracklet] = []
     for frame, embeds in zip(range(*shot), embeddings):
-        rows = seen.rows(frame)
-        going_on = [tracklet for tracklet in going_on if frame - tracklet.frames[-1] <= SHORT_GAP + 1]
-        former = [tracklet.rows[-1] for tracklet in going_on]
-        alike = (
-            np.stack([tracklet.embedding for tracklet in going_on]) @ embeds.T
-            if going_on
-            else np.zeros((0, len(rows)))
-        )
-        overlaps = _overlaps(seen.faces["box"][former], seen.faces["box"][list(rows)])
-        near = _distances(seen.faces["box"][former], seen.faces["box"][list(rows)]) < REACH
-        pairs = _best_pairs(overlaps + alike, (overlaps > SAME_PLACE) | (near & (alike >= same_person)))
-        taken = {column: going_on[row] for row, column in pairs}
+        rows = detections.rows(frame)
+        active = [tracklet for tracklet in active if frame - tracklet.frames[-1] <= SHORT_GAP + 1]
+        former = [tracklet.rows[-1] for tracklet in active]
+        known = np.array([tracklet.embedding for tracklet in active]).reshape(-1, 512)
+        similarities = known @ embeds.T
+        overlaps = _overlaps(detections.faces["box"][former], detections.faces["box"][list(rows)])
+        near = _distances(detections.faces["box"][former], detections.faces["box"][list(rows)]) < MAX_MOVEMENT
+        pairs = _best_pairs(overlaps + similarities, (overlaps > MIN_OVERLAP) | (near & (similarities >= same_person)))
+        taken = {column: active[row] for row, column in pairs}
         new = {column: _Tracklet(shot) for column in range(len(rows)) if column not in taken}
         for column, tracklet in (taken | new).items():
-            tracklet.add(frame, rows[column], _weight(seen.faces, rows[column]) * embeds[column])
+            tracklet.add(frame, rows[column], _weight(detections.faces, rows[column]) * embeds[column])
         tracklets += new.values()
-        going_on += new.values()
+        active += new.values()
     return tracklets
 
 
 def _weight(faces: np.ndarray, row: int) -> float:
-    """How well a face shows who it is: by its score, its size, and how far it looks at the camera."""
+    """Weight of a detection in the mean embedding: score, size in pixels and frontality."""
     box, landmarks = faces["box"][row], faces["landmarks"][row]
     size = float(max(box[2] - box[0], box[3] - box[1]))
     return float(faces["score"][row]) * size * frontality(landmarks)
 
 
 def frontality(landmarks: np.ndarray) -> float:
-    """From 0.1 to 1: how near the nose of (5, 2) landmarks is to the middle between the eyes, along their line."""
+    """Frontality in [0.1, 1] of (5, 2) landmarks: 1 if the nose is midway between the eyes."""
     along = landmarks[1] - landmarks[0]
     share = float((landmarks[2] - landmarks[0]) @ along) / max(float(along @ along), 1e-6)
     return max(0.1, 1.0 - abs(2.0 * share - 1.0))
 
 
-def _join(
-    seen: Detections, tracklets: list[_Tracklet], times: np.ndarray, same_person: float
+def _join_tracklets(
+    detections: Detections, tracklets: list[_Tracklet], times: np.ndarray, same_person: float
 ) -> list[list[_Tracklet]]:
-    """Chains of tracklets of one shot that are one person's."""
+    """Chains of the tracklets of one shot that show one person."""
     if not tracklets:
         return []
     ends = np.array([tracklet.frames[-1] for tracklet in tracklets])
     begins = np.array([tracklet.frames[0] for tracklet in tracklets])
     embeds = np.stack([tracklet.embedding for tracklet in tracklets])
-    alike = embeds @ embeds.T
+    similarities = embeds @ embeds.T
     gaps = times[begins][None] - times[ends][:, None]
     last, first = ([tracklet.rows[which] for tracklet in tracklets] for which in (-1, 0))
-    distances = _distances(seen.faces["box"][last], seen.faces["box"][first])
+    distances = _distances(detections.faces["box"][last], detections.faces["box"][first])
     allowed = (begins[None] > ends[:, None]) & (gaps <= LONGEST_GAP)
-    allowed &= (alike >= same_person) & (distances < 1.0 + SPEED * gaps)
-    following = dict(_best_pairs(alike - gaps / LONGEST_GAP, allowed))
+    allowed &= (similarities >= same_person) & (distances < 1.0 + SPEED * gaps)
+    following = dict(_best_pairs(similarities - gaps / LONGEST_GAP, allowed))
     chains = []
     for number in sorted(set(range(len(tracklets))) - set(following.values())):
         chain = [tracklets[number]]
@@ -176,17 +175,17 @@ def _join(
     return chains
 
 
-def _as_track(seen: Detections, chain: list[_Tracklet]) -> Track:
+def _as_track(detections: Detections, chain: list[_Tracklet]) -> Track:
     rows = [row for tracklet in chain for row in tracklet.rows]
     frames = np.array([frame for tracklet in chain for frame in tracklet.frames])
     total = sum((tracklet.total for tracklet in chain), start=np.zeros(512))
     embedding = (total / max(float(np.linalg.norm(total)), 1e-12)).astype(np.float32)
-    faces = seen.faces[rows]
+    faces = detections.faces[rows]
     return Track(frames, faces["box"], faces["landmarks"], faces["score"], chain[0].shot, embedding)
 
 
 def find_parent_tracks(tracks: Sequence[Track]) -> list[int | None]:
-    """For each track the number of the one whose faces it is a part of, or None."""
+    """Index of the track that each track is a part of; `None` for whole faces."""
     return [
         next((number for number, parent in enumerate(tracks) if parent is not part and is_part(part, parent)), None)
         for part in tracks
@@ -194,7 +193,7 @@ def find_parent_tracks(tracks: Sequence[Track]) -> list[int | None]:
 
 
 def is_part(part: Track, parent: Track) -> bool:
-    """Whether a track lies within the faces of another one almost all the time, is much smaller and less of a face."""
+    """Whether a track is a part of another: within its boxes, much smaller, and of lower scores."""
     if part.scores.mean() >= parent.scores.mean():
         return False
     _, own, others = np.intersect1d(part.frames, parent.frames, return_indices=True)
@@ -207,7 +206,7 @@ def is_part(part: Track, parent: Track) -> bool:
 
 
 def find_occluders(tracks: Sequence[Track], parents: Sequence[int | None]) -> list[list[Track]]:
-    """For each track those whose heads may hide its face; nobody hides what is a part of a face, or found twice."""
+    """Tracks that may occlude each track; none for parts of faces and for duplicates of a track."""
     whole = [track for track, parent in zip(tracks, parents) if parent is None]
     return [
         [
@@ -222,8 +221,7 @@ def find_occluders(tracks: Sequence[Track], parents: Sequence[int | None]) -> li
 
 
 def is_same_head(track: Track, other: Track) -> bool:
-    """Whether a track's boxes have the middle of another one's in them almost whenever both were found: of two people,
-    one would have hidden the other."""
+    """Whether a track's boxes contain the centres of the other's boxes in most common frames."""
     _, own, others = np.intersect1d(track.frames, other.frames, return_indices=True)
     centres = (other.boxes[others, :2] + other.boxes[others, 2:]) / 2.0
     inside = np.all((centres > track.boxes[own, :2]) & (centres < track.boxes[own, 2:]), axis=1)
@@ -231,14 +229,14 @@ def is_same_head(track: Track, other: Track) -> bool:
 
 
 def _best_pairs(scores: np.ndarray, allowed: np.ndarray) -> list[tuple[int, int]]:
-    """The pairs (row, column) of the highest sum of scores, each row and column in one at most, only allowed ones."""
-    # Any allowed pair is worth more than none.
+    """Assignment of rows to columns with the highest sum of scores, among the allowed pairs."""
+    # The offset makes any allowed pair better than none.
     rows, columns = linear_sum_assignment(np.where(allowed, scores + 10.0, 0.0), maximize=True)
     return [(int(row), int(column)) for row, column in zip(rows, columns) if allowed[row, column]]
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(m, n) intersections over unions of (m, 4) and (n, 4) boxes."""
+    """Intersection over union of (m, 4) and (n, 4) boxes; (m, n)."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     shared = np.clip(high - low, 0, None).prod(axis=-1)
@@ -247,7 +245,7 @@ def _overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(m, n) distances of the centres of boxes, in longer sides of the larger one."""
+    """Distance of the centres of (m, 4) and (n, 4) boxes, relative to the larger box; (m, n)."""
     centres = [(boxes[:, :2] + boxes[:, 2:]) / 2.0 for boxes in (first, second)]
     sizes = [(boxes[:, 2:] - boxes[:, :2]).max(axis=-1, initial=0.0) for boxes in (first, second)]
     between = np.linalg.norm(centres[0][:, None] - centres[1][None], axis=-1)

@@ -1,4 +1,4 @@
-"""Verification of an encoded segment: it is decoded, searched for faces and compared with the original."""
+"""Verification of an encoded segment: it is decoded, searched for faces, and compared."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from nullface_pipeline.video.compose import plan_frame
 from nullface_pipeline.video.new_faces import FrameFaces
 from nullface_pipeline.video.reader import Frame, read_frames
 from nullface_pipeline.video.rendering import NO_IDENTITY, Rendering
-from nullface_pipeline.video.targets import seen_faces
+from nullface_pipeline.video.targets import detected_faces
 
 
 def check_segment(
@@ -23,25 +23,26 @@ def check_segment(
     """Verify an encoded segment.
 
     Returns:
-        Frame and track of new faces that still match the person, and frame and box of faces without a track.
+        Frame and track of new faces that still match the person, and frame and (4,) float32 box of
+        detected faces without a track.
     """
     failed: set[tuple[int, int]] = set()
     found: list[tuple[int, np.ndarray]] = []
     for (number, original), frame in zip(frames.items(), read_frames(path), strict=True):
         before = original.pixels
-        # Without the row or column that makes a side even.
+        # Without the padding that makes both sides even.
         shown = np.ascontiguousarray(frame.pixels[: before.shape[0], : before.shape[1]])
-        seen = search_faces(rendering.pipe.face_analyser, shown)
+        detected = search_faces(rendering.pipe.face_analyser, shown)
         plan = plan_frame(rendering, faces[number], number)
         replaced = {index: target.face for index, target in plan.replaced.items()}
-        parts = seen_faces(rendering, plan.parts, number)
+        parts = detected_faces(rendering, plan.parts, number)
         for index, face in (replaced | parts).items():
             # Not `>=`: NaN counts as a failure.
-            if not similarity_to_person(rendering, face, before, shown, seen) < rendering.threshold:
+            if not similarity_to_person(rendering, face, before, shown, detected) < rendering.threshold:
                 failed.add((number, index))
-        known = replaced | seen_faces(rendering, plan.kept, number)
-        for face in unmatched_faces(seen, list(known.values())):
-            if not is_only_new(rendering, face, list(plan.replaced.values()), before, shown, seen):
+        known = replaced | detected_faces(rendering, plan.kept, number)
+        for face in unmatched_faces(detected, list(known.values())):
+            if not is_only_new(rendering, face, list(plan.replaced.values()), before, shown, detected):
                 found.append((number, face.box))
     return failed, found
 
@@ -52,29 +53,29 @@ def is_only_new(
     hidden: list[FaceTarget],
     before: np.ndarray,
     after: np.ndarray,
-    seen: list[DetectedFace],
+    detected: list[DetectedFace],
 ) -> bool:
-    """Whether an untracked face is a part of a new face, or a head around one that does not match the person."""
+    """Whether a detection is a part of a new face, or a head around one that does not match."""
     if is_part_of_new_face(face, hidden):
         return True
     features = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
     unknown = replace(face, embedding=NO_IDENTITY)
     return (
         any(is_filled(target, features) for target in hidden)
-        and similarity_to_person(rendering, unknown, before, after, seen) < rendering.threshold
+        and similarity_to_person(rendering, unknown, before, after, detected) < rendering.threshold
     )
 
 
 def similarity_to_person(
-    rendering: Rendering, face: DetectedFace, before: np.ndarray, after: np.ndarray, seen: list[DetectedFace]
+    rendering: Rendering, face: DetectedFace, before: np.ndarray, after: np.ndarray, detected: list[DetectedFace]
 ) -> float:
-    """Highest similarity of a finished face to the face in the original frame and to its track.
+    """Highest cosine similarity of a new face to the original face and to its track.
 
     Args:
-        face (`DetectedFace`): face with the landmarks in this frame and the embedding of the track.
+        face (`DetectedFace`): landmarks in this frame, embedding of the track.
     """
     verifier = rendering.options.verifier
     analyser = rendering.pipe.face_analyser
-    own = closest_similarity([analyser, *([] if verifier is None else [verifier])], before, after, face, seen)
+    own = closest_similarity([analyser, *([] if verifier is None else [verifier])], before, after, face, detected)
     new = embed_face(analyser, after, face.landmarks)
     return float(np.max([own, similarity(new, face.embedding)]))

@@ -1,7 +1,7 @@
-"""Writing a video: finished segments one by one, then all of them as one file, with the sound or without.
+"""Video encoding: segments one by one, then joined to one file, with or without audio.
 
-Into the file goes what is listed here and nothing else: one video stream, at most one audio stream, times. Places, titles,
-chapters, subtitles, cover pictures and whatever else lay in the original's container are not copied.
+The file contains one video stream, at most one audio stream, and times. Other content of the
+original is not copied: location, title, chapters, subtitles and cover pictures.
 """
 
 import heapq
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nullface_pipeline.photo_files import DIGITAL_SOURCE_TYPE
+from nullface_pipeline.photo_files import DIGITAL_SOURCE_TYPE, VIDEO_TYPES
 from nullface_pipeline.video.audio_headers import rebuilt_header
 from nullface_pipeline.video.reader import Frame, VideoError, VideoInfo, import_av, open_input
 
@@ -34,15 +34,15 @@ class OutputFormat:
     options: Mapping[str, str]
 
 
-# No frame is encoded out of its order, so that segments can be joined and times stay exact.
+# No B-frames or alternate reference frames, so that segments can be joined and times stay exact.
 _MP4 = OutputFormat("mp4", "libx264", {"crf": "18", "preset": "medium"})
 _VP9 = {"crf": "24", "b": "0", "lag-in-frames": "0", "auto-alt-ref": "0", "row-mt": "1", "cpu-used": "4"}
-FORMATS: dict[str, OutputFormat] = {
-    ".mp4": _MP4,
-    ".m4v": _MP4,
-    ".mov": replace(_MP4, container="mov"),
-    ".webm": OutputFormat("webm", "libvpx-vp9", _VP9),
+_FORMATS = {
+    "video/mp4": _MP4,
+    "video/quicktime": replace(_MP4, container="mov"),
+    "video/webm": OutputFormat("webm", "libvpx-vp9", _VP9),
 }
+FORMATS = {suffix: _FORMATS[kind] for suffix, kind in VIDEO_TYPES.items() if kind in _FORMATS}
 
 # Audio codecs that each container can hold.
 _COPIED_AUDIO = {"webm": ("opus",), "mp4": ("aac", "mp3", "ac3", "eac3", "opus", "alac", "flac")}
@@ -50,21 +50,21 @@ _COPIED_AUDIO["mov"] = (*_COPIED_AUDIO["mp4"], "pcm_s16le", "pcm_s16be", "pcm_s2
 
 AUDIO = ("none", "keep")
 
-# FFmpeg's numbers for ITU-R BT.709 and for the limited range.
+# FFmpeg's codes of ITU-R BT.709 and of the limited range.
 _BT709, _LIMITED = 1, 1
 
 
 def output_suffix(source: Path) -> str:
-    """The suffix of the result: the original's where such files are written, else `.mp4`."""
+    """Suffix of the result: that of the source if it is one of `FORMATS`, else `.mp4`."""
     return source.suffix.lower() if source.suffix.lower() in FORMATS else ".mp4"
 
 
 def write_segment(path: Path, frames: Iterable[Frame], info: VideoInfo, suffix: str) -> None:
-    """Encode frames as one segment of a video, in FFmpeg's own container, which keeps times exactly.
+    """Encode frames as one segment, in a NUT container, which keeps times exactly.
 
     Args:
-        frames (`Iterable[Frame]`): with the times that they are to have in the video.
-        suffix (`str`): of the video that the segment is for, one of `FORMATS`.
+        frames (`Iterable[Frame]`): frames with their times in the video.
+        suffix (`str`): suffix of the result, one of `FORMATS`.
     """
     av = import_av()
     output = FORMATS[suffix]
@@ -87,12 +87,12 @@ def write_segment(path: Path, frames: Iterable[Frame], info: VideoInfo, suffix: 
 
 
 def _url(path: Path) -> str:
-    """For FFmpeg, which takes a name with a colon for an address."""
+    """File URL: FFmpeg treats a path with a colon as a URL."""
     return f"file:{path}"
 
 
 def even(length: int) -> int:
-    """Colours are stored for two by two pixels, so a side of an odd length gets a row more."""
+    """Round a side up to an even length, which 4:2:0 chroma subsampling requires."""
     return length + length % 2
 
 
@@ -104,15 +104,16 @@ def _evenly_sized(pixels: np.ndarray) -> np.ndarray:
 
 
 def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: str, suffix: str) -> None:
-    """Put the segments together without encoding them again.
+    """Join segments to one file without encoding them again.
 
     Args:
-        path (`Path`): of the video; its name need not have the suffix.
-        original (`Path`): whose sound is taken.
-        audio (`str`): "none", or "keep", which copies the packets.
+        path (`Path`): file to write, of any name.
+        original (`Path`): source of the audio.
+        audio (`str`): "none", or "keep" to copy the packets.
+        suffix (`str`): suffix of the result, one of `FORMATS`.
 
     Raises:
-        VideoError: if the sound is of a kind that the container does not take.
+        VideoError: if the audio codec cannot be copied.
     """
     av = import_av()
     container_format = FORMATS[suffix].container
@@ -133,12 +134,12 @@ def join_segments(path: Path, segments: Sequence[Path], original: Path, audio: s
             copied = output.add_stream_from_template(source)
             copied.codec_context.extradata = header
             packets.append(_copied_audio(input, source, copied))
-        for packet in heapq.merge(*packets, key=_when):
+        for packet in heapq.merge(*packets, key=lambda packet: Fraction((packet.dts or 0) * packet.time_base)):
             _mux(output, packet)
 
 
 def _mux(output: "OutputContainer", packet: "Packet") -> None:
-    """Write a packet. A full disk raises OSError, because it is not an error of the video."""
+    """Write a packet. A full disk raises `OSError`, because it is not an error of the video."""
     av = import_av()
     try:
         output.mux(packet)
@@ -149,7 +150,7 @@ def _mux(output: "OutputContainer", packet: "Packet") -> None:
 
 
 def check_audio(path: Path, audio: str, suffix: str) -> None:
-    """That the sound of a video can be written as it is asked for; raises as `join_segments`."""
+    """Check that the audio of a video can be copied; raises as `join_segments`."""
     if audio == "keep":
         with open_input(path) as input:
             for source in input.streams.audio[:1]:
@@ -157,30 +158,26 @@ def check_audio(path: Path, audio: str, suffix: str) -> None:
 
 
 def _check_copied(source: "AudioStream", container_format: str) -> bytes | None:
-    """The header that the sound is to have in the new file; raises `VideoError` if it cannot be copied."""
+    """Header of the copied audio; raises `VideoError` if it cannot be copied."""
     if source.codec_context is None:
-        raise VideoError("Its sound has an unknown codec: use --audio none.")
+        raise VideoError("Its audio codec is unknown: use --audio none.")
     name = source.codec_context.name.removesuffix("float")
     kind = container_format.upper()
     if name not in _COPIED_AUDIO[container_format]:
-        raise VideoError(f"Its sound ({name}) cannot be copied into a {kind} file: use --audio none.")
+        raise VideoError(f"Its audio ({name}) cannot be copied into a {kind} file: use --audio none.")
     try:
         return rebuilt_header(name, source.codec_context.extradata)
     except ValueError as error:
         raise VideoError(
-            f"Its sound ({name}) has a header that may hold more than sound and is not copied: use --audio none."
+            f"Its audio ({name}) has a header that may contain other data, so it is not copied: use --audio none."
         ) from error
-
-
-def _when(packet: "Packet") -> Fraction:
-    return Fraction((packet.dts or 0) * packet.time_base)
 
 
 def _video_packets(segments: Sequence[Path], stream: "VideoStream") -> "Iterator[Packet]":
     for segment in segments:
         with open_input(segment) as input:
             for packet in input.demux(video=0):
-                # The last one of a file is empty and only says that it ends.
+                # The last packet of a file is an empty flush packet.
                 if packet.dts is not None:
                     packet.stream = stream
                     yield packet
@@ -190,7 +187,7 @@ def _copied_audio(input: "InputContainer", source: "AudioStream", stream: "Audio
     av = import_av()
     for packet in input.demux(source):
         if packet.dts is not None:
-            # Anew, because a packet may carry other data beside the sound, such as a new header.
+            # Rebuilt, because a packet may carry side data, such as a new header.
             copied = av.Packet(bytes(packet))
             copied.pts, copied.dts, copied.duration = packet.pts, packet.dts, packet.duration
             copied.time_base, copied.is_keyframe, copied.stream = packet.time_base, True, stream

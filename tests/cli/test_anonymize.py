@@ -218,7 +218,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, arguments, message):
         (["-o", "out", "--report", "notes.txt"], "not a valid report line"),
         (["-o", "out", "--report", "out/photo.png"], "over the result"),
         (["-o", "out", "--contact-sheet", "photo.png"], "over the original"),
-        (["-o", "out", "--contact-sheet", "notes.png"], "no record says"),
+        (["-o", "out", "--contact-sheet", "notes.png"], "already exists"),
         (["-o", "out", "--report", "."], "is not a file"),
         (["-o", "old"], "previews of a dry run"),
         (["-o", "results", "--dry-run"], "more than previews"),

@@ -318,13 +318,13 @@ def bombs() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", ["png", "tiff", "bmp", "jpeg"])
 def test_bombs_are_refused_before_they_are_decoded(tmp_path, name):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert "178,956,970 pixels" in refusal(put(tmp_path, bombs()[name]))
+    assert "178,956,970" in refusal(put(tmp_path, bombs()[name]))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000, "kilobytes"
 
 
 def test_limit_can_be_lowered(tmp_path):
     path = put(tmp_path, saved(picture(100, 100), "JPEG"))
-    assert "9,999 pixels" in refusal(path, max_pixels=9_999)
+    assert "9,999" in refusal(path, max_pixels=9_999)
     assert read_photo(path, max_pixels=10_000).image.size == (100, 100)
 
 

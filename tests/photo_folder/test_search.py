@@ -49,7 +49,7 @@ def test_jobs(photos, tmp_path):
     for wrong, message in (
         (f"{photos}/*.gif", "No photo matches"),
         (photos / "z.jpg", "does not exist"),
-        ("", "empty name"),
+        ("", "is empty"),
     ):
         with pytest.raises(ValueError, match=message):
             find_photos([wrong], output)
@@ -130,7 +130,7 @@ def test_names_that_some_file_systems_take_for_one(tmp_path, first, second):
         (folder / name).write_bytes(name.encode())
     if len(list(folder.iterdir())) < 2:
         pytest.skip("this is such a file system")
-    with pytest.raises(ValueError, match="run them apart"):
+    with pytest.raises(ValueError, match="run them separately"):
         find_photos([folder], tmp_path / "out")
 
 
@@ -140,7 +140,7 @@ def test_folders_that_differ_by_case_only(tmp_path):
         (tmp_path / name / name / "x.jpg").write_bytes(b"")
     if (tmp_path / "A").samefile(tmp_path / "a"):
         pytest.skip("such a file system")
-    with pytest.raises(ValueError, match="run them apart"):
+    with pytest.raises(ValueError, match="run them separately"):
         find_photos([tmp_path / "A", tmp_path / "a"], tmp_path / "out")
 
 

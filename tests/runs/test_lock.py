@@ -98,7 +98,7 @@ def test_a_disk_without_locks_is_one_sentence(tmp_path, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(OSError, match="cannot be locked against a second run"), hold_folder(tmp_path / "out"):
+    with pytest.raises(OSError, match="cannot be locked"), hold_folder(tmp_path / "out"):
         pass
 
 

@@ -161,7 +161,7 @@ def test_a_result_that_was_refused_later_is_not_done(one, tmp_path, record):
 
     report = tmp_path / "report.jsonl"
     (refused,) = anonymize_photos(refuse, [one])
-    assert refused.status == "refused" and f"An older result is still at {one.output}" in refused.reason
+    assert refused.status == "refused" and f"An older result remains at {one.output}" in refused.reason
     (done,) = anonymize_photos(paint_black, [one], options="same", before_writing=record.add)
     for outcome in (done, refused):
         append_to_report(report, outcome, "random")

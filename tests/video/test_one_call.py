@@ -5,8 +5,9 @@ import pytest
 from skimage import data
 
 import nullface_pipeline
-from nullface_pipeline.photo_records import NoFaceFoundError
-from nullface_pipeline.video import VideoError, anonymize_video, checkpoint, detections
+from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.photo_records import NoFaceFoundError, OptionError
+from nullface_pipeline.video import VideoError, anonymize_video, check_video_options, checkpoint, detections
 
 from .clips import background, read_back, write_clip
 
@@ -72,6 +73,20 @@ def test_arguments_are_checked_before_anything_is_done(source, tmp_path, output,
     with pytest.raises(ValueError, match=named):
         anonymize_video(None, source, tmp_path / output, **options)
     assert names(tmp_path) == ["in.mp4"] and source.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("identity", "accepted"), [("opposite", True), ("consistent", True), ("random", False), ("new", False)]
+)
+def test_a_video_takes_only_the_identities_that_are_listed_for_videos(identity, accepted):
+    options = PhotoOptions()
+    object.__setattr__(options, "identity", identity)
+    if accepted:
+        check_video_options(options)
+        return
+    with pytest.raises(OptionError) as caught:
+        check_video_options(options)
+    assert caught.value.option == "identity"
 
 
 def test_a_refused_video_leaves_nothing(pipe, tmp_path):

@@ -71,7 +71,7 @@ def test_mirrored_picture_is_refused(tmp_path):
     place = content.index(upright, content.index(b"tkhd"))
     mirrored = struct.pack(">9i", -0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
     path.write_bytes(content[:place] + mirrored + content[place + 36 :])
-    with pytest.raises(VideoError, match="mirrored"):
+    with pytest.raises(VideoError, match="mirror"):
         next(read_frames(path))
 
 
@@ -178,7 +178,7 @@ def test_frames_have_square_pixels(tmp_path, aspect, rotation):
 
 def test_pixels_of_an_absurd_shape_are_refused(tmp_path):
     path = write_clip(tmp_path / "a.mp4", pictures(), PTS, aspect=Fraction(8))
-    with pytest.raises(VideoError, match="8 times as wide as high"):
+    with pytest.raises(VideoError, match="aspect ratio is 8"):
         read_info(path)
 
 

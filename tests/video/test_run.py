@@ -83,7 +83,7 @@ def test_a_video_without_a_face_is_refused(pipe, tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"skip_faces": ((0, 0, 9, 9),)}, "give reference photos"),
+        ({"skip_faces": ((0, 0, 9, 9),)}, "`skip_faces`"),
         ({"on_failure": "error"}, "for photos, not for videos"),
     ],
 )
@@ -234,7 +234,7 @@ def uninterrupted(clip, tmp_path_factory):
 
 @pytest.mark.video
 @pytest.mark.parametrize(
-    ("step", "number"), [("looking", 5), ("probing", 1), ("unet", 12), ("anonymizing", 8), ("joined", 0)]
+    ("step", "number"), [("detecting", 5), ("probing", 1), ("unet", 12), ("anonymizing", 8), ("joined", 0)]
 )
 def test_killed_and_resumed_is_as_never_killed(uninterrupted, tmp_path, step, number):
     source, whole = uninterrupted

@@ -8,7 +8,14 @@ from skimage import data
 from nullface_pipeline.face_crops import FaceCrop
 from nullface_pipeline.face_identity import DetectedFace
 from nullface_pipeline.face_target import FaceTarget
-from nullface_pipeline.video.smoothing import AVERAGED, FLOW_SIZE, averaged_result, moved, moved_places, smooth_result
+from nullface_pipeline.video.smoothing import (
+    AVERAGED,
+    FLOW_SIZE,
+    averaged_result,
+    flow_coordinates,
+    smooth_result,
+    warp,
+)
 
 
 SIZE = 64
@@ -55,7 +62,7 @@ def test_nothing_is_averaged_over_frames_that_differ():
 def test_what_was_made_of_a_frame_follows_the_face(size):
     """In crops of any size the flow brings a face back to where another frame has it."""
     still, gone = portrait(size=size), portrait((0.05, -0.03), size)
-    back = moved(gone, moved_places(still, gone))
+    back = warp(gone, flow_coordinates(still, gone))
     middle = np.s_[size // 4 : -size // 4, size // 4 : -size // 4]
     before, after = (np.abs(each[middle].astype(float) - still[middle]).mean() for each in (gone, back))
     assert after < 0.4 * before
