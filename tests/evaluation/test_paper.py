@@ -6,7 +6,7 @@ import pytest
 from skimage import data
 
 from nullface_pipeline.evaluation.inpainting import load_inpainter
-from nullface_pipeline.evaluation.paper import FIGURES, TABLES, Setting, select_settings, draw_photos
+from nullface_pipeline.evaluation.paper import FIGURES, TABLES, Setting, draw_photos, select_settings
 from nullface_pipeline.evaluation.paper_pictures import make_pictures
 from nullface_pipeline.evaluation.utility_metrics import load_measures, read_weights
 from nullface_pipeline.face_crops import FaceCrop
