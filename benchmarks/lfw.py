@@ -31,7 +31,7 @@ from nullface_pipeline.evaluation.cache import Cache
 from nullface_pipeline.evaluation.cached_models import CachedModels
 from nullface_pipeline.evaluation.pairs import Method, Picture, file_picture
 from nullface_pipeline.evaluation.rates import Gallery, Rate, mated_ranks, normalized
-from nullface_pipeline.evaluation.recognizers import Detector, Recognizer, holds, load_recognizer
+from nullface_pipeline.evaluation.recognizers import Detector, Recognizer, contains, load_recognizer
 from nullface_pipeline.evaluation.results import DIFFERENT_PHOTO, Evaluation
 from nullface_pipeline.evaluation.run import evaluate
 from nullface_pipeline.face_crops import edge_feather
@@ -75,7 +75,7 @@ def shows_person(path: Path, detector: Detector) -> bool:
     """Whether the largest face is in the middle of the photo, where LFW has the person."""
     pixels = file_picture(path).pixels
     face = detector.largest(pixels)
-    return face is not None and holds(face, np.array(pixels.shape[1::-1]) / 2)
+    return face is not None and contains(face, np.array(pixels.shape[1::-1]) / 2)
 
 
 def make_results(pipe: NullFacePipeline, folder: Path, name: str, seed: int) -> None:

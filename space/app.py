@@ -1,7 +1,4 @@
-"""NullFace as a web page: a photo goes in, its faces are outlined, the result is compared and downloaded.
-
-Runs from the repository (`make space`) and as a Hugging Face Space.
-"""
+"""Web page that anonymizes photos and short clips, as a Hugging Face Space or by `make space`."""
 
 import asyncio
 import atexit
@@ -19,7 +16,7 @@ import limits
 from limits import FORGET_AFTER, PIPELINE
 
 
-# Before Gradio is imported, which reads them. Uploads go to a folder of this process alone.
+# Set before Gradio is imported, which reads them. Uploads go to a folder of this process.
 _exit_stack = contextlib.ExitStack()
 PROCESS_FOLDER = _exit_stack.enter_context(limits.process_folder())
 atexit.register(_exit_stack.close)
@@ -29,7 +26,7 @@ os.environ["GRADIO_TEMP_DIR"] = str(UPLOADS)
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
 try:
-    # On ZeroGPU, where it has to come before torch.
+    # Only on ZeroGPU. It must be imported before torch.
     import spaces
 except ImportError:
     spaces = None
@@ -63,14 +60,14 @@ KNOBS = {"skip": 0.05, "guidance_scale": 0.5, "identity_scale": 0.1, "mask_start
 MAX_SLIDER = 20.0
 
 NOTHING_OPEN = (
-    f"No photo is open. Choose one; it is forgotten {FORGET_AFTER // 60} minutes after its last use, or earlier when "
-    "many people use this page."
+    f"No photo is open. Choose one. It is deleted {FORGET_AFTER // 60} minutes after its last use, or earlier if many "
+    "people use this page."
 )
 
 FOLDER = Path(__file__).parent
 
 THEME = gr.themes.Default(primary_hue="pink", font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
-    # Gradio's own are too pale to read.
+    # Gradio's default colours are too pale to read.
     block_info_text_color="*neutral_600",
     block_info_text_color_dark="*neutral_300",
     button_primary_background_fill="*primary_700",
@@ -80,7 +77,7 @@ THEME = gr.themes.Default(primary_hue="pink", font=["system-ui", "sans-serif"], 
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What this page runs: a name that `model_sets` knows, its pipeline, and a notice for the page."""
+    """Name of a model set, its pipeline, and a notice for the page."""
 
     name: str
     pipe: Any
@@ -91,7 +88,7 @@ class Model:
 
 
 def load_model() -> Model:
-    """Stable Diffusion 1.5 where its weights are at hand or a GPU could use them, else nullface-tiny."""
+    """Load Stable Diffusion 1.5 if its weights or a GPU are available, else nullface-tiny."""
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
@@ -99,10 +96,10 @@ def load_model() -> Model:
         try:
             return Model("sd15", load_model_set("sd15"), "Model: **Stable Diffusion 1.5**, 512 px.")
         except (OSError, RuntimeError, ValueError) as error:
-            print(f"Stable Diffusion 1.5 could not be loaded, so nullface-tiny is: {str(error).splitlines()[0]}")
+            print(f"Stable Diffusion 1.5 could not be loaded. Using nullface-tiny. {str(error).splitlines()[0]}")
     notice = (
-        "Model: **nullface-tiny**, only a demonstration: its faces are 128 px and look it. "
-        "Stable Diffusion 1.5 is used where its weights are installed."
+        "Model: **nullface-tiny**, a demonstration model whose faces have only 128 px. "
+        "Install the weights of Stable Diffusion 1.5 to use that model instead."
     )
     return Model("tiny", load_model_set("tiny"), notice)
 
@@ -111,7 +108,7 @@ MODEL = load_model()
 
 
 def load_example() -> OpenPhoto:
-    """The portrait of an astronaut that ships with scikit-image, in the public domain."""
+    """Open scikit-image's portrait of an astronaut, which is in the public domain."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "astronaut.png"
         PIL.Image.fromarray(data.astronaut()).save(path)
@@ -122,17 +119,19 @@ EXAMPLE = load_example()
 
 
 def choice(option: str) -> gr.Radio:
-    """A control for an option of `PhotoOptions` with named values."""
+    """Control of an option of `PhotoOptions` with named values."""
     field = PhotoOptions.__dataclass_fields__[option]
-    about = described(field)
-    return gr.Radio(list(about.choices), value=str(field.default), label=option.capitalize(), info=about.help)
+    description = described(field)
+    choices = list(description.choices)
+    return gr.Radio(choices, value=str(field.default), label=option.capitalize(), info=description.help)
 
 
 def slider(option: str, value: float, step: float) -> gr.Slider:
-    """A control for a setting of the pipeline. Values below 0 move towards the person, so they are left out."""
-    about = described(PhotoOptions.__dataclass_fields__[option])
-    low, high = max(0.0, about.low), min(about.high, MAX_SLIDER)
-    return gr.Slider(low, high, value, step=step, label=option.replace("_", " ").capitalize(), info=about.help)
+    """Control of a number, without values below 0, which move towards the person."""
+    description = described(PhotoOptions.__dataclass_fields__[option])
+    low, high = max(0.0, description.low), min(description.high, MAX_SLIDER)
+    label = option.replace("_", " ").capitalize()
+    return gr.Slider(low, high, value, step=step, label=label, info=description.help)
 
 
 def face_names(photo: OpenPhoto) -> list[str]:
@@ -149,14 +148,14 @@ def show_example() -> dict[Any, Any]:
 
 
 def show_upload(path: str | None) -> dict[Any, Any]:
-    """Open what the visitor chose, or say in plain words why not."""
+    """Open an uploaded photo, or show why it cannot be used."""
     if path is None:
-        # The visitor changed from files to the camera, or back.
+        # The visitor switched between files and camera.
         return {status: NOTHING_OPEN}
     try:
         photo = open_upload(Path(path), MODEL.pipe.face_analyser)
     except NoFaceFoundError:
-        return show_refusal("No face was found in this photo, so there is nothing to show. Try one that shows a face.")
+        return show_refusal("No face was found in this photo. Try another photo.")
     except (PhotoFileError, PhotoRefusedError) as error:
         return show_refusal(f"This file cannot be used. {error}")
     return show_photo(photo, count_faces(photo))
@@ -199,7 +198,7 @@ def show_nothing(message: str = NOTHING_OPEN) -> dict[Any, Any]:
 
 
 def draw_preview(photo: OpenPhoto | None, chosen: list[str], kept: list[str], painting: dict[str, Any]) -> str:
-    """HTML of the photo with its outlines and the tint on what will change."""
+    """HTML of the preview, see `draw_changes`."""
     if photo is None:
         return ""
     names = face_names(photo)
@@ -209,7 +208,7 @@ def draw_preview(photo: OpenPhoto | None, chosen: list[str], kept: list[str], pa
     description = f"Your photo with {len(names)} outlined face(s). To be changed: {', '.join(chosen) or 'none'}."
     return picture(image, description) + (
         '<p class="legend"><span class="changes"></span> changes <span class="stays"></span> stays. '
-        "Look whether every face is outlined: a missed one may stay as it is.</p>"
+        "Check that every face is outlined. A face that is not outlined may stay unchanged.</p>"
     )
 
 
@@ -227,12 +226,11 @@ def run(
     cover: str,
     *knobs: float,
 ) -> tuple[str, str]:
-    """Status and result of one click. A photo that cannot be anonymized is never shown."""
+    """Anonymize the open photo; returns status and result. On an error, no photo is shown."""
     if photo is None:
         return NOTHING_OPEN, ""
     if not set(chosen) & set(face_names(photo)):
-        # A photo of which nothing changes is no result.
-        return "Tick at least one face to anonymize.", ""
+        return "Select at least one face to anonymize.", ""
     try:
         check_kept_regions(kept)
         keep_mask = painted_mask(painting, photo.view, photo.file.image.size)
@@ -241,7 +239,7 @@ def run(
     except (PhotoFileError, PhotoRefusedError, ValueError) as error:
         gr.Warning(str(error), title="No result")
         return f"**{error}**", ""
-    # Whatever a library chokes on, too little memory included: the visitor must not be left waiting.
+    # Any error of a library, such as too little memory. Otherwise the visitor would keep waiting.
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return "**The photo could not be processed, so there is no result. Try a smaller one.**", ""
@@ -258,12 +256,12 @@ def anonymize(
     cover: str,
     knobs: tuple[float, ...],
 ) -> AnonymizedPhoto:
-    """Every chosen face replaced or covered; another person on every call."""
-    spared = [face for name, face in zip(face_names(photo), photo.faces) if name not in chosen]
+    """Replace or cover every chosen face, with a new random seed on every call."""
+    kept_faces = [face for name, face in zip(face_names(photo), photo.faces) if name not in chosen]
     options = PhotoOptions(
         keep=tuple(kept),
         keep_mask=keep_mask,
-        skip_faces=tuple(tuple(face.box.tolist()) for face in spared),
+        skip_faces=tuple(tuple(face.box.tolist()) for face in kept_faces),
         cover=cover,
         **{**MODEL.settings(preset), **dict(zip(KNOBS, knobs))},
     )
@@ -275,7 +273,7 @@ if spaces is not None:
 
 
 def show_clip_upload(path: str | None) -> tuple[OpenClip | None, str]:
-    """Open the video that the visitor chose, or say in plain words why not."""
+    """Open an uploaded video, or show why it cannot be used."""
     if path is None:
         return None, ""
     try:
@@ -283,7 +281,7 @@ def show_clip_upload(path: str | None) -> tuple[OpenClip | None, str]:
     except PhotoRefusedError as error:
         gr.Warning(str(error), title="Not used")
         return None, f"**This file cannot be used. {error}**"
-    return opened, f"{opened.name} is open. It takes minutes; leave this page open."
+    return opened, f"{opened.name} is open. Processing takes minutes. Leave this page open."
 
 
 def clip_options(preset: str) -> PhotoOptions:
@@ -291,20 +289,20 @@ def clip_options(preset: str) -> PhotoOptions:
 
 
 def run_clip(opened: OpenClip | None, preset: str, progress: gr.Progress = gr.Progress()) -> tuple[str, str]:
-    """Status and result of one click. A clip that cannot be anonymized is never shown."""
+    """Anonymize the open clip; returns status and result. On an error, no clip is shown."""
     if opened is None:
         return "No clip is open. Choose one.", ""
 
-    def tell(step: str, done: int, total: int | None) -> None:
+    def on_progress(step: str, done: int, total: int | None) -> None:
         progress((done, total), desc=step, unit="frames")
 
     try:
-        result = anonymize_clip(MODEL.pipe, opened, clip_options(preset), PROCESS_FOLDER, tell)
+        result = anonymize_clip(MODEL.pipe, opened, clip_options(preset), PROCESS_FOLDER, on_progress)
         return "Done. The result is below.", show_clip(opened, result)
     except PhotoRefusedError as error:
         gr.Warning(str(error), title="No result")
         return f"**{error}**", ""
-    # Whatever a library chokes on: the visitor must not be left waiting.
+    # Any error of a library. Otherwise the visitor would keep waiting.
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return "**The clip could not be processed, so there is no result. Try a shorter one.**", ""
@@ -325,7 +323,7 @@ def anonymize_upload(photo: str | None, strength: str, keep: list[str], cover: s
 
 
 def anonymize_video_upload(video: str | None, strength: str) -> str:
-    """Anonymize every face of a video of at most 30 seconds. Returns the anonymized video without sound."""
+    """Anonymize every face of a video of at most 30 seconds. Returns it without sound."""
     with api_errors():
         opened = open_clip(Path(video or ""))
         result = anonymize_clip(MODEL.pipe, opened, clip_options(strength), PROCESS_FOLDER)
@@ -338,7 +336,7 @@ if spaces is not None:
 
 @contextlib.contextmanager
 def api_errors() -> Iterator[None]:
-    """Send a refusal to the client as its message, and any other error without details."""
+    """Context that sends refusals to the client with their message, and other errors without."""
     try:
         yield
     except (PhotoFileError, PhotoRefusedError, ValueError) as error:
@@ -349,20 +347,20 @@ def api_errors() -> Iterator[None]:
 
 
 def write_result(name: str, content: bytes) -> str:
-    """Path of a file for the client of the API to fetch. It is deleted a minute later, with the uploads."""
+    """Write a file for the client of the API; returns its path. It is deleted as uploads are."""
     path = Path(tempfile.mkdtemp(dir=UPLOADS)) / name
     path.write_bytes(content)
     return str(path)
 
 
 async def forget_visitor(request: gr.Request) -> None:
-    """Drop everything that is remembered of a visitor who closed the page."""
+    """Delete all data of a visitor who closed the page."""
     await limits.forget(page, request.session_hash)
 
 
 @contextlib.asynccontextmanager
 async def housekeeping(_: Any) -> AsyncIterator[None]:
-    """Keep sessions and files within their limits while the server runs."""
+    """Context of the server's life, in which sessions and files are kept within their limits."""
     task = asyncio.create_task(tidy_regularly())
     try:
         yield
@@ -376,7 +374,7 @@ async def tidy_regularly() -> None:
             await limits.forget_idle(page)
             await limits.forget_over_budget(page)
             limits.delete_old_files(UPLOADS)
-        # One failure must not end the loop, on which the visitors' privacy depends.
+        # The loop must not end, because it deletes the visitors' data.
         except Exception as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         await asyncio.sleep(1)
@@ -384,7 +382,7 @@ async def tidy_regularly() -> None:
 
 with gr.Blocks(title="NullFace", analytics_enabled=False) as page:
     gr.Markdown(
-        "# NullFace\n\nEvery face you tick is replaced by another person's. The rest of the photo stays as it is.\n\n"
+        "# NullFace\n\nReplaces the selected faces by those of other people. The rest of the photo is unchanged.\n\n"
         + MODEL.notice
     )
     state = gr.State()
@@ -397,13 +395,13 @@ with gr.Blocks(title="NullFace", analytics_enabled=False) as page:
             preview = gr.HTML(elem_id="preview", js_on_load=None)
             another = gr.Button("Choose another photo", visible=False)
         with gr.Column(scale=2, min_width=300, visible=False) as choices:
-            gr.Markdown("## 2. What changes")
-            faces = gr.CheckboxGroup(label="Faces to anonymize", info="Untick a person who agreed to be seen.")
+            gr.Markdown("## 2. Options")
+            faces = gr.CheckboxGroup(label="Faces to anonymize", info="Deselect people who agreed to be shown.")
             keep = gr.CheckboxGroup(
-                [*FACE_REGIONS, "lips"], label="Leave as it is", info="Of every face that changes."
+                [*FACE_REGIONS, "lips"], label="Regions to keep", info="Kept unchanged in every selected face."
             )
             with gr.Accordion("Paint a region to keep", open=False):
-                gr.Markdown("A lesion, for example. What you paint stays as it is.")
+                gr.Markdown("The painted region, for example a lesion, is kept unchanged.")
                 brush = keep_brush()
             preset = choice("preset")
             with gr.Accordion("Advanced", open=False):
@@ -420,20 +418,21 @@ with gr.Blocks(title="NullFace", analytics_enabled=False) as page:
             ["fast", *(name for name in PRESETS if name not in ("fast", "preview"))],
             value="fast",
             label="Strength",
-            info="Fast is standard in few steps.",
+            info="Fast has the strength of standard, with fewer steps.",
         )
         start_clip = gr.Button("Anonymize the clip", variant="primary")
         clip_status = gr.Markdown()
         clip_result = gr.HTML(elem_id="clip-result", js_on_load=None)
     gr.Markdown(
         "## Your privacy\n\n"
-        "* The uploaded file is deleted as soon as it has been read. Results are never stored in a file that stays.\n"
-        f"* While this page is open the photo is held in memory: until you close the page, or {FORGET_AFTER // 60} "
-        "minutes after you last used it. When many people use the page, the photos used longest ago are forgotten "
-        "earlier. No statistics are collected.\n"
-        f"* Limits: {limits.MAX_FILE_BYTES // 10**6} MB a file and {MAX_PIXELS // 1_000_000} megapixels a photo. One "
-        "photo or clip is computed at a time, the others wait.\n"
-        "* A program can miss a face, and people are also known by clothes, place and company. Look at what you publish."
+        "* The uploaded file is deleted as soon as it is read. Results are not stored in permanent files.\n"
+        f"* The photo stays in memory until you close this page, or for {FORGET_AFTER // 60} minutes after its last "
+        "use. If many people use the page, the least recently used photos are deleted earlier. No statistics are "
+        "collected.\n"
+        f"* Limits: {limits.MAX_FILE_BYTES // 10**6} MB per file and {MAX_PIXELS // 1_000_000} megapixels per photo. "
+        "One photo or clip is processed at a time.\n"
+        "* Faces can be missed, and people can also be recognized by clothes, place and company. Check every result "
+        "before you publish it."
     )
 
     shown = [state, status, upload, another, preview, faces, keep, brush, choices, result]
@@ -491,7 +490,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False) as page:
 
 
 def launch(**options: Any) -> tuple[Any, str, str]:
-    """Start the server with this page's limits; `options` are those of Gradio's `launch`."""
+    """Start the server with the limits of this page; `options` are passed to Gradio's `launch`."""
     # Without `api_open=False`, a direct request would run the pipeline beside the queue.
     page.queue(max_size=20, api_open=False)
     limits.limit_queue(page)
@@ -514,7 +513,7 @@ def launch(**options: Any) -> tuple[Any, str, str]:
 
 
 if __name__ == "__main__":
-    # So that the folder of the uploads is removed when the server is stopped.
+    # Exit normally, so that the folder of the uploads is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     launch()
     page.block_thread()

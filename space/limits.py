@@ -1,4 +1,4 @@
-"""Limits of the server: the size of requests, the jobs that wait, and the memory and files that sessions hold."""
+"""Limits of the server: request sizes, queued jobs, and memory and files of sessions."""
 
 import contextlib
 import json
@@ -16,23 +16,23 @@ from nullface_pipeline.runs.lock import hold_folder, is_held
 
 MAX_FILE_BYTES = 30 * 10**6
 
-# The preview with what was painted on it is the largest input that is not an upload.
+# The preview with its painted mask is the largest input besides uploads.
 MAX_BODY_BYTES = 8 * 2**20
 
-# Jobs that wait or run at a time: of one session, and of one address, which several people may share.
+# Queued and running jobs per session, and per IP address, which several people may share.
 MAX_JOBS_PER_SESSION = 2
 MAX_JOBS_PER_ADDRESS = 6
 
-# Concurrency group of the events that run the pipeline, which serves one at a time.
+# Concurrency group of the events that run the pipeline, one at a time.
 PIPELINE = "pipeline"
 
 # Memory for the photos, clips and results of all sessions.
 MAX_HELD_BYTES = 2**30
 
-# A page left open forgets its photo after this many seconds without use.
+# Seconds without use after which a session is deleted.
 FORGET_AFTER = 15 * 60
 
-# Uploads that nothing reads, of a broken connection for example, are deleted after this many seconds.
+# Seconds after which unread uploads are deleted, for example after a broken connection.
 DELETE_AFTER = 60
 
 FOLDER_PREFIX = "nullface-space-"
@@ -40,7 +40,7 @@ FOLDER_PREFIX = "nullface-space-"
 
 @contextlib.contextmanager
 def process_folder() -> Iterator[Path]:
-    """A temporary folder, deleted at the end. Folders that killed servers left behind are deleted now."""
+    """Context with a temporary folder. Also deletes the folders of killed servers."""
     for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*"):
         if not is_held(folder):
             shutil.rmtree(folder, ignore_errors=True)
@@ -50,9 +50,9 @@ def process_folder() -> Iterator[Path]:
 
 
 class BodyLimit:
-    """ASGI middleware that refuses large requests, and files anywhere but at the upload address.
+    """ASGI middleware that refuses large requests, and files at other addresses than the upload's.
 
-    Gradio limits each file of an upload, but neither their number nor any other request.
+    Gradio only limits the size of each file of an upload.
     """
 
     def __init__(self, app: Any) -> None:
@@ -63,7 +63,7 @@ class BodyLimit:
         if problem is None:
             await self.app(scope, receive, send)
             return
-        # Read and dropped, because most clients see no answer before they have sent everything.
+        # Read and discard the body, because most clients read the response only afterwards.
         dropped = 0
         while dropped <= 2 * MAX_FILE_BYTES:
             message = await receive()
@@ -77,10 +77,10 @@ class BodyLimit:
         await send({"type": "http.response.body", "body": body})
 
     def _problem(self, scope: Any) -> tuple[int, str] | None:
-        """Status and message for a request that is refused."""
+        """Status and message of a refused request, or None."""
         headers = dict(scope["headers"])
         is_upload = scope["path"].rstrip("/").endswith("/upload")
-        # The parts of an upload have a few lines around the file.
+        # The body of an upload has some bytes besides the file.
         limit = MAX_FILE_BYTES + 2**16 if is_upload else MAX_BODY_BYTES
         if b"transfer-encoding" in headers:
             return 411, "The request has no content length."
@@ -92,12 +92,12 @@ class BodyLimit:
 
 
 def limit_queue(page: Any) -> None:
-    """Have the queue refuse URLs in place of uploads, and more jobs than a visitor may have waiting."""
+    """Make the queue refuse URLs in place of uploads, and more jobs than a visitor may have."""
     push = page._queue.push
 
     async def limited_push(body: Any, request: Any, username: str | None) -> tuple[bool, Any, str]:
         if has_file_url(body.data):
-            return False, "A file must be uploaded: a URL is not accepted.", "error"
+            return False, "URLs are not accepted. Upload the file.", "error"
         function = page.fns.get(body.fn_index)
         if function is not None and function.concurrency_id == PIPELINE:
             jobs = [event for event in pending_events(page) if event.concurrency_id == PIPELINE]
@@ -113,7 +113,7 @@ def limit_queue(page: Any) -> None:
 
 
 def has_file_url(value: Any) -> bool:
-    """Whether any file of a request's data, however deep, is a URL, which Gradio would fetch without a limit."""
+    """Whether a request's data contains a file URL, which Gradio would download without a limit."""
     pending = [value]
     while pending:
         value = pending.pop()
@@ -128,7 +128,7 @@ def has_file_url(value: Any) -> bool:
 
 
 def pending_events(page: Any) -> list[Any]:
-    """Events that wait in Gradio's queue or run."""
+    """Queued and running events of Gradio."""
     queue = page._queue
     waiting = [event for events in queue.event_queue_per_concurrency_id.values() for event in events.queue]
     return waiting + [event for events in queue.active_jobs if events for event in events]
@@ -139,23 +139,22 @@ def _address(event: Any) -> str | None:
 
 
 async def forget(page: Any, visitor: str | None) -> None:
-    """Drop everything that is remembered of a session, with its jobs and its results that were not collected.
+    """Delete the state, page contents, jobs and unread results of a session.
 
-    Gradio keeps what the page shows as well as the state, and would keep both for an hour. Runs in
-    the event loop of the server, as the queue does.
+    Gradio would keep them for an hour. Runs in the event loop of the server, as the queue does.
     """
     page.state_holder.session_data.pop(visitor, None)
     page.state_holder.time_last_used.pop(visitor, None)
     await page._queue.clean_events(session_hash=visitor)
     page._queue.pending_event_ids_session.pop(visitor, None)
     messages = page._queue.pending_messages_per_session.get(visitor)
-    # Emptied, not removed: a connection that is still open may be reading it.
+    # Emptied, not removed, because an open connection may still read it.
     while messages is not None and not messages.empty():
         messages.get_nowait()
 
 
 async def forget_idle(page: Any) -> None:
-    """Forget the sessions that were not used for a while. Time with a job in the queue counts as use."""
+    """Delete sessions that were not used for `FORGET_AFTER` seconds. A job in the queue is use."""
     now = datetime.now()
     last_used = page.state_holder.time_last_used
     busy = {event.session_hash for event in pending_events(page)}
@@ -167,7 +166,7 @@ async def forget_idle(page: Any) -> None:
 
 
 async def forget_over_budget(page: Any) -> None:
-    """Forget the sessions used longest ago, until all others together hold at most `MAX_HELD_BYTES`."""
+    """Delete the least recently used sessions until the others hold at most `MAX_HELD_BYTES`."""
     last_used = page.state_holder.time_last_used
     held = {visitor: held_bytes(page, visitor) for visitor in {*last_used, *_messages(page)}}
     busy = {event.session_hash for event in pending_events(page)}
@@ -179,7 +178,7 @@ async def forget_over_budget(page: Any) -> None:
 
 
 def held_bytes(page: Any, visitor: str) -> int:
-    """Memory that a session's photo, clip and results take, and its messages that were not collected."""
+    """Memory in bytes of a session's photo, clip, results and unread messages."""
     values: list[Any] = []
     session = page.state_holder.session_data.get(visitor)
     if session is not None:
@@ -191,7 +190,7 @@ def held_bytes(page: Any, visitor: str) -> int:
 
 
 def _parts(value: Any) -> Iterator[tuple[Any, int]]:
-    """Objects of some size in a value, each with its bytes. Text of the page is base64, one byte a letter."""
+    """Yield the large objects in a value, and their size in bytes. Text is ASCII (base64)."""
     if isinstance(value, (str, bytes)):
         yield value, len(value)
     elif isinstance(value, dict):
@@ -209,7 +208,7 @@ def _messages(page: Any) -> dict[str, Any]:
 
 
 def delete_old_files(folder: Path) -> None:
-    """Delete the files below a folder, and its empty folders, `DELETE_AFTER` seconds after they last changed."""
+    """Delete files and empty folders in a folder that did not change for `DELETE_AFTER` seconds."""
     limit = time.time() - DELETE_AFTER
     for root, folders, files in os.walk(folder, topdown=False):
         for name in files + folders:

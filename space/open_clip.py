@@ -1,4 +1,4 @@
-"""A visitor's short video: read from its upload into memory, anonymized from there, and shown."""
+"""A visitor's short video: reading the upload into memory, anonymization, and HTML."""
 
 import contextlib
 import html
@@ -30,7 +30,7 @@ from nullface_pipeline.video.reader import open_input
 
 MAX_SECONDS = 30
 
-# More pixels than those of full HD.
+# Slightly more than full HD.
 MAX_CLIP_PIXELS = 2_100_000
 
 
@@ -39,8 +39,8 @@ class OpenClip:
     """One video of one visitor, in memory only.
 
     Attributes:
-        name (`str`): of the file.
-        data (`bytes`): the file.
+        name (`str`): file name.
+        data (`bytes`): content of the file.
     """
 
     name: str
@@ -56,9 +56,9 @@ class ClipResult:
     """An anonymized video.
 
     Attributes:
-        name (`str`): of the file to download.
-        data (`bytes`): the file.
-        report (`VideoReport`): what was done.
+        name (`str`): file name for the download.
+        data (`bytes`): content of the file.
+        report (`VideoReport`): numbers of replaced and covered faces.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ClipResult:
 
 
 def open_clip(path: Path) -> OpenClip:
-    """Read an uploaded file, and delete it whatever happens.
+    """Read an uploaded file and delete it, also in case of an error.
 
     Raises:
         VideoError: if it is not a video of a supported type, or too long or too large.
@@ -75,24 +75,25 @@ def open_clip(path: Path) -> OpenClip:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise VideoError("The upload is gone. Choose the file again.") from error
+        raise VideoError("The upload was deleted. Choose the file again.") from error
     finally:
         delete_upload(path)
     check_clip(path.name, data)
     with file_in_memory(data) as source:
         info = read_info(source)
         if info.width * info.height > MAX_CLIP_PIXELS:
-            raise VideoError(f"It has {info.width} × {info.height} pixels: make it full HD or smaller first.")
-        if seconds(source) > MAX_SECONDS:
-            raise VideoError(f"It is longer than {MAX_SECONDS} seconds: cut it first.")
+            raise VideoError(f"It has {info.width} × {info.height} pixels. Scale it to full HD or smaller.")
+        if duration(source) > MAX_SECONDS:
+            raise VideoError(f"It is longer than {MAX_SECONDS} seconds. Cut it first.")
     return OpenClip(path.name, data)
 
 
 @contextlib.contextmanager
 def file_in_memory(data: bytes) -> Iterator[Path]:
-    """Path by which this process can read some bytes as a file.
+    """Context with a path at which this process can read `data`.
 
-    On Linux they stay in memory, and are gone however the process ends. Elsewhere they are a temporary file meanwhile.
+    On Linux, the data stays in memory, also if the process is killed. Elsewhere it is a temporary
+    file.
     """
     if not hasattr(os, "memfd_create"):
         with tempfile.TemporaryDirectory() as folder:
@@ -106,8 +107,8 @@ def file_in_memory(data: bytes) -> Iterator[Path]:
         yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
-def seconds(path: Path) -> float:
-    """From the first frame to the last, counted, because what the file says of its length may be wrong."""
+def duration(path: Path) -> float:
+    """Seconds from the first to the last frame. The duration in the file's header may be wrong."""
     with open_input(path) as container:
         times = [packet.pts * packet.time_base for packet in container.demux(video=0) if packet.pts is not None]
     return float(max(times) - min(times)) if times else 0.0
@@ -119,10 +120,10 @@ def anonymize_clip(
     """Anonymize every face of a clip.
 
     Args:
-        folder (`Path`): for finished segments of the result; nothing of the original is written.
+        folder (`Path`): folder for finished segments of the result. The original is not written.
 
     Raises:
-        PhotoRefusedError: if nothing can be shown.
+        PhotoRefusedError: if the clip cannot be anonymized.
     """
     suffix = output_suffix(Path(clip.name))
     with tempfile.TemporaryDirectory(dir=folder) as name, file_in_memory(clip.data) as source:
@@ -134,7 +135,7 @@ def anonymize_clip(
 
 
 def show_clip(clip: OpenClip, result: ClipResult) -> str:
-    """HTML of a clip and its result, side by side where the page is wide enough."""
+    """HTML of a clip and its result, side by side on a wide page."""
     before = data_url(clip.data, VIDEO_TYPES[Path(clip.name).suffix.lower()])
     after = data_url(result.data, VIDEO_TYPES[Path(result.name).suffix])
     return (
@@ -145,14 +146,14 @@ def show_clip(clip: OpenClip, result: ClipResult) -> str:
         "<figcaption>Result</figcaption></figure></div>"
         f"<p>{describe_clip(result.report)}</p>"
         f'<a class="download" download="{html.escape(result.name, quote=True)}" href="{after}">Download the clip</a>'
-        "<p>Without sound and metadata, marked as edited by AI. The judge is a program: look at all of it before you "
-        "publish it.</p>"
+        "<p>The clip has no sound and no metadata, and is marked as edited by AI. Verification is automatic and can "
+        "fail. Watch the whole clip before you publish it.</p>"
     )
 
 
 def describe_clip(report: VideoReport) -> str:
-    """What was done, in plain words."""
+    """Summarize a report in one sentence."""
     replaced = f"Faces were replaced {report.replaced + report.gaps} times in {report.frames} frames"
     if not report.patched_frames:
-        return f"{replaced}; nothing had to be covered."
-    return f"{replaced}; in {report.patched_frames} frames something is covered by a patch."
+        return f"{replaced}. No face was covered."
+    return f"{replaced}. {report.patched_frames} frames contain a cover."

@@ -1,4 +1,4 @@
-"""A visitor's photo while it is worked on: read from its upload, searched for faces, and drawn with what will change."""
+"""A visitor's photo: reading the upload, face detection, and the preview."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from nullface_pipeline.photo_records import NoFaceFoundError
 
 MAX_PIXELS = 25_000_000
 
-# The longer side of what the page shows. Results are made and downloaded at full size.
+# Longer side of pictures on the page, in pixels. Results are downloaded at full size.
 VIEW_SIDE = 1024
 
 CHANGES, STAYS = (214, 40, 120), (0, 110, 180)
@@ -33,9 +33,9 @@ class OpenPhoto:
     """One photo of one visitor, in memory only.
 
     Attributes:
-        file (`PhotoFile`): the photo at full size, and what is needed to write its result.
-        faces (`list[DetectedFace]`): in photo pixels, from left to right; the first is face 1 on the page.
-        view (`np.ndarray`): (h, w, 3) uint8 RGB, the photo with its longer side at most `VIEW_SIDE`.
+        file (`PhotoFile`): the photo at full size, with the data to write its result.
+        faces (`list[DetectedFace]`): in photo pixels, from left to right; the first is face 1.
+        view (`np.ndarray`): (h, w, 3) uint8 RGB; the longer side is at most `VIEW_SIDE`.
     """
 
     file: PhotoFile
@@ -51,11 +51,11 @@ class OpenPhoto:
 
 
 def open_upload(path: Path, analyser: Any) -> OpenPhoto:
-    """Read an uploaded file, and delete it whatever happens.
+    """Read an uploaded file and delete it, also in case of an error.
 
     Raises:
-        PhotoFileError: if it is no photo, damaged, or larger than `MAX_PIXELS`.
-        NoFaceFoundError: if it shows no face.
+        PhotoFileError: if it is not a photo, damaged, or larger than `MAX_PIXELS`.
+        NoFaceFoundError: if no face is found.
     """
     try:
         check_photo_name(path)
@@ -65,7 +65,7 @@ def open_upload(path: Path, analyser: Any) -> OpenPhoto:
 
 
 def open_photo(file: PhotoFile, analyser: Any) -> OpenPhoto:
-    """Find the faces of a photo; raises NoFaceFoundError where there are none."""
+    """Detect the faces of a photo; raises NoFaceFoundError if there are none."""
     faces = search_faces(analyser, np.asarray(file.image))
     if not faces:
         raise NoFaceFoundError("No face was found.")
@@ -82,12 +82,12 @@ def shrink(image: PIL.Image.Image) -> PIL.Image.Image:
 def draw_changes(
     pipe: Any, photo: OpenPhoto, chosen: Sequence[int], keep: Sequence[str], keep_mask: PIL.Image.Image | None
 ) -> PIL.Image.Image:
-    """The photo at the size of the page, every face outlined and numbered, and tinted what will change.
+    """Draw the preview: every face outlined and numbered, and changing areas tinted.
 
     Args:
         chosen (`Sequence[int]`): indices of the faces to anonymize.
-        keep (`Sequence[str]`): regions of `face_regions.REGIONS` to leave.
-        keep_mask (`PIL.Image.Image`, *optional*): white where the photo is to stay; of any size.
+        keep (`Sequence[str]`): regions of `face_regions.REGIONS` to keep.
+        keep_mask (`PIL.Image.Image`, *optional*): white where the photo is kept; of any size.
     """
     scale = photo.view.shape[1] / photo.file.image.width
     faces = [_scaled(face, scale) for face in photo.faces]
@@ -115,7 +115,7 @@ def _outline(pixels: np.ndarray, box: np.ndarray, number: str, colour: tuple[int
     longer = max(pixels.shape[:2])
     width = max(2, longer // 250)
     x0, y0, x1, y1 = (round(float(value)) for value in box)
-    # White around the colour, so that the frame is seen on any photo.
+    # White around the colour makes the frame visible on any photo.
     framed = cv2.rectangle(pixels.copy(), (x0, y0), (x1, y1), (255, 255, 255), 2 * width + 2)
     image = PIL.Image.fromarray(cv2.rectangle(framed, (x0, y0), (x1, y1), colour, width))
     draw = PIL.ImageDraw.Draw(image)

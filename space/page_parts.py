@@ -1,7 +1,7 @@
-"""The pieces of the page that show pictures.
+"""Parts of the page that show pictures.
 
-Pictures travel inside the page's HTML. Gradio's own picture components would write each of them to a file that
-outlives the visit, and its before/after slider can be moved by a mouse only.
+Pictures are data URLs in the page's HTML. Gradio's own picture components would write them to files
+that outlive the visit, and its before/after slider needs a mouse.
 """
 
 import base64
@@ -27,17 +27,18 @@ MIME_TYPES = {
     "BMP": "image/bmp",
     "HEIF": "image/heic",
 }
-# What the page calls a face that it had not found when the photo was opened.
+# Name of a face that was not found when the photo was opened.
 UNNUMBERED = "Another face"
 
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "TIFF": "tif", "BMP": "bmp", "HEIF": "heic"}
 
 
 def keep_brush() -> gr.HTML:
-    """A brush for the region to keep, on the photo.
+    """Brush to paint the region to keep onto the photo.
 
-    Its value holds the photo as a data URL, its width and height, and what was painted: `mask`, a PNG as a data URL,
-    or "". Gradio's image editor would upload the photo again, as files, whenever something is painted.
+    Its value has the photo as a data URL, its width and height, and `mask`: the painting as a PNG
+    data URL, or "". Gradio's image editor would upload the photo again, as files, with every
+    stroke.
     """
     folder = Path(__file__).parent
     return gr.HTML(
@@ -49,7 +50,7 @@ def keep_brush() -> gr.HTML:
 
 
 def brush_value(view: np.ndarray | None) -> dict[str, Any]:
-    """Value of the brush on an (h, w, 3) photo, or on none, with nothing painted."""
+    """Value of an unused brush, for an (h, w, 3) uint8 RGB photo or without a photo."""
     if view is None:
         return {"photo": "", "width": 1, "height": 1, "mask": ""}
     photo = data_url(*encode_view(PIL.Image.fromarray(view)))
@@ -57,21 +58,22 @@ def brush_value(view: np.ndarray | None) -> dict[str, Any]:
 
 
 def painted_mask(brush: dict[str, Any], view: np.ndarray, size: tuple[int, int]) -> PIL.Image.Image | None:
-    """What was painted on the (h, w, 3) view of a photo, as white on black of the photo's size (width, height).
+    """Mask of the painted region at the photo's size (width, height), white on black.
 
-    None where nothing was painted. Raises ValueError for anything but a painting on this view.
+    Returns None if nothing was painted. Raises ValueError if the painting does not belong to this
+    (h, w, 3) view.
     """
     if not brush["mask"]:
         return None
     data = base64.b64decode(brush["mask"].partition(",")[2])
     painting = PIL.Image.open(io.BytesIO(data), formats=["PNG"])
     if painting.size != (view.shape[1], view.shape[0]):
-        raise ValueError("What you painted belongs to another photo. Remove it and paint again.")
+        raise ValueError("The painted region belongs to another photo. Remove it and paint again.")
     return painting.convert("RGBA").getchannel("A").point(lambda opacity: 255 if opacity else 0).resize(size)
 
 
 def encode_view(image: PIL.Image.Image) -> tuple[bytes, str]:
-    """A picture for the page, and its MIME type."""
+    """Encode a picture for the page; returns its bytes and MIME type."""
     file = io.BytesIO()
     image.save(file, format="JPEG", quality=90)
     return file.getvalue(), "image/jpeg"
@@ -88,7 +90,7 @@ def picture(image: PIL.Image.Image, description: str) -> str:
 
 
 def before_after(before: PIL.Image.Image, after: PIL.Image.Image) -> str:
-    """HTML of two pictures of one size: side by side on a wide page, else one over the other with a slider."""
+    """HTML of two pictures, side by side on a wide page, else overlaid with a slider."""
     return (
         '<div class="compare" style="--at: 0%"><div class="pair">'
         + f'<figure class="after">{picture(after, "Anonymized photo")}<figcaption>Result</figcaption></figure>'
@@ -99,23 +101,23 @@ def before_after(before: PIL.Image.Image, after: PIL.Image.Image) -> str:
 
 
 def describe_face(record: FaceRecord, name: str, threshold: float) -> str:
-    """What happened to one face, in one plain sentence."""
+    """Describe the outcome of one face in one sentence."""
     figures = ""
     if record.similarity is not None:
-        figures = f" (similarity {record.similarity:.2f}; same person from {threshold:.2f})"
+        figures = f" (similarity {record.similarity:.2f}, threshold {threshold:.2f})"
     if record.method == "kept":
-        return f"{name}: left as it was, as you chose."
+        return f"{name}: kept, as you chose."
     if record.method == "replaced":
-        return f"{name}: replaced. Not recognised as the same person{figures}."
+        return f"{name}: replaced. It does not match the person{figures}."
     if record.attempts:
-        return f"{name}: covered, because it was still recognised after {record.attempts} attempts{figures}."
+        return f"{name}: covered, because it still matched the person after {record.attempts} attempts{figures}."
     if name == UNNUMBERED:
-        return f"{name}: covered, because it was seen only when the finished photo was checked."
-    return f"{name}: covered, because you left too little of it to change."
+        return f"{name}: covered, because it was found only in the finished photo."
+    return f"{name}: covered, because the kept regions leave too little of it to change."
 
 
 def describe_faces(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> list[str]:
-    """One sentence a face, in the order of the numbers on the page."""
+    """Describe all faces, one sentence per face, in the order of their numbers on the page."""
     numbers = {tuple(face.box.tolist()): number for number, face in enumerate(photo.faces, start=1)}
     sentences = [
         (number := numbers.get(record.box, len(numbers) + 1), describe_face(record, _name(number, numbers), threshold))
@@ -129,7 +131,7 @@ def _name(number: int, numbers: dict[Any, int]) -> str:
 
 
 def show_result(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> str:
-    """HTML of a result: the comparison, what was done to each face, and the download.
+    """HTML of a result: the comparison, the outcome of each face, and the download.
 
     Raises:
         PhotoFileError: if the result cannot be written in the photo's format.
@@ -140,9 +142,10 @@ def show_result(photo: OpenPhoto, result: AnonymizedPhoto, threshold: float) -> 
     return (
         "<h2>Result</h2>"
         + before_after(PIL.Image.fromarray(photo.view), shrink(result.image))
-        + f'<ul class="faces">{sentences}</ul><a class="download" download="{name}" href="{link}">Download the photo</a>'
-        + "<p>Full size, without metadata, marked as edited by AI where the format allows. The judge is a program: "
-        "look at the photo before you publish it.</p>"
+        + f'<ul class="faces">{sentences}</ul>'
+        + f'<a class="download" download="{name}" href="{link}">Download the photo</a>'
+        + "<p>The photo has full size and no metadata. It is marked as edited by AI if the format allows it. "
+        "Verification is automatic and can fail. Check the photo before you publish it.</p>"
     )
 
 
@@ -153,5 +156,5 @@ def file_name(photo: OpenPhoto) -> str:
 
 
 def result_file(photo: OpenPhoto, result: AnonymizedPhoto) -> bytes:
-    """The result as a file of the photo's format, without metadata and with the AI mark."""
+    """Encode the result in the photo's format, without metadata and with the AI mark."""
     return encode_photo(result.image, photo.file)

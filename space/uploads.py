@@ -1,6 +1,6 @@
-"""Upload inputs of the page: what Gradio passes on, and what is accepted.
+"""Upload inputs of the page, and checks of the uploaded files.
 
-Gradio checks the suffixes of `file_types` only in the browser. Here the server checks the suffix and the content.
+Gradio checks the suffixes of `file_types` only in the browser. The checks here run on the server.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ _EBML = b"\x1a\x45\xdf\xa3"
 
 
 class PhotoUpload(gr.Image):
-    """Input for one photo, which passes on the path of the upload without opening it."""
+    """Input for one photo whose value is the path of the upload, not opened."""
 
     is_template = True
 
@@ -31,7 +31,7 @@ class PhotoUpload(gr.Image):
 
 
 class ClipUpload(gr.File):
-    """Input for one clip, which passes on the path of the upload without copying it."""
+    """Input for one clip whose value is the path of the upload, not copied."""
 
     is_template = True
 
@@ -40,7 +40,7 @@ class ClipUpload(gr.File):
 
 
 def check_photo_name(path: Path) -> None:
-    """Raise PhotoFileError if the suffix is not that of a photo. `read_photo` checks the content."""
+    """Raise PhotoFileError if the suffix is not a photo's. `read_photo` checks the content."""
     if path.suffix.lower() not in PHOTO_SUFFIXES:
         raise PhotoFileError(
             f"The file type {path.suffix!r} is not supported. Use JPEG, PNG, WebP, TIFF, BMP or HEIC."
@@ -48,7 +48,7 @@ def check_photo_name(path: Path) -> None:
 
 
 def check_clip(name: str, data: bytes) -> None:
-    """Raise VideoError if the suffix or the first bytes are not those of an MP4, MOV or WebM file."""
+    """Raise VideoError unless suffix and first bytes are those of an MP4, MOV or WebM file."""
     if Path(name).suffix.lower() not in CLIP_SUFFIXES:
         raise VideoError(f"The file type {Path(name).suffix!r} is not supported. Use MP4, MOV or WebM.")
     if data[4:8] not in _ISO_BOXES and not data.startswith(_EBML):

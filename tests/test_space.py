@@ -150,7 +150,7 @@ def test_result_keeps_eyes_and_painting_and_drops_the_metadata(app, upload):
     cheek = (x0 + 20, y0 + 60, x0 + 45, y0 + 80)
     status, shown = run(app, photo, kept=["eyes"], painted=painting(photo, cheek))
     assert status == "Done. The result is below."
-    assert re.search(r"Face 1: replaced\. Not recognised as the same person \(similarity -?0\.\d\d; same", shown)
+    assert re.search(r"Face 1: replaced\. It does not match the person \(similarity -?0\.\d\d, threshold", shown)
 
     name, file = download(shown)
     assert name == "me &amp; you-anonymized.png"
@@ -171,7 +171,7 @@ def test_result_keeps_eyes_and_painting_and_drops_the_metadata(app, upload):
 def test_unticked_face_stays(app, upload):
     photo = app.show_upload(upload(encoded(PIL.Image.fromarray(two_people())), "us.png"))[app.state]
     status, shown = run(app, photo, chosen=["Face 2"])
-    assert "Face 1: left as it was, as you chose." in shown and "Face 2: " in shown
+    assert "Face 1: kept, as you chose." in shown and "Face 2: " in shown
     changed = np.abs(pixels(download(shown)[1]) - two_people()).max(axis=-1)
     assert changed[:, :512].max() == 0 and changed[:, 512:].max() > 20
 
@@ -204,8 +204,8 @@ def test_tint_shows_what_changes(app):
 @pytest.mark.parametrize(
     ("chosen", "kept", "message"),
     [
-        ([], [], "Tick at least one face"),
-        (["Face 2"], [], "Tick at least one face"),
+        ([], [], "Select at least one face"),
+        (["Face 2"], [], "Select at least one face"),
         (["Face 1"], ["skin", "brows", "eyes", "glasses", "nose", "mouth", "ears"], "must not hold the skin"),
     ],
 )
@@ -227,16 +227,16 @@ def test_forgotten_photo(app):
             "replaced",
             -0.04,
             1,
-            "Face 1: replaced. Not recognised as the same person (similarity -0.04; same person from 0.54).",
+            "Face 1: replaced. It does not match the person (similarity -0.04, threshold 0.54).",
         ),
         (
             "covered",
             0.61,
             3,
-            "Face 1: covered, because it was still recognised after 3 attempts (similarity 0.61; same person from 0.54).",
+            "Face 1: covered, because it still matched the person after 3 attempts (similarity 0.61, threshold 0.54).",
         ),
-        ("covered", None, 0, "Face 1: covered, because you left too little of it to change."),
-        ("kept", None, 0, "Face 1: left as it was, as you chose."),
+        ("covered", None, 0, "Face 1: covered, because the kept regions leave too little of it to change."),
+        ("kept", None, 0, "Face 1: kept, as you chose."),
     ],
 )
 def test_plain_words(app, method, similarity, attempts, sentence):
@@ -248,7 +248,7 @@ def test_plain_words(app, method, similarity, attempts, sentence):
 def test_faces_that_were_not_found_at_first_are_said_to_be_so(app):
     from page_parts import describe_face
 
-    sentence = "Another face: covered, because it was seen only when the finished photo was checked."
+    sentence = "Another face: covered, because it was found only in the finished photo."
     assert describe_face(FaceRecord((0, 0, 9, 9), 0.9, None, 0, "covered"), "Another face", 0.54) == sentence
 
 
@@ -256,7 +256,7 @@ def test_faces_that_were_not_found_at_first_are_said_to_be_so(app):
 def test_a_face_that_is_painted_over_is_covered_as_chosen_and_said_to_be(app, cover, is_one_colour):
     everything = painting(app.EXAMPLE, (0, 0, *app.EXAMPLE.view.shape[1::-1]))
     status, shown = run(app, app.EXAMPLE, painted=everything, cover=cover)
-    assert "1 face(s) covered" in status and "you left too little of it to change" in shown
+    assert "1 face(s) covered" in status and "leave too little of it to change" in shown
     x0, y0, x1, y1 = app.EXAMPLE.faces[0].box.round().astype(int)
     covered = pixels(download(shown)[1])[y0:y1, x0:x1].reshape(-1, 3)
     assert (len(np.unique(covered, axis=0)) == 1) == is_one_colour

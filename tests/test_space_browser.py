@@ -168,7 +168,7 @@ def test_upload_keep_the_eyes_compare_and_download(page, server):
     anonymize(page)
     assert status(page).startswith("Done")
     assert page.locator("#status").get_attribute("aria-live") == "polite"
-    assert re.search(r"replaced\. Not recognised as the same person \(similarity -?0\.\d\d; same person from 0\.39\)",
+    assert re.search(r"replaced\. It does not match the person \(similarity -?0\.\d\d, threshold 0\.39\)",
                      page.locator("#result .faces").inner_text())  # fmt: skip
 
     before, after = (page.locator(f".compare .{name} img").bounding_box() for name in ("before", "after"))
@@ -241,7 +241,7 @@ def test_painted_region_stays(page):
     assert changed[144:152, 234:246].max() <= 1 and changed[60:176, 178:272].max() > 20
 
     painted = page.locator("#preview img").get_attribute("src")
-    page.get_by_role("button", name="Remove what I painted").click()
+    page.get_by_role("button", name="Remove the painted region").click()
     page.wait_for_function("src => document.querySelector('#preview img').src != src", arg=painted)
     assert page.locator("#preview img").get_attribute("src") == before_painting
 

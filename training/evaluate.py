@@ -24,7 +24,7 @@ import torch
 from rich.progress import track
 
 from nullface_pipeline.evaluation.baselines import pixelate
-from nullface_pipeline.evaluation.recognizers import InsightFaceRecognizer, OnnxRecognizer, holds
+from nullface_pipeline.evaluation.recognizers import InsightFaceRecognizer, OnnxRecognizer, contains
 from nullface_pipeline.face_crops import FaceCrop, edge_feather
 from nullface_pipeline.face_identity import DetectedFace, FaceLocation, embed_face, locate_faces
 from nullface_pipeline.face_masks import MASK_MARGIN, mask_picture
@@ -188,7 +188,7 @@ class PhotoMetrics:
 
     def is_detected(self, photo: np.ndarray, portrait: Portrait) -> bool:
         """Whether the detector finds a face that contains the tip of the nose."""
-        return any(holds(face, portrait.landmarks[30]) for face in locate_faces(self.pipe.face_analyser, photo))
+        return any(contains(face, portrait.landmarks[30]) for face in locate_faces(self.pipe.face_analyser, photo))
 
 
 def background_change(pipe: Any, subjects: list[Subject], photos: list[np.ndarray]) -> float:

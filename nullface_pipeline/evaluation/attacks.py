@@ -56,11 +56,11 @@ def matching_attacks(
 def predict_originals(probes: np.ndarray, originals: np.ndarray) -> np.ndarray:
     """Predict original from anonymized embeddings, by ridge regression on the other folds' people.
 
-    The attacker has anonymized other people and learns what the method does: a linear form of the
-    parrot attack (Newton et al. 2005; Hanisch et al., arXiv 2304.01635).
+    The attacker anonymizes photos of other people to learn the method's effect: a linear form of
+    the parrot attack (Newton et al. 2005; Hanisch et al., arXiv 2304.01635).
 
     Args:
-        probes, originals (`np.ndarray`): (N, D) and (N, E), one pair a person.
+        probes, originals (`np.ndarray`): (N, D) and (N, E), one pair per person.
 
     Returns:
         (N, E) unit norm; zeros for a single person, because there are no others to train on.

@@ -19,8 +19,8 @@ from nullface_pipeline.face_parsing import IMAGENET_MEAN, IMAGENET_STD
 from nullface_pipeline.fetch_weights import file_hash
 
 
-# Box of dlib's face detector in an aligned face: offset below the centre and side, in sides of the
-# crop. Medians of 439 portraits, spread 0.03 and 0.06.
+# Box of dlib's face detector in an aligned face: offset below the centre, and side, in sides of the
+# crop. Medians of 439 portraits, with spreads of 0.03 and 0.06.
 BOX_BELOW, BOX_SIDE = 0.08, 0.63
 
 SHAPE_PREDICTOR = "models/shape_predictor_68_face_landmarks.dat"
@@ -33,11 +33,11 @@ class HeadPose:
     """Yaw, pitch and roll by a Hopenet-type network in ONNX format, as in the paper.
 
     Args:
-        path (`Path`): takes (1, 3, 224, 224) RGB normalised as ImageNet's, and returns three heads
-        of 66 bins of 3 degrees.
+        path (`Path`): network that takes (1, 3, 224, 224) RGB, normalized as for ImageNet, and
+            returns three heads of 66 bins of 3 degrees.
 
     Raises:
-        MissingModelError: if there is no such file.
+        MissingModelError: if the file does not exist.
     """
 
     name = "head pose (Hopenet type)"
@@ -58,16 +58,16 @@ class HeadPose:
 
 
 class Gaze:
-    """Gaze direction, by MobileGaze (Gaze360; github.com/yakhyo/gaze-estimation) in ONNX format.
+    """Gaze direction by MobileGaze (Gaze360; github.com/yakhyo/gaze-estimation) in ONNX format.
 
-    L2CS-like, and not L2CS-Net, with which papers measure.
+    It is similar to L2CS-Net, which papers use, but not the same network.
 
     Args:
-        path (`Path`): takes a face normalised as ImageNet's, and returns yaw and pitch in 90 bins
-        of 4 degrees.
+        path (`Path`): network that takes a face, normalized as for ImageNet, and returns yaw and
+            pitch in 90 bins of 4 degrees.
 
     Raises:
-        MissingModelError: if there is no such file.
+        MissingModelError: if the file does not exist.
     """
 
     name = "gaze (MobileGaze)"
@@ -88,17 +88,17 @@ class Gaze:
 
 
 class Expression3DMM:
-    """Expression coefficients of a 3D morphable model, by a Deep3DFaceRecon-type network.
+    """Expression coefficients of a 3D morphable model by a Deep3DFaceRecon-type network.
 
-    The original alignment needs the morphable model, which must not be redistributed; here the
+    The original alignment needs the morphable model, which must not be redistributed. Here, the
     input is the face's box. Compare methods with each other, not with figures of papers.
 
     Args:
-        path (`Path`): takes (1, 3, 224, 224) RGB in [0, 1] and returns 257 coefficients; 80 to 143
-        are the expression.
+        path (`Path`): network that takes (1, 3, 224, 224) RGB in [0, 1] and returns 257
+            coefficients, of which 80 to 143 describe the expression.
 
     Raises:
-        MissingModelError: if there is no such file.
+        MissingModelError: if the file does not exist.
     """
 
     name = "expression (3DMM, box alignment)"
@@ -107,7 +107,7 @@ class Expression3DMM:
 
     def __init__(self, path: Path | str | None = None) -> None:
         self.session = open_network(
-            path, "a 3DMM regressor of Deep3DFaceRecon's kind in ONNX format: --weights 3dmm=FILE.onnx"
+            path, "a Deep3DFaceRecon-type 3DMM regressor in ONNX format: --weights 3dmm=FILE.onnx"
         )
         self.fingerprint = fingerprint(self.name, path)
 
@@ -191,7 +191,7 @@ def open_network(path: Path | str | None, what: str) -> onnxruntime.InferenceSes
     """Open an ONNX network with one thread, which is fastest for small images.
 
     Raises:
-        MissingModelError: if there is no such file.
+        MissingModelError: if the file does not exist.
     """
     if path is None or not Path(path).is_file():
         raise MissingModelError(f"needs {what}" + ("" if path is None else f" ({path} is not a file)"))
@@ -206,7 +206,7 @@ def fingerprint(name: str, path: Path | str | None) -> str:
 
 
 def input_size(session: onnxruntime.InferenceSession) -> int:
-    """Side of a network's square input; 224 if its file leaves it open."""
+    """Side of a network's square input; 224 if it is dynamic."""
     side = session.get_inputs()[0].shape[-1]
     return side if isinstance(side, int) else 224
 

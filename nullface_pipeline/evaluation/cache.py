@@ -1,7 +1,7 @@
 """Cache of faces, embeddings and metrics on disk.
 
-Embeddings are biometric data. The cache lies in the user's state folder, readable by the user only;
-no report holds an embedding, and `clear_cache` deletes all of them.
+Embeddings are biometric data. Only the user can read the cache, which is in the state folder. No
+report contains an embedding. `clear_cache` deletes them.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ def cache_path() -> Path:
 def clear_cache() -> bool:
     """Delete the cache; returns whether there was one."""
     files = [cache_path().with_name(cache_path().name + suffix) for suffix in ("", "-wal", "-shm")]
-    there = [file for file in files if file.exists()]
-    for file in there:
+    existing = [file for file in files if file.exists()]
+    for file in existing:
         file.unlink()
-    return bool(there)
+    return bool(existing)
 
 
 class Cache:
@@ -48,7 +48,7 @@ class Cache:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         try:
             self.database = sqlite3.connect(path, isolation_level=None, timeout=60.0)
-            # Transactions survive a killed process; a power cut may lose the last ones.
+            # Transactions survive a killed process, but the last ones may not survive a power cut.
             self.database.execute("PRAGMA journal_mode=WAL")
             self.database.execute("PRAGMA synchronous=NORMAL")
             self.database.execute("CREATE TABLE IF NOT EXISTS arrays (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")

@@ -1,4 +1,4 @@
-"""Detector, recognizers and measures behind a cache."""
+"""Detector, recognizers and measures with a cache on disk."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from nullface_pipeline.face_identity import FaceLocation
 
 @dataclass(frozen=True, eq=False)
 class CachedModels:
-    """Runs models on images and caches what they return."""
+    """Runs models on images and caches their outputs."""
 
     detector: Detector
     cache: Cache

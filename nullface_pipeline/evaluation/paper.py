@@ -27,7 +27,7 @@ class Setting:
     """Settings of one row of a table or one point of a figure.
 
     Attributes:
-        name (`str`): of the row and of the folder of its results.
+        name (`str`): name of the row, and of the folder of its results.
         keep (`tuple[str, ...]`): regions kept unchanged.
         guidance_scale (`float`): lambda_cfg.
         identity_scale (`float`): lambda_id.
@@ -88,16 +88,16 @@ def select_settings(table: int | None, figure: int | None) -> tuple[Setting, ...
             "Figure 10 is the reversal attack: use --reversal-attack with --method instead of --figure 10."
         )
     if figure not in FIGURES:
-        raise ValueError(f"--figure {figure} is not measured here; {', '.join(map(str, FIGURES))} are.")
+        raise ValueError(f"--figure {figure} is not available. Pass one of {', '.join(map(str, FIGURES))}.")
     return FIGURES[figure]
 
 
 def draw_photos(images: Path, data_set: str, table: int | None, num_subjects: int | None) -> list[Path]:
-    """Draw the photos to anonymize; the same ones every time.
+    """Draw the photos to anonymize, always the same ones.
 
     Args:
-        num_subjects (`int`, *optional*): number of photos, of any set. By default all photos of the
-            paper's set for table 1, `SUBSET` otherwise.
+        num_subjects (`int`, *optional*): number of photos, which allows any set. By default all
+            photos of the paper's set for table 1, `SUBSET` otherwise.
 
     Raises:
         ValueError: if the folder does not hold the paper's set, or too few photos.
@@ -105,12 +105,12 @@ def draw_photos(images: Path, data_set: str, table: int | None, num_subjects: in
     photos = list(photos_by_name(images).values())
     if num_subjects is None and len(photos) != DATA_SETS[data_set]:
         raise ValueError(
-            f"{images} holds {len(photos)} photos; the paper's set of {data_set} has {DATA_SETS[data_set]}. Give "
+            f"{images} has {len(photos)} photos, but the paper's set of {data_set} has {DATA_SETS[data_set]}. Pass "
             "--num-subjects to use another set."
         )
     count = num_subjects or (len(photos) if table == 1 else SUBSET)
     if count > len(photos):
-        raise ValueError(f"--num-subjects {count}: {images} holds {len(photos)} photos.")
+        raise ValueError(f"--num-subjects is {count}, but {images} has only {len(photos)} photos.")
     return sorted(random.Random(0).sample(photos, count))
 
 

@@ -1,4 +1,4 @@
-"""Results for the paper's settings from aligned faces: one folder a setting, one inversion a photo.
+"""Results for the paper's settings from aligned faces, in one folder per setting.
 
 Results are the pipeline's output for the aligned face, as in the paper. They are not pasted back
 and not verified: use them for measurements only.
@@ -30,12 +30,12 @@ class Subject:
     """One aligned photo, ready for the pipeline.
 
     Attributes:
-        name (`str`): of its file without suffix.
+        name (`str`): file name without suffix.
         size (`tuple[int, int]`): width and height of the photo; results are resized to it.
         face (`PIL.Image.Image`): the photo at the model's size.
         embedding (`np.ndarray`): (512,) float32.
-        labels (`np.ndarray`): (size, size) int64, parsed.
-        seed (`int`): of its noise.
+        labels (`np.ndarray`): (S, S) int64 labels of the face parser, at the model's size S.
+        seed (`int`): seed of the noise.
     """
 
     name: str
@@ -55,16 +55,16 @@ def make_pictures(
     batch_size: int = BATCH,
     inpainter: FaceInpaintPipeline | None = None,
 ) -> Iterator[tuple[Path, str]]:
-    """Write `output/SETTING/NAME.png` for every setting and photo that has none.
+    """Write `output/SETTING/NAME.png` for every setting and photo, unless it exists.
 
     Args:
         photos (`Sequence[Path]`): square photos of one aligned face each; the index of a photo is
-        its seed.
-        inpainter ([`FaceInpaintPipeline`], *optional*): also computes the baseline of table 2, over
-        the whole face.
+            its seed.
+        inpainter ([`FaceInpaintPipeline`], *optional*): for the baseline of table 2, which inpaints
+            the whole face.
 
     Yields:
-        Each photo when it is done, with the reason if it was skipped, and "" otherwise.
+        Each finished photo, with the reason if it was skipped, and "" otherwise.
     """
     names = [setting.name for setting in settings] + ([inpainting_name(inpainter)] if inpainter else [])
     for start in range(0, len(photos), batch_size):
@@ -117,7 +117,7 @@ def anonymized(
     settings: Sequence[Setting],
     num_inference_steps: int,
 ) -> Iterator[tuple[str, list[PIL.Image.Image]]]:
-    """Name and results of each setting; settings with the same skip share an inversion."""
+    """Yield name and results of each setting; settings with the same skip share an inversion."""
     faces = [subject.face for subject in subjects]
     for skip, group in groupby(sorted(settings, key=lambda setting: setting.skip), key=lambda setting: setting.skip):
         inversion = pipe.invert(
@@ -162,12 +162,12 @@ def embeddings(subjects: list[Subject]) -> torch.Tensor:
 def masks(
     pipe: StableDiffusionNullFacePipeline, subjects: list[Subject], keep: Sequence[str]
 ) -> list[PIL.Image.Image]:
-    """Masks of the regions that may change, in white."""
+    """Masks that are white where the face may change."""
     return [mask_picture(anonymization_mask(s.labels, pipe.face_parser.labels, keep)) for s in subjects]
 
 
 def generators(subjects: list[Subject]) -> list[torch.Generator]:
-    """One generator a subject: noise does not depend on the other photos."""
+    """One generator per subject, so that noise does not depend on the other photos."""
     return [torch.Generator().manual_seed(subject.seed) for subject in subjects]
 
 

@@ -23,11 +23,11 @@ BINS = 100
 
 @contextmanager
 def panels(count: int) -> Iterator[tuple["list[Axes]", list[str]]]:
-    """Panels side by side, and a list to which their SVG is appended when the block ends."""
+    """Context of panels side by side, and a list to which their SVG is appended at its end."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # Text stays text, output is reproducible, and "$" in a method's name is not TeX.
+    # Text is not drawn as paths, output is reproducible, and "$" in a name does not start TeX.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "nullface", "text.parse_math": False, "font.size": 9}):
         figure = Figure(figsize=(PANEL[0] * count, PANEL[1]), layout="constrained")
         made: list[str] = []
@@ -85,7 +85,7 @@ def similarity_plot(evaluation: Evaluation, gallery: str) -> str:
 
 
 def _stairs(axis: "Axes", similarity: np.ndarray, edges: np.ndarray, label: str) -> None:
-    """Density of similarities in a quarter of the bins."""
+    """Plot the density of similarities in a quarter of the bins."""
     counts, _ = np.histogram(similarity, bins=BINS // 4, range=(-1, 1))
     color, line = ("black", "--") if label == ORIGINALS else (None, "-")
     axis.stairs(counts / counts.sum() * BINS / 8, edges[::4], label=label, color=color, linestyle=line)
@@ -112,7 +112,7 @@ def trade_off_plot(evaluation: Evaluation, gallery: str) -> str:
 
 
 def reversal_plot(evaluation: Evaluation, gallery: str) -> str:
-    """Rank 1 of the reversal attack over guidance, a line for each skip; "" if it was not run."""
+    """Rank-1 rates of the reversal attack over guidance, by skip; "" if it was not run."""
     points_of = {
         method.name: [point for point in method.reversal if point.gallery == gallery] for method in evaluation.methods
     }

@@ -1,7 +1,7 @@
 """Image quality metrics outside the face, and of whole sets.
 
 They implement `measures.PairMeasure` and `measures.SetMeasure`. The extra `evaluation` installs
-their packages; users fetch the weights under their licences.
+their packages. Users download the weights under the licences of these.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,8 +19,8 @@ from nullface_pipeline.fetch_weights import file_hash
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET = "alexnet-owt-7be5be79.pth"
-# Largest subset of KID, torchmetrics' default. Subsets hold at most half of a set: equal ones would
-# have no spread.
+# Largest subset of KID, torchmetrics' default. A subset has at most half of the set, because equal
+# subsets would have no spread.
 KID_SUBSET = 1000
 SMALLEST_SET = 4
 
@@ -44,7 +44,7 @@ class LPIPS:
 
     Args:
         path (`Path`, *optional*): torchvision's ImageNet weights of AlexNet; by default those in
-        torch's cache.
+            torch's cache.
 
     Raises:
         MissingModelError: if the package `lpips` or the weights are missing.
@@ -80,12 +80,12 @@ class LPIPS:
 class FIDAndKID:
     """Fréchet and kernel Inception distance between originals and results; 0 for identical sets.
 
-    FID grows as sets shrink: compare only sets of one size. KID does not; its spread over subsets
-    is reported.
+    FID grows as sets shrink, so compare only sets of the same size. KID does not; its spread over
+    subsets is reported.
 
     Args:
         path (`Path`, *optional*): torch-fidelity's Inception weights; by default those in torch's
-        cache.
+            cache.
 
     Raises:
         MissingModelError: if torchmetrics, torch-fidelity or the weights are missing.
@@ -103,7 +103,7 @@ class FIDAndKID:
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
     def __call__(self, originals: Iterable[np.ndarray], anonymized: Iterable[np.ndarray]) -> dict[str, float]:
-        """See `measures.SetMeasure`: "FID", "KID" and "KID spread"; empty for fewer than 4 photos."""
+        """Returns "FID", "KID" and "KID spread", or nothing for fewer than 4 photos."""
         features = [inception_features(self.network, images) for images in (originals, anonymized)]
         return distances(*features)
 
@@ -184,8 +184,7 @@ def quality_change(name: str, before: np.ndarray, after: np.ndarray) -> dict[str
     """Distance of the mean scores, as in the paper, and mean distance of the pairs.
 
     Args:
-        before, after (`np.ndarray`): (N,) scores of the originals and of the anonymized pictures,
-        in one order.
+        before, after (`np.ndarray`): (N,) scores of the originals and of their results.
     """
     return {
         name: float(after.mean()),

@@ -13,8 +13,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 
-# Most probes compared at a time, and most cosines held at a time: a large gallery takes fewer
-# probes.
+# Largest number of probes, and of cosines, per block.
 BLOCK = 256
 CELLS = 2**18
 # Quantile of the normal distribution for 95 % intervals.
@@ -159,7 +158,7 @@ class ImpostorScores:
         """Count all pairs of different people in a (G, D) gallery, each pair once.
 
         Args:
-            subjects (`np.ndarray`, *optional*): (G,) int, who is shown; by default everybody once.
+            subjects (`np.ndarray`, *optional*): (G,) int; by default every photo has its own.
         """
         counts = np.zeros(BINS, dtype=np.int64)
         rows = block_size(len(gallery))

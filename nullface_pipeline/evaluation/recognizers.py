@@ -33,7 +33,7 @@ PREPROCESSING = "1"
 
 T = TypeVar("T")
 
-ONNX_WORDS = ("rgb", "bgr", "centred", "steered")
+ONNX_FLAGS = ("rgb", "bgr", "centred", "steered")
 
 
 class MissingModelError(Exception):
@@ -44,12 +44,12 @@ class Recognizer(Protocol):
     """Turns a face into an embedding.
 
     Attributes:
-        name (`str`): shown in the tables.
-        independent (`bool`): whether it had no part in any evaluated method.
+        name (`str`): name in the tables.
+        independent (`bool`): whether it steered none of the evaluated methods.
         centred (`bool`): whether the gallery's mean is subtracted first, for recognizers whose
             embeddings of different people are similar.
         description (`str`): file, input size and colour order.
-        fingerprint (`str`): of the weights and the preprocessing.
+        fingerprint (`str`): hash of the weights, with the preprocessing; part of the cache key.
     """
 
     name: str
@@ -74,8 +74,8 @@ class OnnxRecognizer:
     """Recognizer in an ONNX file: ArcFace's alignment, input (value - 127.5) / 127.5.
 
     Args:
-        name (`str`): shown in the tables.
-        path (`Path`): the file. Its input gives the size of faces; 112 px if it is left open.
+        name (`str`): name in the tables.
+        path (`Path`): the file. Its input gives the size of faces, 112 px if it is dynamic.
         bgr (`bool`): whether its input is BGR, as AdaFace's is.
         centred, steered (`bool`): as in `Recognizer`; `steered` is the opposite of `independent`.
 
@@ -93,11 +93,11 @@ class OnnxRecognizer:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             self.input = self.session.get_inputs()[0]
             _, channels, height, width = self.input.shape
-        # ONNX Runtime has one exception for each of its error codes.
+        # ONNX Runtime has one exception type per error code, without a common base class.
         except Exception as error:
             raise ValueError(f"{path} is not a recognizer in ONNX format with one (N, 3, H, W) input.") from error
         if channels != 3 or height != width:
-            raise ValueError(f"{path} takes {self.input.shape}; a recognizer here takes (N, 3, size, size) pictures.")
+            raise ValueError(f"{path} takes inputs of {self.input.shape}, but (N, 3, size, size) is needed.")
         self.size = height if isinstance(height, int) else ARCFACE_SIZE
         self.bgr = bgr
         self.name, self.centred = name, centred
@@ -114,7 +114,7 @@ class OnnxRecognizer:
 
 
 class InsightFaceRecognizer:
-    """Recognizer of an InsightFace pack; it steers this project's pipelines."""
+    """Recognizer of an InsightFace pack, as it steers the pipelines of this package."""
 
     independent = False
     centred = False
@@ -163,7 +163,7 @@ class Detector:
     """Face detector.
 
     Args:
-        name (`str`): "tiny", nullface-tiny's, or "buffalo_l", InsightFace's.
+        name (`str`): "tiny" (nullface-tiny) or "buffalo_l" (InsightFace).
 
     Raises:
         MissingModelError: if it cannot be loaded or fetched.
@@ -182,30 +182,30 @@ class Detector:
 
     def at(self, image: np.ndarray, landmarks: np.ndarray) -> FaceLocation | None:
         """Detect the largest face whose box contains the nose of (5, 2) landmarks."""
-        return next((face for face in locate_faces(self.analyser, image) if holds(face, landmarks[2])), None)
+        return next((face for face in locate_faces(self.analyser, image) if contains(face, landmarks[2])), None)
 
 
-def holds(face: FaceLocation, point: np.ndarray) -> bool:
+def contains(face: FaceLocation, point: np.ndarray) -> bool:
     """Whether a face's box contains an (x, y) point."""
     return bool((face.box[:2] <= point).all() and (point <= face.box[2:]).all())
 
 
 def load_available(makers: Mapping[str, Callable[[], T]]) -> tuple[list[T], dict[str, str]]:
-    """Load models; returns those available, and what the others need by name."""
-    made, not_run = [], {}
+    """Load models; returns the available ones, and the needs of the missing ones by name."""
+    loaded, missing = [], {}
     for name, make in makers.items():
         try:
-            made.append(make())
+            loaded.append(make())
         except MissingModelError as error:
-            not_run[name] = str(error)
-    return made, not_run
+            missing[name] = str(error)
+    return loaded, missing
 
 
-def load_recognizer(asked: str) -> Recognizer:
+def load_recognizer(value: str) -> Recognizer:
     """Load a recognizer by its option.
 
     Args:
-        asked (`str`): "tiny", "buffalo_l", "dlib" or "dlib,steered", or `NAME=FILE.onnx` with
+        value (`str`): "tiny", "buffalo_l", "dlib" or "dlib,steered", or `NAME=FILE.onnx` with
             comma-separated flags: `bgr` or `rgb` (default rgb; bgr for the name adaface),
             `centred`, `steered`.
 
@@ -213,20 +213,20 @@ def load_recognizer(asked: str) -> Recognizer:
         MissingModelError: if its model is missing.
         ValueError: if it is not one of these.
     """
-    if asked in ("dlib", "dlib,steered"):
-        return DlibRecognizer(steered=asked != "dlib")
-    if asked in ("tiny", "buffalo_l"):
-        return InsightFaceRecognizer(asked, load_analyser(asked))
-    name, given, rest = asked.partition("=")
-    file, *words = rest.split(",")
-    if not (name and given and file):
-        raise ValueError(f"{asked!r} is not a recognizer. Pass tiny, buffalo_l, dlib or NAME=FILE.onnx.")
-    if unknown := set(words) - set(ONNX_WORDS):
-        raise ValueError(f"{asked!r} has unknown flags {', '.join(sorted(unknown))}. Pass {', '.join(ONNX_WORDS)}.")
+    if value in ("dlib", "dlib,steered"):
+        return DlibRecognizer(steered=value != "dlib")
+    if value in ("tiny", "buffalo_l"):
+        return InsightFaceRecognizer(value, load_analyser(value))
+    name, _, rest = value.partition("=")
+    file, *flags = rest.split(",")
+    if not (name and file):
+        raise ValueError(f"{value!r} is not a recognizer. Pass tiny, buffalo_l, dlib or NAME=FILE.onnx.")
+    if unknown := set(flags) - set(ONNX_FLAGS):
+        raise ValueError(f"{value!r} has unknown flags {', '.join(sorted(unknown))}. Pass {', '.join(ONNX_FLAGS)}.")
     if not Path(file).is_file():
-        raise ValueError(f"{asked!r}: the file {file} does not exist.")
-    bgr = "bgr" in words or (name == "adaface" and "rgb" not in words)
-    return OnnxRecognizer(name, Path(file), bgr, "centred" in words, "steered" in words)
+        raise ValueError(f"{value!r}: the file {file} does not exist.")
+    bgr = "bgr" in flags or (name == "adaface" and "rgb" not in flags)
+    return OnnxRecognizer(name, Path(file), bgr, "centred" in flags, "steered" in flags)
 
 
 def load_analyser(name: str) -> FaceAnalyser:
@@ -234,4 +234,4 @@ def load_analyser(name: str) -> FaceAnalyser:
     try:
         return load_detector(name)
     except (ImportError, OSError, RuntimeError) as error:
-        raise MissingModelError(f"needs InsightFace's pack {name}, which could not be loaded or fetched") from error
+        raise MissingModelError(f"needs InsightFace's pack {name}, which could not be loaded") from error

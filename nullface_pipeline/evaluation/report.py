@@ -1,4 +1,4 @@
-"""Figures of an evaluation as JSON, CSV, and tables for the terminal and the page."""
+"""Figures of an evaluation as JSON, CSV and tables."""
 
 import csv
 import io
@@ -39,18 +39,16 @@ TITLES = {SAME_PHOTO: "same photo", DIFFERENT_PHOTO: "different photo"}
 
 @dataclass(frozen=True)
 class Figure:
-    """One number.
+    """One number of the report. Empty texts mean "not applicable".
 
     Attributes:
-        method (`str`): "" for the originals themselves.
-        recognizer (`str`): "" where none is involved.
-        gallery (`str`): "same_photo", "different_photo" or, for verification, "pairs"; "" where
-        nothing is searched.
-        attack (`str`): "" where none is involved.
-        metric (`str`): rates are shares in [0, 1].
-        denominator (`str`): "gt_aligned", "redetected" or "detected_only", see `rates.three_rates`;
-            "" where there is only one.
-        value, low, high (`float`): with the 95 % interval; None where there is none.
+        method (`str`): name of the method; "" for the originals.
+        recognizer (`str`): name of the recognizer.
+        gallery (`str`): "same_photo", "different_photo" or, for verification, "pairs".
+        attack (`str`): name of the attack.
+        metric (`str`): name of the metric; rates are shares in [0, 1].
+        denominator (`str`): "gt_aligned", "redetected" or "detected_only", see `rates.three_rates`.
+        value, low, high (`float`, *optional*): value and 95 % interval.
         count (`int`): number of results, or of folds for verification.
     """
 
@@ -67,7 +65,7 @@ class Figure:
 
 
 def figures(evaluation: Evaluation) -> Iterator[Figure]:
-    """All figures: those of the originals, then method by method."""
+    """Yield all figures: first those of the originals, then by method."""
     for name, gallery in evaluation.galleries.items():
         for recognizer, search in gallery.originals.items():
             yield from _search_figures("", recognizer, name, "most_similar", "", search)
@@ -141,14 +139,14 @@ def _verification_figures(method: str, recognizer: str, verification: Verificati
 
 
 def of_rate(rate: Rate, *names: str) -> Figure:
-    """A rate with Wilson's interval; `names` are the first six fields of a `Figure`."""
+    """Create a figure from a rate; `names` are the first six fields of a `Figure`."""
     method, recognizer, gallery, attack, metric, denominator = names
     low, high = rate.interval
     return Figure(method, recognizer, gallery, attack, metric, denominator, _finite(rate.value), low, high, rate.count)
 
 
 def of_mean(mean: Mean, *names: str) -> Figure:
-    """A mean with its interval; `names` are the first six fields of a `Figure`."""
+    """Create a figure from a mean; `names` are the first six fields of a `Figure`."""
     method, recognizer, gallery, attack, metric, denominator = names
     value, low, high = mean.value, mean.value - mean.half_width, mean.value + mean.half_width
     return Figure(
@@ -170,12 +168,12 @@ def _finite(value: float) -> float | None:
 
 
 def snake_case(name: str) -> str:
-    """`SSIM outside the face` to `ssim_outside_the_face`."""
+    """Convert `SSIM outside the face` to `ssim_outside_the_face`."""
     return re.sub(r"\W+", "_", name.lower()).strip("_")
 
 
 def as_json(evaluation: Evaluation) -> str:
-    """results.json: how it was measured, and every figure."""
+    """Content of results.json: settings, galleries, recognizers and every figure."""
     record = {
         "settings": evaluation.settings,
         "originals": len(evaluation.originals),
@@ -192,8 +190,8 @@ def as_json(evaluation: Evaluation) -> str:
             for recognizer in evaluation.recognizers
         ],
         "verification_pairs": {
-            name: {"genuine": of.genuine_pairs, "impostor": of.impostor_pairs}
-            for name, of in evaluation.verification.items()
+            name: {"genuine": verification.genuine_pairs, "impostor": verification.impostor_pairs}
+            for name, verification in evaluation.verification.items()
         },
         "not_run": evaluation.not_run,
         "figures": [asdict(figure) for figure in figures(evaluation)],
@@ -232,13 +230,13 @@ def cmc_length(gallery: GallerySummary) -> int:
 
 
 def as_csv(evaluation: Evaluation) -> str:
-    """table.csv: one figure a line."""
+    """Content of table.csv: one figure per line."""
     rows = [asdict(figure) for figure in figures(evaluation)]
     return _csv(list(rows[0]), [list(row.values()) for row in rows])
 
 
 def per_image_csv(evaluation: Evaluation) -> str:
-    """per_image.csv: one line for each result of each method."""
+    """Content of per_image.csv: one line per method and result."""
     measures = list(dict.fromkeys(name for method in evaluation.methods for name in method.distances))
     header = ["method", "original", "leaked", "detected"]
     for gallery in evaluation.galleries:
@@ -260,8 +258,8 @@ def _image_rows(evaluation: Evaluation, method: MethodResult, measures: Sequence
             # Results of people who are not in the gallery have empty cells.
             columns: list[list[str]] = [[""] * (1 + len(MATCHING_ATTACKS)) for _ in cells]
             ranks = [recognition.attacks[attack].middle for attack in MATCHING_ATTACKS]
-            for place, index in enumerate(recognition.index):
-                columns[index] = [f"{recognition.similarity[place]:.4f}", *(f"{rank[place]:g}" for rank in ranks)]
+            for number, index in enumerate(recognition.index):
+                columns[index] = [f"{recognition.similarity[number]:.4f}", *(f"{rank[number]:g}" for rank in ranks)]
             for row, more in zip(cells, columns):
                 row += more
     for index, row in enumerate(cells):
@@ -297,21 +295,21 @@ def summary(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
         for r in evaluation.recognizers:
             row += [percent(method.recognitions[gallery][r.name].rates(1)["gt_aligned"]) for gallery in galleries]
         row += [_accepted(method.verification[r.name]) for r in evaluation.recognizers if evaluation.verification]
-        row += [percent(method.detected), *(in_words(means[name]) for name in measures)]
+        row += [percent(method.detected), *(plus_minus(means[name]) for name in measures)]
         row += [f"{method.sets[name]:.4g}" if name in method.sets else "" for name in sets]
         rows.append([*row, str(method.leaks)])
     return header, rows
 
 
-def _originals_row(evaluation: Evaluation, without: int) -> list[str]:
-    """Row of the originals in the main table: different-photo gallery and pairs only."""
+def _originals_row(evaluation: Evaluation, empty: int) -> list[str]:
+    """Row of the originals in the main table, without values for `empty` utility metrics."""
     row = [ORIGINALS, str(len(evaluation.originals)), *[""] * len(evaluation.galleries)]
     for recognizer in evaluation.recognizers:
         for gallery in evaluation.galleries.values():
             search = gallery.originals.get(recognizer.name)
             row.append("" if search is None else percent(search.ranks.rate()))
     row += [_accepted(evaluation.verification[r.name]) for r in evaluation.recognizers if evaluation.verification]
-    return [*row, *[""] * (without + 2)]
+    return [*row, *[""] * (empty + 2)]
 
 
 def _of(gallery: str, several: bool) -> str:
@@ -328,7 +326,7 @@ def _accepted(verification: Verification) -> str:
 
 
 def summary_table(evaluation: Evaluation) -> Table:
-    """`summary` for the terminal: one column a method, a star for not independent."""
+    """`summary` for the terminal, with one column per method."""
     header, rows = summary(evaluation)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in (header[0], *(row[0] for row in rows)):
@@ -342,7 +340,7 @@ def summary_table(evaluation: Evaluation) -> Table:
 
 
 def attack_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: rank 1 of every attack, one row for each method, recognizer and gallery."""
+    """Header and rows of the attacks, one row per method, recognizer and gallery."""
     linkage = any(method.linkage for method in evaluation.methods)
     header = ["method", "recognizer", "gallery", *MATCHING_ATTACKS]
     header += ["median similarity", f"TAR at FAR {FALSE_ACCEPT_RATES[0]:g}", *(["linkage"] if linkage else [])]
@@ -387,15 +385,15 @@ def with_unit(evaluation: Evaluation, measure: str) -> str:
 
 
 def percent(rate: Rate) -> str:
-    """`4.0 [1.6-9.8]`, `22.0 [15-31]`; `-` for no cases."""
+    """Format a rate with its interval in %, as `4.0 [1.6-9.8]`; `-` for no cases."""
     if not rate.count:
         return "-"
     ends = (f"{100 * end:.0f}" if end >= 0.1 else f"{100 * end:.1f}" for end in rate.interval)
     return f"{100 * rate.value:.1f} [{'-'.join(ends)}]"
 
 
-def in_words(mean: Mean) -> str:
-    """`0.165 ± 0.010`; `-` for no cases."""
+def plus_minus(mean: Mean) -> str:
+    """Format a mean with its interval, as `0.165 ± 0.010`; `-` for no cases."""
     return f"{mean.value:.3g} ± {mean.half_width:.2g}" if mean.count else "-"
 
 

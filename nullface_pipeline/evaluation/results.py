@@ -1,4 +1,4 @@
-"""Results of an evaluation as arrays over people; they hold no embeddings."""
+"""Results of an evaluation, without embeddings."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,13 +15,13 @@ from nullface_pipeline.face_identity import FaceLocation
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 
-# The originals themselves, and other photos of the same people.
+# Names of the galleries of the originals, and of other photos of the same people.
 SAME_PHOTO, DIFFERENT_PHOTO = "same_photo", "different_photo"
 
 
 @dataclass(frozen=True, eq=False)
 class Original:
-    """A photo that was not anonymized, and its face."""
+    """A photo before anonymization, and its face."""
 
     name: str
     picture: Picture
@@ -36,8 +36,8 @@ class Result:
 
     Attributes:
         row (`int`): index of the original.
-        face (`FaceLocation`, *optional*): face in the result, at the place of the original's face.
-        leaked (`bool`): whether its pixels are those of the original.
+        face (`FaceLocation`, *optional*): detected face that contains the nose of the original's.
+        leaked (`bool`): whether the pixels are identical to the original's.
     """
 
     row: int
@@ -69,7 +69,7 @@ class Recognition:
 
     @property
     def detected(self) -> np.ndarray:
-        """(M,) bool, whether a face was detected in the result at the place of the original's face."""
+        """(M,) bool, whether each result has a detected face, see `Result.face`."""
         return np.isfinite(self.redetected_similarity)
 
     def rates(self, k: int) -> dict[str, Rate]:
@@ -88,9 +88,9 @@ class SearchResult:
     """M probes searched in a gallery: originals, or results among other results (linkage).
 
     Attributes:
-        ranks (`Ranks`): of the person's entry in the gallery.
+        ranks (`Ranks`): ranks of the mates in the gallery.
         similarity (`np.ndarray`): (M,) genuine scores.
-        impostor_scores (`ImpostorScores`): of the gallery.
+        impostor_scores (`ImpostorScores`): impostor scores of the gallery.
     """
 
     ranks: Ranks
@@ -107,7 +107,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class ReversalResult:
-    """Rank 1 in one gallery after the method was run backwards with one setting.
+    """Rank-1 rates of the reversal attack in one gallery with one setting.
 
     Attributes:
         towards (`str`): "negated" (the negated embedding of the result, which an attacker has) or
@@ -127,9 +127,9 @@ class MethodResult:
     """All results of one method.
 
     Attributes:
-        results (`list[Result]`): N of them, in the order of the originals.
+        results (`list[Result]`): N results, in the order of the originals.
         recognitions (`dict[str, dict[str, Recognition]]`): by gallery and recognizer.
-        distances (`dict[str, np.ndarray]`): (N,) by measure; NaN where it could not be taken.
+        distances (`dict[str, np.ndarray]`): (N,) by measure; NaN where it could not be measured.
         sets (`dict[str, float]`): measures of whole sets.
         linkage (`dict[str, dict[str, SearchResult]]`): by gallery and recognizer; a gallery is
             missing without second results.
@@ -148,7 +148,7 @@ class MethodResult:
 
     @property
     def detected(self) -> Rate:
-        """Share of results with a face at the place of the original's face."""
+        """Share of results with a detected face, see `Result.face`."""
         return Rate(sum(result.face is not None for result in self.results), len(self.results))
 
     @property
@@ -172,9 +172,8 @@ class GallerySummary:
     Attributes:
         size (`int`): G.
         impostor_scores (`dict[str, ImpostorScores]`): by recognizer.
-        originals (`dict[str, SearchResult]`): the originals searched in it, by recognizer: what
-            recognition finds without anonymization. Empty for the same-photo gallery, which holds
-            them.
+        originals (`dict[str, SearchResult]`): baseline without anonymization: the originals
+            searched in the gallery, by recognizer. Empty for the same-photo gallery.
         excluded (`list[str]`): originals of people who are not in the gallery.
         ignored (`int`): photos in the gallery's folder that belong to no original.
     """
@@ -204,15 +203,15 @@ class Evaluation:
     """All methods on one set of originals.
 
     Attributes:
-        originals (`list[Original]`): those with a face.
+        originals (`list[Original]`): originals with a detected face.
         faceless (`list[str]`): names of the originals without a detected face; they are excluded.
-        galleries (`dict[str, GallerySummary]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` where there are
-        other photos.
-        units (`dict[str, str]`): by measure.
-        not_run (`dict[str, str]`): by measure or recognizer without its model, what it needs.
+        galleries (`dict[str, GallerySummary]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` if there are
+            other photos.
+        units (`dict[str, str]`): units by measure.
+        not_run (`dict[str, str]`): missing models, by measure or recognizer.
         settings (`dict[str, str]`): version and detector.
-        verification (`dict[str, Verification]`): of the originals, by recognizer; empty without a
-        pairs file.
+        verification (`dict[str, Verification]`): verification of the originals, by recognizer;
+            empty without a pairs file.
     """
 
     originals: list[Original]

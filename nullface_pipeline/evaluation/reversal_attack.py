@@ -1,4 +1,4 @@
-"""Reversal attack: a pipeline runs on a method's results (the paper's figure 10)."""
+"""Reversal attack: the pipeline is run on anonymized results (the paper's figure 10)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
@@ -20,7 +20,7 @@ from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 GUIDANCE_SCALES = (2.5, 5.0, 10.0)
 SKIPS = (0.5, 0.7)
 STEPS = 50
-# The attack takes seconds a person and setting.
+# Largest number of results to attack; each takes seconds per setting.
 NUM_SUBJECTS = 48
 
 # Direction, skip and guidance scale.
@@ -52,9 +52,9 @@ def reverse_results(
             continue
         rank1 = {}
         for recognizer, embeddings in zip(recognizers, zip(*raw[setting])):
-            of = gallery.embedded[recognizer.name]
-            probes = of.probes(np.stack(embeddings)[mates >= 0])
-            rank1[recognizer.name] = mated_ranks(probes, of.embeddings, mates[mates >= 0]).rate()
+            photos = gallery.embedded[recognizer.name]
+            probes = photos.probes(np.stack(embeddings)[mates >= 0])
+            rank1[recognizer.name] = mated_ranks(probes, photos.embeddings, mates[mates >= 0]).rate()
         towards, skip, guidance_scale = setting
         attacks.append(ReversalResult(name, towards, guidance_scale, skip, rank1))
     return attacks
@@ -63,7 +63,7 @@ def reverse_results(
 def _reversed_photos(
     pipe: StableDiffusionNullFacePipeline, result: Result, settings: Sequence[Setting]
 ) -> Iterator[tuple[Setting, np.ndarray]]:
-    """Yield each setting and its (H, W, 3) uint8 RGB photo; a skip has one inversion."""
+    """Yield each setting and its (H, W, 3) uint8 RGB photo; one inversion per skip."""
     photo, landmarks = result.picture.unread().pixels, result.original.face.landmarks
     crop = FaceCrop.from_landmarks(landmarks, pipe.unet.config.sample_size * pipe.vae_scale_factor)
     face = PIL.Image.fromarray(crop.crop_image(photo))
@@ -78,7 +78,7 @@ def _reversed_photos(
         for skip in SKIPS
     }
     for towards, skip, guidance_scale in settings:
-        # The method once more, towards an identity instead of away from it (paper, section 6).
+        # The method again, but towards an identity instead of away from it (paper, section 6).
         (reversed_face,) = pipe(
             [face],
             identity_embeds=torch.from_numpy(embeds[towards][None]),

@@ -1,6 +1,6 @@
-"""One evaluation: read the photos, detect and embed faces, run the attacks, measure utility.
+"""Evaluation of methods: read photos, embed faces, run the attacks, measure utility.
 
-Photos are read one after the other and released; raw embeddings are kept for one method at a time.
+Photos are read one at a time. Raw embeddings are kept for one method at a time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from nullface_pipeline.evaluation.pairs import (
     photos_by_name,
 )
 from nullface_pipeline.evaluation.rates import Gallery, ImpostorScores, Ranks, genuine_scores, mated_ranks
-from nullface_pipeline.evaluation.recognizers import Recognizer, holds
+from nullface_pipeline.evaluation.recognizers import Recognizer, contains
 from nullface_pipeline.evaluation.results import (
     DIFFERENT_PHOTO,
     FALSE_ACCEPT_RATES,
@@ -58,7 +58,7 @@ Embedded = dict[str, tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Measures:
-    """Utility metrics: of faces, of pairs of photos and of whole sets."""
+    """Utility metrics of faces, of pairs of photos and of whole sets."""
 
     faces: Sequence[FaceMeasure] = ()
     pairs: Sequence[PairMeasure] = ()
@@ -67,14 +67,14 @@ class Measures:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """What all methods of an evaluation share.
+    """Inputs and models shared by all methods of an evaluation.
 
     Attributes:
         originals (`list[Original]`): P photos with a face.
-        galleries (`dict[str, PhotoGallery]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` where there are
-        other photos.
+        galleries (`dict[str, PhotoGallery]`): `SAME_PHOTO`, and `DIFFERENT_PHOTO` if there are
+            other photos.
         raw (`dict[str, np.ndarray]`): (P, D) embeddings of the originals, by recognizer.
-        subjects (`np.ndarray`, *optional*): (P,) int, who is shown, from a pairs file.
+        subjects (`np.ndarray`, *optional*): (P,) int, subjects from a pairs file.
         files (`dict[Path, dict[str, Path]]`): results by folder and name.
         reversal_pipe (*optional*): pipeline for the reversal attack.
     """
@@ -105,39 +105,38 @@ def evaluate(
     """Evaluate methods by their results for the same originals.
 
     Args:
-        originals (`Path`): folder of photos, one person each. Each person once, unless `pairs` says
-        who is shown.
-        methods (`Sequence[Method]`): with different names.
-        recognizers (`Sequence[Recognizer]`): at least one, with different names.
+        originals (`Path`): folder with one photo per person, or several photos with `pairs`.
+        methods (`Sequence[Method]`): methods with different names.
+        recognizers (`Sequence[Recognizer]`): one or more recognizers with different names.
         models (`CachedModels`): detector and cache.
         skip_missing (`bool`): exclude originals without a result from a method's figures instead of
             raising. They stay in the gallery.
         reversal_pipe (*optional*): pipeline with face models; runs the reversal attack.
-        not_run (`Mapping[str, str]`, *optional*): what lacks its model, for the report.
+        not_run (`Mapping[str, str]`, *optional*): missing models, for the report.
         gallery (`Path`, *optional*): folder of other photos of the same people, with the names of
-        the originals.
-        pairs (`Path`, *optional*): CSV file of several photos a person, see
-            `verification.read_pairs`. The first photo of a person is searched for, and the second
-            is the person's photo in the different-photo gallery.
+            the originals.
+        pairs (`Path`, *optional*): CSV file of several photos per person, see
+            `verification.read_pairs`. The first photo of a person is the probe, and the second is
+            the person's photo in the different-photo gallery.
 
     Raises:
         ValueError: for photos that are missing, unreadable, or of another size or crop than their
             originals.
     """
     if gallery is not None and pairs is not None:
-        raise OptionError("gallery", "and `pairs` exclude each other; the pairs file lists the other photos.")
+        raise OptionError("gallery", "and `pairs` exclude each other. The pairs file lists the other photos.")
     photos = photos_by_name(originals)
-    shown = None if pairs is None else read_pairs(pairs, list(photos))
-    if shown is not None:
-        photos = {name: photos[name] for name in shown}
+    subject_names = None if pairs is None else read_pairs(pairs, list(photos))
+    if subject_names is not None:
+        photos = {name: photos[name] for name in subject_names}
     others = None if gallery is None else photos_by_name(gallery)
     # All folders are matched before the first photo is read.
     files = match_files(methods, list(photos), None if others is None else list(others), skip_missing)
     found, faceless = find_originals(photos, models, "originals")
     raw = embed_originals(found, recognizers, models, "originals")
     subjects = None
-    if shown is not None:
-        subjects = np.unique([shown[original.name] for original in found], return_inverse=True)[1]
+    if subject_names is not None:
+        subjects = np.unique([subject_names[original.name] for original in found], return_inverse=True)[1]
         galleries = photos_of_subjects(found, raw, subjects, recognizers)
     else:
         galleries = {SAME_PHOTO: same_photos(found, raw, recognizers)}
@@ -160,14 +159,14 @@ def evaluate(
 def match_files(
     methods: Sequence[Method], names: Sequence[str], gallery: Sequence[str] | None, skip_missing: bool
 ) -> dict[Path, dict[str, Path]]:
-    """Results by folder and name.
+    """Find the results by folder and name.
 
     Args:
-        names, gallery: names of the originals, and of the photos in the gallery's folder.
+        names (`Sequence[str]`): names of the originals.
+        gallery (`Sequence[str]`, *optional*): names of the photos in the gallery's folder.
 
     Raises:
-        ValueError: if results are missing, or if a method has results of a gallery and there is
-            none.
+        ValueError: if results are missing, or if a method has `gallery_run` without a gallery.
     """
     files = {}
     for method in methods:
@@ -211,7 +210,7 @@ def find_results(
     """Find the results of the originals; without `files`, compute those of the baseline `method`.
 
     Args:
-        title (`str`): shown in progress and errors.
+        title (`str`): title for progress bars and errors.
 
     Raises:
         ValueError: for results of another size or crop than their originals, or if there are none.
@@ -228,11 +227,11 @@ def find_results(
         face = models.face(picture, original.face.landmarks)
         if face is not None:
             moved.append((original.face.landmarks, face.landmarks))
-        there = face if face is not None and holds(face, original.face.landmarks[2]) else None
-        results.append(Result(row, original, picture.unread(), there, content == original.content))
+        matched = face if face is not None and contains(face, original.face.landmarks[2]) else None
+        results.append(Result(row, original, picture.unread(), matched, content == original.content))
     if not results:
         raise ValueError(f"{title}: no result belongs to an original in which a face was found.")
-    # A method that leaves few faces destroys them; their places say nothing about the crop.
+    # If few faces are detected, the method destroys them, and their positions do not show the crop.
     if files is not None and 2 * len(moved) >= len(results):
         check_crop(title, *(np.array(points) for points in zip(*moved)))
     return results
@@ -277,16 +276,16 @@ def recognize(
     detected = np.array([results[number].face is not None for number in index])
     recognitions = {}
     for name, (gt_aligned, redetected) in embedded.items():
-        of = searched.embedded[name]
-        probes = of.probes(gt_aligned)
+        photos = searched.embedded[name]
+        probes = photos.probes(gt_aligned)
         originals = same.embedded[name].embeddings[same.mates(rows)[probed]]
-        attacks = matching_attacks(probes[probed], of.embeddings, mates[probed], originals)
-        similarity, ranks = search_detected(of, redetected[index], mates[index], detected)
+        attacks = matching_attacks(probes[probed], photos.embeddings, mates[probed], originals)
+        similarity, ranks = search_detected(photos, redetected[index], mates[index], detected)
         if gallery == SAME_PHOTO:
-            # An unchanged photo is re-identified, whatever its similarity.
+            # An unchanged photo always counts as re-identified.
             for each in (attacks["most_similar"], ranks):
                 each.greater[leaked], each.equal[leaked] = 0, 1
-        scores = genuine_scores(probes[index], of.embeddings, mates[index])
+        scores = genuine_scores(probes[index], photos.embeddings, mates[index])
         recognitions[name] = Recognition(index, scores, attacks, similarity, ranks)
     return recognitions
 
@@ -294,7 +293,7 @@ def recognize(
 def search_detected(
     gallery: Gallery, raw: np.ndarray, mates: np.ndarray, detected: np.ndarray
 ) -> tuple[np.ndarray, Ranks]:
-    """Search (M, D) raw embeddings; NaN and the rank after the gallery where no face was detected."""
+    """Search (M, D) raw embeddings; undetected faces have similarity NaN and the last rank + 1."""
     similarity = np.full(len(raw), np.nan)
     ranks = Ranks(np.full(len(raw), len(gallery.embeddings)), np.ones(len(raw), int))
     if detected.any():
@@ -308,11 +307,11 @@ def search_detected(
 def link(
     method: Method, results: Sequence[Result], embedded: Embedded, setup: Setup
 ) -> dict[str, dict[str, SearchResult]]:
-    """Run the linkage attack: are two results of a person recognized as one person?
+    """Run the linkage attack: search each result among other results of the same people.
 
     Returns:
-        By gallery and recognizer. Same photo: the second run. Different photo: results of the
-        gallery's photos. A gallery without such results is missing.
+        By gallery and recognizer. The same-photo gallery is that of the second run; the
+        different-photo gallery holds results of its photos. A gallery without results is missing.
     """
     rows = np.array([result.row for result in results])
     probed = setup.galleries[SAME_PHOTO].mates(rows) >= 0
@@ -329,7 +328,7 @@ def link(
 
 
 def second_run(method: Method, setup: Setup) -> tuple[np.ndarray, Embedded] | None:
-    """Who is shown, (M,) int, and embeddings of a method's second run, if there is one."""
+    """(M,) int people and embeddings of a method's second run; None if there is no second run."""
     if method.second_run is None:
         return None
     title = f"{method.name}, second run"
@@ -340,18 +339,18 @@ def second_run(method: Method, setup: Setup) -> tuple[np.ndarray, Embedded] | No
 def gallery_run(
     method: Method, results: Sequence[Result], embedded: Embedded, setup: Setup
 ) -> tuple[np.ndarray, Embedded] | None:
-    """Who is shown, (M,) int, and embeddings of results of the gallery's photos, if there are any.
+    """(M,) int people and embeddings of the results of the gallery's photos; None without results.
 
-    Baselines are applied to the photos. The results of a pairs file's photos include them.
+    Baselines are applied to the photos. With a pairs file, `results` include those of the gallery.
     """
     gallery = setup.galleries.get(DIFFERENT_PHOTO)
     if gallery is None:
         return None
     if setup.subjects is not None:
         numbers = gallery.photo_numbers(results)
-        shown = numbers >= 0
-        raw = {name: (gt_aligned[shown], redetected[shown]) for name, (gt_aligned, redetected) in embedded.items()}
-        return gallery.people[numbers[shown]], raw
+        found = numbers >= 0
+        raw = {name: (gt_aligned[found], redetected[found]) for name, (gt_aligned, redetected) in embedded.items()}
+        return gallery.people[numbers[found]], raw
     if method.folder is not None and method.gallery_run is None:
         return None
     title = f"{method.name}, gallery"
@@ -369,11 +368,11 @@ def link_runs(
 ) -> dict[str, SearchResult]:
     """Search results of one run among those of another, by recognizer.
 
-    Only people with results in both runs take part.
+    People without results in both runs are excluded.
 
     Args:
-        first_people, second_people (`np.ndarray`): (N,) and (M,) int, who is shown.
-        first, second: raw embeddings.
+        first_people, second_people (`np.ndarray`): (N,) and (M,) int, the originals' rows.
+        first, second: raw embeddings by recognizer.
     """
     _, first_index, second_index = np.intersect1d(first_people, second_people, return_indices=True)
     linkage = {}
@@ -389,8 +388,8 @@ def verify_photos(setup: Setup, raw: Mapping[str, np.ndarray], rows: np.ndarray)
     """Verify photos against the other originals, by recognizer; empty without a pairs file.
 
     Args:
-        raw: (N, D) embeddings by recognizer.
-        rows (`np.ndarray`): (N,) int, their originals.
+        raw (`Mapping[str, np.ndarray]`): (N, D) embeddings by recognizer.
+        rows (`np.ndarray`): (N,) int, rows of their originals.
     """
     if setup.subjects is None:
         return {}
@@ -406,7 +405,7 @@ def verify_photos(setup: Setup, raw: Mapping[str, np.ndarray], rows: np.ndarray)
 def measure_distances(
     method: str, results: Sequence[Result], measures: Measures, models: CachedModels
 ) -> dict[str, np.ndarray]:
-    """Distances by measure, (N,); NaN where a face could not be described."""
+    """(N,) distances by measure; NaN where a face could not be described."""
     names = [measure.name for measure in measures.faces] + [measure.name for measure in measures.pairs]
     distances: dict[str, list[float]] = {name: [] for name in names}
     if not distances:

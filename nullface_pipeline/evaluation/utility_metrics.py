@@ -1,4 +1,4 @@
-"""Loads the utility metrics whose models are available."""
+"""Loading of the available utility metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -42,14 +42,14 @@ def load_measures(weights: Mapping[str, Path]) -> tuple[Measures, dict[str, str]
     return Measures(faces, pairs, sets), faces_not_run | pairs_not_run | sets_not_run
 
 
-def read_weights(asked: Sequence[str]) -> dict[str, Path]:
-    """Parse `NAME=FILE`; raises ValueError for an unknown name or a missing file."""
+def read_weights(values: Sequence[str]) -> dict[str, Path]:
+    """Parse values `NAME=FILE`; raises ValueError for an unknown name or a missing file."""
     files = {}
-    for each in asked:
-        name, _, file = each.partition("=")
-        if name not in WEIGHTS or not Path(file).is_file():
-            raise ValueError(
-                f"--weights {each}: pass NAME=FILE with a name of {', '.join(WEIGHTS)} and an existing file."
-            )
+    for value in values:
+        name, _, file = value.partition("=")
+        if name not in WEIGHTS:
+            raise ValueError(f"--weights {value} has an unknown name. Pass one of {', '.join(WEIGHTS)} with =FILE.")
+        if not Path(file).is_file():
+            raise ValueError(f"--weights {value}: the file {file} does not exist.")
         files[name] = Path(file)
     return files

@@ -36,7 +36,7 @@ def read_pairs(file: Path, names: Sequence[str]) -> dict[str, str]:
 
     Args:
         file (`Path`): its `file` column holds paths in the folder of the originals.
-        names: of the originals, which are paths without suffix.
+        names (`Sequence[str]`): names of the originals, which are paths without suffix.
 
     Returns:
         The subject of each name, in the order of the file.
@@ -52,7 +52,7 @@ def read_pairs(file: Path, names: Sequence[str]) -> dict[str, str]:
     with file.open(newline="", encoding="utf-8-sig") as text:
         reader = csv.DictReader(text)
         if missing := {"subject", "file"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{file} has no column {' and '.join(sorted(missing))}; it needs subject and file.")
+            raise ValueError(f"{file} has no column {' and '.join(sorted(missing))}. Add it to the header.")
         for row in reader:
             name = Path(row["file"] or "").with_suffix("").as_posix() if row["file"] else ""
             if name not in known:
@@ -65,8 +65,8 @@ def read_pairs(file: Path, names: Sequence[str]) -> dict[str, str]:
     counts = list(np.unique(list(subjects.values()), return_counts=True)[1]) if subjects else []
     if sum(count > 1 for count in counts) < MIN_SUBJECTS:
         raise ValueError(
-            f"{file}: {sum(count > 1 for count in counts)} subjects have two photos or more; {FOLDS} folds need "
-            f"{MIN_SUBJECTS}."
+            f"{file}: only {sum(count > 1 for count in counts)} subjects have two photos or more, but {FOLDS} folds "
+            f"need {MIN_SUBJECTS}."
         )
     return subjects
 
@@ -89,11 +89,11 @@ def verify(
 
     Args:
         probes (`np.ndarray`): (N, D) unit norm, anonymized or original.
-        rows (`np.ndarray`): (N,) int, the photo of the gallery from which each probe was made;
-        never compared with it.
+        rows (`np.ndarray`): (N,) int, the photo of the gallery from which each probe was made. A
+            probe is never compared with it.
         gallery (`np.ndarray`): (P, D) unit norm, originals.
-        subjects (`np.ndarray`): (P,) int.
-        rates: false accept rates.
+        subjects (`np.ndarray`): (P,) int, subject of each photo.
+        rates (`Sequence[float]`): false accept rates.
     """
     folds = subject_folds(subjects)
     genuine_counts, impostor_counts = 0, 0

@@ -1,7 +1,7 @@
 """Generator of the single-file pipeline: all core modules in one file without relative imports.
 
-diffusers loads community pipelines by name from a single file. The output is plain code to read and review: the
-modules' bodies in the order of their dependencies, under one sorted block of imports.
+diffusers loads community pipelines by name from a single file. The output is readable code: the
+bodies of the modules in the order of their dependencies, below one sorted block of imports.
 """
 
 import ast
@@ -11,7 +11,7 @@ from pathlib import Path
 from nullface_pipeline.runs.atomic_files import write_whole
 
 
-# What every pipeline is made of; each module only uses those before it.
+# Modules of every pipeline. Each imports only modules that come before it.
 CORE = (
     "protocols",
     "photo_records",
@@ -48,7 +48,7 @@ def write_single_file(path: Path, pipeline: str = "pipeline") -> None:
 
 
 def single_file_source(pipeline: str = "pipeline") -> str:
-    """Source code of the single file. diffusers allows one pipeline per file."""
+    """Source code of the single file of one pipeline; diffusers allows only one per file."""
     folder = Path(__file__).parents[1]
     modules = (*CORE, pipeline)
     sources = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in modules}
@@ -60,7 +60,7 @@ def single_file_source(pipeline: str = "pipeline") -> str:
 
 
 def import_block(nodes: list[ast.Import | ast.ImportFrom]) -> str:
-    """Absolute imports among `nodes`, merged and sorted as ruff's isort rules require."""
+    """Merge and sort the absolute imports among `nodes`, by ruff's isort rules."""
     plain: set[tuple[str, str | None]] = set()
     members: dict[str, set[str]] = {}
     for node in nodes:
@@ -89,7 +89,7 @@ def _from_import(module: str, names: set[str]) -> str:
 
 
 def _module_body(name: str, source: str, tree: ast.Module) -> str:
-    """Module without docstring and imports, under a comment with its name."""
+    """Body of a module without docstring and imports, below a comment with its name."""
     lines = source.splitlines()
     last_import = max(node.end_lineno or 0 for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
     title = (ast.get_docstring(tree) or "").partition("\n")[0]

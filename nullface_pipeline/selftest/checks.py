@@ -1,7 +1,8 @@
-"""Checks of the model parts: measurements on a few faces, and their expected range.
+"""Checks of the model parts: measurements on a few faces, and their expected ranges.
 
-What is expected of nullface-tiny was measured. What is expected of the published weights follows from what they are
-(an autoencoder reconstructs, different people are dissimilar) with a wide margin; they were not run here.
+The ranges of nullface-tiny were measured. Those of the published weights, which were not run here,
+have wide margins and follow from their purpose: an autoencoder reconstructs, and different people
+are dissimilar.
 """
 
 from collections.abc import Iterator
@@ -33,10 +34,10 @@ from nullface_pipeline.selftest.people import ASTRONAUT_LANDMARKS, Person, astro
 from nullface_pipeline.unet_denoiser import UNetDenoiser
 
 
-PSNR = 26.0  # dB, of the autoencoder
-REPRODUCTION_PSNR = 30.0  # dB, of an inversion that is denoised without guidance, to what the autoencoder makes
+PSNR = 26.0  # dB, of the autoencoder's reconstruction
+REPRODUCTION_PSNR = 30.0  # dB, of inversion and denoising without guidance, to the reconstruction
 LANDMARK_ERROR = 0.15  # eye distances
-STRANGERS, SAME_FACE = 0.3, 0.7  # cosines, means
+DIFFERENT_PEOPLE, SAME_FACE = 0.3, 0.7  # mean cosines
 REPRODUCTION_STEPS = 20
 TIMESTEPS = (150, 300, 450, 600)
 DENOISER_PEOPLE = 4
@@ -47,9 +48,10 @@ class Expected:
     """Expected values that differ between nullface-tiny and the published weights.
 
     Attributes:
-        noise_error (`float`): mean squared error of the predicted noise, at most; a picture of nothing has 1.
-        identity_gain (`float`): how much smaller it is under the person's own identity than under its opposite, at
-            least, as a share.
+        noise_error (`float`): largest mean squared error of the predicted noise; 1 for a
+            prediction of zero.
+        identity_gain (`float`): smallest relative reduction of this error by the person's own
+            identity, compared with the negated one.
     """
 
     noise_error: float
@@ -74,32 +76,32 @@ def check_detector(analyser: FaceAnalyser) -> Iterator[Finding]:
 
 
 def check_recognizer(analyser: FaceAnalyser, people: list[Person], published: bool) -> Iterator[Finding]:
-    """Check that different people are dissimilar, and that a person matches after a change of light
-    and mirroring."""
+    """Check that different people are dissimilar, and that mirrored and darker faces match."""
     if published:
         name = recognizer_name(analyser)
         yield Finding("recognizer", "file", f"{name} ({FACEID_RECOGNIZER})", name == FACEID_RECOGNIZER)
     embeddings = [embedding(analyser, person) for person in people]
-    strangers = [similarity(*pair) for pair in combinations(embeddings, 2)]
+    different = [similarity(*pair) for pair in combinations(embeddings, 2)]
     same = [
         similarity(own, embedding(analyser, change(person)))
         for own, person in zip(embeddings, people)
         for change in (mirrored, darker)
     ]
-    if strangers:
-        yield at_most("recognizer", "similarity of strangers", float(np.mean(strangers)), STRANGERS, "+.2f")
+    if different:
+        mean = float(np.mean(different))
+        yield at_most("recognizer", "similarity of different people", mean, DIFFERENT_PEOPLE, "+.2f")
     yield at_least("recognizer", "similarity of the same face", float(np.mean(same)), SAME_FACE, "+.2f")
 
 
 def check_parser(parser: FaceSegmenter, person: Person) -> Iterator[Finding]:
-    """Check that eyes, nose and mouth lie at the landmarks, and that the face fills its ellipse."""
+    """Check that eyes, nose and mouth are found at the landmarks, and the face in its ellipse."""
     crop = FaceCrop.from_landmarks(person.face.landmarks, 256)
     labels = parser(crop.crop_image(person.photo))
     landmarks = crop.points_to_crop(person.face.landmarks)
     points = [*landmarks[:3], landmarks[3:].mean(axis=0)]
     right = 0
     for (x, y), region in zip(np.round(points).astype(int), ("eyes", "eyes", "nose", "mouth")):
-        # A landmark may lie a little beside a narrow eye.
+        # A landmark may be slightly outside a narrow eye.
         around = labels[y - 6 : y + 7, x - 6 : x + 7]
         right += bool(region_mask(around, parser.labels, [region]).any())
     yield Finding("parser", "eyes, nose and mouth found", f"{right} of 4 (at least 3)", right >= 3)
@@ -117,8 +119,7 @@ def check_autoencoder(pipe: StableDiffusionNullFacePipeline, people: list[Person
 def check_denoiser(
     pipe: StableDiffusionNullFacePipeline, people: list[Person], expected: Expected
 ) -> Iterator[Finding]:
-    """Check the noise prediction, and that it is better with the person's identity than with the
-    negated one."""
+    """Check the error of the predicted noise, and that the person's own identity reduces it."""
     check_face_adapter(pipe.unet)
     embeddings = torch.from_numpy(np.stack([embedding(pipe.face_analyser, person) for person in people]))
     errors = {
@@ -135,10 +136,10 @@ def check_denoiser(
 
 @torch.no_grad()
 def noise_error(pipe: StableDiffusionNullFacePipeline, people: list[Person], identities: torch.Tensor) -> float:
-    """Mean squared error of the predicted noise at `TIMESTEPS`, always with the same noise; 0 is perfect.
+    """Mean squared error of the predicted noise at `TIMESTEPS`, always with the same noise.
 
     Args:
-        identities (`torch.Tensor`): (people, 512).
+        identities (`torch.Tensor`): (P, 512) identity of each person.
     """
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     generator = torch.Generator().manual_seed(0)
@@ -167,11 +168,11 @@ def check_inversion(pipe: StableDiffusionNullFacePipeline, person: Person) -> It
         generator=torch.Generator().manual_seed(0),
     ).images[0]
     agreement = psnr(np.asarray(reconstruct(pipe, face)), np.asarray(result))
-    yield at_least("denoiser", "inverted and back, dB PSNR", agreement, REPRODUCTION_PSNR, ".1f")
+    yield at_least("denoiser", "inversion and back, dB PSNR", agreement, REPRODUCTION_PSNR, ".1f")
 
 
 def check_portrait(pipe: StableDiffusionNullFacePipeline, result: AnonymizedPhoto) -> Iterator[Finding]:
-    """Check the anonymized portrait: one different face, at most two attempts, and no other change."""
+    """Check the anonymized portrait: one new face in at most two attempts, no other change."""
     before, after = astronaut(), np.asarray(result.image)
     record = result.faces[0]
     hidden = len(result.faces) == 1 and record.method == "replaced"
@@ -183,7 +184,7 @@ def check_portrait(pipe: StableDiffusionNullFacePipeline, result: AnonymizedPhot
     change = np.abs(crop.crop_image(after).astype(float) - crop.crop_image(before)).mean(axis=-1)
     face = change[face_ellipse(crop.points_to_crop(ASTRONAUT_LANDMARKS), 256) > 0.5].mean()
     in_range = 4.0 <= face <= 70.0
-    yield Finding("portrait", "change of the face, of 255", f"{face:.1f} (4 to 70)", in_range)
+    yield Finding("portrait", "mean change of the face, of 255", f"{face:.1f} (4 to 70)", in_range)
     elsewhere = (after[256:] != before[256:]).any()
     yield Finding("portrait", "pixels far from the face", "changed" if elsewhere else "untouched", not elsewhere)
     found = len(locate_faces(pipe.face_analyser, after))
@@ -196,7 +197,7 @@ def embedding(analyser: FaceAnalyser, person: Person) -> np.ndarray:
 
 
 def aligned_faces(pipe: StableDiffusionNullFacePipeline, people: list[Person]) -> Iterator[PIL.Image.Image]:
-    """Yield face crops at the size of the model."""
+    """Yield aligned faces at the size of the model."""
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     for person in people:
         crop = FaceCrop.from_landmarks(person.face.landmarks, side)

@@ -1,7 +1,8 @@
-"""Integrity of weight files, as far as it can be checked without a network.
+"""Integrity of weight files, checked without a network.
 
-nullface-tiny has a list of its own. Weights are compared with the hashes in this package. Other files in the Hub's cache
-are named after the hash that the Hub gave for them: SHA-256 of large files, git's of small ones.
+nullface-tiny has its own list of hashes. Other weights are compared with the hashes in this
+package. Files in the Hub's cache without one are named by their hash on the Hub: SHA-256 for large
+files, Git's hash for small ones.
 """
 
 from collections.abc import Iterator
@@ -22,32 +23,32 @@ HASH_LIST = "SHA256SUMS"
 
 
 def check_files(name: str) -> Iterator[Finding]:
-    """Yield a finding for each wrong file, and one for the total."""
+    """Yield a finding for each missing or changed file, and one for the total."""
     hashes = dict(tiny_hashes() if name == "tiny" else published_hashes(name))
     wrong = [path for path, expected in hashes.items() if not has_hash(path, expected)]
     for path in wrong:
-        what = "is not what was published" if path.is_file() else "is missing"
-        yield Finding(part_of_file(path.as_posix()), path.name, f"{what}: {path}", False)
+        problem = "differs from the published file" if path.is_file() else "is missing"
+        yield Finding(part_of_file(path.as_posix()), path.name, f"{problem}: {path}", False)
     if hashes:
         yield Finding("files", "hashes as published", f"{len(hashes) - len(wrong)} of {len(hashes)}", not wrong)
 
 
 def tiny_hashes() -> Iterator[tuple[Path, str]]:
-    """Path and SHA-256 of each file of nullface-tiny, from its list."""
+    """Yield path and SHA-256 of each file of nullface-tiny, from its list."""
     for line in (TINY_FOLDER / HASH_LIST).read_text(encoding="utf-8").splitlines():
         sha256, path = line.split(maxsplit=1)
         yield TINY_FOLDER / path, sha256
 
 
 def published_hashes(name: str) -> Iterator[tuple[Path, str]]:
-    """Path and hash of each cached file, of the Hub and of torch."""
+    """Yield path and hash of each file in the caches of the Hub, torch and InsightFace."""
     for weights in WEIGHT_SETS[name]:
         if not isinstance(weights, HubWeights):
             continue
         folder = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=weights.source, repo_type="model")
         for path in sorted(folder.glob("snapshots/*/**/*")):
             committed = weights.files.get("/".join(path.relative_to(folder).parts[2:]))
-            # Where the system has no links the Hub's hash is not kept.
+            # On systems without symbolic links, the Hub's hash is unknown.
             if committed or path.is_symlink():
                 yield path, committed or path.resolve().name
     if bisenet_path().is_file():
@@ -57,7 +58,7 @@ def published_hashes(name: str) -> Iterator[tuple[Path, str]]:
 
 
 def has_hash(path: Path, expected: str) -> bool:
-    """Whether a file has this SHA-256, or this Git hash if the hash has 40 digits."""
+    """Whether a file has the expected SHA-256, or Git hash if it has 40 digits."""
     if not path.is_file():
         return False
     if len(expected) == 40:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-# A part by the folder or file that it is loaded from, in nullface-tiny as in Stable Diffusion's repositories.
+# Parts by the beginning of the file or folder name, for nullface-tiny and Stable Diffusion.
 PARTS = {
     "vae": "autoencoder",
     "unet": "denoiser",
@@ -24,10 +24,10 @@ class Finding:
     """Result of one measurement.
 
     Attributes:
-        part (`str`): the part that is wrong if it is not as it should be.
-        quantity (`str`): what was measured.
-        value (`str`): found, and in brackets what was expected.
-        passed (`bool`): whether the two agree.
+        part (`str`): model part that fails if the value is out of range.
+        quantity (`str`): measured quantity, with its unit.
+        value (`str`): measured value, with the expected one in brackets.
+        passed (`bool`): whether the value is as expected.
     """
 
     part: str
@@ -41,11 +41,11 @@ def part_of_file(path: str) -> str:
     return next((part for beginning, part in PARTS.items() if f"/{beginning}" in f"/{path}"), "model")
 
 
-def at_least(part: str, what: str, value: float, limit: float, form: str = ".2f") -> Finding:
+def at_least(part: str, quantity: str, value: float, limit: float, form: str = ".2f") -> Finding:
     """Finding with a lower bound. NaN fails."""
-    return Finding(part, what, f"{value:{form}} (at least {limit:{form}})", value >= limit)
+    return Finding(part, quantity, f"{value:{form}} (at least {limit:{form}})", value >= limit)
 
 
-def at_most(part: str, what: str, value: float, limit: float, form: str = ".2f") -> Finding:
+def at_most(part: str, quantity: str, value: float, limit: float, form: str = ".2f") -> Finding:
     """Finding with an upper bound. NaN fails."""
-    return Finding(part, what, f"{value:{form}} (at most {limit:{form}})", value <= limit)
+    return Finding(part, quantity, f"{value:{form}} (at most {limit:{form}})", value <= limit)

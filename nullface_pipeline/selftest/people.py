@@ -1,4 +1,4 @@
-"""Test faces: photos that come with scikit-image and InsightFace."""
+"""Test faces from the photos in scikit-image and InsightFace."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from nullface_pipeline.face_identity import FaceLocation, locate_faces
 from nullface_pipeline.protocols import FaceAnalyser
 
 
-# Of scikit-image's astronaut: eyes, nose and mouth corners by dlib.
+# Eyes, nose and mouth corners of scikit-image's astronaut, (5, 2) pixels, by dlib.
 ASTRONAUT_LANDMARKS = np.array([[203.3, 101.5], [247.0, 103.7], [225.0, 127.0], [200.0, 139.0], [246.0, 141.0]])
 
-# InsightFace's pictures with the number of people in them.
+# Photos in InsightFace, with the number of people in each.
 GROUPS = {"t1.jpg": 6, "Tom_Hanks_54745.png": 1}
 
 
@@ -52,7 +52,7 @@ def find_people(analyser: FaceAnalyser) -> list[Person]:
 def mirrored(person: Person) -> Person:
     """Mirror a person."""
     x = person.photo.shape[1] - 1 - person.face.landmarks[:, 0]
-    # What was the left eye is the right one now.
+    # Left and right landmarks change places.
     landmarks = np.stack([x, person.face.landmarks[:, 1]], axis=1)[[1, 0, 2, 4, 3]]
     face = FaceLocation(person.face.box, landmarks.astype(np.float32), person.face.score)
     return Person(np.ascontiguousarray(person.photo[:, ::-1]), face)

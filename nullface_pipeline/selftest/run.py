@@ -1,4 +1,4 @@
-"""Self-test of a model set, in the order in which the parts depend on each other."""
+"""Self-test of a model set, part by part in the order of their dependencies."""
 
 import sys
 import time
@@ -19,7 +19,7 @@ from nullface_pipeline.selftest.findings import Finding
 from nullface_pipeline.selftest.people import astronaut, find_people
 
 
-# Which part is wrong if loading it fails, by the function that fails.
+# Parts by the function that loads them.
 LOADERS = {
     "load_face_adapter": "adapter",
     "load_face_analyser": "detector or recognizer",
@@ -32,9 +32,9 @@ class Selftest:
     """Result of a self-test.
 
     Attributes:
-        findings (`list[Finding]`): in the order in which they were made.
-        seconds (`dict[str, float]`): by what took them.
-        peak_bytes (`int` or `None`): memory of this process at the most, or of the CUDA device where it ran on one.
+        findings (`list[Finding]`): in the order of the checks.
+        seconds (`dict[str, float]`): time by step.
+        peak_bytes (`int` or `None`): peak memory of the CUDA device if used, else of this process.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Selftest:
 
     @property
     def failed_parts(self) -> list[str]:
-        """Parts with a failed finding, the first cause first."""
+        """Parts with a failed finding, in the order of the checks."""
         parts = dict.fromkeys(finding.part for finding in self.findings if not finding.passed)
         causes = [part for part in parts if part not in ("files", "portrait")]
         return causes or list(parts)
@@ -62,24 +62,24 @@ def run_selftest(
 ) -> Selftest:
     """Check every part of "tiny", "sd15" or "sdxl".
 
-    A part that needs another one is only looked at while that one is right, so that what is named is the cause.
+    A part is skipped if another part that it needs has failed, so that only the cause is reported.
 
     Args:
-        report (`Callable`): is told of each finding as soon as it is made.
+        report (`Callable`): called with each finding.
     """
     result = Selftest()
-    for finding in look_at_parts(name, device, dtype, result):
+    for finding in check_parts(name, device, dtype, result):
         result.findings.append(finding)
         report(finding)
     return result
 
 
-def look_at_parts(name: str, device: str | None, dtype: torch.dtype | None, result: Selftest) -> Iterator[Finding]:
+def check_parts(name: str, device: str | None, dtype: torch.dtype | None, result: Selftest) -> Iterator[Finding]:
     """Yield the findings one by one. Times and memory are stored in `result`."""
     started = time.perf_counter()
     try:
         pipe = load_model_set(name, device, dtype)
-    # Libraries raise what they like for a file that is not what it should be.
+    # Libraries raise errors of any type for a damaged file.
     except Exception as error:
         yield Finding(part_that_failed(error), "loading", format_error(error), False)
         yield from guarded("files", lambda: check_files(name))
@@ -124,19 +124,18 @@ def guarded(part: str, check: Callable[[], Iterable[Finding]]) -> Iterator[Findi
 
 
 def has_passed(result: Selftest, *parts: str) -> bool:
-    """Whether no finding about these parts has failed so far."""
+    """Whether no finding of the given parts has failed so far."""
     return not any(finding.part in parts for finding in result.findings if not finding.passed)
 
 
 def part_that_failed(error: Exception) -> str:
-    """The part whose loading raised an exception; "model" for Stable Diffusion's own parts."""
+    """Name of the part whose loading failed; "model" for components of Stable Diffusion."""
     functions = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     return next((part for function, part in LOADERS.items() if function in functions), "model")
 
 
 def peak_memory() -> int | None:
-    """Peak memory in bytes, of the CUDA device if one was used, else of this process; None if
-    unknown."""
+    """Peak memory in bytes of the CUDA device if used, else of this process; None if unknown."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     try:
