@@ -1,4 +1,4 @@
-"""Write docs/api.md from the docstrings: `python docs/make_api.py`."""
+"""Write docs/api.md and docs/options.md from docstrings and options: `python docs/make_api.py`."""
 
 import inspect
 import re
@@ -44,7 +44,8 @@ OPTIONS_PAGE = Path(__file__).parent / "options.md"
 HEAD = """\
 # API reference
 
-Made from the docstrings by `python docs/make_api.py`. The command line explains itself: `nullface --help`.
+This page is generated from the docstrings by `python docs/make_api.py`. For the command line, run
+`nullface --help`.
 """
 
 PIPELINE_METHODS = (
@@ -81,8 +82,9 @@ PARTS: dict[str, tuple[Any, ...]] = {
 OPTIONS_HEAD = """\
 # Options
 
-Every option of `pipe.anonymize`, with its name in the commands `nullface anonymize`, `nullface video` and `nullface dataset`.
-Made from `photo_options.py` and `model_options.py` by `python docs/make_api.py`. Presets set the options marked "by preset".
+All options of `pipe.anonymize`, with their names in the commands `nullface anonymize`,
+`nullface video` and `nullface dataset`. Presets set the options marked "by preset". This page is
+generated from `photo_options.py` and `model_options.py` by `python docs/make_api.py`.
 """
 
 
@@ -92,7 +94,7 @@ def main() -> None:
 
 
 def make_options_page() -> str:
-    """One table per group of options."""
+    """Page of options with one table per group."""
     every = [field for schema in (PhotoOptions, ModelOptions) for field in fields(schema)]
     parts = [OPTIONS_HEAD]
     for group in dict.fromkeys(described(field).group for field in every):
@@ -103,6 +105,7 @@ def make_options_page() -> str:
 
 
 def option_row(field: Field) -> str:
+    """Table row of one option."""
     about = described(field)
     in_command = about.in_command or field.name in ("keep_mask", "skip_faces", "seed", "on_failure")
     command = f"`{option_name(field.name)}`" if in_command else ""
@@ -114,7 +117,7 @@ def option_row(field: Field) -> str:
 
 
 def make_page() -> str:
-    """The whole page."""
+    """Page of the API reference."""
     pipeline = StableDiffusionNullFacePipeline
     sections = [HEAD, "## The pipelines", "Both have the methods below."]
     sections += [section(each, show_signature=False) for each in (pipeline, StableDiffusionXLNullFacePipeline)]
@@ -135,7 +138,7 @@ def section(described: Callable[..., Any], name: str = "", show_signature: bool 
 
 
 def signature(described: Callable[..., Any], name: str) -> str:
-    """Names and defaults; the types stand with the arguments."""
+    """Signature without types, which the list of arguments has."""
     parameters = [
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in inspect.signature(described).parameters.values()
@@ -145,7 +148,7 @@ def signature(described: Callable[..., Any], name: str) -> str:
 
 
 def docstring(text: str) -> Iterator[str]:
-    """A docstring as Markdown, without its examples: the other pages have them."""
+    """Docstring as Markdown, without the examples, which other pages have."""
     title = ""
     text = inspect.cleandoc(text.replace(EXAMPLE_DOC_STRING, "").replace(EXAMPLE_OF_XL, ""))
     for is_title, lines in groupby(text.splitlines(), key=lambda line: re.fullmatch(r"[A-Z]\w+:", line) is not None):
@@ -157,7 +160,7 @@ def docstring(text: str) -> Iterator[str]:
 
 
 def entries(title: str, body: list[str]) -> Iterator[str]:
-    """The arguments, attributes, returned values or errors of a docstring as a list."""
+    """List of the arguments, attributes, returned values or errors of a docstring."""
     yield f"**{title.removesuffix(':')}**\n"
     inset = min((len(line) - len(line.lstrip()) for line in body if line.strip()), default=0)
     text = "\n".join(line[inset:].rstrip() for line in body if line.strip())
@@ -174,12 +177,12 @@ def entries(title: str, body: list[str]) -> Iterator[str]:
 
 
 def plain_links(line: str) -> str:
-    """Without the links that only diffusers' own documentation resolves."""
+    """Replace links that only diffusers' documentation resolves by code."""
     return re.sub(r"\[`~?(?:loaders\.|transformers\.)?([\w.]+)`\](?!\()", r"`\1`", line)
 
 
 def regions() -> str:
-    """What `keep` takes, and which labels of CelebAMask-HQ each name stands for."""
+    """Table of the names for `keep` and their labels of CelebAMask-HQ."""
     rows = [f"| `{name}` | {', '.join(labels)} |" for name, labels in REGIONS.items()]
     face = ", ".join(f"`{name}`" for name in FACE_REGIONS)
     return "\n".join(
@@ -194,7 +197,7 @@ def regions() -> str:
 
 
 def presets() -> str:
-    """What each preset sets, for both model sets."""
+    """Table of the presets of both model sets."""
     rows = [
         f"| {model} | `{name}` | {', '.join(f'{key}={value}' for key, value in settings.items())} |"
         for model, table in (("Stable Diffusion 1.5", PRESETS), ("nullface-tiny", load_nullface_tiny().presets))

@@ -2,9 +2,8 @@
 
     python -m docs.make_evaluation REPORTS
 
-`REPORTS` holds the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny, and
-the folders `originals` and `pictures` (tables 1 to 3). Tables are printed in Markdown, for the
-page.
+`REPORTS` contains the reports `t1`, `t2`, `t3`, `reconstruction` and `figures` of nullface-tiny,
+and the folders `originals` and `pictures` (tables 1 to 3). Tables are printed in Markdown.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import PIL.Image
 
 FOLDER = Path(__file__).parent / "evaluation"
 RECOGNIZERS = ("dlib", "MobileFace", "VGGFace2")
-# With digits after the point.
+# Utility metrics and their number of decimals.
 MEASURES = {
     "head_pose_hopenet_type": 1,
     "landmarks_dlib": 1,
@@ -33,15 +32,15 @@ FIGURES = {
     "figures 5 and 11: guidance": {f"guidance {v:g}": v for v in (2.5, 5.0, 7.5, 10.0, 15.0, 20.0)},
     "figure 12: mask from": {f"mask from {v}": v for v in (70, 80, 90)},
 }
-# One run serves the paper's setting in three figures.
+# The run with the paper's settings is shared by three figures.
 SAME = dict.fromkeys(("skip 0.7", "identity scale 1", "guidance 10"), "as in table 2")
-# Of the faces shown, from above; the originals are above them.
+# Methods of the rows of faces, below the originals.
 ROWS = ("NullFace", "NullFace, whole face", "inpainting by blending", "eyes and nose kept", "whole face")
 SHOWN = 8
 
 
 class Report:
-    """The figures of a results.json, by method, name and recognizer."""
+    """Figures of a results.json by method, attack, metric and recognizer."""
 
     def __init__(self, folder: Path) -> None:
         record = json.loads((folder / "results.json").read_text())
@@ -53,18 +52,19 @@ class Report:
         }
 
     def rate(self, method: str, attack: str, recognizer: str, metric: str = "rank_1") -> dict[str, float]:
-        """In %, with `low` and `high`."""
+        """Rate in %, with its interval `low` and `high`."""
         figure = self.figures[method, attack, metric, recognizer]
         return {key: 100.0 * figure[key] for key in ("value", "low", "high")}
 
     def worst(self, method: str) -> tuple[str, str, dict[str, float]]:
-        """Attack, recognizer and rate."""
+        """Attack, recognizer and rate of the worst attack on a method."""
         metric = "worst_attack_rank_1"
         attack, recognizer = next((by, who) for at, by, what, who in self.figures if (at, what) == (method, metric))
         return attack, recognizer, self.rate(method, attack, recognizer, metric)
 
 
-def in_words(rate: dict[str, float]) -> str:
+def format_rate(rate: dict[str, float]) -> str:
+    """Rate and interval as text."""
     return f"{rate['value']:.1f} [{rate['low']:.1f}–{rate['high']:.1f}]"
 
 
@@ -83,8 +83,8 @@ def table(report: Report) -> str:
     lines = [header, ["---"] * len(header)]
     for method in report.methods:
         attack, recognizer, worst = report.worst(method)
-        cells = [in_words(report.rate(method, "most_similar", recognizer)) for recognizer in RECOGNIZERS]
-        cells.append(in_words(report.rate(method, "least_similar", "dlib")))
+        cells = [format_rate(report.rate(method, "most_similar", recognizer)) for recognizer in RECOGNIZERS]
+        cells.append(format_rate(report.rate(method, "least_similar", "dlib")))
         cells.append(f"{worst['value']:.1f} {attack}, {recognizer}")
         for name, digits in MEASURES.items():
             figure = report.figures.get((method, "", name, ""))
@@ -94,7 +94,7 @@ def table(report: Report) -> str:
 
 
 def draw_regions(report: Report, path: Path) -> None:
-    """Rank 1 for seven sets of kept regions."""
+    """Plot the rank-1 rates for seven sets of kept regions."""
     figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
     width = 0.8 / len(RECOGNIZERS)
     for place, recognizer in enumerate(RECOGNIZERS):
@@ -111,7 +111,7 @@ def draw_regions(report: Report, path: Path) -> None:
 
 
 def draw_figures(report: Report, path: Path) -> None:
-    """The paper's sweeps: above who is found, below what is kept."""
+    """Plot the paper's sweeps: rank-1 rates above, landmark drift below."""
     figure, axes = plt.subplots(2, len(FIGURES), figsize=(14, 5.6), sharex="col", layout="constrained")
     for column, (title, points) in zip(axes.T, FIGURES.items()):
         for prefix in ("",) if "mask" not in title else ("eyes kept, ", "mouth kept, "):
@@ -133,7 +133,7 @@ def draw_figures(report: Report, path: Path) -> None:
 
 
 def show_faces(reports: Path, path: Path) -> None:
-    """Some people, evenly spread, and what was made of them."""
+    """Picture of some people and their results, one row per method."""
     folders = [reports / "originals", *(reports / "pictures" / name for name in ROWS)]
     names = sorted(file.name for file in folders[1].iterdir())
     chosen = [names[index] for index in np.linspace(0, len(names) - 1, SHOWN + 2).astype(int)[1:-1]]

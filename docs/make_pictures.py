@@ -1,7 +1,7 @@
-"""Make every picture of these pages again: `python docs/make_pictures.py`, one to two minutes on one core.
+"""Make all pictures of the documentation: `python docs/make_pictures.py`, one to two minutes.
 
-All come from nullface-tiny and free pictures that ship with scikit-image, and are the same on every run of one machine.
-The pictures of the Space and of nullface-tiny's card are made elsewhere.
+They are made by nullface-tiny from free pictures of scikit-image, and are reproducible on one
+machine. The pictures of the Space and of nullface-tiny's model card are made elsewhere.
 """
 
 import shutil
@@ -38,7 +38,7 @@ IMAGES = Path(__file__).parent / "images"
 TILE, CAPTION, GAP = 192, 22, 8
 SEED = 30
 
-# A spot on the astronaut's cheek, and the head around it, in photo pixels.
+# Boxes of a spot on the astronaut's cheek and of the head, in photo pixels.
 SPOT = (195, 122, 211, 136)
 HEAD = (140, 20, 310, 190)
 
@@ -67,13 +67,13 @@ def save(picture: PIL.Image.Image, name: str) -> None:
 
 
 def demo(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
-    """What `nullface demo` shows."""
+    """Photo and result of `nullface demo`."""
     result = pipe.anonymize(photo, seed=SEED).image
     return row([("the photo", photo), ("anonymized", result)], size=400)
 
 
 def group_photo() -> PIL.Image.Image:
-    """Three heads from one portrait: as it is, mirrored and smaller, and lying on the side."""
+    """Three heads from one portrait: unchanged, mirrored and smaller, and rotated by 90 degrees."""
     portrait = PIL.Image.fromarray(data.astronaut())
     canvas = portrait.resize((1, 1)).resize((960, 420))
     canvas.paste(portrait.crop((40, 0, 400, 420)), (0, 0))
@@ -83,13 +83,13 @@ def group_photo() -> PIL.Image.Image:
 
 
 def preview(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
-    """What a dry run writes for a group photo."""
+    """Preview of a dry run for a group photo."""
     pixels = np.asarray(group_photo())
     return draw_faces(pixels, search_faces(pipe.face_analyser, pixels))
 
 
 def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
-    """The contact sheet of a folder: portraits, a group, and two pictures without a face."""
+    """Contact sheet of a folder: portraits, a group, and two pictures without faces."""
     astronaut = PIL.Image.fromarray(data.astronaut())
     photos = {
         "group.jpg": group_photo(),
@@ -113,21 +113,21 @@ def contact_sheet(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
 
 
 def covered(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
-    """What happens to a face that no attempt hides, by each cover; the threshold is set so that none can."""
+    """Each kind of cover, on a face that no attempt can anonymize due to the threshold."""
     settings = {"seed": SEED, "similarity_threshold": -1.0, "max_attempts": 1}
     results = [(cover, pipe.anonymize(photo, cover=cover, **settings).image.crop(HEAD)) for cover in COVERS]
     return row([("the photo", photo.crop(HEAD)), *results])
 
 
 def aligned_face(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image, keep: tuple[str, ...] = ()) -> Any:
-    """The one face of a photo, cut out and with its mask: a `FaceTarget`."""
+    """`FaceTarget` of the only face of a photo, with its aligned crop and mask."""
     pixels = np.asarray(photo)
     faces = detect_faces(pipe.face_analyser, pixels)
     return make_target(pipe, pixels, faces[0], faces[:1], keep, None, SEED)
 
 
 def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
-    """The paper's figure from our own run: every stage from the photo and back to it."""
+    """All stages of the method, from the photo and back to it."""
     target = aligned_face(pipe, photo)
     face, mask = PIL.Image.fromarray(target.aligned), mask_picture(target.mask)
     generator, standard = torch.Generator().manual_seed(SEED), pipe.presets["standard"]
@@ -137,11 +137,11 @@ def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) 
         skip=standard["skip"],
         generator=generator,
     )
-    shown = {round(share * (len(inversion.schedule) - 1)) for share in (0.0, 0.3, 0.6, 0.9)}
+    recorded = {round(share * (len(inversion.schedule) - 1)) for share in (0.0, 0.3, 0.6, 0.9)}
     steps: list[tuple[str, PIL.Image.Image]] = []
 
     def keep_step(pipe: Any, step: int, timestep: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        if step in shown:
+        if step in recorded:
             steps.append((f"5 after step {step + 1} of {pipe.num_timesteps}", decoded(pipe, tensors["latents"])))
         return tensors
 
@@ -162,11 +162,12 @@ def how_it_works(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) 
 
 @torch.no_grad()
 def decoded(pipe: Any, latents: torch.Tensor) -> PIL.Image.Image:
+    """Picture of the latents of one face."""
     return PIL.Image.fromarray(to_uint8(pipe.decode_latents(latents))[0])
 
 
 def settings_grid(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
-    """One aligned face over `skip` and `guidance_scale`."""
+    """Results of one aligned face by `skip` and `guidance_scale`."""
     target = aligned_face(pipe, photo)
     face, embedding = PIL.Image.fromarray(target.aligned), torch.from_numpy(target.face.embedding)[None]
     rows = []
@@ -188,11 +189,13 @@ def settings_grid(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image)
 
 
 def presets(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    """Results of all presets."""
     results = [(name, pipe.anonymize(photo, seed=SEED, preset=name).image.crop(HEAD)) for name in pipe.presets]
     return row([("the photo", photo.crop(HEAD)), *results])
 
 
 def kept_regions(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
+    """Results with nothing, the eyes, and eyes and mouth kept."""
     cells = [("the photo", photo.crop(HEAD))]
     for keep in ((), ("eyes",), ("eyes", "mouth")):
         result = pipe.anonymize(photo, keep=keep, seed=SEED).image
@@ -201,7 +204,7 @@ def kept_regions(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) 
 
 
 def medical(pipe: StableDiffusionNullFacePipeline, photo: PIL.Image.Image) -> PIL.Image.Image:
-    """A spot that is drawn on the cheek stays where a mask says so."""
+    """A spot on the cheek, without a mask and kept by a mask."""
     patient, mask = draw_spot(photo), spot_mask(photo.size)
     without = pipe.anonymize(patient, seed=SEED).image
     kept = pipe.anonymize(patient, keep_mask=mask, seed=SEED).image
@@ -235,7 +238,7 @@ def row(cells: list[tuple[str, PIL.Image.Image]], size: int = TILE) -> PIL.Image
 
 
 def grid(rows: list[list[tuple[str, PIL.Image.Image]]], size: int = TILE) -> PIL.Image.Image:
-    """Rows of square pictures with a caption below each."""
+    """Rows of square pictures with captions."""
     width, height = size + GAP, size + CAPTION + GAP
     sheet = PIL.Image.new("RGB", (GAP + width * max(map(len, rows)), GAP + height * len(rows)), "white")
     draw, font = PIL.ImageDraw.Draw(sheet), PIL.ImageFont.load_default(13)

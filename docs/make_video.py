@@ -1,6 +1,6 @@
-"""Make the clip of these pages again: `python -m docs.make_video`, a minute or two on one core.
+"""Make the clip of the documentation: `python -m docs.make_video`, one to two minutes.
 
-A portrait in the public domain sways; a bar passes before it. Above the original, below the result of nullface-tiny.
+It shows a moving portrait from the public domain that a bar occludes, above nullface-tiny's result.
 """
 
 import tempfile
@@ -19,7 +19,7 @@ FRAMES, FPS = 24, 8.0
 
 
 def bar(number: int, frame: np.ndarray) -> np.ndarray:
-    """From the right to the left, during the last second and a half."""
+    """Draw a bar that moves from right to left during the last 1.5 seconds."""
     right = 300 - 26 * (number - 12)
     if number >= 12:
         frame[:, max(0, right - 44) : max(0, right)] = (70, 90, 84)
