@@ -75,6 +75,10 @@ class DatasetRun(PhotoRun):
             raise ValueError(
                 "--workers needs --engine ray. For accelerate, use `accelerate launch --num_processes N`."
             )
+        target = Path(self.output).absolute()
+        for path in self.other_inputs:
+            if path.absolute().is_relative_to(target):
+                raise ValueError(f"{path} lies in {self.output}, where results are written. Move it elsewhere.")
         # A URL is checked when its file system is opened.
         if "://" not in self.source and not Path(self.source).exists():
             raise ValueError(f"{self.source} does not exist.")

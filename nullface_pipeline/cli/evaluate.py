@@ -10,6 +10,7 @@ import typer
 from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import FLAG, number, option_name, path
+from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.runs.messages import format_error
 
 
@@ -185,6 +186,7 @@ def _paper(
     from nullface_pipeline.evaluation.paper_pictures import inpainting_name, make_pictures
 
     quiet_libraries()
+    limit_threads(model)
     pipe = _load(model)
     inpainter = load_inpainter(pipe, None if model == "tiny" else INPAINTING_MODEL) if table == 2 else None
     names = [setting.name for setting in settings] + ([inpainting_name(inpainter)] if inpainter else [])
@@ -237,6 +239,7 @@ def _evaluate(
     from nullface_pipeline.evaluation.utility_metrics import load_measures, read_weights
 
     quiet_libraries()
+    limit_threads(detector)
     recognizers, missing_recognizers = _recognizers(recognizer_names)
     measures, missing_measures = load_measures(read_weights(weights))
     try:

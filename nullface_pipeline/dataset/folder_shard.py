@@ -32,7 +32,7 @@ class FolderRows:
         if data is None:
             self._job.target.remove(row.id)
         else:
-            self._job.target.write(row.id, data)
+            self._job.target.write(row.id, data, self._job.source.local_file(row.id))
             self._results[row.id] = digest(data)
 
     @property

@@ -102,7 +102,7 @@ class ParquetRows:
 
 @contextlib.contextmanager
 def open_parquet(job: DatasetJob, name: str) -> Iterator[ParquetRows]:
-    with job.source.open(name) as source, job.target.written(name) as target:
+    with job.source.open(name) as source, job.target.written(name, job.source.local_file(name)) as target:
         before = file_sha256(source)
         rows = ParquetRows(job, name, source, target)
         with rows.writer:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nullface_pipeline.photo_files.reading import file_bytes
-from nullface_pipeline.runs.atomic_files import whole_file, write_whole
+from nullface_pipeline.runs.atomic_files import restrict_mode, whole_file, write_whole
 from nullface_pipeline.runs.digests import file_digest
 
 
@@ -134,20 +134,30 @@ class StorageLocation:
             else:
                 path.unlink()
 
-    def write(self, name: str, data: bytes) -> None:
-        """Write a file atomically, replacing an existing one."""
+    def local_file(self, name: str) -> Path | None:
+        """Local path of a file; `None` in an object store."""
+        return None if self.folder is None else self.folder / name
+
+    def write(self, name: str, data: bytes, source: Path | None = None) -> None:
+        """Write a file atomically, replacing an existing one; `source` as in `write_whole`."""
         if (path := self._writable(name)) is None:
             self._opened[0].pipe_file(self.path(name), data)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data)
+        write_whole(path, data, source)
 
     @contextlib.contextmanager
-    def written(self, name: str) -> Iterator[BinaryIO]:
-        """Open a file for writing. It is renamed at the end, or deleted after an error."""
+    def written(self, name: str, source: Path | None = None) -> Iterator[BinaryIO]:
+        """Open a file for writing. It is renamed at the end, or deleted after an error.
+
+        Args:
+            source (`Path`, *optional*): as in `write_whole`.
+        """
         if (path := self._writable(name)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with whole_file(path) as temporary, temporary.open("xb+") as file:
+                if source is not None:
+                    restrict_mode(temporary, source)
                 yield file
             return
         # Holds results only; originals from a store are never written to disk.

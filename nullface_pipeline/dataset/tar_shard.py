@@ -119,7 +119,7 @@ def _reading() -> Iterator[None]:
 
 @contextlib.contextmanager
 def open_tar(job: DatasetJob, name: str) -> Iterator[TarRows]:
-    with _reading(), job.source.open(name) as source, job.target.written(name) as target:
+    with _reading(), job.source.open(name) as source, job.target.written(name, job.source.local_file(name)) as target:
         before = file_sha256(source)
         with tarfile.open(fileobj=source, mode="r:") as read, tarfile.open(fileobj=target, mode="w:") as written:
             rows = TarRows(read, written, job.columns)

@@ -22,7 +22,7 @@ def format_error(error: BaseException, name_file: bool = True) -> str:
 def _error_text(error: BaseException, name_file: bool) -> str:
     # torch.OutOfMemoryError is compared by name, because importing torch takes seconds.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "There is not enough memory: shrink the picture, or process fewer faces per batch"
+        return "There is not enough memory: shrink the picture, or lower `batch_faces`"
     if isinstance(error, OSError) and error.strerror:
         file = str(error.filename) if name_file and error.filename is not None else ""
         if error.errno == errno.EFBIG:

@@ -57,7 +57,7 @@ def link_video(
     detections = detect_faces(path, analyser, checkpoint.folder, lambda: on_progress("detecting", next(numbers), None))
     if not len(detections.faces):
         raise NoFaceFoundError(
-            "No face was found in the video, so nothing is written. If it shows a face, lower the detection threshold."
+            "No face was found in the video, so nothing is written. If it shows a face, lower `detection_threshold`."
         )
     times = detections.frames["pts"].astype(np.float64) * float(info.time_base)
     shots = find_shots(detections.frames["changes"])

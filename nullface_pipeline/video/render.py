@@ -10,7 +10,7 @@ from nullface_pipeline.photo import check_pipeline, read_references
 from nullface_pipeline.photo_options import VIDEO_IDENTITIES, PhotoOptions
 from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.protocols import NullFacePipeline
-from nullface_pipeline.runs.atomic_files import whole_file
+from nullface_pipeline.runs.atomic_files import restrict_mode, whole_file
 from nullface_pipeline.video.checkpoint import VideoCheckpoint
 from nullface_pipeline.video.linking import LinkedVideo, ProgressCallback, no_progress
 from nullface_pipeline.video.rendering import Rendering
@@ -65,6 +65,7 @@ def render_video(
     with whole_file(output) as temporary:
         segments = [checkpoint.segment(start) for start, _ in spans]
         join_segments(temporary, segments, video.path, audio, suffix)
+        restrict_mode(temporary, video.path)
         before_writing(temporary)
     totals = total_counts(checkpoint, spans)
     counted = {name: totals[name] for name in COUNTED}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import PIL.Image
+import pyarrow.parquet as pq
 import pytest
 import typer
 from skimage import data
@@ -34,6 +35,27 @@ def test_a_run_and_its_report(tmp_path, monkeypatch):
     assert report.exit_code == 0 and "photos refused" in report.output and "No face was found" in report.output
     other = invoke_as_main(*arguments, "--preset", "strong")
     assert other.exit_code == 2 and "other options" in other.output
+
+
+def test_columns_can_be_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset_engines, "ShardWorker", Painter)
+    source = make_parquet(tmp_path / "in", 4, 10)
+    columns = ("--columns", "label", "--columns", "caption")
+    result = invoke_as_main("dataset", source, "-o", tmp_path / "out", "--id-column", "id", *columns)
+    assert result.exit_code in (0, 4), result.output
+    table = pq.read_table(next((tmp_path / "out").glob("*.parquet")))
+    assert {"label", "caption"} <= set(table.column_names)
+
+
+def test_no_result_is_written_over_a_reference_photo(tmp_path):
+    make_photos(tmp_path / "in", 1)
+    reference = tmp_path / "out" / "a.jpg"
+    reference.parent.mkdir()
+    PIL.Image.fromarray(data.astronaut()).save(reference)
+    before = reference.read_bytes()
+    result = invoke_as_main("dataset", tmp_path / "in", "-o", tmp_path / "out", "--skip-face", reference)
+    assert result.exit_code == 2 and str(reference) in result.output
+    assert reference.read_bytes() == before
 
 
 def test_a_run_that_lost_its_target_is_the_same_by_its_seed(tmp_path, monkeypatch):
@@ -92,8 +114,8 @@ def test_an_empty_source_is_an_error_before_anything_is_loaded(tmp_path):
     [
         (["nowhere", "-o", "out"], "does not exist"),
         (["in"], "--output"),
-        (["in", "-o", "in/out"], "in one another"),
-        (["in", "-o", "old"], "no run has written"),
+        (["in", "-o", "in/out"], "overlap"),
+        (["in", "-o", "old"], "no earlier run"),
         (["in", "-o", "out", "--engine", "ray"], "--address"),
         (["in", "-o", "out", "--address", "127.0.0.1:1"], "--address"),
         (["in", "-o", "out", "--workers", "2"], "--workers"),
@@ -101,7 +123,7 @@ def test_an_empty_source_is_an_error_before_anything_is_loaded(tmp_path):
         (["in", "-o", "out", "--skip-face", "1,1,5,5"], "--skip-face"),
         (["in", "-o", "out", "--keep", "eye"], "--keep holds unknown regions"),
         (["in", "-o", "s9://bucket/out"], "s9"),
-        (["in", "-o", "out", "--seed-file", "seed"], "does not hold a seed"),
+        (["in", "-o", "out", "--seed-file", "seed"], "does not contain a seed"),
         (["report", "out"], "no reports"),
     ],
 )

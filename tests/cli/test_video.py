@@ -89,10 +89,12 @@ def test_a_result_is_not_written_over_a_reference_photo(clip, tmp_path):
 
 
 def test_covered_and_then_done_before(clip, tmp_path):
+    clip.chmod(0o600)
     result = command(clip, "--output", tmp_path / "out")
     assert result.exit_code == 3, result.output
     assert "do not publish" in result.stderr and "a demonstration" in " ".join(result.stdout.split())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["clip.mp4"]
+    assert (tmp_path / "out/clip.mp4").stat().st_mode & 0o777 == 0o600  # as private as the clip
     frames, _ = read_back(tmp_path / "out/clip.mp4")
     originals, _ = read_back(clip)
     assert (np.abs(frames.astype(int) - originals).max(axis=-1) > 20).mean(axis=(1, 2)).min() > 0.1

@@ -125,3 +125,14 @@ def test_names_in_a_zip_are_whole(tmp_path):
         file.writestr("other.jpg", b"2")
     place = StorageLocation(f"zip://::{tmp_path / 'a.zip'}")
     assert place.names() == ["first/photo.jpg", "other.jpg"] and place.read("first/photo.jpg") == b"1"
+
+
+def test_a_result_is_as_private_as_its_source(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"")
+    source.chmod(0o600)
+    location = StorageLocation(tmp_path / "out")
+    location.write("whole.jpg", b"1", source)
+    with location.written("shard.tar", source) as file:
+        file.write(b"1")
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()] == [0o600, 0o600]

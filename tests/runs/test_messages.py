@@ -52,7 +52,7 @@ def test_a_file_too_large_for_the_shell_names_the_remedy(name_file):
 
 @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB")])
 def test_out_of_memory_names_the_remedy(error):
-    assert "memory" in format_error(error) and "faces per batch" in format_error(error)
+    assert "memory" in format_error(error) and "`batch_faces`" in format_error(error)
 
 
 def test_the_type_is_named_where_the_text_alone_says_nothing():
