@@ -92,8 +92,8 @@ def test_an_empty_source_is_an_error_before_anything_is_loaded(tmp_path):
     [
         (["nowhere", "-o", "out"], "does not exist"),
         (["in"], "--output"),
-        (["in", "-o", "in/out"], "in one another"),
-        (["in", "-o", "old"], "no run has written"),
+        (["in", "-o", "in/out"], "overlap"),
+        (["in", "-o", "old"], "no earlier run"),
         (["in", "-o", "out", "--engine", "ray"], "--address"),
         (["in", "-o", "out", "--address", "127.0.0.1:1"], "--address"),
         (["in", "-o", "out", "--workers", "2"], "--workers"),
