@@ -6,6 +6,7 @@ from typing import Any
 
 from nullface_pipeline.face_identity import same_person_similarity
 from nullface_pipeline.photo_options import PhotoOptions, content
+from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.runs.digests import options_digest
 from nullface_pipeline.runs.lock import hold_folder
@@ -60,7 +61,14 @@ def anonymize_video(
     check_video_options(given)
     _check_arguments(path, output, audio, given)
     digest = options_digest(
-        {**content(given), "batch_faces": given.batch_faces, "audio": audio, **_models(pipe, given)}
+        {
+            **content(given),
+            "batch_faces": given.batch_faces,
+            "audio": audio,
+            "pipeline": f"{type(pipe).__name__} {getattr(pipe, 'name_or_path', '')}",
+            "detection_threshold": float(pipe.face_analyser.det_model.det_thresh),
+            "verifier": given.verifier is not None,
+        }
     )
     with hold_folder(output.parent), removed_if_refused(output):
         file = VideoFile.open(path)
@@ -84,19 +92,10 @@ def anonymize_video(
     return report
 
 
-def _models(pipe: NullFacePipeline, options: PhotoOptions) -> dict[str, object]:
-    """Description of the models for `options_digest`; a model in memory may have no name."""
-    return {
-        "pipeline": f"{type(pipe).__name__} {getattr(pipe, 'name_or_path', '')}",
-        "detection_threshold": float(pipe.face_analyser.det_model.det_thresh),
-        "verifier": options.verifier is not None,
-    }
-
-
 def _check_arguments(path: Path, output: Path, audio: str, options: PhotoOptions) -> None:
     if audio not in AUDIO:
-        raise ValueError(f"`audio` must be one of {', '.join(AUDIO)}, got {audio!r}.")
+        raise OptionError("audio", f"must be one of {', '.join(AUDIO)}, got {audio!r}.")
     if output.suffix.lower() not in FORMATS:
-        raise ValueError(f"`output` must end in {', '.join(FORMATS)}, got {output}.")
+        raise OptionError("output", f"must end in {', '.join(FORMATS)}, got {output}.")
     references = [person for person in options.skip_faces if isinstance(person, Path)]
-    check_written([WrittenFile(output, "the result", "name another output")], [path, *references])
+    check_written([WrittenFile(output, "the result", "choose another output")], [path, *references])

@@ -89,19 +89,18 @@ def track_states(track: Track, times: np.ndarray, others: Sequence[Track] = (), 
         render (`bool`): whether the face can be replaced; otherwise it is covered in every frame.
     """
     frames = _frames_of(track, times, others)
-    after = np.searchsorted(track.frames, frames)
-    before = np.searchsorted(track.frames, frames, side="right") - 1
-    inside = (before >= 0) & (after < len(track.frames))
-    lower, upper = np.clip(before, 0, None), np.clip(after, None, len(track.frames) - 1)
-    gap = np.where(inside, track.frames[upper] - track.frames[lower] - 1, SHORT_GAP + 1)
+    lower, upper = _nearest_detections(track, frames)
+    before, after = track.frames[lower], track.frames[upper]
+    inside = (before <= frames) & (frames <= after)
+    gap = np.where(inside, after - before - 1, SHORT_GAP + 1)
     states = np.where(gap < 0, State.detected, np.where(gap <= SHORT_GAP, State.gap, State.covered))
     if not render or len(track.frames) < SHORTEST:
         states[:] = State.covered
     boxes, patches = _boxes_and_patches(track, frames, times)
     landmarks = _interpolated(track.landmarks.reshape(-1, 10), track.frames, frames, times).reshape(-1, 5, 2)
     away = np.minimum(
-        np.where(before >= 0, times[frames] - times[track.frames[lower]], np.inf),
-        np.where(after < len(track.frames), times[track.frames[upper]] - times[frames], np.inf),
+        np.where(before <= frames, times[frames] - times[before], np.inf),
+        np.where(frames <= after, times[after] - times[frames], np.inf),
     )
     margins = np.minimum(MARGIN + GROWTH * away, LARGEST)
     smooth = _smoothed(landmarks, states, times[frames])
@@ -159,10 +158,15 @@ def _bounding_box(boxes: np.ndarray) -> np.ndarray:
 def _boxes_and_patches(track: Track, frames: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of the face, and boxes around them and the nearest detections; (m, 4) float32 each."""
     boxes = _interpolated(track.boxes, track.frames, frames, times)
+    lower, upper = _nearest_detections(track, frames)
+    return boxes, _bounding_box(np.stack([boxes, track.boxes[lower], track.boxes[upper]]))
+
+
+def _nearest_detections(track: Track, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the nearest detections before and after each of (m,) frames, inclusive."""
     before = np.searchsorted(track.frames, frames, side="right") - 1
     after = np.searchsorted(track.frames, frames)
-    lower, upper = np.clip(before, 0, None), np.clip(after, None, len(track.frames) - 1)
-    return boxes, _bounding_box(np.stack([boxes, track.boxes[lower], track.boxes[upper]]))
+    return np.clip(before, 0, None), np.clip(after, None, len(track.frames) - 1)
 
 
 def _interpolated(values: np.ndarray, known: np.ndarray, frames: np.ndarray, times: np.ndarray) -> np.ndarray:

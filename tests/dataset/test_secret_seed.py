@@ -21,7 +21,7 @@ def test_a_seed_that_others_can_read_or_that_is_none(tmp_path):
     assert read_or_draw_seed(path) == 7
     for text in ("", "-1", "x", str(2**62), "1 2"):
         path.write_text(text)
-        with pytest.raises(ValueError, match="does not hold a seed"):
+        with pytest.raises(ValueError, match="does not contain a seed"):
             read_or_draw_seed(path)
 
 
