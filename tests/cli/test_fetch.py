@@ -51,4 +51,4 @@ def test_a_failure_is_one_line_that_says_how_to_go_on(pack):
     weights.WEIGHT_SETS["faces"] = (replace(pack, sha256="0" * 64),)
     result = fetch("faces", "--accept-licences")
     assert result.exit_code == 1 and result.stderr.count("\n") == 1
-    assert "could not be fetched" in result.stderr and "again to go on" in result.stderr
+    assert "could not be downloaded" in result.stderr and "to resume" in result.stderr

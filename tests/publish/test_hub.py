@@ -194,7 +194,7 @@ def test_a_folder_that_only_looks_like_an_export_is_kept(tmp_path):
         (["--push", "me/mine"], "exactly one of"),
         (["--single-file", "nullface.py", "--push", "me/mine"], "--hub, --model or --space"),
         (["--hub", "no/such/folder"], "does not exist"),
-        (["--hub", "file.txt"], "is a file"),
+        (["--hub", "file.txt"], "is not a folder"),
         (["--model", "a", "--sdxl"], "--hub or --single-file"),
         (["--space", "a", "--sdxl"], "--hub or --single-file"),
         (["--hub", "a", "--git", "https://host/me/mine@v1"], "--space"),
