@@ -29,7 +29,7 @@ from training.portraits import load_portraits
 
 
 Cover = Callable[[np.ndarray, FaceLocation], np.ndarray]
-Seen = tuple[np.ndarray, FaceLocation]
+LocatedPhoto = tuple[np.ndarray, FaceLocation]
 
 
 def cover_of(kind: str) -> Cover:
@@ -80,9 +80,9 @@ def coarse(photo: np.ndarray, face: FaceLocation) -> np.ndarray:
     return cells.ravel() / max(cells.std(), 1e-6)
 
 
-def embedded(recognizer: Recognizer, seen: list[Seen]) -> np.ndarray:
+def embed_photos(recognizer: Recognizer, photos: list[LocatedPhoto]) -> np.ndarray:
     """(N, D) embeddings, aligned by the landmarks of the uncovered faces."""
-    return np.stack([recognizer(photo, face.landmarks) for photo, face in seen])
+    return np.stack([recognizer(photo, face.landmarks) for photo, face in photos])
 
 
 def rank_1(first: np.ndarray, second: np.ndarray) -> float:
@@ -91,24 +91,26 @@ def rank_1(first: np.ndarray, second: np.ndarray) -> float:
     return 100.0 * mated_ranks(probes, gallery).rate().value
 
 
-def rates(way: Cover, people: list[Seen], others: list[Seen], recognizers: list[Recognizer]) -> list[float]:
+def rates(
+    way: Cover, people: list[LocatedPhoto], others: list[LocatedPhoto], recognizers: list[Recognizer]
+) -> list[float]:
     """Highest rank-1 rate in % over recognizers by attack, then covered alike, also by pixels."""
     covered = [(way(photo, face), face) for photo, face in people]
     mine = [(alone(photo, face), face) for photo, face in covered]
     theirs = [(alone(way(photo, face), face), face) for photo, face in others]
     by_attack, alike = [], []
     for recognizer in recognizers:
-        gallery, probes = embedded(recognizer, people), embedded(recognizer, covered)
+        gallery, probes = embed_photos(recognizer, people), embed_photos(recognizer, covered)
         middle = gallery.mean(axis=0) if recognizer.centred else 0.0
         probes, gallery = normalized(probes - middle), normalized(gallery - middle)
         by_attack.append([100.0 * ranks.rate().value for ranks in matching_attacks(probes, gallery).values()])
-        alike.append(rank_1(embedded(recognizer, mine), embedded(recognizer, theirs)))
+        alike.append(rank_1(embed_photos(recognizer, mine), embed_photos(recognizer, theirs)))
     by_pixels = rank_1(np.stack([coarse(*each) for each in mine]), np.stack([coarse(*each) for each in theirs]))
     return [*np.max(by_attack, axis=0), max(alike), by_pixels]
 
 
-def detection_rate(way: Cover, people: list[Seen], analyser: FaceAnalyser) -> float:
-    """Share of covers in % that the detector takes for a face."""
+def detection_rate(way: Cover, people: list[LocatedPhoto], analyser: FaceAnalyser) -> float:
+    """Share of covers in % that the detector detects as a face."""
     covered = [find(analyser, way(photo, face), face.box.reshape(2, 2).mean(axis=0)) for photo, face in people]
     return 100.0 * sum(face is not None for face in covered) / len(people)
 
@@ -125,8 +127,8 @@ def main() -> None:
         load_recognizer("dlib"),
         OnnxRecognizer("512", args.models / "face_recognizer_512.onnx", centred=True),
     ]
-    people: list[Seen] = []
-    others: list[Seen] = []
+    people: list[LocatedPhoto] = []
+    others: list[LocatedPhoto] = []
     portraits = [portrait for portrait in load_portraits(args.data, "validation") if portrait.colour]
     for number, portrait in enumerate(track(portraits[: args.people], "people")):
         photo = portrait.image()
@@ -136,7 +138,7 @@ def main() -> None:
             people.append((photo, mine))
             others.append((other, theirs))
     print(f"{len(people)} people; chance level {100 / len(people):.1f} %")
-    print("| cover |", " | ".join([*MATCHING_ATTACKS, "covered alike", "by its pixels", "taken for a face"]), "|")
+    print("| cover |", " | ".join([*MATCHING_ATTACKS, "covered alike", "by its pixels", "detected as a face"]), "|")
     for name, way in WAYS.items():
         row = [*rates(way, people, others, recognizers), detection_rate(way, people, analyser)]
         print(f"| {name} |", " | ".join(f"{value:.1f} %" for value in row), "|", flush=True)

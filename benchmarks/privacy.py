@@ -9,7 +9,7 @@
 
 `run` anonymizes validation people in batches, for up to `--minutes`; a repeated command continues.
 `originals` embeds mirrored originals, and originals reduced to eyes and mouth. `swapped` replaces
-each face by another real one, warped to the landmarks and toned alike, so that only the geometry
+each face by another real one, warped to the landmarks and with the same tones, so that only the geometry
 remains. `table` writes the worst attacks and the utility metrics, histograms of similarities, and a
 frontier of all methods run on the even half. Settings are chosen on the even half; the table also
 has each method's metrics on the odd half. `--recognizer NAME=FILE.onnx,centred` adds a recognizer;

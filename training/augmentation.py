@@ -11,7 +11,6 @@ import numpy as np
 
 
 SEPIA = np.array([1.0, 0.88, 0.70])
-LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 def random_style(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
