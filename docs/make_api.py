@@ -38,8 +38,8 @@ from nullface_pipeline.runs.report import PhotoOutcome
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 
-PAGE = Path(__file__).parent / "api.md"
-OPTIONS_PAGE = Path(__file__).parent / "options.md"
+PAGE = Path(__file__).parent / "reference" / "python.md"
+OPTIONS_PAGE = Path(__file__).parent / "reference" / "settings.md"
 
 HEAD = """\
 # API reference

@@ -42,7 +42,12 @@ from .video.clips import write_clip
 
 
 DOCS = CLONE / "docs"
-PAGES = {path.relative_to(CLONE).as_posix(): path for path in [CLONE / "README.md", *sorted(DOCS.glob("*.md"))]}
+# The other two files of docs/community are parts of a page of diffusers.
+PAGES = {
+    path.relative_to(CLONE).as_posix(): path
+    for path in [CLONE / "README.md", *sorted(DOCS.rglob("*.md"))]
+    if path.parent.name != "community" or path.name == "README.md"
+}
 BLOCK = re.compile(r"(?:^<!-- not run: (.+) -->\n+)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -117,7 +122,7 @@ def test_python(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(python_pages(needs_weights=False)[page], page, "exec"), names)
-    if page == "docs/medical.md":
+    if page == "docs/how-to/medical.md":
         before, after, mask = (np.asarray(names[name]) for name in ("photo", "photo", "mask"))
         after = np.asarray(PIL.Image.open("patient-anonymized.png"))
         assert (after != before).any(), "the face is another"
@@ -252,7 +257,7 @@ def test_commands_named_in_tables():
             check_line(f"make {target}", {})
 
 
-@pytest.mark.parametrize(("page", "name"), [("docs/folders.md", "anonymize"), ("docs/evaluation.md", "evaluate")])
+@pytest.mark.parametrize(("page", "name"), [("docs/how-to/folders.md", "anonymize"), ("docs/evidence/evaluation.md", "evaluate")])
 def test_options_in_the_table_are_those_of_the_command(page, name):
     rows = re.findall(r"^\| (`-.*?) \|", PAGES[page].read_text(), flags=re.MULTILINE)
     named = {option for row in rows for option in re.findall(r"--?[a-z-]+", row)}
@@ -270,7 +275,7 @@ def test_every_option_of_a_video_is_on_its_page():
 
 
 def test_files_and_report_are_as_the_page_on_folders_says():
-    text = PAGES["docs/folders.md"].read_text()
+    text = PAGES["docs/how-to/folders.md"].read_text()
     listed = re.search(r"`(\.bmp [^`]*)`", text)
     assert listed and set(listed[1].split()) == SUFFIXES
     assert f"{MAX_PIXELS:,} pixels" in text
@@ -282,7 +287,7 @@ def test_files_and_report_are_as_the_page_on_folders_says():
 
 
 def test_hashes_and_sizes_on_the_page_on_offline_use():
-    text = PAGES["docs/offline.md"].read_text()
+    text = PAGES["docs/how-to/offline.md"].read_text()
     assert all(weights.sha256 in text for weights in FACE_WEIGHTS)
     for name, parts in WEIGHT_SETS.items():
         size = sum(weights.size for weights in parts) / 1e9
@@ -294,8 +299,8 @@ def test_api_reference_is_up_to_date():
     assert spec and spec.loader
     make_api = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(make_api)
-    assert (DOCS / "api.md").read_text() == make_api.make_page(), "run `python docs/make_api.py`"
-    assert (DOCS / "options.md").read_text() == make_api.make_options_page(), "run `python docs/make_api.py`"
+    assert (DOCS / "reference" / "python.md").read_text() == make_api.make_page(), "run `python docs/make_api.py`"
+    assert (DOCS / "reference" / "settings.md").read_text() == make_api.make_options_page(), "run `python docs/make_api.py`"
 
 
 def links(text: str) -> list[str]:
@@ -310,7 +315,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, "docs/community/README.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links(page):
     path = CLONE / page
     for link in links(path.read_text()):

@@ -171,7 +171,7 @@ def _model_index() -> str:
 
 
 def _shared_files() -> dict[str, bytes]:
-    documents = ("nullface-tiny.md", "nullface-tiny")
+    documents = ("evidence/nullface-tiny.md", "nullface-tiny")
     return {
         "LICENSE": (CLONE / "LICENSE").read_bytes(),
         **{f"docs/{name}": content for name, content in files_below(CLONE / "docs", documents).items()},
