@@ -8,6 +8,7 @@ import functools
 import importlib.util
 import json
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -26,6 +27,7 @@ import typer.main
 from skimage import data
 from typer.testing import CliRunner
 
+import nullface_pipeline
 from nullface_pipeline import weights
 from nullface_pipeline.cli import app
 from nullface_pipeline.cli.exit_codes import ExitCode
@@ -257,7 +259,9 @@ def test_commands_named_in_tables():
             check_line(f"make {target}", {})
 
 
-@pytest.mark.parametrize(("page", "name"), [("docs/how-to/folders.md", "anonymize"), ("docs/evidence/evaluation.md", "evaluate")])
+@pytest.mark.parametrize(
+    ("page", "name"), [("docs/how-to/folders.md", "anonymize"), ("docs/evidence/evaluation.md", "evaluate")]
+)
 def test_options_in_the_table_are_those_of_the_command(page, name):
     rows = re.findall(r"^\| (`-.*?) \|", PAGES[page].read_text(), flags=re.MULTILINE)
     named = {option for row in rows for option in re.findall(r"--?[a-z-]+", row)}
@@ -294,13 +298,20 @@ def test_hashes_and_sizes_on_the_page_on_offline_use():
         assert re.search(rf"^\| `nullface fetch {name}` \| .+ \| {size:.1f} GB \|$", text, flags=re.MULTILINE), name
 
 
-def test_api_reference_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("make_api", DOCS / "make_api.py")
+def test_generated_pages_are_up_to_date():
+    spec = importlib.util.spec_from_file_location("make_reference", DOCS / "make_reference.py")
     assert spec and spec.loader
-    make_api = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_api)
-    assert (DOCS / "reference" / "python.md").read_text() == make_api.make_page(), "run `python docs/make_api.py`"
-    assert (DOCS / "reference" / "settings.md").read_text() == make_api.make_options_page(), "run `python docs/make_api.py`"
+    make_reference = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_reference)
+    pages = {"settings.md": make_reference.settings_page(), "command-line.md": make_reference.commands_page()}
+    for name, text in pages.items():
+        assert (DOCS / "reference" / name).read_text() == text, "run `python docs/make_reference.py`"
+
+
+def test_python_reference_names_what_exists_and_all_public_names():
+    paths = re.findall(r"^::: (\S+)$", PAGES["docs/reference/python.md"].read_text(), flags=re.MULTILINE)
+    assert all(pkgutil.resolve_name(path).__doc__ for path in paths)
+    assert set(nullface_pipeline.__all__) - {"__version__"} <= {path.rpartition(".")[2] for path in paths}
 
 
 def links(text: str) -> list[str]:
