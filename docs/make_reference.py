@@ -23,9 +23,10 @@ FOLDER = Path(__file__).parent / "reference"
 SETTINGS = """\
 # Settings
 
-Options of `pipe.anonymize`, and their names in `nullface anonymize`, `nullface video` and `nullface dataset`. Options
-marked "by preset" get their default from the [preset](#presets). [Choose settings](../how-to/settings.md) explains the
-choice with pictures. `python docs/make_reference.py` writes this page.
+Options of `pipe.anonymize`, and their names in `nullface anonymize`, `nullface video` and
+`nullface dataset`. Options marked "by preset" get their default from the [preset](#presets).
+[Choose settings](../how-to/settings.md) explains the choice with pictures.
+`python docs/make_reference.py` writes this page.
 """
 
 COMMANDS = """\

@@ -171,7 +171,8 @@ def _model_index() -> str:
 
 
 def _shared_files() -> dict[str, bytes]:
-    documents = ("evidence/nullface-tiny.md", "nullface-tiny")
+    appendix = ("appendix/nullface-tiny-training.md", "appendix/nullface-tiny-experiments.md")
+    documents = ("evidence/nullface-tiny.md", *appendix, "nullface-tiny")
     return {
         "LICENSE": (CLONE / "LICENSE").read_bytes(),
         **{f"docs/{name}": content for name, content in files_below(CLONE / "docs", documents).items()},
