@@ -31,9 +31,8 @@ SDXL_CARD = {
     "CreativeML OpenRAIL-M": "CreativeML Open RAIL++-M",
     "ip-adapter-faceid_sd15.bin": "ip-adapter-faceid_sdxl.bin",
     "512 × 512": "1024 × 1024",
-    "How well the real weights hide people is what the paper reports, not\n"
-    "something that this project has measured.": (
-        "How well they hide people has not been\nmeasured: the paper uses another model."
+    "Only the paper reports how well they hide people.": (
+        "How well they hide people has not been measured: the paper uses another model."
     ),
 }
 
