@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent / "reference"
 SETTINGS = """\
 # Settings
 
-Options of `pipe.anonymize`, and their names in `nullface anonymize`, `nullface video` and
+Options of `pipe.anonymize`, and below each its name in `nullface anonymize`, `nullface video` and
 `nullface dataset`. Options marked "by preset" get their default from the [preset](#presets).
 [Choose settings](../how-to/settings.md) explains the choice with pictures.
 `python docs/make_reference.py` writes this page.
@@ -50,19 +50,19 @@ def option_tables() -> Iterator[str]:
     every = [field for schema in (PhotoOptions, ModelOptions) for field in fields(schema)]
     for group in dict.fromkeys(described(field).group for field in every):
         rows = [option_row(field) for field in every if described(field).group == group]
-        head = "| Python | command | default | values | effect |\n| --- | --- | --- | --- | --- |"
+        head = "| option | default | values | effect |\n| --- | --- | --- | --- |"
         yield "\n".join([f"## {group}", "", head, *rows]) + "\n"
 
 
 def option_row(field: Field) -> str:
     about = described(field)
     in_command = about.in_command or field.name in ("keep_mask", "skip_faces", "seed", "on_failure")
-    command = f"`{option_name(field.name)}`" if in_command else ""
+    names = f"`{field.name}`" + (f"<br>`{option_name(field.name)}`" if in_command else "")
     default = "" if field.default in (None, ()) else f"`{field.default}`"
     if any(field.name in settings for settings in PRESETS.values()):
         default = "by preset"
     effect = re.sub(r"\[(`\w+`)\]", r"\1", f"{about.help} {about.details}".strip()).replace("|", "\\|")
-    return f"| `{field.name}` | {command} | {default} | {allowed_values(field).rstrip('.')} | {effect} |"
+    return f"| {names} | {default} | {allowed_values(field).rstrip('.')} | {effect} |"
 
 
 def regions() -> Iterator[str]:

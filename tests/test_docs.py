@@ -174,7 +174,7 @@ def test_what_names_the_real_weights(home, faceid):  # noqa: F811
 def test_lines_of_the_command(tmp_path, monkeypatch):
     """One after the other in one folder, as a reader who tries them all."""
     write_photos(tmp_path)
-    # `nullface demo` writes it, and replaces no file of somebody else.
+    # `nullface demo` writes it, and does not replace other files.
     (tmp_path / "demo" / "input.png").unlink()
     monkeypatch.chdir(tmp_path)
     lines = nullface_lines(needs_weights=False)
