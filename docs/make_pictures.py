@@ -50,6 +50,7 @@ def main() -> None:
     photo = PIL.Image.fromarray(data.astronaut())
     save(demo(pipe, photo), "demo.jpg")
     shutil.copy(IMAGES / "demo.jpg", IMAGES.parents[1] / "model_card")
+    save(group(pipe), "group.jpg")
     save(preview(pipe), "preview.jpg")
     save(contact_sheet(pipe), "contact-sheet.png")
     save(covered(pipe, photo), "covered.jpg")
@@ -80,6 +81,16 @@ def group_photo() -> PIL.Image.Image:
     canvas.paste(PIL.ImageOps.mirror(portrait).crop((110, 0, 420, 420)).resize((232, 315)), (370, 105))
     canvas.paste(portrait.crop((90, 0, 350, 300)).rotate(90, expand=True), (640, 120))
     return canvas
+
+
+def group(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:
+    """Several people, before and after."""
+    photo = group_photo()
+    result = pipe.anonymize(photo, seed=SEED).image
+    sheet = PIL.Image.new("RGB", (photo.width, 2 * photo.height + GAP), "white")
+    sheet.paste(photo, (0, 0))
+    sheet.paste(result, (0, photo.height + GAP))
+    return sheet
 
 
 def preview(pipe: StableDiffusionNullFacePipeline) -> PIL.Image.Image:

@@ -377,7 +377,7 @@ def few_step_timesteps(num_steps: int = 7, skip: float = 0.7) -> list[int]:
     return [round(start - (start - 1) * i / (num_steps - 1)) for i in range(num_steps)]
 
 
-# 20 evaluations of the UNet instead of 89, and 8: see docs/fast.md.
+# 20 evaluations of the UNet instead of 89, and 8: see docs/concepts/few-steps.md.
 FAST_TIMESTEPS = tuple(few_step_timesteps(7))
 PREVIEW_TIMESTEPS = tuple(few_step_timesteps(3))
 

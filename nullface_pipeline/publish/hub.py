@@ -31,9 +31,8 @@ SDXL_CARD = {
     "CreativeML OpenRAIL-M": "CreativeML Open RAIL++-M",
     "ip-adapter-faceid_sd15.bin": "ip-adapter-faceid_sdxl.bin",
     "512 × 512": "1024 × 1024",
-    "How well the real weights hide people is what the paper reports, not\n"
-    "something that this project has measured.": (
-        "How well they hide people has not been\nmeasured: the paper uses another model."
+    "Only the paper reports how well they hide people.": (
+        "How well they hide people has not been measured: the paper uses another model."
     ),
 }
 
@@ -171,7 +170,8 @@ def _model_index() -> str:
 
 
 def _shared_files() -> dict[str, bytes]:
-    documents = ("nullface-tiny.md", "nullface-tiny")
+    appendix = ("appendix/nullface-tiny-training.md", "appendix/nullface-tiny-experiments.md")
+    documents = ("evidence/nullface-tiny.md", *appendix, "nullface-tiny")
     return {
         "LICENSE": (CLONE / "LICENSE").read_bytes(),
         **{f"docs/{name}": content for name, content in files_below(CLONE / "docs", documents).items()},

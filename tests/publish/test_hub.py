@@ -140,8 +140,8 @@ def test_links_between_the_pages_lead_to_files(make_files):
     files = make_files()
     for page in (name for name in files if name.endswith(".md")):
         links = re.findall(r"\]\((?!https?:|#)([^)#]+)", files[page].decode())
-        assert {posixpath.join(posixpath.dirname(page), link) for link in links} <= set(files)
-    assert b"](docs/nullface-tiny.md)" in files["README.md"]
+        assert {posixpath.normpath(posixpath.join(posixpath.dirname(page), link)) for link in links} <= set(files)
+    assert b"](docs/evidence/nullface-tiny.md)" in files["README.md"]
 
 
 def test_the_card_bears_the_repositorys_name():
