@@ -1,6 +1,6 @@
 """Leaks, steadiness and cost of anonymized video, on made clips in which it is known where every face is.
 
-    python -m benchmarks.video motion bar crossing cut turn mouth --output video.json
+    python -m benchmarks.video motion bar crossing cut turn mouth wallpaper foliage crowd --output video.json
 
 Needs the portraits that nullface-tiny is measured on (`--data`), and the packages of the extras `training` and `video`.
 """
@@ -27,7 +27,7 @@ from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.video import anonymize_video
 from nullface_pipeline.video.reader import read_frames, read_info
 from nullface_pipeline.video.writer import write_segment
-from tests.video.clips import Clip, Motion, Portrait, draw, make_clip, read_back, sway, write_clip
+from tests.video.clips import Clip, Motion, Portrait, background, draw, make_clip, read_back, sway, write_clip
 from training.expression import openings
 from training.portraits import five_points, load_portraits
 
@@ -50,6 +50,12 @@ SIZE = (200, 264)
 
 # Backgrounds in blue and green: nullface-tiny's detector takes some in the colours of skin for faces.
 SCENE, OTHER_SCENE = 9, 23
+
+# People in the clips, and people out of focus behind them.
+KNOWN, CROWD = 2, 24
+
+# Standard deviation of the blur of a crowd, in shares of the height of a face in it.
+OUT_OF_FOCUS = 0.11
 
 People = dict[str, tuple[Portrait, Motion]]
 
@@ -125,6 +131,66 @@ def mouth(faces: list[Marked], frames: int) -> Clip:
     return make_clip({"a": (face, place)}, frames, SIZE, change=speak, seed=SCENE)
 
 
+def wallpaper(faces: list[Marked], frames: int) -> Clip:
+    """A face before a patterned wallpaper."""
+    return make_clip({"a": (faces[0], sway(130, 100, 80))}, frames, SIZE, seed=SCENE, scene=medallions(*SIZE))
+
+
+def foliage(faces: list[Marked], frames: int) -> Clip:
+    """A face before leaves in light and shade."""
+    return make_clip({"a": (faces[0], sway(130, 100, 80))}, frames, SIZE, seed=SCENE, scene=foliage_picture(*SIZE))
+
+
+def crowd(faces: list[Marked], frames: int) -> Clip:
+    """A face before a crowd out of focus, some of which the detector finds."""
+    behind = blurred_crowd(faces[KNOWN:], *SIZE)
+    return make_clip({"a": (faces[0], sway(130, 100, 70))}, frames, SIZE, seed=SCENE, scene=behind)
+
+
+def medallions(height: int, width: int, tile: int = 90) -> np.ndarray:
+    """(H, W, 3) uint8 wallpaper of leaves in ovals, of which the detector takes some for faces."""
+    ground, ornament = (196, 160, 128), (120, 80, 64)
+    oval = np.full((tile, tile, 3), ground, np.uint8)
+    # Centre, half axes and angle of each leaf, in shares of the tile.
+    leaves = [(0.35, 0.40, 0.10, 0.05, -25), (0.65, 0.40, 0.10, 0.05, 25), (0.50, 0.50, 0.04, 0.14, 0)]
+    leaves += [(0.38, 0.70, 0.10, 0.04, 25), (0.62, 0.70, 0.10, 0.04, -25)]
+    for x, y, across, down, angle in leaves:
+        centre, axes = (round(x * tile), round(y * tile)), (round(across * tile), round(down * tile))
+        cv2.ellipse(oval, centre, axes, angle, 0, 360, ornament, -1, cv2.LINE_AA)
+    rim = (round(0.36 * tile), round(0.46 * tile))
+    cv2.ellipse(oval, (tile // 2, tile // 2), rim, 0, 0, 360, ornament, 2, cv2.LINE_AA)
+    lower = np.roll(oval, tile // 2, axis=0)
+    pattern = np.tile(np.concatenate([oval, lower], axis=1), (height // tile + 1, width // (2 * tile) + 1, 1))
+    return np.ascontiguousarray(pattern[:height, :width])
+
+
+def foliage_picture(height: int, width: int, count: int = 1500) -> np.ndarray:
+    """(H, W, 3) uint8 leaves of many greens, the lit ones in front."""
+    rng = np.random.default_rng(SCENE)
+    picture = np.full((height, width, 3), (18, 30, 14), np.uint8)
+    for light in np.linspace(0.3, 1.0, count):
+        colour = light * (np.array([110, 170, 70]) + rng.normal(0, 20, 3))
+        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        axes = (int(rng.integers(6, 13)), int(rng.integers(2, 5)))
+        angle = float(rng.uniform(0, 180))
+        cv2.ellipse(picture, centre, axes, angle, 0, 360, np.clip(colour, 0, 255).tolist(), -1, cv2.LINE_AA)
+    return picture
+
+
+def blurred_crowd(faces: list[Marked], height: int, width: int, face_height: int = 36) -> np.ndarray:
+    """(H, W, 3) uint8 rows of faces, each half hidden by the row before it, out of focus."""
+    picture = background(height, width, seed=SCENE)
+    across, down = round(1.4 * face_height), round(1.5 * face_height)
+    places = [
+        (x + (row % 2) * across // 2, y)
+        for row, y in enumerate(range(face_height // 2, height + down, down))
+        for x in range(0, width + across, across)
+    ]
+    for number, (x, y) in enumerate(places):
+        draw(picture, faces[number % len(faces)], x, y, face_height, 0)
+    return cv2.GaussianBlur(picture, (0, 0), OUT_OF_FOCUS * face_height)
+
+
 def open_mouth(pixels: np.ndarray, landmarks: np.ndarray, opened: float) -> np.ndarray:
     """(H, W, 3) uint8 with the lower lip and the jaw so many pixels lower, and a dark mouth.
 
@@ -165,6 +231,9 @@ SCENES: dict[str, Callable[[list[Marked], int], Clip]] = {
     "cut": cut,
     "turn": turn,
     "mouth": mouth,
+    "wallpaper": wallpaper,
+    "foliage": foliage,
+    "crowd": crowd,
 }
 
 
@@ -172,7 +241,7 @@ def measure(
     pipe: NullFacePipeline, scene: str, data: Path, frames: int, first: int, preset: str, pictures: Path | None
 ) -> dict[str, object]:
     """All figures of one scene."""
-    chosen = people(data, 2, first)
+    chosen = people(data, KNOWN + CROWD, first)
     clip = SCENES[scene](chosen, frames)
     landmarks = {name: face.landmarks for name, face in zip("ab", chosen)}
     counted = Counted(pipe)

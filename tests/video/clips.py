@@ -100,6 +100,7 @@ def make_clip(
     noise: float = 2.0,
     change: Callable[[int, np.ndarray], np.ndarray] | None = None,
     seed: int = 0,
+    scene: np.ndarray | None = None,
 ) -> Clip:
     """Move portraits before a background.
 
@@ -107,11 +108,12 @@ def make_clip(
         people (`dict`): by name, a portrait and where it is at each moment (in seconds); NaN where it is not there. Who
             comes later is in front.
         change (`Callable`, *optional*): what else happens to a frame: a bar, a blur.
+        scene (`np.ndarray`, *optional*): (H, W, 3) uint8 picture behind the people, soft colours by default.
     """
     rng = np.random.default_rng(seed)
     frames, boxes, matrices = [], [], []
     for number in range(count):
-        frame = background(*size, seed=seed)
+        frame = background(*size, seed=seed) if scene is None else scene.copy()
         true: dict[str, np.ndarray] = {}
         moved: dict[str, np.ndarray] = {}
         for name, (portrait, motion) in people.items():
