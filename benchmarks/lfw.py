@@ -306,7 +306,7 @@ def main() -> None:
     parser.add_argument("--method", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--recognizer", action="append", help="as for `nullface evaluate`; default: dlib, tiny")
-    parser.add_argument("--output", type=Path, default=Path("docs/other-photos"))
+    parser.add_argument("--output", type=Path, default=Path("docs/evidence/other-photos"))
     args = parser.parse_args()
     args.recognizer = args.recognizer or ["dlib", "tiny"]
     torch.set_num_threads(1)

@@ -140,7 +140,7 @@ def test_wrong_usage(tmp_path, monkeypatch, arguments, message):
 
 
 def test_the_page_names_the_options():
-    page = (CLONE / "docs" / "datasets.md").read_text()
+    page = (CLONE / "docs/how-to/datasets.md").read_text()
     rows = re.findall(r"^\| `(--[a-z-]+)` \|", page, flags=re.MULTILINE)
     group = typer.main.get_command(app).commands["dataset"]
     parameters = group.commands["run"].params
