@@ -212,8 +212,11 @@ def check_python(words: list[str], marks: set[str]) -> None:
     path = CLONE / (name.replace(".", "/") + ".py" if words[0] == "-m" else name)
     if name == "venv":
         return
-    source = path.read_text() + (CLONE / "training" / "loop.py").read_text()
-    assert all(f'"{option}"' in source for option in long_options(words)), words
+    source = path.read_text()
+    for option in long_options(words):
+        # Shared options of the training are named without dashes.
+        shared = option[2:].replace("-", "_")
+        assert re.search(rf'"{option}"|"{shared}"|\b{shared}=', source), (option, words)
 
 
 def check_line(line: str, project: dict[str, Any]) -> None:
