@@ -1,7 +1,6 @@
 """`nullface dataset`: usage, exit codes, and what it says."""
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -9,12 +8,9 @@ import sys
 import PIL.Image
 import pyarrow.parquet as pq
 import pytest
-import typer
 from skimage import data
 
-from nullface_pipeline.cli import app
 from nullface_pipeline.dataset import engines as dataset_engines
-from nullface_pipeline.publish.hub import CLONE
 
 from ..dataset.samples import Painter, make_parquet, make_photos, results
 from .test_anonymize import contents, invoke_as_main
@@ -137,15 +133,3 @@ def test_wrong_usage(tmp_path, monkeypatch, arguments, message):
     result = invoke_as_main("dataset", *arguments)
     assert result.exit_code == 2 and message in " ".join(result.output.split()), result.output
     assert contents(tmp_path) == before
-
-
-def test_the_page_names_the_options():
-    page = (CLONE / "docs/how-to/datasets.md").read_text()
-    rows = re.findall(r"^\| `(--[a-z-]+)` \|", page, flags=re.MULTILINE)
-    group = typer.main.get_command(app).commands["dataset"]
-    parameters = group.commands["run"].params
-    known = {name for parameter in parameters for name in parameter.opts}
-    shared = {
-        name for parameter in typer.main.get_command(app).commands["anonymize"].params for name in parameter.opts
-    }
-    assert set(rows) == {name for name in known - shared if name.startswith("--")} | {"--output"}
