@@ -9,11 +9,11 @@
 
 `run` anonymizes validation people in batches, for up to `--minutes`; a repeated command continues.
 `originals` embeds mirrored originals, and originals reduced to eyes and mouth. `swapped` replaces
-each face by another real one, warped to the landmarks and with the same tones, so that only the geometry
-remains. `table` writes the worst attacks and the utility metrics, histograms of similarities, and a
-frontier of all methods run on the even half. Settings are chosen on the even half; the table also
-has each method's metrics on the odd half. `--recognizer NAME=FILE.onnx,centred` adds a recognizer;
-give the same recognizers to all parts.
+each face by another real one, warped to the landmarks and with the same tones, so that only the
+geometry remains. `table` writes the worst attacks and the utility metrics, histograms of
+similarities, and a frontier of all methods run on the even half. Settings are chosen on that half;
+the table also has each method's metrics on the odd half. `--recognizer NAME=FILE.onnx,centred` adds
+a recognizer; give the same recognizers to all parts.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from training.portraits import Portrait, load_portraits
 
 KEPT = ("eyes", "mouth")
 BATCH = 12
-PARTNERS = 10  # people with the most similar landmarks, of whom one is drawn for a face swap
+PARTNERS = 10  # candidates for a face swap: people with the most similar landmarks
 TITLES = {"tiny": "nullface-tiny's (guides the method)", "512": "its teacher", "dlib": "dlib's"}
 UTILITY = ("landmarks", "pose", "evaluations")
 LINES = (
@@ -235,7 +235,7 @@ class Results:
     Args:
         folder (`Path`): folder of the runs.
         half (`str`): half of the people that the runs used: `even`, `odd` or `all`.
-        only (`str`): people to include: `odd` for those on whom nothing was chosen, or `all`.
+        only (`str`): people to include: `odd`, the half not used to choose settings, or `all`.
     """
 
     def __init__(self, folder: Path, half: str, only: str = "all") -> None:
