@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
 from rich.table import Table
 
 from nullface_pipeline.cli.console import console, fail, quiet_libraries
-from nullface_pipeline.cli.options import FLAG
+from nullface_pipeline.cli.options import flag
 from nullface_pipeline.cli.threads import threads_for
 
 
@@ -35,9 +34,7 @@ PACKAGES = (
 OPTIONAL = frozenset({"onnxruntime", "onnxruntime-gpu"})
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print one JSON object.")] = False,
-) -> None:
+def doctor(as_json: Annotated[bool, flag("--json", "Print one JSON object.")] = False) -> None:
     """Show installed versions, devices and weights.
 
     Weights are listed with their sizes and licences. Nothing is downloaded.

@@ -9,7 +9,7 @@ import typer
 
 from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import FLAG, number, option_name, path
+from nullface_pipeline.cli.options import file_option, flag, option_name, output_option, whole_number
 from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.runs.messages import format_error
 
@@ -35,8 +35,7 @@ class DetectorName(StrEnum):
 
 def evaluate(
     originals: Annotated[
-        Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Folder of originals, one photo per person; or see --pairs."),
+        Path | None, file_option("Folder of originals, one photo per person; or see --pairs.", metavar="PATH")
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -47,16 +46,12 @@ def evaluate(
         typer.Option(metavar="NAME=FOLDER", help="Results with another seed, for the linkage attack."),
     ] = None,
     gallery: Annotated[
-        Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Other photos of the people, with the same file names."),
+        Path | None, file_option("Other photos of the people, with the same file names.", metavar="PATH")
     ] = None,
     gallery_run: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="Results of the gallery, for the linkage attack.")
     ] = None,
-    pairs: Annotated[
-        Path | None,
-        typer.Option(parser=path, metavar="FILE", help="CSV of several photos per person (columns subject, file)."),
-    ] = None,
+    pairs: Annotated[Path | None, file_option("CSV of several photos per person (columns subject, file).")] = None,
     recognizer: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="dlib, tiny, buffalo_l, NAME=FILE.onnx[,OPTIONS]. Default: dlib, tiny."),
@@ -64,9 +59,7 @@ def evaluate(
     detector: Annotated[
         DetectorName, typer.Option(metavar="tiny|buffalo_l", help="Face detector.")
     ] = DetectorName.tiny,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", parser=path, metavar="PATH", help="Folder for the report.")
-    ] = None,
+    output: Annotated[Path | None, output_option("Folder for the report.", "PATH")] = None,
     weights: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=FILE", help="Weights: pose, gaze, 3dmm, lpips, inception or musiq."),
@@ -79,50 +72,24 @@ def evaluate(
             rich_help_panel=PAPER,
         ),
     ] = None,
-    images: Annotated[
-        Path | None, typer.Option(parser=path, metavar="PATH", help="Folder of aligned photos.", rich_help_panel=PAPER)
-    ] = None,
-    table: Annotated[
-        int | None,
-        typer.Option(
-            parser=number(1, 3, whole=True), metavar="N", help="Number of the table: 1, 2 or 3.", rich_help_panel=PAPER
-        ),
-    ] = None,
-    figure: Annotated[
-        int | None,
-        typer.Option(
-            parser=number(3, 12, whole=True),
-            metavar="N",
-            help="Number of the figure: 3, 4, 5, 11 or 12.",
-            rich_help_panel=PAPER,
-        ),
-    ] = None,
+    images: Annotated[Path | None, file_option("Folder of aligned photos.", PAPER, "PATH")] = None,
+    table: Annotated[int | None, whole_number(1, 3, "Number of the table: 1, 2 or 3.", PAPER)] = None,
+    figure: Annotated[int | None, whole_number(3, 12, "Number of the figure: 3, 4, 5, 11 or 12.", PAPER)] = None,
     model: Annotated[
         str, typer.Option(metavar="NAME", help="Model set: tiny or sd15.", rich_help_panel=PAPER)
     ] = "sd15",
     num_subjects: Annotated[
-        int | None,
-        typer.Option(
-            parser=number(2, 1_000_000, whole=True),
-            metavar="N",
-            help="Number of photos to use, with --paper.",
-            rich_help_panel=PAPER,
-        ),
+        int | None, whole_number(2, 1_000_000, "Number of photos to use, with --paper.", PAPER)
     ] = None,
     reversal_attack: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Model set of the reversal attack: tiny, sd15 or sdxl. Takes minutes."),
     ] = None,
     skip_missing: Annotated[
-        bool,
-        typer.Option("--skip-missing", metavar=FLAG, help="Exclude originals without a result instead of failing."),
+        bool, flag("--skip-missing", "Exclude originals without a result instead of failing.")
     ] = False,
-    show_originals: Annotated[
-        bool, typer.Option("--show-originals", metavar=FLAG, help="Show originals in the report.")
-    ] = False,
-    clear_cache: Annotated[
-        bool, typer.Option("--clear-cache", metavar=FLAG, help="Delete the cached embeddings and exit.")
-    ] = False,
+    show_originals: Annotated[bool, flag("--show-originals", "Show originals in the report.")] = False,
+    clear_cache: Annotated[bool, flag("--clear-cache", "Delete the cached embeddings and exit.")] = False,
 ) -> None:
     """Measure re-identification and utility of anonymized photos.
 

@@ -9,7 +9,7 @@ import typer
 from rich.table import Column, Table
 
 from nullface_pipeline.cli.console import console, fail
-from nullface_pipeline.cli.options import FLAG
+from nullface_pipeline.cli.options import flag
 from nullface_pipeline.publish.hub import (
     MODEL_REPOSITORY,
     PIPELINE_REPOSITORY,
@@ -36,9 +36,7 @@ def export(
     space: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a Hub Space with the page and the package.")
     ] = None,
-    sdxl: Annotated[
-        bool, typer.Option("--sdxl", metavar=FLAG, help="Export the SDXL pipeline, with --single-file or --hub.")
-    ] = False,
+    sdxl: Annotated[bool, flag("--sdxl", "Export the SDXL pipeline, with --single-file or --hub.")] = False,
     git: Annotated[
         str | None,
         typer.Option(metavar="URL@REVISION", help="Install the package from this repository, with --space."),

@@ -8,7 +8,7 @@ import typer
 
 from nullface_pipeline.cli.console import console, fail, show
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import FLAG
+from nullface_pipeline.cli.options import flag
 from nullface_pipeline.runs.messages import format_error
 
 
@@ -26,9 +26,7 @@ def fetch(
     name: Annotated[
         WeightSet, typer.Argument(metavar="NAME", help="Weights of a model set, or of the face models only.")
     ],
-    accept_licences: Annotated[
-        bool, typer.Option("--accept-licences", metavar=FLAG, help="Accept the licences without a prompt.")
-    ] = False,
+    accept_licences: Annotated[bool, flag("--accept-licences", "Accept the licences without a prompt.")] = False,
 ) -> None:
     """Download the weights of the real models.
 

@@ -210,27 +210,33 @@ def _typer_option(field: Field, description: Option, choices: Sequence[str]) -> 
     return str, typer.Option(name, parser=parser, metavar=metavar, **arguments)
 
 
+def flag(name: str, help: str, panel: str | None = None, short: str | None = None) -> Any:
+    """Option without a value."""
+    names = [name] if short is None else [name, short]
+    return typer.Option(*names, metavar=FLAG, help=help, rich_help_panel=panel)
+
+
+def file_option(help: str, panel: str | None = None, metavar: str = "FILE") -> Any:
+    """Option that takes a path."""
+    return typer.Option(parser=path, metavar=metavar, help=help, rich_help_panel=panel)
+
+
+def whole_number(low: int, high: int, help: str, panel: str | None = None) -> Any:
+    """Option that takes an integer in a range, ends included."""
+    return typer.Option(parser=number(low, high, whole=True), metavar="N", help=help, rich_help_panel=panel)
+
+
+def output_option(help: str, metavar: str = "FOLDER") -> Any:
+    """`--output`, `-o`."""
+    return typer.Option("--output", "-o", parser=path, metavar=metavar, help=help)
+
+
 Paths = Annotated[
     list[str], typer.Argument(metavar="PHOTOS", help="Photos, folders or quoted patterns; - for standard input.")
 ]
-Output = Annotated[
-    Path,
-    typer.Option(
-        *("--output", "-o"),
-        parser=path,
-        metavar="PATH",
-        help="Output folder; or a file, for one photo; - for standard output.",
-    ),
-]
-
+Output = Annotated[Path, output_option("Output folder; or a file, for one photo; - for standard output.", "PATH")]
 KeepMask = Annotated[
-    Path | None,
-    typer.Option(
-        parser=path,
-        metavar="FILE",
-        help="Mask for one photo, of its size; white areas are kept unchanged.",
-        rich_help_panel=IDENTITY,
-    ),
+    Path | None, file_option("Mask for one photo, of its size; white areas are kept unchanged.", IDENTITY)
 ]
 SkipFace = Annotated[
     list[Any] | None,
@@ -251,8 +257,6 @@ SkipPerson = Annotated[
         rich_help_panel=IDENTITY,
     ),
 ]
-
-
 Failure = Annotated[
     OnFailure,
     typer.Option(
@@ -261,72 +265,29 @@ Failure = Annotated[
         rich_help_panel=VERIFICATION,
     ),
 ]
-
 Seed = Annotated[
-    int | None,
-    typer.Option(
-        parser=number(0, MAX_SEED, whole=True),
-        metavar="N",
-        help="Seed, for repeatable results. Random and secret by default.",
-        rich_help_panel=RUN,
-    ),
+    int | None, whole_number(0, MAX_SEED, "Seed, for repeatable results. Random and secret by default.", RUN)
 ]
 
-
-KeepMetadata = Annotated[
-    bool,
-    typer.Option(
-        "--keep-metadata",
-        metavar=FLAG,
-        help="Keep EXIF data, including GPS, but not its thumbnail.",
-        rich_help_panel=FILES,
-    ),
-]
-Report = Annotated[
-    Path | None,
-    typer.Option(parser=path, metavar="FILE", help="Append one JSON line per photo to FILE.", rich_help_panel=FILES),
-]
+KeepMetadata = Annotated[bool, flag("--keep-metadata", "Keep EXIF data, including GPS, but not its thumbnail.", FILES)]
+Report = Annotated[Path | None, file_option("Append one JSON line per photo to FILE.", FILES)]
 ContactSheet = Annotated[
     Path | None,
     typer.Option(
         parser=sheet_path, metavar="FILE", help="Write thumbnails of the results, PNG or JPEG.", rich_help_panel=FILES
     ),
 ]
-NoResume = Annotated[
-    bool,
-    typer.Option("--no-resume", metavar=FLAG, help="Process again what was finished before.", rich_help_panel=FILES),
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite", metavar=FLAG, help="Replace files that nullface did not write.", rich_help_panel=FILES
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        metavar=FLAG,
-        help="Only detect faces, and write previews with the faces covered.",
-        rich_help_panel=FILES,
-    ),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", metavar=FLAG, help="Print one JSON line per photo, with --dry-run.", rich_help_panel=FILES),
-]
-Quiet = Annotated[
-    bool,
-    typer.Option(
-        "--quiet", "-q", metavar=FLAG, help="Print only errors, refusals and notices.", rich_help_panel=FILES
-    ),
-]
+NoResume = Annotated[bool, flag("--no-resume", "Process again what was finished before.", FILES)]
+Overwrite = Annotated[bool, flag("--overwrite", "Replace files that nullface did not write.", FILES)]
+DryRun = Annotated[bool, flag("--dry-run", "Only detect faces, and write previews with the faces covered.", FILES)]
+AsJson = Annotated[bool, flag("--json", "Print one JSON line per photo, with --dry-run.", FILES)]
+Quiet = Annotated[bool, flag("--quiet", "Print only errors, refusals and notices.", FILES, short="-q")]
 
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Folder or URL of Parquet files, WebDataset tars or photos.")
 ]
 Target = Annotated[
-    str, typer.Option(*("--output", "-o"), metavar="PATH", help="Folder or URL for the results, empty at the start.")
+    str, typer.Option("--output", "-o", metavar="PATH", help="Folder or URL for the results, empty at the start.")
 ]
 EngineName = Annotated[
     Engine,
@@ -340,22 +301,10 @@ Address = Annotated[
     str | None, typer.Option(metavar="HOST:PORT", help="Address of a running Ray cluster.", rich_help_panel=SHARDS)
 ]
 Workers = Annotated[
-    int | None,
-    typer.Option(
-        parser=number(1, 100_000, whole=True),
-        metavar="N",
-        help="Number of Ray actors; by default one per GPU, or one.",
-        rich_help_panel=SHARDS,
-    ),
+    int | None, whole_number(1, 100_000, "Number of Ray actors; by default one per GPU, or one.", SHARDS)
 ]
 SeedFile = Annotated[
-    Path | None,
-    typer.Option(
-        parser=path,
-        metavar="FILE",
-        help="File of the secret seed, created if missing. By default outside PATH.",
-        rich_help_panel=SHARDS,
-    ),
+    Path | None, file_option("File of the secret seed, created if missing. By default outside PATH.", SHARDS)
 ]
 ImageColumn = Annotated[
     str, typer.Option(metavar="NAME", help="Column of images in Parquet files.", rich_help_panel=SHARDS)
@@ -376,12 +325,4 @@ Columns = Annotated[
         rich_help_panel=SHARDS,
     ),
 ]
-ShardSize = Annotated[
-    int,
-    typer.Option(
-        parser=number(1, 1_000_000, whole=True),
-        metavar="N",
-        help="Photos per shard, if SOURCE is a folder of photos.",
-        rich_help_panel=SHARDS,
-    ),
-]
+ShardSize = Annotated[int, whole_number(1, 1_000_000, "Photos per shard, if SOURCE is a folder of photos.", SHARDS)]

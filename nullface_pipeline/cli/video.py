@@ -93,9 +93,7 @@ def video(
     videos: Annotated[
         list[Path], typer.Argument(metavar="VIDEOS", help="Videos: MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV, Ogg.")
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", parser=options.path, metavar="FOLDER", help="Folder for the results.")
-    ],
+    output: Annotated[Path, options.output_option("Folder for the results.")],
     skip_face: options.SkipPerson = None,
     seed: options.Seed = None,
     audio: AudioName = Audio.none,

@@ -34,6 +34,8 @@ RANKS = (1, 5, 20)
 CMC_LENGTH = 50
 NOT_INDEPENDENT = " (not independent)"
 ORIGINALS = "originals"
+# The first six fields of a `Figure`.
+Names = tuple[str, str, str, str, str, str]
 TITLES = {SAME_PHOTO: "same photo", DIFFERENT_PHOTO: "different photo"}
 
 
@@ -103,31 +105,31 @@ def _method_figures(evaluation: Evaluation, method: MethodResult) -> Iterator[Fi
 
 def _recognition_figures(evaluation: Evaluation, method: MethodResult, gallery: str, name: str) -> Iterator[Figure]:
     """Figures of one method by one recognizer in one gallery."""
-    recognition, whose = method.recognitions[gallery][name], (method.name, name, gallery)
+    recognition, key = method.recognitions[gallery][name], (method.name, name, gallery)
     for k in RANKS:
         for denominator, rate in recognition.rates(k).items():
-            yield of_rate(rate, *whose, "most_similar", f"rank_{k}", denominator)
+            yield of_rate(rate, *key, "most_similar", f"rank_{k}", denominator)
     for attack, ranks in recognition.attacks.items():
         if attack != "most_similar":
             for k in RANKS:
-                yield of_rate(ranks.rate(k), *whose, attack, f"rank_{k}", "gt_aligned")
+                yield of_rate(ranks.rate(k), *key, attack, f"rank_{k}", "gt_aligned")
     for far, threshold in evaluation.galleries[gallery].thresholds[name].items():
         if threshold is not None:
             for denominator, rate in recognition.accepted(threshold).items():
-                yield of_rate(rate, *whose, "most_similar", f"tar_at_far_{far:g}", denominator)
+                yield of_rate(rate, *key, "most_similar", f"tar_at_far_{far:g}", denominator)
     similarity = float(np.median(recognition.similarity))
-    yield Figure(*whose, "", "median_similarity", "gt_aligned", similarity, None, None, len(recognition.similarity))
+    yield Figure(*key, "", "median_similarity", "gt_aligned", similarity, None, None, len(recognition.similarity))
 
 
 def _search_figures(
     method: str, recognizer: str, gallery: str, attack: str, denominator: str, search: SearchResult
 ) -> Iterator[Figure]:
-    whose = (method, recognizer, gallery, attack)
+    key = (method, recognizer, gallery, attack)
     for k in RANKS:
-        yield of_rate(search.ranks.rate(k), *whose, f"rank_{k}", denominator)
+        yield of_rate(search.ranks.rate(k), *key, f"rank_{k}", denominator)
     for far in FALSE_ACCEPT_RATES:
         if (rate := search.accepted(far)) is not None:
-            yield of_rate(rate, *whose, f"tar_at_far_{far:g}", denominator)
+            yield of_rate(rate, *key, f"tar_at_far_{far:g}", denominator)
 
 
 def _verification_figures(method: str, recognizer: str, verification: Verification) -> Iterator[Figure]:
@@ -138,29 +140,16 @@ def _verification_figures(method: str, recognizer: str, verification: Verificati
                 yield of_mean(means[far], method, recognizer, "pairs", "verification", name, "gt_aligned")
 
 
-def of_rate(rate: Rate, *names: str) -> Figure:
-    """Create a figure from a rate; `names` are the first six fields of a `Figure`."""
-    method, recognizer, gallery, attack, metric, denominator = names
+def of_rate(rate: Rate, *names: *Names) -> Figure:
+    """Create a figure from a rate."""
     low, high = rate.interval
-    return Figure(method, recognizer, gallery, attack, metric, denominator, _finite(rate.value), low, high, rate.count)
+    return Figure(*names, _finite(rate.value), low, high, rate.count)
 
 
-def of_mean(mean: Mean, *names: str) -> Figure:
-    """Create a figure from a mean; `names` are the first six fields of a `Figure`."""
-    method, recognizer, gallery, attack, metric, denominator = names
-    value, low, high = mean.value, mean.value - mean.half_width, mean.value + mean.half_width
-    return Figure(
-        method,
-        recognizer,
-        gallery,
-        attack,
-        metric,
-        denominator,
-        _finite(value),
-        _finite(low),
-        _finite(high),
-        mean.count,
-    )
+def of_mean(mean: Mean, *names: *Names) -> Figure:
+    """Create a figure from a mean."""
+    low, high = mean.value - mean.half_width, mean.value + mean.half_width
+    return Figure(*names, _finite(mean.value), _finite(low), _finite(high), mean.count)
 
 
 def _finite(value: float) -> float | None:

@@ -67,6 +67,6 @@ def test_faces_that_cannot_be_hidden_are_refused_rows(tmp_path, poisoned):
 
 def test_a_model_that_cannot_be_loaded_stops_the_job(tmp_path, poisoned):
     job = make_job(tmp_path / "in", tmp_path / "out", model=str(tmp_path / "in"))
-    with pytest.raises(Exception, match="model_index|config|in"):
+    with pytest.raises(OSError):
         ShardWorker(job)
     assert not (tmp_path / "out").exists()
