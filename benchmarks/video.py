@@ -271,6 +271,10 @@ def measure(
     }
     figures = {
         "report": asdict(report),
+        "frames_with_cover": report.patched_frames,
+        "frames_with_covered_face": sum(
+            bool(clip.boxes[number]) and not patch_free(clip, after, number) for number in range(len(after))
+        ),
         **leaks(clip, before, after, landmarks),
         **steadiness(pipe, clip, before, after, encoded, landmarks),
         **expression(clip, before, after, encoded, landmarks["a"]),
@@ -297,6 +301,7 @@ def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str
     the former."""
     dlib = DlibRecognizer()
     shares, distances, places = [], [], []
+    leaked_frames = set()
     for number, boxes in enumerate(clip.boxes):
         for name, box in boxes.items():
             inner = inner_box(box, before.shape[1:3])
@@ -305,6 +310,8 @@ def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str
             x0, y0, x1, y1 = inner
             difference = np.abs(before[number, y0:y1, x0:x1].astype(int) - after[number, y0:y1, x0:x1]).max(axis=-1)
             shares.append(float((difference > DIFFERENT).mean()))
+            if shares[-1] < LEAKED:
+                leaked_frames.add(number)
             points = landmarks[name] @ clip.matrices[number][name][:, :2].T + clip.matrices[number][name][:, 2]
             seen = [dlib(pictures[number], five_points(points)) for pictures in (before, after)]
             # Of a face that is cut off, dlib sees more of what lies beyond the frame.
@@ -314,6 +321,7 @@ def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str
     return {
         "faces": len(shares),
         "leaked_by_pixels": int((np.array(shares) < LEAKED).sum()),
+        "frames_with_leak": len(leaked_frames),
         "least_changed": min(shares),
         "whole_faces": len(distances),
         "recognized_by_dlib": int((np.array(distances) < STRANGERS).sum()),
