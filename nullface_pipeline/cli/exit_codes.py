@@ -4,7 +4,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Exit code of a command; the highest if several apply. Explained in `docs/reference/exit-codes.md`."""
+    """Exit code of a command; the highest if several apply. See `docs/reference/exit-codes.md`."""
 
     ok = 0
     error = 1
