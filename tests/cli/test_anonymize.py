@@ -255,7 +255,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, arguments, message):
         (["-o", "result.jpg"], "choose result.png"),
         (["small.png", "-o", "result.png"], "result.png is a file for one photo, but 2"),
         (["small.png", "-o", "out", "--skip-face", "1,1,9,9"], "--skip-face with a box is about one photo"),
-        (["-o", "-", "--report", "r.jsonl"], "--report needs"),
+        (["-o", "-", "--report", "r.jsonl"], "--report"),
         (["-o", "out", "--skip-face", "results/photo.png", "-o", "results", "--overwrite"], "over the original"),
         (["-o", "out", "--skip-face", "ref.png", "--contact-sheet", "ref.png", "--overwrite"], "over the original"),
         (["-o", "out", "--keep-mask", "mask.png", "--contact-sheet", "mask.png", "--overwrite"], "over the original"),

@@ -80,7 +80,7 @@ def test_a_leak_is_told_and_changes_the_exit_code(originals, tmp_path):
         (["--originals", "{originals}", "-o", "report"], "--method"),
         (["--originals", "absent", "--method", "box", "-o", "report"], "absent is not a folder"),
         (["--originals", "{originals}", "--method", "mosaic", "-o", "report"], "--method is 'mosaic'"),
-        (["--originals", "{originals}", "--method", "box", "--method", "box", "-o", "report"], "called box"),
+        (["--originals", "{originals}", "--method", "box", "--method", "box", "-o", "report"], "box"),
         (
             ["--originals", "{originals}", "--method", "box", "--second-run", "x={originals}", "-o", "report"],
             "--second-run x",
