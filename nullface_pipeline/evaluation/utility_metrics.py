@@ -48,8 +48,8 @@ def read_weights(values: Sequence[str]) -> dict[str, Path]:
     for value in values:
         name, _, file = value.partition("=")
         if name not in WEIGHTS:
-            raise ValueError(f"--weights {value} has an unknown name. Pass one of {', '.join(WEIGHTS)} with =FILE.")
+            raise ValueError(f"--weights {value} has an unknown name. Pass NAME=FILE, with one of {', '.join(WEIGHTS)}.")
         if not Path(file).is_file():
-            raise ValueError(f"--weights {value}: the file {file} does not exist.")
+            raise ValueError(f"--weights {value}: the file {file} does not exist. Pass NAME=FILE.")
         files[name] = Path(file)
     return files

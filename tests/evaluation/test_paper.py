@@ -76,7 +76,7 @@ def test_another_set_than_the_papers_is_an_error_unless_people_are_drawn(photos)
     folder = photos[0].parent
     with pytest.raises(ValueError, match="4852"):
         draw_photos(folder, "celeba-hq", 1, None)
-    with pytest.raises(ValueError, match="--num-subjects 3"):
+    with pytest.raises(ValueError, match="--num-subjects is 3"):
         draw_photos(folder, "celeba-hq", 1, 3)
     assert draw_photos(folder, "celeba-hq", 1, 2) == photos
 
