@@ -48,7 +48,9 @@ def read_weights(values: Sequence[str]) -> dict[str, Path]:
     for value in values:
         name, _, file = value.partition("=")
         if name not in WEIGHTS:
-            raise ValueError(f"--weights {value} has an unknown name. Pass NAME=FILE, with one of {', '.join(WEIGHTS)}.")
+            raise ValueError(
+                f"--weights {value} has an unknown name. Pass NAME=FILE, with one of {', '.join(WEIGHTS)}."
+            )
         if not Path(file).is_file():
             raise ValueError(f"--weights {value}: the file {file} does not exist. Pass NAME=FILE.")
         files[name] = Path(file)
