@@ -89,7 +89,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(field=st.sampled_from([*LINE]), value=VALUES)
 def test_any_value_in_any_field(tmp_path_factory, field, value):
     try:
@@ -98,7 +98,7 @@ def test_any_value_in_any_field(tmp_path_factory, field, value):
         assert "\n" not in str(error) and "report.jsonl" in str(error)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(field=st.sampled_from([*LINE["faces"][0]]), value=VALUES)
 def test_any_value_in_any_field_of_a_face(tmp_path_factory, field, value):
     line = LINE | {"faces": [LINE["faces"][0] | {field: value}]}
