@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: demo space test clean
+.PHONY: demo space test test-all clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nullface demo --output demo
@@ -16,7 +17,11 @@ test: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/codespell
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(PYTEST)
+
+# The rest as well: what takes more than three seconds, whole clips, and Ray if it is installed.
+test-all: test
+	$(PYTEST) -m "(slow or video or ray) and not gpu and not network and not browser"
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,8 +1,12 @@
+import copy
 import os
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
+from nullface_pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .tiny_parts import make_pipeline
@@ -14,22 +18,44 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
 
 
 @pytest.fixture(scope="session", autouse=True)
-def state_folder(tmp_path_factory):
-    """What runs remember of each other stays among the tests."""
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the records of runs inside the temporary folder of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    """nullface-tiny, for tests that leave it as it was."""
+@pytest.fixture(scope="session")
+def pipe() -> StableDiffusionNullFacePipeline:
+    """nullface-tiny, for tests that do not change it. The others take `own_pipe`."""
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
+@pytest.fixture
+def own_pipe(pipe: StableDiffusionNullFacePipeline) -> StableDiffusionNullFacePipeline:
+    """A pipeline with the weights of `pipe` whose parts may be replaced."""
+    own = copy.copy(pipe)
+    own.face_analyser = copy.copy(pipe.face_analyser)
+    return own
+
+
+@pytest.fixture
+def loaded_once(pipe: StableDiffusionNullFacePipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands and workers in this process get `pipe` when they load nullface-tiny with the default arguments."""
+
+    def shared(load: Callable[..., Any], defaults: tuple[Any, ...]) -> Callable[..., Any]:
+        return lambda *arguments: pipe if arguments in ((), defaults) else load(*arguments)
+
+    defaults = ("cpu", torch.float32, 0.3)
+    for module in ("tiny_model", "model_sets"):
+        monkeypatch.setattr(f"nullface_pipeline.{module}.load_nullface_tiny", shared(load_nullface_tiny, defaults))
+    yield
+    pipe.unet._forward_hooks.clear()  # of progress bars
+
+
 @pytest.fixture(scope="session")
-def shared_pipe():
+def shared_pipe() -> StableDiffusionNullFacePipeline:
     """One pipeline for all tests that leave it as it was; the others make their own."""
     return make_pipeline()

@@ -60,11 +60,11 @@ def test_choosing_a_face():
     assert choose_face(faces[:1], None) is faces[0]
     assert choose_face(faces, 0) is faces[0]
     assert choose_face(faces, 1) is faces[1]
-    with pytest.raises(ValueError, match="No face was found"):
+    with pytest.raises(ValueError):
         choose_face([], None)
-    with pytest.raises(ValueError, match=r"2 faces.*\[10, 10, 90, 90\].*face_index"):
+    with pytest.raises(ValueError, match="face_index"):
         choose_face(faces, None)
-    with pytest.raises(ValueError, match="counted from 0"):
+    with pytest.raises(ValueError, match="face_index"):
         choose_face(faces, 2)
 
 
@@ -82,7 +82,7 @@ def test_ready_analysers_pass_through():
 
 
 def test_a_folder_without_models(tmp_path):
-    with pytest.raises(RuntimeError, match="could not be loaded"):
+    with pytest.raises(RuntimeError, match=tmp_path.name):
         load_face_analyser(tmp_path)
 
 

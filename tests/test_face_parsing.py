@@ -107,7 +107,7 @@ def test_bisenet_is_fetched_once_and_checked(bisenet, tmp_path, monkeypatch):
     """The download code itself, from a file instead of the publisher's server."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     monkeypatch.setattr(face_parsing, "BISENET_URL", bisenet.as_uri())
-    with pytest.raises(RuntimeError, match="invalid hash value"):
+    with pytest.raises(RuntimeError, match="hash"):
         fetch_bisenet_weights()
     assert not list(tmp_path.rglob("*.pth"))
     monkeypatch.setattr(face_parsing, "BISENET_SHA256", sha256(bisenet.read_bytes()).hexdigest())
@@ -153,5 +153,5 @@ def test_any_transformers_model_with_these_labels(tmp_path):
 
 def test_a_model_of_something_else(tmp_path):
     make_segformer(tmp_path, ["road", "sky"])
-    with pytest.raises(ValueError, match="CelebAMask-HQ labels"):
+    with pytest.raises(ValueError, match="CelebAMask"):
         load_face_parser(tmp_path)

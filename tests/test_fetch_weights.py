@@ -94,7 +94,7 @@ def test_a_changed_file_is_deleted_and_fetched_again(hub, published):
     fetch_weights(adapter)
     content = adapter.path.read_bytes()
     adapter.path.write_bytes(content[:-1] + b"?")
-    with pytest.raises(OSError, match="published hash"):
+    with pytest.raises(OSError, match="hash"):
         fetch_weights(adapter)
     assert adapter.path is None
     fetch_weights(adapter)
@@ -104,7 +104,7 @@ def test_a_changed_file_is_deleted_and_fetched_again(hub, published):
 def test_the_hub_cannot_vouch_for_its_own_weights(hub, published):
     """A file and its hash come from one server, so only the hash in this package says what it is."""
     adapter = replace(weights.FACEID_SD15, revision=COMMIT)
-    with pytest.raises(OSError, match="published hash"):
+    with pytest.raises(OSError, match="hash"):
         fetch_weights(adapter)
     assert adapter.path is None
 
@@ -158,11 +158,11 @@ def test_a_release_is_fetched_from_where_it_stopped(hub, published, tmp_path, fa
 
 def test_another_file_than_was_published_is_not_taken(hub, published, tmp_path):
     parser = replace(released(hub, published, tmp_path / "parser.pth", "parser.pth"), sha256="0" * 64)
-    with pytest.raises(OSError, match="published hash"):
+    with pytest.raises(OSError, match="hash"):
         fetch_weights(parser)
     assert parser.path is None
     parser.place.write_bytes(b"somebody's")
-    with pytest.raises(OSError, match="published hash"):
+    with pytest.raises(OSError, match="hash"):
         fetch_weights(parser)
     assert not list(tmp_path.glob("parser*"))
 

@@ -1,4 +1,7 @@
-"""Every way in which diffusers loads a custom pipeline, each in a clean interpreter, gives the same image."""
+"""Every way in which diffusers loads a custom pipeline, each in a clean interpreter, gives the same image.
+
+From a Hub: tests/publish/test_hub.py. Community pages and cards: tests/test_model_card.py.
+"""
 
 import json
 import os
@@ -6,10 +9,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import threading
-from functools import partial
-from hashlib import sha1
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import diffusers
@@ -24,7 +23,6 @@ from .tiny_parts import generators, make_adapter, make_components, make_embeds, 
 
 
 PACKAGE = Path(nullface_pipeline.__file__).parent
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 CALL = """
 import sys
@@ -76,7 +74,7 @@ class Route:
         name, base (`str`): the class, and diffusers' own for the same model.
     """
 
-    def __init__(self, pipeline, folder):
+    def __init__(self, pipeline: str, folder: Path) -> None:
         self.pipeline, self.folder = pipeline, folder
         xl = "XL" if pipeline == "pipeline_sdxl" else ""
         self.name, self.base = f"StableDiffusion{xl}NullFacePipeline", f"StableDiffusion{xl}Pipeline"
@@ -99,7 +97,9 @@ class Route:
             output_type="np",
         ).images
 
-    def run(self, tmp_path, load, source, installed=False, **environment):
+    def run(
+        self, tmp_path: Path, load: str, source: str | Path, installed: bool = False, **environment: str
+    ) -> np.ndarray:
         """The image that the call gives in a new interpreter."""
         result = tmp_path / "image.npy"
         names = {"name": self.name, "base": self.base}
@@ -130,17 +130,22 @@ def copy_modules(target: Path, pipeline: str) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_local_folder(route, tmp_path):
     source = copy_modules(tmp_path / "custom", route.pipeline)
     assert np.array_equal(route.run(tmp_path, CUSTOM, source), route.expected)
 
 
+@pytest.mark.slow
 def test_package_folder_as_it_is(route, tmp_path):
     """A folder is loaded for its pipeline.py; another file of it by its own path."""
     source = PACKAGE if route.pipeline == "pipeline" else PACKAGE / f"{route.pipeline}.py"
     assert np.array_equal(route.run(tmp_path, CUSTOM, source), route.expected)
 
 
+@pytest.mark.parametrize(
+    "route", ["pipeline", pytest.param("pipeline_sdxl", marks=pytest.mark.slow)], indirect=True, scope="module"
+)
 def test_single_file(route, tmp_path):
     source = tmp_path / "nullface.py"
     write_single_file(source, route.pipeline)
@@ -148,6 +153,7 @@ def test_single_file(route, tmp_path):
     assert np.array_equal(route.run(tmp_path, CUSTOM, source), route.expected)
 
 
+@pytest.mark.slow
 def test_model_index_names_the_pipeline(route, tmp_path):
     source = copy_modules(tmp_path / "model", route.pipeline)
     shutil.copytree(route.folder / "model", source, dirs_exist_ok=True)
@@ -157,70 +163,15 @@ def test_model_index_names_the_pipeline(route, tmp_path):
     assert np.array_equal(route.run(tmp_path, OWN_CODE, source), route.expected)
 
 
+@pytest.mark.slow
 def test_installed_package(route, tmp_path):
     assert np.array_equal(route.run(tmp_path, INSTALLED, "-", installed=True), route.expected)
 
 
+@pytest.mark.slow
 def test_from_a_stable_diffusion_pipeline(route, tmp_path):
     source = copy_modules(tmp_path / "custom", route.pipeline)
     assert np.array_equal(route.run(tmp_path, FROM_PIPE, source), route.expected)
-
-
-class HubHandler(SimpleHTTPRequestHandler):
-    """As much of the Hub's HTTP interface as downloading single files of one model repository takes."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.respond(body=False)
-
-    def do_GET(self):
-        self.respond(body=True)
-
-    def respond(self, body: bool):
-        path = self.path.partition("?")[0]
-        headers = {"X-Repo-Commit": COMMIT}
-        if path.startswith("/api/models/org/nullface"):
-            siblings = [{"rfilename": name} for name in os.listdir(self.directory)]
-            content = json.dumps({"id": "org/nullface", "sha": COMMIT, "siblings": siblings}).encode()
-            headers["Content-Type"] = "application/json"
-        else:
-            file = Path(self.directory) / path.rpartition("/")[2]
-            if not path.startswith("/org/nullface/resolve/") or not file.is_file():
-                headers["X-Error-Code"] = "EntryNotFound"
-                return self.send(404, b"", headers, body)
-            content = file.read_bytes()
-            headers["ETag"] = f'"{sha1(content).hexdigest()}"'
-        self.send(200, content, headers, body)
-
-    def send(self, status: int, content: bytes, headers: dict[str, str], body: bool):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-
-@pytest.fixture
-def hub(route, tmp_path):
-    """A Hub on this machine that holds the repository org/nullface."""
-    repository = copy_modules(tmp_path / "repository", route.pipeline)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(HubHandler, directory=str(repository)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def test_hub_repository(route, tmp_path, hub):
-    image = route.run(tmp_path, CUSTOM, "org/nullface", HF_ENDPOINT=hub, HF_HUB_OFFLINE="0")
-    assert np.array_equal(image, route.expected)
-    cached = list((tmp_path / "hf").rglob(f"snapshots/{COMMIT}/*.py"))
-    assert {path.stem for path in cached} == {*CORE, "pipeline"}
 
 
 BOTH = """
@@ -233,6 +184,7 @@ for file, model in (("nullface.py", sys.argv[1]), ("nullface_xl.py", sys.argv[2]
 """
 
 
+@pytest.mark.slow
 def test_both_pipelines_in_one_process(tmp_path):
     models = [Route(pipeline, tmp_path / pipeline).folder for pipeline in PIPELINES]
     for pipeline, file in zip(PIPELINES, ("nullface.py", "nullface_xl.py")):

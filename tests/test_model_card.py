@@ -19,7 +19,6 @@ from nullface_pipeline.ddpm_inversion import InversionSettings
 from nullface_pipeline.face_regions import CELEBAMASK_LABELS
 from nullface_pipeline.publish.hub import CLONE, PACKAGE, model_files, pipeline_files, write_repository
 from nullface_pipeline.publish.single_file import write_single_file
-from nullface_pipeline.tiny_model import load_nullface_tiny
 
 from .local_hub import LocalHub, fill_cache, run_clean
 
@@ -90,6 +89,7 @@ def assert_another_face(home: Path) -> None:
 NO_PYPI = "import diffusers.utils.dynamic_modules_utils as dynamic\ndynamic.get_diffusers_versions = lambda: []\n"
 
 
+@pytest.mark.slow
 def test_examples_of_the_pipelines_card_and_of_the_community_file(home, faceid, tmp_path):
     """The card's against a Hub on this machine; the community page's from a cache alone. Both give one picture."""
     exported, mirror, model = tmp_path / "nullface", tmp_path / "mirror", PACKAGE / "tiny" / "model"
@@ -113,14 +113,15 @@ def test_examples_of_the_pipelines_card_and_of_the_community_file(home, faceid, 
     assert np.array_equal(pixels(home / "family-anonymized.png"), by_card)
 
 
-def test_example_of_the_models_card(home, tmp_path):
+@pytest.mark.slow
+def test_example_of_the_models_card(home, pipe, tmp_path):
     exported = tmp_path / "tiny"
     write_repository(model_files(), exported)
     fill_cache(home, "models", "nullface/nullface-tiny", exported)
     run_clean(python_blocks((exported / "README.md").read_text()), home)
     assert_another_face(home)
     with PIL.Image.open(home / "family.jpg") as photo:
-        expected = load_nullface_tiny().anonymize(photo, seed=0).image
+        expected = pipe.anonymize(photo, seed=0).image
     assert np.array_equal(pixels(home / "family-anonymized.png"), np.asarray(expected))
 
 

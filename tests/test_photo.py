@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,17 +32,18 @@ from nullface_pipeline.photo import (
     unmatched_faces,
 )
 from nullface_pipeline.photo_options import MAX_SEED, PhotoOptions
-from nullface_pipeline.tiny_model import load_nullface_tiny
+from nullface_pipeline.photo_records import FaceToSkipError, OptionTypeError
 
 from .photo_files.samples import adobe_rgb
+from .refusals import refused_option
 from .test_face_crops import landmarks_at
 from .tiny_parts import make_adapter, make_components, make_unet, make_vae
 
 
-# What becomes of faces does not depend on where they are turned to; the paper's way takes the fewest steps.
-FAST = {"num_inference_steps": 10, "skip": 0.5}
+# What becomes of faces does not depend on where they are turned to; the opposite identity takes the fewest evaluations.
+FAST = {"num_inference_steps": 4, "skip": 0.5, "identity": "opposite"}
 
-# In ten steps nullface-tiny does not get far enough from a face to pass its own check.
+# Every result passes the check, so that a face is edited once.
 PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True}
 
 
@@ -61,7 +63,7 @@ def group(astronaut):
     return sheet
 
 
-def covered(shape, boxes, margin=0.9):
+def covered(shape: tuple[int, ...], boxes: Iterable[tuple[float, ...]], margin: float = 0.9) -> np.ndarray:
     """Which pixels lie within boxes that are enlarged on every side by `margin` of their size."""
     inside = np.zeros(shape, dtype=bool)
     for x0, y0, x1, y1 in boxes:
@@ -70,7 +72,7 @@ def covered(shape, boxes, margin=0.9):
     return inside
 
 
-def box_pixels(image, box):
+def box_pixels(image: PIL.Image.Image | np.ndarray, box: Sequence[float]) -> np.ndarray:
     x0, y0, x1, y1 = (max(0, int(value)) for value in box)
     return np.asarray(image)[y0:y1, x0:x1]
 
@@ -105,21 +107,26 @@ def test_a_model_of_512_pixels_goes_through_the_same_code(pipe, astronaut):
     assert np.abs(box_pixels(after, face.box).astype(int) - box_pixels(before, face.box)).mean() > 2.0
 
 
+@pytest.fixture(scope="module")
+def plain(pipe, astronaut):
+    """The result of the astronaut with seed 0."""
+    return pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
+
+
 @pytest.mark.parametrize("option", [{"prompt": "an old man"}, {"solver_order": 2}])
-def test_what_the_pipeline_is_told_reaches_it(pipe, astronaut, option):
-    plain = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
+def test_options_reach_the_pipeline(pipe, astronaut, plain, option):
     told = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST, **option)
     assert not np.array_equal(plain.image, told.image)
 
 
 def test_a_photo_without_a_face_is_an_error(pipe):
-    with pytest.raises(NoFaceFoundError, match="nothing is returned"):
+    with pytest.raises(NoFaceFoundError):
         pipe.anonymize(PIL.Image.new("RGB", (300, 200), "white"), **FAST)
 
 
 def test_without_the_identity_path_every_face_is_covered(pipe, group):
     """What comes out is the person; verification has to notice."""
-    result = pipe.anonymize(group, seed=0, identity="opposite", guidance_scale=0.0, max_attempts=2, **FAST)
+    result = pipe.anonymize(group, seed=0, guidance_scale=0.0, max_attempts=2, **FAST)
     assert {face.method for face in result.faces} == {"covered"}
     for face in result.faces:
         middle = box_pixels(result.image, face.box)
@@ -130,7 +137,7 @@ def test_failures_are_tried_again_and_then_covered(pipe, astronaut):
     result = pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=3, **FAST)
     (face,) = result.faces
     assert (face.method, face.attempts) == ("covered", 3)
-    with pytest.raises(FaceNotHiddenError, match="nothing is returned"):
+    with pytest.raises(FaceNotHiddenError):
         pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=1, on_failure="error", **FAST)
 
 
@@ -151,17 +158,16 @@ def test_a_second_judge_is_heard(pipe, astronaut):
 
 
 @pytest.mark.parametrize("quarter_turns", [1, 2, 3])
-def test_people_who_lie_down_are_found(pipe, astronaut, quarter_turns):
+def test_people_who_lie_down_are_found(pipe, astronaut, plain, quarter_turns):
     """The new face lies the same way: turned back, the photo shows a face where the old one was."""
-    upright = pipe.anonymize(astronaut, seed=2, **PASSES, **FAST)
     turned = PIL.Image.fromarray(np.rot90(np.asarray(astronaut), quarter_turns).copy())
-    result = pipe.anonymize(turned, seed=2, **PASSES, **FAST)
+    result = pipe.anonymize(turned, seed=0, **PASSES, **FAST)
     assert [face.method for face in result.faces] == ["replaced"]
     after = np.rot90(np.asarray(result.image), -quarter_turns).astype(int)
-    box = upright.faces[0].box
+    box = plain.faces[0].box
     new, old = (box_pixels(image, box).astype(int) for image in (after, astronaut))
     assert np.abs(new - old).mean() > 5
-    assert np.abs(new - box_pixels(upright.image, box)).mean() < 0.5 * np.abs(new - old).mean()
+    assert np.abs(new - box_pixels(plain.image, box)).mean() < 0.5 * np.abs(new - old).mean()
 
 
 def test_small_faces_are_covered(pipe, group):
@@ -181,7 +187,7 @@ def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
     box = tuple(float(value) for value in faces[0].box)
     assert methods[box] == "kept"
     assert np.array_equal(box_pixels(by_box.image, box), box_pixels(group, box))
-    with pytest.raises(ValueError, match="of a face to keep"):
+    with pytest.raises(FaceToSkipError):
         pipe.anonymize(group, skip_faces=[(0, 0, 5, 5)], **FAST)
     by_photo = pipe.anonymize(
         astronaut, skip_faces=[astronaut], **PASSES | {"similarity_threshold": 0.9}, seed=0, **FAST
@@ -190,16 +196,16 @@ def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
     assert np.array_equal(np.asarray(by_photo.image), np.asarray(astronaut))
 
 
-def test_photos_by_path_and_people_by_record(pipe, astronaut, tmp_path):
+def test_photos_by_path_and_people_by_record(pipe, astronaut, plain, tmp_path):
     path = tmp_path / "astronaut.png"
     astronaut.save(path)
     result = pipe.anonymize(path, seed=0, **PASSES, **FAST)
-    assert np.array_equal(result.image, pipe.anonymize(astronaut, seed=0, **PASSES, **FAST).image)
+    assert np.array_equal(result.image, plain.image)
     for wanted in (result.faces[0], str(path)):
         assert [face.method for face in pipe.anonymize(str(path), skip_faces=[wanted], **FAST).faces] == ["kept"]
-    with pytest.raises(ValueError, match=r"cannot be read.*nowhere\.png"):
+    with pytest.raises(ValueError, match=r"nowhere\.png"):
         pipe.anonymize(tmp_path / "nowhere.png")
-    with pytest.raises(ValueError, match=r"cannot be read.*nowhere\.png"):
+    with pytest.raises(ValueError, match=r"nowhere\.png"):
         pipe.anonymize(path, skip_faces=[tmp_path / "nowhere.png"], **FAST)
 
 
@@ -227,11 +233,11 @@ def test_reference_photos_are_turned_upright(pipe, astronaut):
     (person,) = (face.embedding for face in search_faces(pipe.face_analyser, np.asarray(astronaut)))
     known = pipe.anonymize(astronaut, skip_faces=[person], seed=0, **FAST)
     assert [face.method for face in known.faces] == ["kept"], "a row of `people` is a reference too"
-    with pytest.raises(ValueError, match="`skip_faces` needs reference photos that show one face; 0 were found"):
+    with refused_option("skip_faces"):
         pipe.anonymize(astronaut, skip_faces=[PIL.Image.new("RGB", (300, 300))], seed=0, **FAST)
 
 
-def seen_at(*box):
+def seen_at(*box: float) -> DetectedFace:
     return DetectedFace(np.array(box, dtype=np.float32), np.zeros((5, 2)), 0.9, np.zeros(512))
 
 
@@ -253,11 +259,11 @@ def test_a_known_face_accounts_for_one_that_is_seen():
     assert unmatched_faces([], known) == [] and unmatched_faces([close], []) == [close]
 
 
-def test_kept_regions_are_the_photos_own_pixels(pipe, astronaut):
+def test_kept_regions_are_the_photos_own_pixels(pipe, astronaut, plain):
     before = np.asarray(astronaut)
     (found,) = detect_faces(pipe.face_analyser, before)
     settings = {"seed": 0, **PASSES, **FAST}
-    whole = np.asarray(pipe.anonymize(astronaut, **settings).image)
+    whole = np.asarray(plain.image)
     kept = np.asarray(pipe.anonymize(astronaut, keep=("eyes", "mouth"), **settings).image)
     x, y = found.landmarks[:2].round().astype(int)[0]
     assert np.array_equal(kept[y - 1 : y + 2, x - 1 : x + 2], before[y - 1 : y + 2, x - 1 : x + 2])
@@ -274,7 +280,7 @@ def test_a_drawn_region_is_kept(pipe, astronaut):
     after = np.asarray(pipe.anonymize(astronaut, keep_mask=mask, seed=0, **PASSES, **FAST).image)
     assert np.array_equal(after[y - 4 : y + 5, x - 4 : x + 5], before[y - 4 : y + 5, x - 4 : x + 5])
     assert not np.array_equal(after, before)
-    with pytest.raises(ValueError, match="keep_mask"):
+    with refused_option("keep_mask"):
         pipe.anonymize(astronaut, keep_mask=mask.resize((64, 64)), **FAST)
 
 
@@ -285,23 +291,22 @@ def test_keeping_the_whole_face_by_mask_covers_it(pipe, astronaut):
     assert [face.method for face in result.faces] == ["covered"]
 
 
-def test_the_seed_fixes_the_result(pipe, astronaut):
-    settings = {**PASSES, **FAST}
-    first, again, other = (np.asarray(pipe.anonymize(astronaut, seed=s, **settings).image) for s in (0, 0, 1))
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+def test_the_seed_fixes_the_result(pipe, astronaut, plain):
+    again, other = (pipe.anonymize(astronaut, seed=seed, **PASSES, **FAST).image for seed in (0, 1))
+    assert np.array_equal(plain.image, again)
+    assert not np.array_equal(plain.image, other)
 
 
 def test_a_person_of_an_album_gets_the_albums_face(pipe, astronaut):
     """The face is changed as all photos show the person, and compared with this one."""
-    settings = {"seed": 0, **PASSES, **FAST}
+    settings = {"seed": 0, **PASSES, **FAST, "identity": "consistent"}
     (face,) = detect_faces(pipe.face_analyser, np.asarray(astronaut))
     rng = np.random.default_rng(0)
     others = rng.normal(size=(2, 512)).astype(np.float32)
     others /= np.linalg.norm(others, axis=1, keepdims=True)
     nearby = face.embedding + 0.3 * others[0]
     results = [
-        np.asarray(pipe.anonymize(astronaut, identity="consistent", people=people, **settings).image)
+        np.asarray(pipe.anonymize(astronaut, people=people, **settings).image)
         for people in (others, face.embedding[None], np.stack([others[1], nearby]), np.stack([nearby, others[1]]))
     ]
     nobody, own, known, in_another_order = results
@@ -312,7 +317,9 @@ def test_a_person_of_an_album_gets_the_albums_face(pipe, astronaut):
 def test_without_a_seed_a_person_of_an_album_has_the_same_noise_each_time(pipe, astronaut):
     people = detect_faces(pipe.face_analyser, np.asarray(astronaut))[0].embedding[None]
     first, again, other = (
-        np.asarray(pipe.anonymize(astronaut, identity="consistent", people=people, **asked, **PASSES, **FAST).image)
+        np.asarray(
+            pipe.anonymize(astronaut, people=people, **asked, **PASSES, **{**FAST, "identity": "consistent"}).image
+        )
         for asked in ({}, {}, {"seed": 0})
     )
     assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -355,7 +362,7 @@ def test_two_faces_of_a_photo_are_never_one_person(pipe, group):
 
 
 def test_a_face_is_turned_to_a_secret_stranger(pipe, astronaut):
-    settings = {**PASSES, "preset": "fast", "max_attempts": 1}
+    settings = {**PASSES, "num_inference_steps": 3, "skip": 0.3, "max_attempts": 1}
     opposite, first, again, other = (
         np.asarray(pipe.anonymize(astronaut, **{**settings, **asked}).image)
         for asked in ({"seed": 0, "identity": "opposite"}, {"seed": 0}, {"seed": 0}, {"seed": 1})
@@ -364,6 +371,7 @@ def test_a_face_is_turned_to_a_secret_stranger(pipe, astronaut):
     assert not np.array_equal(first, opposite) and not np.array_equal(first, other)
 
 
+@pytest.mark.slow
 def test_strangers_do_not_depend_on_the_batch(pipe, group):
     settings = {"seed": 0, **PASSES, "preset": "preview", "max_attempts": 1}
     together, alone = (np.asarray(pipe.anonymize(group, batch_faces=n, **settings).image).astype(int) for n in (8, 1))
@@ -376,14 +384,12 @@ def test_batches_of_faces_do_not_matter(pipe, group):
     assert np.abs(together - alone).max() <= 2
 
 
-def test_works_without_a_parser(astronaut):
-    pipe = load_nullface_tiny()
-    pipe.set_progress_bar_config(disable=True)
-    pipe.face_parser = None
-    result = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
+def test_works_without_a_parser(own_pipe, astronaut):
+    own_pipe.face_parser = None
+    result = own_pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
     assert not np.array_equal(np.asarray(result.image), np.asarray(astronaut))
-    with pytest.raises(RuntimeError, match="face parser"):
-        pipe.anonymize(astronaut, keep=("eyes",), **FAST)
+    with pytest.raises(RuntimeError, match="load_face_models"):
+        own_pipe.anonymize(astronaut, keep=("eyes",), **FAST)
 
 
 def test_orientation_is_applied_and_metadata_dropped(pipe, astronaut):
@@ -404,44 +410,44 @@ def test_bad_photos_and_options(pipe, astronaut):
     file = io.BytesIO()
     astronaut.save(file, format="JPEG")
     truncated = PIL.Image.open(io.BytesIO(file.getvalue()[:4000]))
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError):
         pipe.anonymize(truncated)
-    with pytest.raises(TypeError, match="PIL image"):
+    with pytest.raises(TypeError, match="photo"):
         pipe.anonymize(b"photo.jpg")
-    with pytest.raises(ValueError, match="beard"):
+    with refused_option("keep"):
         pipe.anonymize(astronaut, keep=("beard",))
 
 
 @pytest.mark.parametrize("keep", [("skin",), ("skin", "brows", "eyes", "nose", "mouth", "ears"), FACE_REGIONS])
 def test_what_is_kept_must_leave_skin_to_change(pipe, astronaut, keep):
-    with pytest.raises(ValueError, match="must not hold the skin"):
+    with refused_option("keep"):
         pipe.anonymize(astronaut, keep=keep, **PASSES)
 
 
 def test_a_lenient_threshold_has_to_be_asked_for_twice(pipe, astronaut):
-    with pytest.raises(ValueError, match="similarity_threshold"):
+    with refused_option("similarity_threshold"):
         pipe.anonymize(astronaut, similarity_threshold=1.0)
-    with pytest.raises(ValueError, match="similarity_threshold"):
+    with refused_option("similarity_threshold"):
         pipe.anonymize(astronaut, similarity_threshold=0.55)
 
 
 def test_a_judge_must_be_a_recognizer(pipe, astronaut):
     for verifier in ("dlib", 3, object(), type("Analyser", (), {"models": {}})()):
-        with pytest.raises(TypeError, match="`verifier` must be"):
+        with refused_option("verifier", OptionTypeError):
             pipe.anonymize(astronaut, verifier=verifier)
 
 
 def test_two_faces_where_one_is_wanted(pipe, group):
     aligned = group.resize((128, 128))
     pair = PIL.Image.fromarray(np.asarray(group)[:, :400]).resize((384, 384))
-    with pytest.raises(ValueError, match="`face_index`"):
+    with pytest.raises(ValueError, match="face_index"):
         pipe(pair)
-    with pytest.raises(ValueError, match="No face was found"):
+    with pytest.raises(ValueError):
         pipe(PIL.Image.new("RGB", aligned.size))
-    assert pipe(pair, face_index=0, **FAST).images[0].size == pair.size
+    assert pipe(pair, face_index=0, num_inference_steps=4, skip=0.5).images[0].size == pair.size
 
 
-def make_face(x, y, eye_distance):
+def make_face(x: float, y: float, eye_distance: float) -> DetectedFace:
     landmarks = landmarks_at(x, y, eye_distance).astype(np.float32)
     return DetectedFace(np.zeros(4, dtype=np.float32), landmarks, 0.9, np.zeros(512, dtype=np.float32))
 
@@ -499,13 +505,14 @@ def test_after_few_steps_all_of_them_come_first():
     assert [stronger(fast, n) for n in range(3)] == [fast, full, stronger(full, 1)]
 
 
-@pytest.mark.parametrize(("preset", "steps"), [("fast", 4), ("preview", 3)])
-def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut, preset, steps):
+def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut):
+    """What each preset takes with the opposite identity is in test_model_sets.py."""
+    steps = 3
     evaluations = 3 * steps - 1
     counted = []
     handle = pipe.unet.register_forward_pre_hook(lambda module, arguments: counted.append(len(arguments[0])))
     try:
-        asked = {"preset": preset, "seed": 0, "max_attempts": 1, "guidance_scale": 6.0}
+        asked = {"preset": "preview", "seed": 0, "max_attempts": 1, "guidance_scale": 6.0}
         result = pipe.anonymize(astronaut, **asked, identity="opposite")
         assert sum(counted) == evaluations
         # What nullface-tiny's detector takes for one more face in the result is covered without an evaluation.

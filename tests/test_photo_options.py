@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nullface_pipeline.photo_options import MAX_SEED, PRESETS, PhotoOptions, content, described, is_whole
+from nullface_pipeline.photo_records import OptionError, OptionTypeError
+
+from .refusals import refused_option
 
 
 FIELDS = PhotoOptions.__dataclass_fields__
@@ -20,14 +23,14 @@ NUMBERS = [name for name, field in FIELDS.items() if described(field).is_number]
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, -1e300, np.float32("nan")])
 def test_numbers_are_finite_and_in_range(name, value):
-    with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
+    with refused_option(name):
         PhotoOptions(**{name: value})
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("value", ["3", b"3", [3], {}, 3j, Decimal(1), True, np.array([1.0, 2.0]), object()])
 def test_numbers_are_numbers(name, value):
-    with pytest.raises(TypeError, match=f"`{name}` must be a"):
+    with refused_option(name, OptionTypeError):
         PhotoOptions(**{name: value})
 
 
@@ -40,20 +43,20 @@ def test_the_ends_of_each_range_are_in_it(name):
         assert getattr(PhotoOptions(**{name: int(end) if whole else end}, **identity), name) == end
     step = 1 if whole else 1e-3 * max(1.0, abs(about.high))
     for outside in (about.low - step, about.high + step):
-        with pytest.raises(ValueError, match=f"`{name}` must be from"):
+        with refused_option(name):
             PhotoOptions(**{name: int(outside) if whole else outside}, **identity)
 
 
 @pytest.mark.parametrize("name", ["seed", "max_attempts", "batch_faces", "num_inference_steps"])
 def test_whole_numbers_are_whole(name):
-    with pytest.raises(TypeError, match="integer"):
+    with refused_option(name, OptionTypeError):
         PhotoOptions(**{name: 2.5})
     assert getattr(PhotoOptions(**{name: np.int64(7)}), name) == 7
 
 
 @pytest.mark.parametrize("option", [{"identity_scale": -1.0}, {"guidance_scale": -5.0}])
 def test_a_face_is_not_moved_towards_the_person_by_accident(option):
-    with pytest.raises(ValueError, match="identity"):
+    with refused_option(*option):
         PhotoOptions(**option)
     assert PhotoOptions(**option, identity="opposite").settings().items() >= option.items()
 
@@ -65,40 +68,40 @@ PEOPLE = np.ones((1, 512), dtype=np.float32)
 @pytest.mark.parametrize("angle", [0.0, 30.0])
 def test_an_angle_does_not_choose_the_identity(identity, angle):
     """An angle of 0 must not turn the default into the paper's way."""
-    with pytest.raises(ValueError, match="identity_angle"):
+    with refused_option("identity_angle"):
         PhotoOptions(identity=identity, identity_angle=angle)
     assert PhotoOptions(identity="opposite", identity_angle=angle).settings()["identity_angle"] == angle
 
 
 @pytest.mark.parametrize("identity", ["random", "opposite"])
 def test_people_belong_to_consistent_identities(identity):
-    with pytest.raises(ValueError, match="people"):
+    with refused_option("people"):
         PhotoOptions(identity=identity, people=PEOPLE)
     assert PhotoOptions(identity="consistent", people=PEOPLE).people is not None
 
 
 @pytest.mark.parametrize("identity", ["stranger", "", None, True])
 def test_identities_are_known(identity):
-    with pytest.raises(ValueError, match="identity"):
+    with refused_option("identity"):
         PhotoOptions(identity=identity)
 
 
 @pytest.mark.parametrize("cover", ["black", "", None, 3])
 def test_covers_are_known(cover):
-    with pytest.raises(ValueError, match="`cover` must be"):
+    with refused_option("cover"):
         PhotoOptions(cover=cover)
 
 
 def test_a_prompt_is_one_text():
     assert PhotoOptions(prompt="an old man").settings()["prompt"] == "an old man"
     assert "prompt" not in PhotoOptions().settings()
-    with pytest.raises(TypeError, match="`prompt` must be"):
+    with refused_option("prompt", OptionTypeError):
         PhotoOptions(prompt=["an old man", "a child"])
 
 
 @pytest.mark.parametrize("name", ["min_face", "max_attempts", "batch_faces", "keep", "preset", "skip_faces"])
 def test_what_has_a_default_cannot_be_none(name):
-    with pytest.raises((TypeError, ValueError), match=name):
+    with refused_option(name):
         PhotoOptions(**{name: None})
 
 
@@ -121,7 +124,7 @@ def test_what_has_a_default_cannot_be_none(name):
     ],
 )
 def test_people_to_spare_are_boxes_or_photos(skip_faces):
-    with pytest.raises(TypeError, match="`skip_faces` must be a list of boxes"):
+    with refused_option("skip_faces", OptionTypeError):
         PhotoOptions(skip_faces=skip_faces)
 
 
@@ -138,14 +141,14 @@ def test_people_to_spare_are_boxes_or_photos(skip_faces):
     ],
 )
 def test_a_box_to_spare_is_a_box(box):
-    with pytest.raises(ValueError, match="`skip_faces` holds the box"):
+    with refused_option("skip_faces"):
         PhotoOptions(skip_faces=[box])
 
 
 def test_people_to_spare_may_be_embeddings():
     (person,) = PhotoOptions(skip_faces=[np.ones(512)]).skip_faces
     assert person.shape == (512,) and person.dtype == np.float32
-    with pytest.raises(ValueError, match="`skip_faces` must be finite"):
+    with refused_option("skip_faces"):
         PhotoOptions(skip_faces=[np.full(512, math.nan)])
 
 
@@ -158,20 +161,20 @@ def test_good_values_become_plain_ones():
 
 @pytest.mark.parametrize("keep", ["eyes", 5, [5], [("eyes",)], None])
 def test_regions_are_a_list_of_names(keep):
-    with pytest.raises((TypeError, ValueError), match="`keep` must"):
+    with refused_option("keep"):
         PhotoOptions(keep=keep)
 
 
 @pytest.mark.parametrize("wrong", [{"preset": "much"}, {"preset": 3}, {"on_failure": "ignore"}, {"on_failure": True}])
 def test_choices(wrong):
-    with pytest.raises(ValueError, match="must be one of"):
+    with refused_option(*wrong):
         PhotoOptions(**wrong)
 
 
 def test_leniency_is_a_plain_yes():
-    with pytest.raises(TypeError, match="accept_recognizable"):
+    with refused_option("accept_recognizable", OptionTypeError):
         PhotoOptions(accept_recognizable="yes")
-    with pytest.raises(TypeError, match="keep_mask"):
+    with refused_option("keep_mask", OptionTypeError):
         PhotoOptions(keep_mask=np.zeros((9, 9)))
 
 
@@ -185,18 +188,18 @@ def test_few_steps_or_many():
     assert PhotoOptions(preset="fast").settings()["few_steps"] == 7
     assert PhotoOptions(preset="strong", few_steps=5).settings() == {**PRESETS["strong"], "few_steps": 5}
     assert "few_steps" not in PhotoOptions(preset="fast", num_inference_steps=50).settings()
-    with pytest.raises(ValueError, match="few_steps"):
+    with refused_option("few_steps"):
         PhotoOptions(few_steps=7, num_inference_steps=50)
 
 
 def test_arguments_by_name():
     options = PhotoOptions.from_arguments({"seed": 3}, PhotoOptions(seed=1, keep=("eyes",)))
     assert (options.seed, options.keep) == (3, ("eyes",))
-    with pytest.raises(TypeError, match="does not take output_type; its options are keep, keep_mask, seed"):
+    with pytest.raises(TypeError, match="output_type"):
         PhotoOptions.from_arguments({"output_type": "pt"})
-    with pytest.raises(TypeError, match="must be PhotoOptions, got tuple"):
+    with pytest.raises(TypeError, match="options"):
         PhotoOptions.from_arguments({}, ("eyes",))
-    with pytest.raises(ValueError, match="`seed` must be"):
+    with refused_option("seed"):
         PhotoOptions.from_arguments({"seed": MAX_SEED + 1}, PhotoOptions())
 
 
@@ -232,8 +235,8 @@ anything = st.one_of(
 def test_whatever_is_given_is_taken_or_refused_in_words(name, value):
     try:
         taken = getattr(PhotoOptions(**{name: value}), name)
-    except (TypeError, ValueError) as error:
-        assert name in str(error)
+    except OptionError as error:
+        assert error.option == name
         return
     if isinstance(taken, float):
         assert math.isfinite(taken)

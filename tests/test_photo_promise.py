@@ -2,19 +2,26 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data
 
-from nullface_pipeline import FaceNotHiddenError, PhotoOptions, PhotoRefusedError, TooManyFacesError
+from nullface_pipeline import (
+    FaceNotHiddenError,
+    PhotoOptions,
+    PhotoRefusedError,
+    StableDiffusionNullFacePipeline,
+    TooManyFacesError,
+)
 from nullface_pipeline.face_covers import are_covered, cover_faces
-from nullface_pipeline.face_identity import load_face_analyser
+from nullface_pipeline.face_identity import DetectedFace, load_face_analyser
 from nullface_pipeline.face_search import MAX_FACES, search_faces
 from nullface_pipeline.face_target import make_target
 from nullface_pipeline.photo import (
@@ -26,11 +33,14 @@ from nullface_pipeline.photo import (
     records,
 )
 from nullface_pipeline.photo_options import COVERS
-from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
+from nullface_pipeline.photo_records import FaceToSkipError
+from nullface_pipeline.tiny_model import TINY_FOLDER
+
+from .refusals import refused_option
 
 
 FAST = {"num_inference_steps": 4, "skip": 0.5}
-PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True, **FAST}
+PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True, "identity": "opposite", **FAST}
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +66,12 @@ def target(pipe, pixels, face):
     return replace(target, result=np.full_like(target.aligned, 128), attempts=1, similarity=0.0)
 
 
-def inside(pixels, face):
+def inside(pixels: np.ndarray, face: DetectedFace) -> np.ndarray:
     x0, y0, x1, y1 = face.box.round().astype(int)
     return pixels[y0:y1, x0:x1]
 
 
-def kept_around(face, size, half_axes):
+def kept_around(face: DetectedFace, size: tuple[int, int], half_axes: tuple[float, float]) -> PIL.Image.Image:
     """A mask that keeps an ellipse around the middle of the face."""
     mask, centre = PIL.Image.new("L", size), face.landmarks.mean(axis=0)
     PIL.ImageDraw.Draw(mask).ellipse([*(centre - half_axes), *(centre + half_axes)], fill=255)
@@ -87,24 +97,24 @@ def test_a_face_that_nobody_accounts_for_is_refused(pixels, face, target):
         FoundFaces(pixels, (face,), (), ()),
         FoundFaces(pixels, (), (face,), ()),
     ):
-        with pytest.raises(FaceNotHiddenError, match="accounted for"):
+        with pytest.raises(FaceNotHiddenError):
             check_finished(found, FinishedFaces(pixels, (), (), ()))
-    with pytest.raises(FaceNotHiddenError, match="accounted for"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(
             FoundFaces(pixels, (face,), (), ()), FinishedFaces(target.paste(pixels), (target,), (target,), ())
         )
     other = replace(target, face=replace(face))
-    with pytest.raises(FaceNotHiddenError, match="accounted for"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(target.paste(pixels), (other,), (), ()))
 
 
 def test_a_hidden_face_whose_pixels_are_the_same_is_refused(pixels, face, target):
     found = FoundFaces(pixels, (face,), (), ())
-    with pytest.raises(FaceNotHiddenError, match="did not change"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(found, FinishedFaces(pixels, (target,), (), ()))
     hardly = pixels.copy()
     inside(hardly, face)[:2] ^= 1
-    with pytest.raises(FaceNotHiddenError, match="did not change"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(found, FinishedFaces(hardly, (target,), (), ()))
 
 
@@ -113,7 +123,7 @@ def test_a_hidden_face_of_which_only_the_surroundings_changed_is_refused(pixels,
     features = np.asarray(kept_around(face, pixels.shape[1::-1], (34, 46))) > 0
     changed = np.where(features[..., None], pixels, target.paste(pixels))
     assert (inside(changed, face) != inside(pixels, face)).any(axis=-1).mean() > 0.3
-    with pytest.raises(FaceNotHiddenError, match="did not change"):
+    with pytest.raises(FaceNotHiddenError):
         check_finished(FoundFaces(pixels, (face,), (), ()), FinishedFaces(changed, (target,), (), ()))
 
 
@@ -127,7 +137,7 @@ def test_a_covered_face_that_still_shows_is_refused(pixels, face, target, kind, 
         (FoundFaces(pixels, (), (face,), ()), FinishedFaces(shown, (), (), (face,), kind)),
         (FoundFaces(pixels, (), (), (face,)), FinishedFaces(shown, (), (), (replace(face),), kind)),
     ):
-        with pytest.raises(FaceNotHiddenError, match="did not change"):
+        with pytest.raises(FaceNotHiddenError):
             check_finished(found, finished)
 
 
@@ -143,7 +153,7 @@ def test_a_face_is_covered_by_what_was_asked_for(pipe, astronaut, face, kind):
 
 @pytest.mark.parametrize("min_face", [math.nan, math.inf, -1.0, "large"])
 def test_no_size_lets_a_face_through(pipe, astronaut, min_face):
-    with pytest.raises((TypeError, ValueError), match="min_face"):
+    with refused_option("min_face"):
         pipe.anonymize(astronaut, min_face=min_face, **PASSES)
 
 
@@ -223,14 +233,12 @@ class Detector:
 
 
 @pytest.fixture
-def told(face):
+def told(own_pipe, face):
     """A pipeline whose detector is told what to see."""
-    pipe = load_nullface_tiny()
-    pipe.set_progress_bar_config(disable=True)
 
     def tell(*looks):
-        pipe.face_analyser.det_model = Detector(*looks, landmarks=face.landmarks)
-        return pipe
+        own_pipe.face_analyser.det_model = Detector(*looks, landmarks=face.landmarks)
+        return own_pipe
 
     return tell
 
@@ -263,14 +271,14 @@ def test_a_neighbour_is_not_taken_for_a_face_that_is_seen_no_more(told, astronau
 def test_a_box_does_not_spare_the_neighbour(told, astronaut, face, shift):
     """Of two people cheek to cheek only one was found, and the other one had agreed."""
     beside = face.box + np.array([shift, 0, shift, 0], np.float32) * (face.box[2] - face.box[0])
-    with pytest.raises(ValueError, match="of a face to keep matches"):
+    with pytest.raises(FaceToSkipError):
         told([face.box]).anonymize(astronaut, skip_faces=[beside], **PASSES)
 
 
 def test_a_box_between_two_faces_spares_neither(told, astronaut, face):
     width = face.box[2] - face.box[0]
     left, right = (face.box + np.array([shift, 0, shift, 0], np.float32) * width for shift in (-0.22, 0.22))
-    with pytest.raises(ValueError, match="of a face to keep matches"):
+    with pytest.raises(FaceToSkipError):
         told([left, right]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
 
 
@@ -312,7 +320,7 @@ def test_boxes_beyond_the_photo_are_covered_as_far_as_they_are_in_it(told, astro
 def test_more_faces_than_a_photo_holds_are_refused_in_words(told, astronaut):
     boxes = [[x, y, x + 3, y + 3] for x in range(0, 300, 6) for y in range(0, 300, 6)]
     assert len(boxes) > MAX_FACES
-    with pytest.raises(TooManyFacesError, match="`detection_threshold`"):
+    with pytest.raises(TooManyFacesError):
         told(boxes).anonymize(astronaut, **PASSES)
 
 
@@ -335,12 +343,13 @@ def test_grey_of_16_bits_is_seen_as_it_is(pipe, pixels):
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_pictures_without_an_agreed_white_are_refused(pipe, pixels, mode):
-    with pytest.raises(ValueError, match=f"mode {mode} has no defined white point"):
+    with pytest.raises(ValueError, match=f"mode {mode} "):
         pipe.anonymize(PIL.Image.fromarray(pixels).convert("L").convert(mode), **PASSES)
 
 
-@pytest.mark.parametrize("size", [(40_000, 300), (300, 40_000)])
-@pytest.mark.parametrize("at_the_end", [False, True])
+@pytest.mark.parametrize(
+    ("size", "at_the_end"), [((33_000, 300), True), pytest.param((300, 33_000), False, marks=pytest.mark.slow)]
+)
 def test_very_long_pictures(pipe, pixels, size, at_the_end):
     """OpenCV warps nothing longer than 32,766 pixels."""
     photo = PIL.Image.new("RGB", size, (90, 110, 130))
@@ -386,9 +395,27 @@ plausible = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None)
 @given(st.one_of(wild, plausible))
 def test_never_a_success_with_an_unchanged_face(pipe, astronaut, pixels, face, options):
+    check_that_no_face_leaves(pipe, astronaut, pixels, face, options)
+
+
+@pytest.mark.slow
+@settings(max_examples=100, deadline=None)
+@given(st.one_of(wild, plausible))
+def test_never_a_success_with_an_unchanged_face_for_many_options(pipe, astronaut, pixels, face, options):
+    check_that_no_face_leaves(pipe, astronaut, pixels, face, options)
+
+
+def check_that_no_face_leaves(
+    pipe: StableDiffusionNullFacePipeline,
+    astronaut: PIL.Image.Image,
+    pixels: np.ndarray,
+    face: DetectedFace,
+    options: dict[str, Any],
+) -> None:
+    """The options are refused, or the face has changed or was spared as asked."""
     try:
         result = pipe.anonymize(astronaut, **{**FAST, "max_attempts": 1, **options})
     except (PhotoRefusedError, TypeError, ValueError, RuntimeError) as error:

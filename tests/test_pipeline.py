@@ -48,9 +48,9 @@ def assert_same_latents(actual, expected):
 
 
 def pairwise_settings():
-    """Every pair of values of any two settings occurs; the whole grid is the slow test below."""
+    """Every pair of values of any two settings occurs; the whole grid, of more steps, is the slow test below."""
     names = ("steps", "skip", "guidance", "mask_start", "eta", "count")
-    values = ((20, 50, 100), (0.0, 0.3, 0.7), (0.0, 5.0, 10.0), (None, 0.8, 0.2), (1.0, 0.5), (1, 3))
+    values = ((10, 20, 40), (0.0, 0.3, 0.7), (0.0, 5.0, 10.0), (None, 0.8, 0.2), (1.0, 0.5), (1, 3))
     missing = {(a, x, b, y) for a, b in itertools.combinations(range(6), 2) for x in values[a] for y in values[b]}
     while missing:
         best = max(
@@ -329,9 +329,9 @@ def test_an_inversion_serves_many_edits(shared_pipe):
 
 def test_an_inversion_of_another_size_is_refused(shared_pipe):
     inversion = shared_pipe.invert(make_images(1), num_inference_steps=10)
-    with pytest.raises(ValueError, match="another size"):
+    with pytest.raises(ValueError, match="inversion"):
         shared_pipe(make_images(1, size=40), make_embeds(1), inversion=inversion)
-    with pytest.raises(ValueError, match=r"1 image\(s\), `image` of 2"):
+    with pytest.raises(ValueError, match="inversion"):
         shared_pipe(make_images(2), make_embeds(2), inversion=inversion)
 
 
@@ -372,7 +372,7 @@ def test_an_inversion_records_its_timesteps(shared_pipe):
     edited = shared_pipe(inversion=inversion, timesteps=[291, 98, 1], **call).images
     direct = shared_pipe(timesteps=[291, 98, 1], solver_order=2, generator=generators(1), **call).images
     assert torch.equal(edited, direct)
-    with pytest.raises(ValueError, match="`skip` is 0.7, but `inversion` was made with None"):
+    with pytest.raises(ValueError, match="skip"):
         shared_pipe(inversion=inversion, skip=0.7, **call)
 
 
@@ -585,56 +585,56 @@ def test_progress_bars_count_unet_calls(shared_pipe, capsys):
 
 
 BAD_CALLS = {
-    "size": ({"image": torch.rand(1, 3, 30, 32)}, ValueError, "multiples of 8"),
-    "channels": ({"image": torch.rand(1, 4, 32, 32)}, ValueError, "three colour channels"),
-    "values": ({"image": 255 * torch.rand(1, 3, 32, 32)}, ValueError, r"\[0, 1\]"),
-    "integers": ({"image": np.zeros((32, 32, 3), dtype=np.uint8)}, ValueError, "divide by 255"),
-    "not an image": ({"image": "photo.png"}, ValueError, "PIL image"),
-    "mixed sizes": ({"image": [PIL.Image.new("RGB", s) for s in ((32, 32), (16, 16))]}, ValueError, "one size"),
-    "embedding width": ({"identity_embeds": torch.randn(1, 256)}, ValueError, r"\(1, 512\)"),
-    "embedding rank": ({"identity_embeds": torch.randn(512)}, ValueError, r"\(1, 512\)"),
-    "embedding count": ({"identity_embeds": torch.randn(2, 512)}, ValueError, r"\(1, 512\)"),
+    "size": ({"image": torch.rand(1, 3, 30, 32)}, ValueError, "image"),
+    "channels": ({"image": torch.rand(1, 4, 32, 32)}, ValueError, "image"),
+    "values": ({"image": 255 * torch.rand(1, 3, 32, 32)}, ValueError, "image"),
+    "integers": ({"image": np.zeros((32, 32, 3), dtype=np.uint8)}, ValueError, "image"),
+    "not an image": ({"image": "photo.png"}, ValueError, "image"),
+    "mixed sizes": ({"image": [PIL.Image.new("RGB", s) for s in ((32, 32), (16, 16))]}, ValueError, "image"),
+    "embedding width": ({"identity_embeds": torch.randn(1, 256)}, ValueError, "identity_embeds"),
+    "embedding rank": ({"identity_embeds": torch.randn(512)}, ValueError, "identity_embeds"),
+    "embedding count": ({"identity_embeds": torch.randn(2, 512)}, ValueError, "identity_embeds"),
     "embedding of nobody": ({"identity_embeds": torch.zeros(1, 512)}, ValueError, "identity_embeds"),
-    "embedding not finite": ({"identity_embeds": torch.full((1, 512), torch.nan)}, ValueError, "finite"),
-    "identity generators": ({"identity_generator": generators(2)}, ValueError, "2 generators"),
-    "mask channels": ({"mask_image": torch.ones(1, 4, 32, 32)}, ValueError, "grey mask"),
-    "every step of training": ({"num_inference_steps": 1000}, ValueError, "from 1 to 999"),
-    "keep everything": ({"keep": list(REGIONS)}, ValueError, "must not hold the skin"),
+    "embedding not finite": ({"identity_embeds": torch.full((1, 512), torch.nan)}, ValueError, "identity_embeds"),
+    "identity generators": ({"identity_generator": generators(2)}, ValueError, "generators"),
+    "mask channels": ({"mask_image": torch.ones(1, 4, 32, 32)}, ValueError, "mask_image"),
+    "every step of training": ({"num_inference_steps": 1000}, ValueError, "num_inference_steps"),
+    "keep everything": ({"keep": list(REGIONS)}, ValueError, "keep"),
     "mask size": ({"mask_image": torch.zeros(1, 1, 16, 16)}, ValueError, "mask_image"),
     "mask count": ({"mask_image": torch.zeros(2, 1, 32, 32)}, ValueError, "mask_image"),
-    "skip of 1": ({"skip": 1.0}, ValueError, r"\[0, 1\)"),
-    "negative skip": ({"skip": -0.1}, ValueError, r"\[0, 1\)"),
-    "skip of every step": ({"skip": 0.9, "num_inference_steps": 3}, ValueError, "none of 3 steps"),
+    "skip of 1": ({"skip": 1.0}, ValueError, "skip"),
+    "negative skip": ({"skip": -0.1}, ValueError, "skip"),
+    "skip of every step": ({"skip": 0.9, "num_inference_steps": 3}, ValueError, "skip"),
     "steps": ({"num_inference_steps": 0}, ValueError, "num_inference_steps"),
     "eta": ({"eta": 0.0}, ValueError, "eta"),
-    "prompts": ({"prompt": ["a", "a"]}, ValueError, "2 prompts"),
-    "prompt is no text": ({"prompt": 7}, ValueError, "string"),
-    "solver order": ({"solver_order": 3}, ValueError, "1 or 2"),
-    "order 2 of less noise": ({"solver_order": 2, "eta": 0.5}, ValueError, "`eta`=1 only"),
-    "no timesteps": ({"timesteps": [], "num_inference_steps": None}, ValueError, "strictly decreasing"),
-    "timesteps rise": ({"timesteps": [1, 2], "num_inference_steps": None}, ValueError, "strictly decreasing"),
-    "timesteps repeat": ({"timesteps": [2, 2], "num_inference_steps": None}, ValueError, "strictly decreasing"),
-    "timestep 0": ({"timesteps": [5, 0], "num_inference_steps": None}, ValueError, "from 999 to 1"),
-    "timestep 1000": ({"timesteps": [1000, 5], "num_inference_steps": None}, ValueError, "from 999 to 1"),
-    "timesteps in fractions": ({"timesteps": [5.0, 1.0], "num_inference_steps": None}, ValueError, "integers"),
+    "prompts": ({"prompt": ["a", "a"]}, ValueError, "prompts"),
+    "prompt is no text": ({"prompt": 7}, ValueError, "prompt"),
+    "solver order": ({"solver_order": 3}, ValueError, "solver_order"),
+    "order 2 of less noise": ({"solver_order": 2, "eta": 0.5}, ValueError, "solver_order"),
+    "no timesteps": ({"timesteps": [], "num_inference_steps": None}, ValueError, "timesteps"),
+    "timesteps rise": ({"timesteps": [1, 2], "num_inference_steps": None}, ValueError, "timesteps"),
+    "timesteps repeat": ({"timesteps": [2, 2], "num_inference_steps": None}, ValueError, "timesteps"),
+    "timestep 0": ({"timesteps": [5, 0], "num_inference_steps": None}, ValueError, "timesteps"),
+    "timestep 1000": ({"timesteps": [1000, 5], "num_inference_steps": None}, ValueError, "timesteps"),
+    "timesteps in fractions": ({"timesteps": [5.0, 1.0], "num_inference_steps": None}, ValueError, "timesteps"),
     "timesteps and steps": ({"timesteps": [5, 1]}, ValueError, "num_inference_steps"),
     "mask_start": ({"mask_start": 1.5}, ValueError, "mask_start"),
     "angle": ({"identity_angle": 200.0}, ValueError, "identity_angle"),
     "guidance": ({"guidance_scale": float("nan")}, ValueError, "guidance_scale"),
     "inversion batch": ({"inversion_batch_size": 0}, ValueError, "inversion_batch_size"),
-    "generators": ({"generator": generators(2)}, ValueError, "2 generators"),
+    "generators": ({"generator": generators(2)}, ValueError, "generators"),
     "keep without a parser": ({"keep": ("eyes",)}, RuntimeError, "load_face_models"),
-    "unknown region": ({"keep": ("beard",)}, ValueError, "beard"),
-    "keep as text": ({"keep": "eyes"}, ValueError, "list or tuple"),
+    "unknown region": ({"keep": ("beard",)}, ValueError, "keep"),
+    "keep as text": ({"keep": "eyes"}, ValueError, "keep"),
     "no face models": ({"identity_embeds": None}, RuntimeError, "load_face_models"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_bad_input_is_named(shared_pipe, name):
-    bad, error, message = BAD_CALLS[name]
+    bad, error, argument = BAD_CALLS[name]
     call = {"image": make_images(1), "identity_embeds": make_embeds(1), "num_inference_steps": 10, **bad}
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=rf"\b{argument}\b"):
         shared_pipe(**call)
 
 
@@ -646,7 +646,7 @@ def test_adapter_not_loaded():
         pipe(make_images(1), make_embeds(1))
     pipe.load_face_adapter(make_adapter(pipe.unet))
     pipe.unet.set_default_attn_processor()
-    with pytest.raises(RuntimeError, match="attention processors were replaced"):
+    with pytest.raises(RuntimeError, match="attention processors"):
         pipe(make_images(1), make_embeds(1))
 
 

@@ -201,6 +201,7 @@ def random_batch(count, generator):
     return GuidedBatch(latents, wanted, identities, timesteps, noise, portraits, told, timesteps, guidance)
 
 
+@pytest.mark.slow
 def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
     """A step in which it has none is the step without it; later it changes the network, and the critic learns on."""
     diffusion, batch = Diffusion(tmp_path, torch.device("cpu")), random_batch(2, torch.Generator().manual_seed(0))
@@ -223,6 +224,7 @@ def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
     assert after < before
 
 
+@pytest.mark.slow
 def test_guided_predictions_stay_what_they_were_but_for_the_critic(tmp_path, monkeypatch):
     diffusion, batch = Diffusion(tmp_path, torch.device("cpu")), random_batch(2, torch.Generator().manual_seed(0))
 

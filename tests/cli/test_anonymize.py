@@ -1,3 +1,5 @@
+import functools
+import io
 import json
 import os
 import shutil
@@ -10,20 +12,31 @@ import PIL.Image
 import pytest
 import typer
 from skimage import data
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from nullface_pipeline import face_search, model_sets
-from nullface_pipeline.cli import app
+from nullface_pipeline.cli import app, main
 from nullface_pipeline.photo_folder import preview
 from nullface_pipeline.photo_folder.planned_files import PREVIEW_SUFFIX
 from nullface_pipeline.photo_records import FaceNotHiddenError, TooManyFacesError
 
 
-def invoke(*arguments):
+# The paper's way, in so few steps that a face takes a second; it passes the check of its own.
+QUICK = ("--identity", "opposite", "--num-inference-steps", "4", "--skip", "0.5")
+
+
+@functools.cache
+def astronaut_png() -> bytes:
+    file = io.BytesIO()
+    PIL.Image.fromarray(data.astronaut()).save(file, "PNG")
+    return file.getvalue()
+
+
+def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def invoke_as_main(*arguments):
+def invoke_as_main(*arguments: object) -> Result:
     """With the exit code of the command, for which wrong usage is 2; whatever it raises is a traceback."""
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], standalone_mode=False)
     if isinstance(result.exception, typer.TyperException):
@@ -36,7 +49,7 @@ def invoke_as_main(*arguments):
     return result
 
 
-def contents(folder):
+def contents(folder: Path) -> dict[Path, bytes | None]:
     """All files and folders in a folder, and what is in them."""
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
@@ -47,7 +60,7 @@ def test_anonymize_a_folder(tmp_path):
     PIL.Image.fromarray(data.astronaut()).save(folder / "astronaut.jpg")
     PIL.Image.new("RGB", (200, 200), "white").save(folder / "wall.png")
     report, sheet = tmp_path / "report.jsonl", tmp_path / "sheet.png"
-    arguments = ("anonymize", folder, "-o", tmp_path / "out", "--report", report)
+    arguments = ("anonymize", folder, "-o", tmp_path / "out", "--report", report, *QUICK)
     arguments += ("--contact-sheet", sheet, "--seed", 0)
     result = invoke(*arguments)
     assert result.exit_code == 4, result.output
@@ -70,7 +83,7 @@ def test_anonymize_a_folder(tmp_path):
 
 
 def test_a_face_is_covered_by_what_was_asked_for(tmp_path):
-    PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
+    (tmp_path / "astronaut.png").write_bytes(astronaut_png())
     arguments = ("anonymize", tmp_path / "astronaut.png", "-o", tmp_path / "out", "--min-face", 500)
     for cover, fewest in (("solid", 1), ("mosaic", 9)):
         result = invoke(*arguments, "--cover", cover)
@@ -100,7 +113,7 @@ def test_a_reference_photo_is_searched_once_for_all_photos(tmp_path, monkeypatch
 
 
 def test_a_reference_photo_of_nobody_is_said_before_the_first_photo(tmp_path):
-    PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
+    (tmp_path / "astronaut.png").write_bytes(astronaut_png())
     PIL.Image.new("RGB", (200, 200), "white").save(tmp_path / "wall.png")
     arguments = ("anonymize", tmp_path / "astronaut.png", "-o", tmp_path / "out", "--skip-face", tmp_path / "wall.png")
     result = invoke(*arguments)
@@ -108,16 +121,16 @@ def test_a_reference_photo_of_nobody_is_said_before_the_first_photo(tmp_path):
     assert not list((tmp_path / "out").glob("*.png"))
 
 
-def test_covered_faces_have_their_own_exit_code(tmp_path):
-    PIL.Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
-    arguments = (
-        "anonymize",
-        tmp_path / "astronaut.png",
-        "--similarity-threshold",
-        "-1",
-        "--num-inference-steps",
-        "10",
-    )
+@pytest.fixture
+def impossible(tmp_path: Path) -> tuple[str, Path]:
+    """Options with which no face can be hidden: everything is kept."""
+    PIL.Image.new("L", (512, 512), 255).save(tmp_path / "mask.png")
+    return "--keep-mask", tmp_path / "mask.png"
+
+
+def test_covered_faces_have_their_own_exit_code(tmp_path, impossible):
+    (tmp_path / "astronaut.png").write_bytes(astronaut_png())
+    arguments = ("anonymize", tmp_path / "astronaut.png", *impossible)
     result = invoke(*arguments, "-o", tmp_path / "out")
     assert result.exit_code == 3, result.output
     result = invoke(*arguments, "-o", tmp_path / "none", "--on-failure", "skip-file")
@@ -126,28 +139,17 @@ def test_covered_faces_have_their_own_exit_code(tmp_path):
 
 def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path):
     for name in ("a.png", "b.png"):
-        PIL.Image.fromarray(data.astronaut()).save(tmp_path / name)
+        (tmp_path / name).write_bytes(astronaut_png())
     report = tmp_path / "report.jsonl"
-    result = invoke(
-        *(
-            "anonymize",
-            tmp_path / "[ab].png",
-            "-o",
-            tmp_path / "out",
-            "--similarity-threshold",
-            "-1",
-            "--num-inference-steps",
-            "10",
-        ),
-        *("--on-failure", "error", "--report", report),
-    )
+    arguments = ("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", *QUICK, "--similarity-threshold", "-1")
+    result = invoke(*arguments, "--on-failure", "error", "--report", report)
     assert result.exit_code == 4, result.output
     assert not (tmp_path / "out").exists() and len(report.read_text().splitlines()) == 1
 
 
 def test_a_dry_run_only_writes_previews_in_which_faces_are_covered(tmp_path):
     photo, wall = tmp_path / "astronaut.png", tmp_path / "wall.png"
-    PIL.Image.fromarray(data.astronaut()).save(photo)
+    photo.write_bytes(astronaut_png())
     PIL.Image.new("RGB", (200, 200), "white").save(wall)
     wall.with_name("broken.jpg").write_bytes(b"no photo")
     output = tmp_path / "out"
@@ -198,30 +200,28 @@ def test_a_dry_run_goes_on_after_a_photo_that_cannot_be_searched(tmp_path, monke
         (["doctor", "now"], "extra argument(s) (now). See `nullface doctor --help`."),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, arguments, message):
-    run = subprocess.run(
-        [sys.executable, "-c", "from nullface_pipeline.cli import main; main()", *arguments],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 2
-    assert message in run.stderr and "Traceback" not in run.stderr
+def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["nullface", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["-o", "photo.png"], "over the original"),
-        (["-o", "out", "--report", "photo.png"], "over the original"),
-        (["-o", "out", "--report", "notes.txt"], "not a valid report line"),
-        (["-o", "out", "--report", "out/photo.png"], "over the result"),
-        (["-o", "out", "--contact-sheet", "photo.png"], "over the original"),
-        (["-o", "out", "--contact-sheet", "notes.png"], "already exists"),
-        (["-o", "out", "--report", "."], "is not a file"),
-        (["-o", "old"], "previews of a dry run"),
-        (["-o", "results", "--dry-run"], "other pictures than previews"),
+        (["-o", "photo.png"], "photo.png"),
+        (["-o", "out", "--report", "photo.png"], "photo.png"),
+        (["-o", "out", "--report", "notes.txt"], "notes.txt"),
+        (["-o", "out", "--report", "out/photo.png"], "out/photo.png"),
+        (["-o", "out", "--contact-sheet", "photo.png"], "photo.png"),
+        (["-o", "out", "--contact-sheet", "notes.png"], "notes.png"),
+        (["-o", "out", "--report", "."], "report"),
+        (["-o", "old"], "old"),
+        (["-o", "results", "--dry-run"], "results"),
         (["-o", ""], "--output"),
         (["-o", "out", "--report", ""], "--report"),
         (["-o", "out", "--seed", "9" * 30], "--seed"),
@@ -232,13 +232,13 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, arguments, message):
         (["-o", "out", "--detection-threshold", "0"], "--detection-threshold"),
         (["-o", "out", "--detection-threshold", "nan"], "--detection-threshold"),
         (["-o", "out", "--batch-faces", "1e9"], "--batch-faces"),
-        (["-o", "out", "--contact-sheet", "sheet.xyz"], "--contact-sheet takes"),
-        (["-o", "."], "would be written over"),
+        (["-o", "out", "--contact-sheet", "sheet.xyz"], "--contact-sheet"),
+        (["-o", "."], "photo.png"),
         (["-o", "out", "--similarity-threshold", "30"], "--similarity-threshold"),
-        (["-o", "out", "--keep", "eye"], "--keep holds unknown regions"),
-        (["-o", "out", "--keep-mask", "nowhere.png"], "--keep-mask nowhere.png"),
-        (["-o", "out", "--keep-mask", "small.png"], "--keep-mask small.png has 32 x 32 pixels"),
-        (["-o", "out", "--skip-face", "nowhere.png"], "--skip-face nowhere.png"),
+        (["-o", "out", "--keep", "eye"], "--keep"),
+        (["-o", "out", "--keep-mask", "nowhere.png"], "nowhere.png"),
+        (["-o", "out", "--keep-mask", "small.png"], "small.png"),
+        (["-o", "out", "--skip-face", "nowhere.png"], "nowhere.png"),
         (["-o", "out", "--skip-face", "5,5,1,1"], "--skip-face"),
         (["-o", "out", "--num-inference-steps", "0"], "--num-inference-steps"),
         (["-o", "out", "--skip", "1"], "--skip"),
@@ -247,30 +247,30 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, arguments, message):
         (["-o", "out", "--model", "sd14"], "'sd14'"),
         (["-o", "out", "--verifier", "no/such"], "no/such"),
         (["clip.MP4", "-o", "out"], "nullface video"),
-        (["-o", "out", "--max"], "No such option"),
+        (["-o", "out", "--max"], "--max"),
         (
             ["-o", "out", "--identity", "consistent", "--identity-angle", "30"],
-            "--identity-angle only applies to the opposite identity",
+            "--identity-angle",
         ),
-        (["-o", "result.jpg"], "choose result.png"),
-        (["small.png", "-o", "result.png"], "result.png is a file for one photo, but 2"),
-        (["small.png", "-o", "out", "--skip-face", "1,1,9,9"], "--skip-face with a box is about one photo"),
+        (["-o", "result.jpg"], "result.png"),
+        (["small.png", "-o", "result.png"], "result.png"),
+        (["small.png", "-o", "out", "--skip-face", "1,1,9,9"], "--skip-face"),
         (["-o", "-", "--report", "r.jsonl"], "--report"),
-        (["-o", "out", "--skip-face", "results/photo.png", "-o", "results", "--overwrite"], "over the original"),
-        (["-o", "out", "--skip-face", "ref.png", "--contact-sheet", "ref.png", "--overwrite"], "over the original"),
-        (["-o", "out", "--keep-mask", "mask.png", "--contact-sheet", "mask.png", "--overwrite"], "over the original"),
-        (["small.png", "-o", "-"], "one photo"),
+        (["-o", "out", "--skip-face", "results/photo.png", "-o", "results", "--overwrite"], "results/photo.png"),
+        (["-o", "out", "--skip-face", "ref.png", "--contact-sheet", "ref.png", "--overwrite"], "ref.png"),
+        (["-o", "out", "--keep-mask", "mask.png", "--contact-sheet", "mask.png", "--overwrite"], "mask.png"),
+        (["small.png", "-o", "-"], "photo"),
     ],
 )
-def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch, arguments, message):
+def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(model_sets, "load_model_set", None)
-    PIL.Image.fromarray(data.astronaut()).save("photo.png")
+    Path("photo.png").write_bytes(astronaut_png())
     Path("notes.txt").write_text("Dear diary\n")
     PIL.Image.new("RGB", (32, 32)).save("small.png")
     for name in ("results/photo.png", "ref.png", "mask.png"):
         Path(name).parent.mkdir(exist_ok=True)
-        PIL.Image.fromarray(data.astronaut()).save(name)
+        Path(name).write_bytes(astronaut_png())
     for name in ("notes.png", f"old/x.png{PREVIEW_SUFFIX}", "results/result.png"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_bytes(b"mine")
@@ -280,7 +280,7 @@ def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch,
     finally:
         assert contents(tmp_path) == before, "nothing is written, not even an empty folder"
     assert result.exit_code == 2, result.output
-    assert message in result.output
+    assert named in result.output and "Traceback" not in result.output
 
 
 def test_wrong_model(tmp_path):
@@ -292,16 +292,16 @@ def test_wrong_model(tmp_path):
 FACE = (slice(90, 150), slice(200, 250))
 
 
-def face_changed(before, after):
+def face_changed(before: Path, after: Path) -> bool:
     old, new = (np.asarray(PIL.Image.open(path).convert("RGB")).astype(int) for path in (before, after))
-    return np.abs(new - old)[FACE].mean() > 3
+    return bool(np.abs(new - old)[FACE].mean() > 3)
 
 
 @pytest.fixture
 def photo(tmp_path):
     path = tmp_path / "photos" / "astronaut.png"
     path.parent.mkdir()
-    PIL.Image.fromarray(data.astronaut()).save(path)
+    path.write_bytes(astronaut_png())
     return path
 
 
@@ -312,13 +312,13 @@ def test_a_copy_of_the_original_is_refused_and_made_again_when_asked(photo, tmp_
     for more in ((), ("--no-resume",), ("--report", tmp_path / "report.jsonl")):
         result = invoke_as_main("anonymize", photo, "-o", output, *more)
         assert result.exit_code == 4 and "is an original" in result.output.replace("\n", " "), result.output
-    result = invoke_as_main("anonymize", photo, "-o", output, "--overwrite", "--preset", "light")
+    result = invoke_as_main("anonymize", photo, "-o", output, "--overwrite", *QUICK)
     assert result.exit_code in (0, 3) and face_changed(photo, output / "astronaut.png")
 
 
 def test_another_person_and_other_options_are_done_again(photo, tmp_path):
     output = tmp_path / "out"
-    arguments = ("anonymize", photo, "-o", output, "--preset", "light", "--seed", 1)
+    arguments = ("anonymize", photo, "-o", output, *QUICK, "--seed", 1)
     assert invoke_as_main(*arguments).exit_code in (0, 3)
     first = (output / "astronaut.png").read_bytes()
     assert "1 finished before" in invoke_as_main(*arguments).output
@@ -343,7 +343,7 @@ def test_linked_folders_are_named_in_the_end(photo, tmp_path):
     assert result.exit_code == 0 and "1 linked or unreadable folder(s) were not searched" in result.output
 
 
-def as_command(folder, *arguments, **environment):
+def as_command(folder: Path, *arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [sys.executable, "-c", "from nullface_pipeline.cli import main; main()", "anonymize", *arguments],
         cwd=folder,
@@ -371,6 +371,7 @@ def test_a_result_is_not_written_over_the_file_on_the_standard_input(photo, tmp_
 STRANGE_NAMES = [b"caf\xe9.jpg", "\u00fc\u4eba.jpg".encode(), b"\x1b[2J\n[red].jpg", "\u202egpj.jpg".encode()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [{"LANG": "C", "PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "utf-8"}])
 def test_any_name_on_any_terminal(tmp_path, environment):
     (tmp_path / "photos").mkdir()
@@ -386,22 +387,19 @@ def test_any_name_on_any_terminal(tmp_path, environment):
         assert "\x1b" not in result.output
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_a_wrong_path_is_answered_before_anything_slow_is_imported(tmp_path):
+    commands = [
         ["anonymize", "missing.jpg", "-o", "out"],
         ["video", "missing.mp4", "-o", "out"],
         ["dataset", "run", "missing", "-o", "out"],
         ["evaluate", "--originals", "missing", "--method", "blur", "-o", "out"],
-    ],
-    ids=lambda arguments: arguments[0],
-)
-def test_a_wrong_path_is_answered_before_anything_slow_is_imported(tmp_path, arguments):
+    ]
     code = (
-        f"import sys\nfrom nullface_pipeline.cli import app\ntry: app({arguments})\nexcept SystemExit: pass\n"
+        "import sys\nfrom nullface_pipeline.cli import app\n"
+        f"for arguments in {commands}:\n  try: app(arguments)\n  except SystemExit: pass\n"
         "slow = {'torch', 'diffusers', 'transformers', 'insightface', 'onnxruntime', 'cv2', 'skimage', 'scipy', 'av'}\n"
         "slow |= {'pyarrow', 'fsspec', 'ray', 'numpy'}\n"
         "assert not slow & set(sys.modules), slow & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert run.returncode == 0 and "Error: missing" in run.stderr, run.stderr
+    assert run.returncode == 0 and run.stderr.count("Error: missing") == len(commands), run.stderr

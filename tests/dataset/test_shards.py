@@ -61,35 +61,35 @@ def test_a_source_that_has_changed_is_an_error(tmp_path, monkeypatch):
     job = make_job(photos, tmp_path / "out")
     paint(job, monkeypatch)
     (photos / "0" / "new.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="has changed"):
+    with pytest.raises(ValueError, match=str(photos)):
         begin(job, shards_of(job))
 
 
 def test_a_target_is_empty_or_begun_with_the_same_options(tmp_path, monkeypatch):
     photos, out = make_photos(tmp_path / "photos", 2), tmp_path / "out"
     make_photos(out, 1)
-    with pytest.raises(ValueError, match="no earlier run"):
+    with pytest.raises(ValueError, match=str(out)):
         begin(make_job(photos, out), [])
     for digest in ("2", "0"):
         # Nothing was made yet: after a model that could not be loaded, another may be named.
         assert len(begin(make_job(photos, tmp_path / "new", options_sha256=digest * 64), [Shard("a")])) == 1
     paint(make_job(photos, tmp_path / "new"), monkeypatch)
-    with pytest.raises(ValueError, match="other options"):
+    with pytest.raises(ValueError, match="new"):
         begin(make_job(photos, tmp_path / "new", options_sha256="1" * 64), [])
 
 
 def test_sources_hold_one_kind_and_lie_apart(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="nowhere"):
         shards_of(make_job(tmp_path / "nowhere", tmp_path / "out"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no Parquet files, tar files or photos"):
+    with pytest.raises(ValueError, match="empty"):
         shards_of(make_job(tmp_path / "empty", tmp_path / "out"))
     both = make_parquet(tmp_path / "both", 2, 2)
     for target in (both, both / "out", tmp_path):
-        with pytest.raises(ValueError, match="overlap"):
+        with pytest.raises(ValueError, match=str(target)):
             shards_of(make_job(both, target))
     make_tars(both / "tars", 2, 2)
-    with pytest.raises(ValueError, match="Parquet files and tar files"):
+    with pytest.raises(ValueError, match=str(both)):
         shards_of(make_job(both, tmp_path / "out"))
     assert shards_of(make_job(both / "tars", tmp_path / "out")) == [Shard("00000.tar")]
 

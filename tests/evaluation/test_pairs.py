@@ -15,6 +15,8 @@ from nullface_pipeline.evaluation.pairs import (
 )
 from nullface_pipeline.face_identity import FaceLocation
 
+from ..refusals import refused_option
+
 
 def write(path, colour="grey", size=(32, 24)):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,20 +42,20 @@ def test_photos_are_matched_by_their_path_without_the_suffix(tmp_path):
 
 def test_what_is_missing_is_told_or_left_out_on_purpose(tmp_path):
     write(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="skip_missing.* no result for 2 of 3 originals: b, c"):
+    with refused_option("skip_missing"):
         match_results(["a", "b", "c"], tmp_path)
     assert list(match_results(["a", "b", "c"], tmp_path, skip_missing=True)) == ["a"]
-    with pytest.raises(ValueError, match="the name of an original"):
+    with pytest.raises(ValueError):
         match_results(["x"], tmp_path, skip_missing=True)
 
 
 def test_folders_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match="no photos"):
+    with pytest.raises(ValueError, match=tmp_path.name):
         photos_by_name(tmp_path)
-    with pytest.raises(ValueError, match="not a folder"):
+    with pytest.raises(ValueError, match="absent"):
         photos_by_name(tmp_path / "absent")
     write(tmp_path / "a.png"), write(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="same name"):
+    with pytest.raises(ValueError, match="a.jpg"):
         photos_by_name(tmp_path)
 
 
@@ -61,7 +63,7 @@ def test_methods_by_what_was_asked(tmp_path):
     assert read_method("blur").folder is None
     assert read_method(f"blur={tmp_path}").folder == tmp_path
     for asked in ("mosaic", "ours=", f"={tmp_path}", "ours=absent"):
-        with pytest.raises(ValueError, match="method"):
+        with refused_option("method"):
             read_method(asked)
 
 
@@ -74,7 +76,7 @@ def test_one_changed_byte_is_another_picture(tmp_path):
     second = file_picture(path)
     assert first.digest != second.digest
     assert second.pixels.shape == (24, 32, 3)
-    with pytest.raises(ValueError, match="absent|text"):
+    with pytest.raises(ValueError, match="text"):
         (tmp_path / "text.jpg").write_text("no photo")
         file_picture(tmp_path / "text.jpg").pixels
 
@@ -101,13 +103,13 @@ def test_a_baseline_is_known_by_the_original_and_the_face(tmp_path):
 
 def test_other_sizes_and_crops_are_refused():
     check_size("a", "ours", (24, 32), (24, 32))
-    with pytest.raises(ValueError, match="64 x 48 pixels, its original 32 x 24"):
+    with pytest.raises(ValueError, match="64 x 48"):
         check_size("a", "ours", (24, 32), (48, 64))
     rng = np.random.default_rng(0)
     face = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], dtype=np.float32)
     originals = np.stack([face] * 20)
     check_crop("ours", originals, originals + rng.normal(0, 3, (20, 5, 2)))
-    with pytest.raises(ValueError, match="The crops differ"):
+    with pytest.raises(ValueError, match="ours"):
         check_crop("ours", originals, originals + [0, 40] + rng.normal(0, 3, (20, 5, 2)))
     # Patterns that are taken for faces lie here and there.
     check_crop("box", originals, originals + rng.normal(0, 80, (20, 1, 2)))

@@ -68,9 +68,9 @@ def test_the_fingerprint_of_lpips_depends_on_its_weights(alexnet, tmp_path):
 def test_without_weights_a_measure_says_what_it_needs(measure, empty_cache):
     pytest.importorskip("lpips")
     pytest.importorskip("torch_fidelity")
-    with pytest.raises(MissingModelError, match="^needs .*pth"):
+    with pytest.raises(MissingModelError, match="pth"):
         measure()
-    with pytest.raises(MissingModelError, match="is not a file"):
+    with pytest.raises(MissingModelError, match="not/there.pth"):
         measure("not/there.pth")
 
 
@@ -78,7 +78,7 @@ def test_musiq_is_for_the_user_to_install():
     try:
         import pyiqa  # noqa: F401
     except ImportError:
-        with pytest.raises(MissingModelError, match="^needs pyiqa"):
+        with pytest.raises(MissingModelError, match="pyiqa"):
             MUSIQ()
 
 

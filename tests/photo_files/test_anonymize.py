@@ -99,7 +99,7 @@ def test_a_face_in_the_transparency_never_leaves(pipe, astronaut, draw, negative
         return
     if file.alpha is None:
         return
-    with pytest.raises(PhotoRefusedError, match="transparency"):
+    with pytest.raises(PhotoRefusedError):
         anonymize_file(pipe, file, QUICK)
 
 
@@ -112,5 +112,5 @@ def test_a_face_that_only_a_background_shows_is_refused(pipe, astronaut):
     face = np.asarray(small_face(astronaut, 150))
     alpha[150:, 150:] = np.where(face > 110, 255, 0)
     file = opened(PIL.Image.fromarray(picture), PIL.Image.fromarray(alpha))
-    with pytest.raises(PhotoRefusedError, match="transparency"):
+    with pytest.raises(PhotoRefusedError):
         anonymize_file(pipe, file, QUICK)

@@ -46,17 +46,13 @@ def test_jobs(photos, tmp_path):
         assert len(find_photos([f"{photos}/{pattern}"], output)) == 5, "only photos of what a pattern matches"
     assert [job.source.name for job in find_photos([f"{photos}/**/c/*"], output)] == ["empty.webp"]
     assert len(find_photos([f"{photos}/*/*"], output)) == 2
-    for wrong, message in (
-        (f"{photos}/*.gif", "No photo matches"),
-        (photos / "z.jpg", "does not exist"),
-        ("", "is empty"),
-    ):
-        with pytest.raises(ValueError, match=message):
+    for wrong, named in ((f"{photos}/*.gif", "gif"), (photos / "z.jpg", "z.jpg"), ("", "empty")):
+        with pytest.raises(ValueError, match=named):
             find_photos([wrong], output)
     other = tmp_path / "other" / "a.jpg"
     other.parent.mkdir()
     other.write_bytes(one.read_bytes())
-    with pytest.raises(ValueError, match="both be written"):
+    with pytest.raises(ValueError, match=str(other)):
         find_photos([one, other], output)
 
 
@@ -80,14 +76,14 @@ def test_results_never_lie_among_what_is_read(photos, tmp_path, bind, way):
         "mount of below": lambda: bind(photos / "b" / "c", "mount") / "new",
         "link in it": lambda: link(tmp_path / "out" / "b", photos / "b" / "c").parent,
     }[way]()
-    with pytest.raises(ValueError, match="whose photos are read"):
+    with pytest.raises(ValueError, match=str(output)):
         find_photos([photos], output)
 
 
 def test_patterns_may_stand_beside_their_output(photos):
     assert len(find_photos([f"{photos}/*.jpg"], photos / "out")) == 2
     for pattern, output in ((f"{photos}/**/*.jpg", photos / "out"), (f"{photos}/b/*", photos / "b")):
-        with pytest.raises(ValueError, match="whose photos are read"):
+        with pytest.raises(ValueError, match=str(output)):
             find_photos([pattern], output)
 
 
@@ -110,7 +106,7 @@ def test_no_result_is_written_over_a_photo(photos, tmp_path, bind, way):
     else:
         os.link(one if way == "hard link" else photos / "b" / "d.JPG", output / "a.jpg")
     for named in ([one, photos / "b" / "d.JPG"], [str(photos / "*.jpg"), photos / "b" / "d.JPG"]):
-        with pytest.raises(ValueError, match="would be written over|whose photos are read"):
+        with pytest.raises(ValueError, match=str(output)):
             find_photos(named, output)
 
 
@@ -130,7 +126,7 @@ def test_names_that_some_file_systems_take_for_one(tmp_path, first, second):
         (folder / name).write_bytes(name.encode())
     if len(list(folder.iterdir())) < 2:
         pytest.skip("this is such a file system")
-    with pytest.raises(ValueError, match="run them separately"):
+    with pytest.raises(ValueError, match=str(tmp_path / "out")):
         find_photos([folder], tmp_path / "out")
 
 
@@ -140,7 +136,7 @@ def test_folders_that_differ_by_case_only(tmp_path):
         (tmp_path / name / name / "x.jpg").write_bytes(b"")
     if (tmp_path / "A").samefile(tmp_path / "a"):
         pytest.skip("such a file system")
-    with pytest.raises(ValueError, match="run them separately"):
+    with pytest.raises(ValueError, match=str(tmp_path / "out")):
         find_photos([tmp_path / "A", tmp_path / "a"], tmp_path / "out")
 
 
@@ -179,7 +175,7 @@ def check(jobs, tmp_path, **files):
     "target", ["photos/a.jpg", "out/a.jpg", "out/A.JPG", "out/b/hard.png", "record.jsonl", "out/.nullface.lock"]
 )
 def test_report_and_sheet_are_files_of_their_own(jobs, tmp_path, option, target):
-    with pytest.raises(ValueError, match="would be written over"):
+    with pytest.raises(ValueError, match=target):
         check(jobs, tmp_path, **{option: tmp_path / target})
 
 
@@ -187,16 +183,16 @@ def test_report_and_sheet_are_files_of_their_own(jobs, tmp_path, option, target)
 @pytest.mark.parametrize("option", ["report", "contact_sheet"])
 def test_links_to_photos_are_the_photos(jobs, photos, tmp_path, make, option):
     make(photos / "a.jpg", tmp_path / "other.png")
-    with pytest.raises(ValueError, match="would be written over the original"):
+    with pytest.raises(ValueError, match="original"):
         check(jobs, tmp_path, **{option: tmp_path / "other.png"})
 
 
 def test_links_to_what_is_still_to_be_written(jobs, tmp_path):
     (tmp_path / "report.jsonl").symlink_to(tmp_path / "out" / "a.jpg")
-    with pytest.raises(ValueError, match="would be written over the result"):
+    with pytest.raises(ValueError, match="result"):
         check(jobs, tmp_path, report=tmp_path / "report.jsonl")
     (tmp_path / "sheet.png").symlink_to(tmp_path / "same.jsonl")
-    with pytest.raises(ValueError, match="would be written over the report"):
+    with pytest.raises(ValueError, match="report"):
         check(jobs, tmp_path, report=tmp_path / "same.jsonl", contact_sheet=tmp_path / "sheet.png")
 
 
@@ -206,7 +202,7 @@ def test_numbered_pages_are_compared_too(photos, tmp_path):
     many = [PhotoJob(photos / f"{number}.jpg", tmp_path / "out" / f"{number}.jpg") for number in range(36)]
     many.append(PhotoJob(photo, tmp_path / "out" / "sheet-2.jpg"))
     for sheet in (photos / "sheet.jpg", photos / "SHEET.JPG", tmp_path / "out" / "sheet.jpg"):
-        with pytest.raises(ValueError, match="a page of the contact sheet would be written over|A page of"):
+        with pytest.raises(ValueError, match="(?i)page"):
             check(many, tmp_path, contact_sheet=sheet)
     assert [file.path.name for file in planned_pages(Path("s.png"), 36)] == ["s.png"]
     assert [file.path.name for file in planned_pages(Path("s.png"), 37)] == ["s-1.png", "s-2.png", "s.png"]
@@ -224,8 +220,8 @@ def test_previews_are_compared_too(photos, tmp_path):
 
 def test_what_is_in_the_way_is_said_first(jobs, tmp_path):
     (tmp_path / "file").write_text("")
-    for path, message in ((tmp_path, "is not a file"), (tmp_path / "file" / "r.jsonl", "is not a folder")):
-        with pytest.raises(ValueError, match=message):
+    for path, named in ((tmp_path, tmp_path), (tmp_path / "file" / "r.jsonl", tmp_path / "file")):
+        with pytest.raises(ValueError, match=f"^{named} "):
             check(jobs, tmp_path, report=path)
 
 

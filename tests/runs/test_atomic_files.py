@@ -25,7 +25,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, keep_old):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        with pytest.raises(PhotoFileError, match="cannot be written"):
+        with pytest.raises(PhotoFileError):
             write_photo(photo.image, tmp_path / "result", photo)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -86,7 +86,7 @@ def test_nullface_tiny_passes_and_every_part_is_looked_at():
     "breaks, part, listed",
     [
         pytest.param(shuffle_adapter, "adapter", False, marks=pytest.mark.slow),
-        (shuffle_adapter, "adapter", True),
+        pytest.param(shuffle_adapter, "adapter", True, marks=pytest.mark.slow),
         pytest.param(shuffle_recognizer, "recognizer", False, marks=pytest.mark.slow),
         (shuffle_recognizer, "recognizer", True),
     ],
