@@ -1,8 +1,11 @@
-"""Leaks, steadiness and cost of anonymized video, on made clips in which it is known where every face is.
+"""Leaks, steadiness and cost of anonymized video, on made clips in which it is known where every
+face is.
 
-    python -m benchmarks.video motion bar crossing cut turn mouth wallpaper foliage crowd --output video.json
+    python -m benchmarks.video motion bar crossing cut turn mouth wallpaper foliage crowd --output
+    video.json
 
-Needs the portraits that nullface-tiny is measured on (`--data`), and the packages of the extras `training` and `video`.
+Needs the portraits that nullface-tiny is measured on (`--data`), and the packages of the extras
+`training` and `video`.
 """
 
 import argparse
@@ -35,12 +38,12 @@ from training.portraits import five_points, load_portraits
 # dlib's own distance from which on two faces are taken for strangers.
 STRANGERS = 0.6
 
-# A face counts as changed where its pixels differ by more grey levels than compression makes; the part of its box that is
-# looked at; the share below which the frame has leaked.
+# A face counts as changed where its pixels differ by more grey levels than compression makes; the
+# part of its box that is looked at; the share below which the frame has leaked.
 DIFFERENT, INNER, LEAKED = 6, 0.6, 0.3
 
-# A face of which more than such a share has one colour, within so many grey levels, has a patch: faces without one have up
-# to 0.13 of it. The colour is looked for among cells of so many levels.
+# A face of which more than such a share has one colour, within so many grey levels, has a patch:
+# faces without one have up to 0.13 of it. The colour is looked for among cells of so many levels.
 PATCHED, SAME_COLOUR, COLOUR_CELL = 0.2, 2, 4
 
 # Where dlib's landmarks begin, in distances of the eyes from where the face is.
@@ -48,7 +51,8 @@ LOOKS = [(x, y) for x in (-0.06, 0.0, 0.06) for y in (-0.06, 0.0, 0.06)]
 
 SIZE = (200, 264)
 
-# Backgrounds in blue and green: nullface-tiny's detector takes some in the colours of skin for faces.
+# Backgrounds in blue and green: nullface-tiny's detector takes some in the colours of skin for
+# faces.
 SCENE, OTHER_SCENE = 9, 23
 
 # People in the clips, and people out of focus behind them.
@@ -297,8 +301,8 @@ class Counted:
 
 
 def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str, np.ndarray]) -> dict[str, object]:
-    """Frames in which a known face is as it was, by its pixels and by dlib's recognizer; of faces behind others, only by
-    the former."""
+    """Frames in which a known face is as it was, by its pixels and by dlib's recognizer; of faces
+    behind others, only by the former."""
     dlib = DlibRecognizer()
     shares, distances, places = [], [], []
     leaked_frames = set()
@@ -332,7 +336,9 @@ def leaks(clip: Clip, before: np.ndarray, after: np.ndarray, landmarks: dict[str
 
 
 def inner_box(box: np.ndarray, size: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    """Whole pixels of the inner part of a box, as far as an (H, W) frame shows it; None if that is next to nothing."""
+    """Whole pixels of the inner part of a box, as far as an (H, W) frame shows it; None if that is
+    next to nothing.
+    """
     centre, half = (box[:2] + box[2:]) / 2, INNER * (box[2:] - box[:2]) / 2
     x0, y0 = np.clip(np.round(centre - half), 0, size[1::-1]).astype(int)
     x1, y1 = np.clip(np.round(centre + half), 0, size[1::-1]).astype(int)
@@ -347,8 +353,8 @@ def steadiness(
     encoded: np.ndarray,
     landmarks: dict[str, np.ndarray],
 ) -> dict[str, object]:
-    """Warping error and identity from frame to frame, where no patch is: of the result, of the original, and of the
-    original encoded once more as the result is."""
+    """Warping error and identity from frame to frame, where no patch is: of the result, of the
+    original, and of the original encoded once more as the result is."""
     kinds = {"original": before, "encoded": encoded, "result": after}
     flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     errors: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -387,8 +393,8 @@ def steadiness(
 def expression(
     clip: Clip, before: np.ndarray, after: np.ndarray, encoded: np.ndarray, landmarks: np.ndarray
 ) -> dict[str, float]:
-    """How far the gap between the lips follows the original's from frame to frame, by dlib, where no patch is: that of the
-    result, and that of the original encoded once more as the result is."""
+    """How far the gap between the lips follows the original's from frame to frame, by dlib, where
+    no patch is: that of the result, and that of the original encoded once more as the result is."""
     gaps = []
     for number, boxes in enumerate(clip.boxes):
         if set(boxes) == {"a"} and patch_free(clip, after, number):
@@ -407,7 +413,8 @@ def expression(
 
 
 def lip_gap(pixels: np.ndarray, landmarks: np.ndarray) -> float:
-    """Mean of several looks: dlib's landmarks of small faces tremble with the box from which it begins.
+    """Mean of several looks: dlib's landmarks of small faces tremble with the box from which it
+    begins.
 
     Args:
         landmarks (`np.ndarray`): (5, 2), of the face.
@@ -418,14 +425,16 @@ def lip_gap(pixels: np.ndarray, landmarks: np.ndarray) -> float:
 
 
 def patch_free(clip: Clip, after: np.ndarray, number: int) -> bool:
-    """Whether a frame has faces and no patch at them: in none of their boxes has a large part one colour."""
+    """Whether a frame has faces and no patch at them: in none of their boxes has a large part one
+    colour.
+    """
     boxes = [np.clip(box.round(), 0, (*SIZE[::-1], *SIZE[::-1])).astype(int) for box in clip.boxes[number].values()]
     faces = [after[number, y0:y1, x0:x1] for x0, y0, x1, y1 in boxes]
     return bool(faces) and all(face.size and one_colour(face) < PATCHED for face in faces)
 
 
 def one_colour(pixels: np.ndarray) -> float:
-    """Share of (H, W, 3) uint8 pixels of the colour that most of them have, or nearly that colour."""
+    """Share of (H, W, 3) uint8 pixels whose colour is that of most pixels, or nearly."""
     values = pixels.reshape(-1, 3).astype(int)
     cells, counts = np.unique(values // COLOUR_CELL, axis=0, return_counts=True)
     most = np.median(values[np.all(values // COLOUR_CELL == cells[counts.argmax()], axis=1)], axis=0)
@@ -433,7 +442,9 @@ def one_colour(pixels: np.ndarray) -> float:
 
 
 def warping_error(first: np.ndarray, second: np.ndarray, flow: np.ndarray, box: tuple[int, int, int, int]) -> float:
-    """Mean absolute difference in grey levels between a frame and the next one, moved back, within a box."""
+    """Mean absolute difference in grey levels between a frame and the next one, moved back, within
+    a box.
+    """
     height, width = first.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     back = cv2.remap(second, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

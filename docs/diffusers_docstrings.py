@@ -1,7 +1,8 @@
 """Griffe extension: docstrings in the style of diffusers, for the API reference.
 
-The type "`int`, *optional*, defaults to `1`" becomes "int": MkDocs shows it as code, with the default of the signature.
-[`Name`] becomes a link if the page has an entry of that name, and code otherwise.
+The type "`int`, *optional*, defaults to `1`" becomes "int": MkDocs shows it as code, with the
+default of the signature. [`Name`] becomes a link if the page has an entry of that name, and code
+otherwise.
 """
 
 import inspect

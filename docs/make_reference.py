@@ -1,4 +1,6 @@
-"""Write docs/reference/settings.md and docs/reference/command-line.md: `python docs/make_reference.py`."""
+"""Write docs/reference/settings.md and docs/reference/command-line.md: `python
+docs/make_reference.py`.
+"""
 
 import html
 import re

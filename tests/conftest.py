@@ -43,7 +43,9 @@ def own_pipe(pipe: StableDiffusionNullFacePipeline) -> StableDiffusionNullFacePi
 
 @pytest.fixture
 def loaded_once(pipe: StableDiffusionNullFacePipeline, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Commands and workers in this process get `pipe` when they load nullface-tiny with the default arguments."""
+    """Commands and workers in this process get `pipe` when they load nullface-tiny with the default
+    arguments.
+    """
 
     def shared(load: Callable[..., Any], defaults: tuple[Any, ...]) -> Callable[..., Any]:
         return lambda *arguments: pipe if arguments in ((), defaults) else load(*arguments)

@@ -1,4 +1,6 @@
-"""A Hugging Face Hub on this machine, a filled Hub cache, and interpreters that know neither the package nor a network."""
+"""A Hugging Face Hub on this machine, a filled Hub cache, and interpreters that know neither the
+package nor a network.
+"""
 
 import base64
 import json
@@ -23,7 +25,9 @@ torch.set_num_threads(1)
 
 
 def run_clean(code: str, home: Path, **environment: str) -> str:
-    """Run code in a new interpreter, in and with `home` as home folder, without `nullface_pipeline`."""
+    """Run code in a new interpreter, in and with `home` as home folder, without
+    `nullface_pipeline`.
+    """
     own = {"HOME": str(home), "HF_HOME": str(home / "hf"), "TORCH_HOME": str(home / "torch"), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
         [sys.executable, "-I", "-c", WITHOUT_PACKAGE + code],
@@ -37,7 +41,9 @@ def run_clean(code: str, home: Path, **environment: str) -> str:
 
 
 def fill_cache(home: Path, kind: str, repository: str, folder: Path, commit: str = COMMIT) -> None:
-    """Lay a repository out as the Hub's client would after it had downloaded it; `kind` is "models" or "datasets"."""
+    """Lay a repository out as the Hub's client would after it had downloaded it; `kind` is "models"
+    or "datasets".
+    """
     cached = home / "hf" / "hub" / f"{kind}--{repository.replace('/', '--')}"
     for part in ("refs", "snapshots"):
         (cached / part).mkdir(parents=True)
@@ -46,11 +52,13 @@ def fill_cache(home: Path, kind: str, repository: str, folder: Path, commit: str
 
 
 class LocalHub(ThreadingHTTPServer):
-    """As much of the Hub's HTTP interface as it takes to download model repositories, and to upload one.
+    """As much of the Hub's HTTP interface as it takes to download model repositories, and to upload
+    one.
 
     Args:
-        repositories: folders by name, "org/name". Uploaded files are put in `uploads`, by path; `ranges` are the
-            parts of files that were asked for, `created` owner, name, type and SDK of new repositories.
+        repositories: folders by name, "org/name". Uploaded files are put in `uploads`, by path;
+            `ranges` are the parts of files that were asked for, `created` owner, name, type and SDK
+            of new repositories.
     """
 
     def __init__(self, repositories: dict[str, Path]):
@@ -158,7 +166,9 @@ def files_of(folder: Path) -> list[str]:
 
 
 def entry(folder: Path, file: str) -> dict[str, object]:
-    """What the Hub knows of a file: git's hash of it, and of weights, which are Git LFS files, their own."""
+    """What the Hub knows of a file: git's hash of it, and of weights, which are Git LFS files,
+    their own.
+    """
     content = (folder / file).read_bytes()
     known = {"type": "file", "path": file, "size": len(content)}
     known["oid"] = sha1(b"blob %d\0" % len(content) + content).hexdigest()

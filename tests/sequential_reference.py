@@ -1,6 +1,8 @@
-"""The method written down as plainly as possible: one image, one step and one UNet evaluation at a time.
+"""The method written down as plainly as possible: one image, one step and one UNet evaluation at a
+time.
 
-It shares no code with the package. The tests require the pipeline's batched computation to equal it.
+It shares no code with the package. The tests require the pipeline's batched computation to equal
+it.
 """
 
 import math
@@ -39,7 +41,9 @@ class SequentialNullFace:
         return a_prev**0.5 * x0_hat + (1 - a_prev - eta * v) ** 0.5 * eps, eta * v**0.5
 
     def second_order_mean_and_std(self, x, eps, t, next_t, former):
-        """As the paper of DPM-Solver++ writes its SDE variant; `former` is the step before and its clean latents."""
+        """As the paper of DPM-Solver++ writes its SDE variant; `former` is the step before and its
+        clean latents.
+        """
 
         def alpha_sigma_lambda(t):
             alpha, sigma = self.alphas_cumprod[t] ** 0.5, (1 - self.alphas_cumprod[t]) ** 0.5
@@ -70,7 +74,9 @@ class SequentialNullFace:
         timesteps=None,
         solver_order=1,
     ):
-        """x0: (1, C, h, w) latents; embedding: (1, 512) unit norm; mask: (1, 1, h, w). Returns (1, C, h, w)."""
+        """x0: (1, C, h, w) latents; embedding: (1, 512) unit norm; mask: (1, 1, h, w). Returns (1,
+        C, h, w).
+        """
         stride = 1000 // steps
         whole = [stride * i + 1 for i in range(steps)][::-1]
         kept = timesteps or whole[round(steps * skip) :]
@@ -111,7 +117,9 @@ class SequentialNullFace:
 
 
 class SequentialNullFaceXL(SequentialNullFace):
-    """The same for Stable Diffusion XL: the text and the added conditions are those of diffusers' own pipeline."""
+    """The same for Stable Diffusion XL: the text and the added conditions are those of diffusers'
+    own pipeline.
+    """
 
     def __init__(self, pipe):
         super().__init__(pipe)

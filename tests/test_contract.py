@@ -1,6 +1,8 @@
-"""The contract of a diffusers pipeline, under the test names of diffusers' own mixins (test_diffusers_mixins.py).
+"""The contract of a diffusers pipeline, under the test names of diffusers' own mixins
+(test_diffusers_mixins.py).
 
-What the tests of the method, the adapter and loading show is not repeated; test_gpu.py has what needs a GPU.
+What the tests of the method, the adapter and loading show is not repeated; test_gpu.py has what
+needs a GPU.
 """
 
 import inspect
@@ -74,7 +76,8 @@ def test_save_load_local(tmp_path, base_pipe_output):
     assert type(loaded) is StableDiffusionNullFacePipeline
     assert {name for name in pipe.load_config(tmp_path) if not name.startswith("_")} == {*pipe.components, "presets"}
     assert_same_weights(StableDiffusionNullFacePipeline(**make_components()), loaded)
-    # Not bit by bit: weights read from a file lie elsewhere in memory, and some processors then add up in another order.
+    # Not bit by bit: weights read from a file lie elsewhere in memory, and some processors then add
+    # up in another order.
     assert torch.allclose(run(ready(loaded)), base_pipe_output, atol=1e-5)
 
 
@@ -354,7 +357,9 @@ def test_from_pipe_consistent_config():
 
 
 def test_from_pipe_consistent_forward_pass(base_pipe_output):
-    """The result is that of a pipeline made by itself, and the original pipeline is as before once FaceID is gone."""
+    """The result is that of a pipeline made by itself, and the original pipeline is as before once
+    FaceID is gone.
+    """
     original = make_stable_diffusion()
     before = text_to_image(original)
     pipe = ready(StableDiffusionNullFacePipeline.from_pipe(original))

@@ -40,7 +40,9 @@ def inversion_of(schedule, start, noise_maps, eta=1.0, solver_order=1) -> DDPMIn
 
 
 def sampled(schedule, start, noise_preds, noise_maps, eta=1.0, solver_order=1):
-    """All points that `denoise` comes to, with given identity-conditioned predictions and a guidance of 1."""
+    """All points that `denoise` comes to, with given identity-conditioned predictions and a
+    guidance of 1.
+    """
     conditional, points = iter(noise_preds), []
 
     def denoiser(latents, timesteps, identity_embeds):
@@ -170,7 +172,9 @@ def test_the_mask_of_chosen_timesteps_starts_where_the_papers_does():
 
 @pytest.mark.parametrize("timesteps", [[291, 243, 194, 146, 98, 49, 1], [999, 749, 499, 249], [991, 500, 1]])
 def test_the_second_order_is_the_schedulers(timesteps):
-    """SDE-DPM-Solver++ 2M with given noise, but for the last step, which there leads to another end."""
+    """SDE-DPM-Solver++ 2M with given noise, but for the last step, which there leads to another
+    end.
+    """
     scheduler = DPMSolverMultistepScheduler.from_config(
         make_scheduler().config,
         algorithm_type="sde-dpmsolver++",

@@ -5,13 +5,14 @@ The wheel does not hold these tests, and none of their code is copied here. To r
     git clone --depth 1 --branch v0.40.0 https://github.com/huggingface/diffusers /tmp/diffusers
     NULLFACE_DIFFUSERS_SOURCE=/tmp/diffusers python -m pytest tests/test_diffusers_mixins.py
 
-v0.40.0 is the pinned tag. Only its tests are used; the installed diffusers is under test. `DIFFUSERS_TEST_DEVICE`
-chooses the device, by default a GPU where there is one; the tests of offloading skip themselves on a CPU.
+v0.40.0 is the pinned tag. Only its tests are used; the installed diffusers is under test.
+`DIFFUSERS_TEST_DEVICE` chooses the device, by default a GPU where there is one; the tests of
+offloading skip themselves on a CPU.
 
 Not used, because they ask for what the pipeline deliberately has not got:
-- `IPAdapterTesterMixin`: it passes `ip_adapter_image_embeds` and `cross_attention_kwargs`, and also calls without an
-  adapter. Here one FaceID adapter is mandatory and its input is `identity_embeds`.
-- The cache mixins: they need a denoiser that is a `CacheMixin`, which `UNet2DConditionModel` is not.
+- `IPAdapterTesterMixin`: it passes `ip_adapter_image_embeds` and `cross_attention_kwargs`, and also
+  calls without an adapter. Here one FaceID adapter is mandatory and its input is `identity_embeds`.
+- The cache mixins: they need a denoiser that is a `CacheMixin`. `UNet2DConditionModel` is not.
 """
 
 import importlib
@@ -52,7 +53,8 @@ def import_mixins(checkout):
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
 
-    # `is_lora`, `is_memory` and the like set markers that diffusers' conftest registers; ours is strict about them.
+    # `is_lora`, `is_memory` and the like set markers that diffusers' conftest registers; ours is
+    # strict about them.
     utilities = importlib.import_module(f"{name}.testing_utils")
     for key, value in list(vars(utilities).items()):
         if key.startswith("is_") and getattr(value, "__module__", None) == utilities.__name__:
@@ -85,8 +87,9 @@ class WholeImageAnalyser:
 class Ready:
     """A pipeline with face adapter and models loaded, which are not part of what is saved.
 
-    diffusers' tests construct, save, load and call with no step between. The mixins batch arguments by putting them
-    into lists; this suits images, so the identities are computed from them rather than passed.
+    diffusers' tests construct, save, load and call with no step between. The mixins batch arguments
+    by putting them into lists; this suits images, so the identities are computed from them rather
+    than passed.
     """
 
     lora_half = True
@@ -121,7 +124,8 @@ class NullFaceTesterConfig(mixins.BasePipelineTesterConfig):
     pipeline_class = ReadyPipeline
     required_input_params_in_call_signature = frozenset(["image", "mask_image", "guidance_scale"])
     batch_input_params = frozenset(["image", "mask_image"])
-    # The latents are the image's own, and the same image with other noise is another image in the batch.
+    # The latents are the image's own, and the same image with other noise is another image in the
+    # batch.
     optional_input_params = mixins.BasePipelineTesterConfig.optional_input_params - {
         "latents",
         "num_images_per_prompt",
@@ -171,7 +175,9 @@ class TestNullFacePipelineMemory(NullFaceTesterConfig, mixins.MemoryTesterMixin)
 
 
 class ReadyPipelineWithoutLoraHalf(ReadyPipeline):
-    """The LoRA mixins unload and switch every LoRA, which the pipeline would rightly refuse for FaceID's own."""
+    """The LoRA mixins unload and switch every LoRA, which the pipeline would rightly refuse for
+    FaceID's own.
+    """
 
     lora_half = False
 
@@ -189,7 +195,8 @@ class XLLoraTesterConfig(XLTesterConfig):
 
 
 class LoraTests(mixins.LoraTesterMixin):
-    # These scale a LoRA for one call by `cross_attention_kwargs`, an argument that the pipeline has not got.
+    # These scale a LoRA for one call by `cross_attention_kwargs`, an argument that the pipeline has
+    # not got.
     test_simple_inference_with_text_lora_and_scale = None
     test_simple_inference_with_text_denoiser_lora_and_scale = None
     test_lora_scale_kwargs_match_fusion = None

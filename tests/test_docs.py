@@ -1,7 +1,9 @@
-"""The pages are true: blocks of code run as they stand, lines of shell are ones that exist, links lead somewhere.
+"""The pages are true: blocks of code run as they stand, lines of shell are ones that exist, links
+lead somewhere.
 
-Where a block names the real weights, nullface-tiny stands in for them, in the places and file formats of the real ones;
-where it names CUDA, it runs on the CPU in float32. A comment `<!-- not run: why -->` above a block leaves it out.
+Where a block names the real weights, nullface-tiny stands in for them, in the places and file
+formats of the real ones; where it names CUDA, it runs on the CPU in float32. A comment `<!-- not
+run: why -->` above a block leaves it out.
 """
 
 import functools
@@ -73,7 +75,9 @@ BLOCKS = [
 
 
 def python_pages(needs_weights: bool) -> dict[str, str]:
-    """The Python of each page as one program, of the pages that need the real weights or of the others."""
+    """The Python of each page as one program, of the pages that need the real weights or of the
+    others.
+    """
     pages: dict[str, list[Block]] = {}
     for block in BLOCKS:
         if block.language == "python" and not block.left_out:
@@ -204,7 +208,9 @@ def long_options(words: list[str]) -> Iterator[str]:
 
 
 def check_python(words: list[str], marks: set[str]) -> None:
-    """A module or a script that is there and knows the options; after `pytest -m`, a mark that is there."""
+    """A module or a script that is there and knows the options; after `pytest -m`, a mark that is
+    there.
+    """
     if words[:2] == ["-m", "pytest"]:
         assert words[2] == "-m" and words[3] in marks
         return

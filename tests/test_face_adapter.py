@@ -123,8 +123,9 @@ def test_own_loras_stay_active_whichever_is_loaded_first():
     assert (results[0] - run(make_pipeline())).abs().max() > 1e-3
 
 
-# How the LoRAs that make few steps suffice are published: Hyper-SD's and LCM's in kohya's names, TCD's in peft's; older
-# ones in diffusers' own. Beside the attention they change its projections, convolutions and the time embedding.
+# How the LoRAs that make few steps suffice are published: Hyper-SD's and LCM's in kohya's names,
+# TCD's in peft's; older ones in diffusers' own. Beside the attention they change its projections,
+# convolutions and the time embedding.
 LORA_LAYOUTS = {
     "kohya": ("lora_unet_{}.lora_down.weight", "lora_unet_{}.lora_up.weight"),
     "peft": ("unet.{}.lora_A.weight", "unet.{}.lora_B.weight"),
@@ -355,7 +356,9 @@ STABLE_DIFFUSION_UNET = {
 
 
 def test_full_size_unet_takes_the_published_adapter():
-    """ip-adapter-faceid_sd15.bin by its published key names and shapes, on the meta device: no weights are needed."""
+    """ip-adapter-faceid_sd15.bin by its published key names and shapes, on the meta device: no
+    weights are needed.
+    """
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(STABLE_DIFFUSION_UNET)
     adapter = make_adapter(unet, rank=128)

@@ -1,4 +1,4 @@
-"""Covers: of the face nothing is left but one colour, and a face that only looks covered is told."""
+"""Covers: one colour of the face is left, and a face that only looks covered is detected."""
 
 import cv2
 import numpy as np

@@ -87,7 +87,9 @@ def test_two_people_cheek_to_cheek_are_two():
 
 
 def test_a_face_that_every_tile_cuts_is_hidden_in_parts(analyser):
-    """In 26,000 pixels scaled to 640 it is 12 pixels wide, and the seam of two tiles goes through it."""
+    """In 26,000 pixels scaled to 640 it is 12 pixels wide, and the seam of two tiles goes through
+    it.
+    """
     photo = np.full((TILE, 26_000, 3), 120, dtype=np.uint8)
     face = np.asarray(PIL.Image.fromarray(data.astronaut()[:300, 80:380]).resize((1200, 1200)))
     boxes = list(tiles(photo.shape[:2]))

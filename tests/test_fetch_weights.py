@@ -1,4 +1,6 @@
-"""Weights come from a Hub on this machine: whole, compared, from where an earlier fetch stopped, and not at all."""
+"""Weights come from a Hub on this machine: whole, compared, from where an earlier fetch stopped,
+and not at all.
+"""
 
 import hashlib
 import io
@@ -23,7 +25,9 @@ from .test_model_card import bisenet, faceid  # noqa: F401
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, faceid):  # noqa: F811
-    """nullface-tiny as Stable Diffusion 1.5, with a safety checker as it is published with; adapter; face models."""
+    """nullface-tiny as Stable Diffusion 1.5, with a safety checker as it is published with;
+    adapter; face models.
+    """
     folder = tmp_path_factory.mktemp("published")
     shutil.copytree(PACKAGE / "tiny" / "model", folder / "sd15")
     index = json.loads((folder / "sd15" / "model_index.json").read_text())
@@ -102,7 +106,7 @@ def test_a_changed_file_is_deleted_and_fetched_again(hub, published):
 
 
 def test_the_hub_cannot_vouch_for_its_own_weights(hub, published):
-    """A file and its hash come from one server, so only the hash in this package says what it is."""
+    """A file and its hash come from one server, so only the hash in this package is trusted."""
     adapter = replace(weights.FACEID_SD15, revision=COMMIT)
     with pytest.raises(OSError, match="hash"):
         fetch_weights(adapter)

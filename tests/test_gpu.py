@@ -1,4 +1,6 @@
-"""What only a CUDA device can show: half precision at speed, offloading, and that nothing stays behind on the device."""
+"""What only a CUDA device can show: half precision at speed, offloading, and that nothing stays
+behind on the device.
+"""
 
 import pytest
 import torch

@@ -31,7 +31,9 @@ def generator(seed=0):
 
 @pytest.fixture(scope="module")
 def embeddings():
-    """Of 4000 people: most of what tells them apart lies in 24 directions, and they have a mean in common."""
+    """Of 4000 people: most of what tells them apart lies in 24 directions, and they have a mean in
+    common.
+    """
     spread = torch.cat([torch.linspace(1.0, 0.2, 24), torch.full((SIZE - 24,), 0.05)])
     rotation = torch.linalg.qr(torch.randn(SIZE, SIZE, generator=generator(1))).Q
     return F.normalize(0.1 + (torch.randn(4000, SIZE, generator=generator(2)) * spread) @ rotation, dim=-1)
@@ -66,7 +68,9 @@ def test_people_are_read_from_beside_the_recognizer(tmp_path, embeddings):
 
 @pytest.mark.skipif(not PORTRAITS.exists(), reason="needs the portraits beside the repository")
 def test_nullface_tinys_file_is_of_its_recognizer(pipe):
-    """Strangers among people nobody was trained on are as alike as those that are drawn. If not: python -m training.people"""
+    """Strangers among people nobody was trained on are as alike as those that are drawn. If not:
+    python -m training.people
+    """
     portraits = load_portraits(PORTRAITS, "validation")[::6]
     real = torch.from_numpy(np.stack([embed_face(pipe.face_analyser, p.image(), p.keypoints()) for p in portraits]))
     others = load_identity_prior(pipe.face_analyser).sample(1000, generator())

@@ -1,4 +1,6 @@
-"""The direction of imports: core, then models, then jobs, then commands; each knows only those before it."""
+"""The direction of imports: core, then models, then jobs, then commands; each knows only those
+before it.
+"""
 
 import ast
 import graphlib
@@ -113,7 +115,9 @@ def test_what_answers_quickly_imports_no_torch(room):
 
 
 def test_optional_packages_are_not_in_the_core():
-    """The Hub's loader demands every package that it reads in these files, wherever the import stands."""
+    """The Hub's loader demands every package that it reads in these files, wherever the import
+    stands.
+    """
     allowed = {"PIL", "cv2", "diffusers", "numpy", "torch", "transformers"} | set(sys.stdlib_module_names)
     for path in FILES:
         if layer(place(path)) == 0:

@@ -1,4 +1,5 @@
-"""Every way in which diffusers loads a custom pipeline, each in a clean interpreter, gives the same image.
+"""Every way in which diffusers loads a custom pipeline, each in a clean interpreter, gives the same
+image.
 
 From a Hub: tests/publish/test_hub.py. Community pages and cards: tests/test_model_card.py.
 """
@@ -67,7 +68,8 @@ pipe = DiffusionPipeline.from_pipe(base, custom_pipeline=source, trust_remote_co
 
 
 class Route:
-    """A Stable Diffusion (XL) shaped repository, an adapter file, and the inputs of the call, all in one folder.
+    """A Stable Diffusion (XL) shaped repository, an adapter file, and the inputs of the call, all
+    in one folder.
 
     Attributes:
         pipeline (`str`): the module of the class.
@@ -104,7 +106,8 @@ class Route:
         result = tmp_path / "image.npy"
         names = {"name": self.name, "base": self.base}
         code = textwrap.dedent(CALL).format(load=load.format(**names), installed=installed, **names)
-        # -P keeps the working directory off the path, so that only the installed-package route can see the package.
+        # -P keeps the working directory off the path, so that only the installed-package route can
+        # see the package.
         run = subprocess.run(
             [sys.executable, "-P", "-c", code, str(self.folder), str(source), str(result)],
             cwd=tmp_path,
@@ -122,7 +125,9 @@ def route(request, tmp_path_factory):
 
 
 def copy_modules(target: Path, pipeline: str) -> Path:
-    """What a Hub repository or a folder for `custom_pipeline` holds: the modules, and nothing else of the package."""
+    """What a Hub repository or a folder for `custom_pipeline` holds: the modules, and nothing else
+    of the package.
+    """
     target.mkdir(parents=True, exist_ok=True)
     for name in CORE:
         shutil.copy(PACKAGE / f"{name}.py", target)

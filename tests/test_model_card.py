@@ -1,4 +1,6 @@
-"""The cards' metadata is what the Hub takes, and their examples run as they stand, with nullface-tiny for the real weights."""
+"""The cards' metadata is what the Hub takes, and their examples run as they stand, with
+nullface-tiny for the real weights.
+"""
 
 import inspect
 import re
@@ -48,7 +50,9 @@ def faceid(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bisenet(tmp_path_factory):
-    """facexlib's BiSeNet with weights that call every pixel skin: the file's layout, without what was learned."""
+    """facexlib's BiSeNet with weights that call every pixel skin: the file's layout, without what
+    was learned.
+    """
     model = BiSeNet(num_class=len(CELEBAMASK_LABELS))
     output = model.conv_out.conv_out.weight.data
     output.zero_()
@@ -60,7 +64,9 @@ def bisenet(tmp_path_factory):
 
 @pytest.fixture
 def home(tmp_path, bisenet):
-    """A home folder with the face models where InsightFace and facexlib's download put them, and two pictures."""
+    """A home folder with the face models where InsightFace and facexlib's download put them, and
+    two pictures.
+    """
     home = tmp_path / "home"
     pack = home / ".insightface" / "models" / "buffalo_l"
     pack.mkdir(parents=True)
@@ -85,13 +91,16 @@ def assert_another_face(home: Path) -> None:
     assert np.array_equal(after[300:], before[300:])
 
 
-# By name, diffusers asks PyPI for the list of its releases first; where there is no network, it has none.
+# By name, diffusers asks PyPI for the list of its releases first; where there is no network, it has
+# none.
 NO_PYPI = "import diffusers.utils.dynamic_modules_utils as dynamic\ndynamic.get_diffusers_versions = lambda: []\n"
 
 
 @pytest.mark.slow
 def test_examples_of_the_pipelines_card_and_of_the_community_file(home, faceid, tmp_path):
-    """The card's against a Hub on this machine; the community page's from a cache alone. Both give one picture."""
+    """The card's against a Hub on this machine; the community page's from a cache alone. Both give
+    one picture.
+    """
     exported, mirror, model = tmp_path / "nullface", tmp_path / "mirror", PACKAGE / "tiny" / "model"
     write_repository(pipeline_files(), exported)
     example = python_blocks((exported / "README.md").read_text())

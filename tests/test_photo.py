@@ -1,4 +1,4 @@
-"""Whole photos with nullface-tiny, in few steps: what happens to each face, not how good it looks."""
+"""Whole photos with nullface-tiny in few steps: what happens to each face, not how it looks."""
 
 import hashlib
 import io
@@ -40,7 +40,8 @@ from .test_face_crops import landmarks_at
 from .tiny_parts import make_adapter, make_components, make_unet, make_vae
 
 
-# What becomes of faces does not depend on where they are turned to; the opposite identity takes the fewest evaluations.
+# What becomes of faces does not depend on where they are turned to; the opposite identity takes the
+# fewest evaluations.
 FAST = {"num_inference_steps": 4, "skip": 0.5, "identity": "opposite"}
 
 # Every result passes the check, so that a face is edited once.
@@ -515,7 +516,8 @@ def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut):
         asked = {"preset": "preview", "seed": 0, "max_attempts": 1, "guidance_scale": 6.0}
         result = pipe.anonymize(astronaut, **asked, identity="opposite")
         assert sum(counted) == evaluations
-        # What nullface-tiny's detector takes for one more face in the result is covered without an evaluation.
+        # What nullface-tiny's detector takes for one more face in the result is covered without an
+        # evaluation.
         assert sum(face.method == "replaced" for face in result.faces) == 1
         counted.clear()
         pipe.anonymize(astronaut, **asked, identity="consistent", people=np.eye(2, 512, dtype=np.float32))

@@ -1,4 +1,6 @@
-"""Options of a photo: whatever is out of range or of a wrong type is refused by name, before anything is computed."""
+"""Options of a photo: whatever is out of range or of a wrong type is refused by name, before
+anything is computed.
+"""
 
 import json
 import math

@@ -1,4 +1,6 @@
-"""The promise of whole photos, tried by whoever wants to break it: no face that was found leaves as it was."""
+"""The promise of whole photos, tried by whoever wants to break it: no face that was found leaves as
+it was.
+"""
 
 import math
 from dataclasses import replace
@@ -78,7 +80,8 @@ def kept_around(face: DetectedFace, size: tuple[int, int], half_axes: tuple[floa
     return mask
 
 
-# --- The invariant ---------------------------------------------------------------------------------------------------
+# --- The invariant
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", COVERS)
@@ -148,7 +151,8 @@ def test_a_face_is_covered_by_what_was_asked_for(pipe, astronaut, face, kind):
     assert are_covered(np.asarray(result.image), [face.box], kind) == [True]
 
 
-# --- Ways out that were open -----------------------------------------------------------------------------------------
+# --- Ways out that were open
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("min_face", [math.nan, math.inf, -1.0, "large"])
@@ -217,7 +221,9 @@ def test_a_result_that_cannot_be_compared_is_covered(pipe, astronaut):
 
 
 class Detector:
-    """A detector that sees what it is told to, in the upright photo as a whole, one list of boxes after the other."""
+    """A detector that sees what it is told to, in the upright photo as a whole, one list of boxes
+    after the other.
+    """
 
     det_thresh = 0.3
 
@@ -330,7 +336,8 @@ def test_a_detection_threshold_that_takes_everything_or_nothing_is_refused(thres
         load_face_analyser(TINY_FOLDER / "face_models", detection_threshold=threshold)
 
 
-# --- Pictures --------------------------------------------------------------------------------------------------------
+# --- Pictures
+# ------------------------------------------------------------------------------------------
 
 
 def test_grey_of_16_bits_is_seen_as_it_is(pipe, pixels):
@@ -360,7 +367,8 @@ def test_very_long_pictures(pipe, pixels, size, at_the_end):
     assert record.method == "covered"
 
 
-# --- Whatever is given -----------------------------------------------------------------------------------------------
+# --- Whatever is given
+# ------------------------------------------------------------------------------------------
 
 floats = st.one_of(st.floats(), st.floats(-2, 2), st.sampled_from([math.nan, math.inf, -math.inf, 1e38, -0.0]))
 anything = st.one_of(st.none(), st.booleans(), st.integers(-3, 2**70), floats, st.text(max_size=4), st.lists(floats))

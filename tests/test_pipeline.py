@@ -1,4 +1,6 @@
-"""The pipeline against the method: equal to a plain sequential computation, at little more than half of its work."""
+"""The pipeline against the method: equal to a plain sequential computation, at little more than
+half of its work.
+"""
 
 import dataclasses
 import inspect
@@ -48,7 +50,9 @@ def assert_same_latents(actual, expected):
 
 
 def pairwise_settings():
-    """Every pair of values of any two settings occurs; the whole grid, of more steps, is the slow test below."""
+    """Every pair of values of any two settings occurs; the whole grid, of more steps, is the slow
+    test below.
+    """
     names = ("steps", "skip", "guidance", "mask_start", "eta", "count")
     values = ((10, 20, 40), (0.0, 0.3, 0.7), (0.0, 5.0, 10.0), (None, 0.8, 0.2), (1.0, 0.5), (1, 3))
     missing = {(a, x, b, y) for a, b in itertools.combinations(range(6), 2) for x in values[a] for y in values[b]}
@@ -227,7 +231,8 @@ def test_without_an_edit_the_image_is_reconstructed(shared_pipe, settings):
     alpha, alpha_prev = inversion.schedule.alphas_cumprod[-1], inversion.schedule.alphas_cumprod_prev[-1]
     lost = latents - x0
     variance = (1 - alpha_prev) / (1 - alpha) * (1 - alpha / alpha_prev)
-    # What the zeroed map leaves out: noise of the last step's small variance and the model's error in one small step.
+    # What the zeroed map leaves out: noise of the last step's small variance and the model's error
+    # in one small step.
     assert lost.std() < 6.0 * variance.sqrt()
     reference = reference_latents(shared_pipe, 2, steps=50, skip=0.7, guidance=0.0, eta=1.0)
     assert_same_latents(latents, reference)

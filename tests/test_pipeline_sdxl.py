@@ -1,4 +1,6 @@
-"""Stable Diffusion XL: the same method, told the same text twice, with a VAE that overflows in half precision."""
+"""Stable Diffusion XL: the same method, told the same text twice, with a VAE that overflows in half
+precision.
+"""
 
 import inspect
 import json
@@ -88,7 +90,9 @@ def test_a_batch_equals_each_image_alone(shared):
 
 
 def test_both_predictions_are_told_the_same_text(shared):
-    """Not zeros on one side, as Stable Diffusion XL's own pipelines do: guidance would amplify the difference."""
+    """Not zeros on one side, as Stable Diffusion XL's own pipelines do: guidance would amplify the
+    difference.
+    """
     seen = []
 
     def note(_, args, kwargs):

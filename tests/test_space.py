@@ -1,4 +1,6 @@
-"""The page of the Space, function by function. What a browser makes of it is in test_space_browser.py."""
+"""The page of the Space, function by function. What a browser makes of it is in
+test_space_browser.py.
+"""
 
 import asyncio
 import base64
@@ -344,7 +346,9 @@ def function_index(app, name):
 
 @contextlib.contextmanager
 def blocked_pipeline(app, monkeypatch, name="run_clip"):
-    """Jobs of one function wait until the end, and then give this result; yields the function's number."""
+    """Jobs of one function wait until the end, and then give this result; yields the function's
+    number.
+    """
     index, release = function_index(app, name), threading.Event()
     monkeypatch.setattr(app.page.fns[index], "fn", lambda *_: (release.wait(20), ("Done", "result"))[1])
     try:

@@ -56,7 +56,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """Address of a server of its own, and the folder in which it has to put whatever is temporary."""
+    """Address of a server, and the folder that must hold all its temporary files."""
     temporary = tmp_path_factory.mktemp("temporary")
     with serve(sys.executable, APP, temporary) as address:
         yield address, temporary
@@ -130,7 +130,9 @@ def is_elsewhere(url, address):
 
 
 def pictures_in(folder):
-    """Files that may hold a picture or a part of one: all but a lock, and what ONNX Runtime writes when it starts."""
+    """Files that may hold a picture or a part of one: all but a lock, and what ONNX Runtime writes
+    when it starts.
+    """
     return [path for path in folder.rglob("*") if path.is_file() and path.name not in (".ses", LOCK_NAME)]
 
 
@@ -300,7 +302,9 @@ def test_every_control_has_a_name(page):
 
 
 def test_an_exported_space_runs_from_its_folder_alone(browser, tmp_path):
-    """In an environment that has what requirements.txt names, taken from this one, and not the package itself."""
+    """In an environment that has what requirements.txt names, taken from this one, and not the
+    package itself.
+    """
     write_repository(space_files(), tmp_path / "space")
     environment = tmp_path / "environment"
     venv.create(environment, symlinks=True)

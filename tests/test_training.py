@@ -1,4 +1,6 @@
-"""nullface-tiny's training: the maths that can be checked without it, and all of it with next to no time."""
+"""nullface-tiny's training: the maths that can be checked without it, and all of it with next to no
+time.
+"""
 
 import argparse
 import copy
@@ -85,7 +87,9 @@ def sampler_of(latents, swapped, partners):
 
 
 def test_samples_have_the_identity_of_their_target():
-    """Latents say by their value whose picture they are: row, or 100 + row where the row's face was swapped."""
+    """Latents say by their value whose picture they are: row, or 100 + row where the row's face was
+    swapped.
+    """
     people, variants = 6, 2
     value = np.arange(people, dtype=np.float16)[:, None, None, None, None]
     latents = np.broadcast_to(value, (people, variants, 4, 32, 32))
@@ -203,7 +207,9 @@ def random_batch(count, generator):
 
 @pytest.mark.slow
 def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
-    """A step in which it has none is the step without it; later it changes the network, and the critic learns on."""
+    """A step in which it has none is the step without it; later it changes the network, and the
+    critic learns on.
+    """
     diffusion, batch = Diffusion(tmp_path, torch.device("cpu")), random_batch(2, torch.Generator().manual_seed(0))
 
     def stepped(make_step, alone):
@@ -229,7 +235,7 @@ def test_guided_predictions_stay_what_they_were_but_for_the_critic(tmp_path, mon
     diffusion, batch = Diffusion(tmp_path, torch.device("cpu")), random_batch(2, torch.Generator().manual_seed(0))
 
     def changes(alone):
-        """Of three steps, in each by how much the predictions differ from those before the first."""
+        """Differences of three steps' predictions from those before the first step."""
         monkeypatch.setattr(steps, "CRITIC_WARMUP", alone)
         unet = small_denoiser()
         before = copy.deepcopy(unet.state_dict())
@@ -250,7 +256,9 @@ def test_guided_predictions_stay_what_they_were_but_for_the_critic(tmp_path, mon
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("make_step", [Step, AdversarialStep, GuidedStep])
 def test_a_recorded_step_learns_what_one_on_the_cpu_learns(make_step, tmp_path):
-    """To within bfloat16, and without the three steps in earnest before the recording, which go over the first batch."""
+    """To within bfloat16, and without the three steps in earnest before the recording, which go
+    over the first batch.
+    """
     batches = [random_batch(8, torch.Generator().manual_seed(number)) for number in range(12)]
 
     def losses(device):
@@ -305,7 +313,9 @@ def test_a_swapped_face_lies_within_the_landmarks_and_nowhere_else():
 
 
 def test_a_model_set_can_be_trained_on(tmp_path):
-    """What is read from an exported set is the network that was exported, LoRA and projection included."""
+    """What is read from an exported set is the network that was exported, LoRA and projection
+    included.
+    """
     torch.manual_seed(0)
     trained, again = build_unet(), build_unet()
     for unet in (trained, again):
@@ -334,7 +344,9 @@ def test_the_256_px_autoencoder_begins_as_the_128_px_one_enlarged():
 
 
 def test_the_256_px_autoencoder_learns_faces_of_one_colour():
-    """Some steps of each kind: the encoder comes closer to the 128 px one, the decoder to the picture."""
+    """Some steps of each kind: the encoder comes closer to the 128 px one, the decoder to the
+    picture.
+    """
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     crops = np.full((4, 256, 256, 3), (200, 120, 90), np.uint8)
@@ -357,7 +369,9 @@ def test_the_256_px_autoencoder_learns_faces_of_one_colour():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_all_parts_are_trained_one_after_the_other(tmp_path):
-    """`python -m training.train_all` with next to no minutes makes a whole model set and all figures."""
+    """`python -m training.train_all` with next to no minutes makes a whole model set and all
+    figures.
+    """
     data = SHARED / "data" / "portraits.parquet"
     if not data.exists():
         pytest.skip("needs the portraits and the networks that teach and measure")

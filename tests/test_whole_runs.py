@@ -1,6 +1,8 @@
-"""The command on whole folders: two hundred files of every kind, and runs that are killed. Minutes, so marked slow.
+"""The command on whole folders: two hundred files of every kind, and runs that are killed. Minutes,
+so marked slow.
 
-python -m pytest -m slow tests/test_whole_runs.py -s        # -s shows the table of what happened to which file
+python -m pytest -m slow tests/test_whole_runs.py -s        # -s shows the table of what happened to
+which file
 """
 
 import filecmp
@@ -103,7 +105,8 @@ def cut_out(picture):
     return encode(picture, "PNG")
 
 
-# Kind: the file's suffix, its content from a portrait of the astronaut, and what has to become of it.
+# Kind: the file's suffix, its content from a portrait of the astronaut, and what has to become of
+# it.
 SPECIAL = {
     "truncated": (".jpg", lambda face: encode(face, "JPEG", quality=95)[:9000], "refused"),
     "zero bytes": (".jpg", lambda face: b"", "refused"),
@@ -150,7 +153,9 @@ def fill_folder(folder):
 
 
 def lead_astray(folder, output):
-    """What folders may hold besides: links elsewhere, and originals that lie under the names of results."""
+    """What folders may hold besides: links elsewhere, and originals that lie under the names of
+    results.
+    """
     elsewhere = folder.parent / "elsewhere"
     elsewhere.mkdir()
     PIL.Image.fromarray(data.astronaut()).save(elsewhere / "secret.png")
@@ -257,7 +262,9 @@ def test_killed_runs_end_as_one_that_was_not(tmp_path):
 
 
 def test_nobody_passes_when_the_identity_path_is_off():
-    """Without guidance the result is the person: verification has to notice it in every single face."""
+    """Without guidance the result is the person: verification has to notice it in every single
+    face.
+    """
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     methods, similarities = Counter(), []

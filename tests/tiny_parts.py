@@ -1,4 +1,6 @@
-"""Tiny random parts in the published layouts: the same classes, key names and ranks as the real weights, other sizes."""
+"""Tiny random parts in the published layouts: the same classes, key names and ranks as the real
+weights, other sizes.
+"""
 
 from typing import Any
 
@@ -104,7 +106,9 @@ def make_xl_scheduler() -> EulerDiscreteScheduler:
 
 
 def make_xl_components() -> dict[str, Any]:
-    """Two text encoders of different widths, and a UNet that wants the pooled text and the picture's size besides."""
+    """Two text encoders of different widths, and a UNet that wants the pooled text and the
+    picture's size besides.
+    """
     torch.manual_seed(1)
     text_encoder = CLIPTextModel(text_config(hidden_size=4, num_hidden_layers=2)).eval()
     text_encoder_2 = CLIPTextModelWithProjection(
@@ -129,14 +133,18 @@ def make_xl_components() -> dict[str, Any]:
 
 
 def attention_sizes(unet: UNet2DConditionModel) -> list[tuple[int, int]]:
-    """(query width, key width) of each attention layer in the order in which IP-Adapter files number them."""
+    """(query width, key width) of each attention layer in the order in which IP-Adapter files
+    number them.
+    """
     modules = dict(unet.named_modules())
     layers = [modules[name.removesuffix(".processor")] for name in unet.attn_processors]
     return [(layer.to_q.in_features, layer.to_k.in_features) for layer in layers]
 
 
 def make_adapter(unet: UNet2DConditionModel, rank: int = 2, scale: float = 0.3) -> dict[str, dict[str, torch.Tensor]]:
-    """A state dict with the key names of the published FaceID files for this UNet, meta tensors on a meta UNet."""
+    """A state dict with the key names of the published FaceID files for this UNet, meta tensors on
+    a meta UNet.
+    """
     generator = torch.Generator().manual_seed(1)
     device = unet.device
 

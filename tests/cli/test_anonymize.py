@@ -37,7 +37,9 @@ def invoke(*arguments: object) -> Result:
 
 
 def invoke_as_main(*arguments: object) -> Result:
-    """With the exit code of the command, for which wrong usage is 2; whatever it raises is a traceback."""
+    """With the exit code of the command, for which wrong usage is 2; whatever it raises is a
+    traceback.
+    """
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], standalone_mode=False)
     if isinstance(result.exception, typer.TyperException):
         result.exit_code = 2
@@ -397,8 +399,8 @@ def test_a_wrong_path_is_answered_before_anything_slow_is_imported(tmp_path):
     code = (
         "import sys\nfrom nullface_pipeline.cli import app\n"
         f"for arguments in {commands}:\n  try: app(arguments)\n  except SystemExit: pass\n"
-        "slow = {'torch', 'diffusers', 'transformers', 'insightface', 'onnxruntime', 'cv2', 'skimage', 'scipy', 'av'}\n"
-        "slow |= {'pyarrow', 'fsspec', 'ray', 'numpy'}\n"
+        "slow = {'torch', 'diffusers', 'transformers', 'insightface', 'onnxruntime', 'cv2', 'skimage', 'scipy'}\n"
+        "slow |= {'av', 'pyarrow', 'fsspec', 'ray', 'numpy'}\n"
         "assert not slow & set(sys.modules), slow & set(sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -1,4 +1,6 @@
-"""Random values for every option of the command: never a traceback, never a success with an unchanged face."""
+"""Random values for every option of the command: never a traceback, never a success with an
+unchanged face.
+"""
 
 from pathlib import Path
 

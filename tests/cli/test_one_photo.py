@@ -1,4 +1,6 @@
-"""What the command does with one photo: a result by name, streams, masks, people to spare, and the paper's knobs."""
+"""What the command does with one photo: a result by name, streams, masks, people to spare, and the
+paper's knobs.
+"""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The command as a process of its own that can be killed, with pictures painted instead of a model."""
+"""The command as a process that can be killed, with painted pictures in place of a model."""
 
 import sys
 

@@ -1,4 +1,6 @@
-"""What scripts use in the namespace: nodes of a Ray cluster, runs of the command, and killing of either."""
+"""What scripts use in the namespace: nodes of a Ray cluster, runs of the command, and killing of
+either.
+"""
 
 import os
 import signal

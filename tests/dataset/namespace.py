@@ -1,4 +1,6 @@
-"""A network and process namespace of the test's own, in which Ray finds nothing but loopback and ends with it."""
+"""A network and process namespace of the test's own, in which Ray finds nothing but loopback and
+ends with it.
+"""
 
 import os
 import subprocess
@@ -23,7 +25,9 @@ def needs_namespace():
 
 
 def run_inside(script, folder, timeout=280):
-    """Run a Python script in there, with its home, Ray's files and the token in a folder; returns its standard output."""
+    """Run a Python script in there, with its home, Ray's files and the token in a folder; returns
+    its standard output.
+    """
     (folder / "home").mkdir()
     token = folder / "token"
     token.touch(mode=0o600)

@@ -1,4 +1,6 @@
-"""Small data sets of coloured pictures in the three kinds of shards, and a worker that paints them without a model."""
+"""Small data sets of coloured pictures in the three kinds of shards, and a worker that paints them
+without a model.
+"""
 
 import io
 import json
@@ -29,7 +31,9 @@ FEATURES = {
 
 
 class Painter(ShardWorker):
-    """Paints each photo in a colour of its seed, and refuses those whose name, or whose red, says so."""
+    """Paints each photo in a colour of its seed, and refuses those whose name, or whose red, says
+    so.
+    """
 
     seconds = 0.0
 
@@ -79,7 +83,9 @@ def make_photos(folder, count):
 
 
 def rows(count, start=0):
-    """Rows with captions, labels and embeddings, of which the third is broken and the fifth shows nobody."""
+    """Rows with captions, labels and embeddings, of which the third is broken and the fifth shows
+    nobody.
+    """
     for number in range(start, start + count):
         data = {2: b"no photo", 4: no_face(number)}.get(number, picture(number))
         yield {

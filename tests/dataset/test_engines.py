@@ -1,4 +1,6 @@
-"""The same pictures from every engine, number of workers and size of shards; what a shard costs besides the model."""
+"""The same pictures from every engine, number of workers and size of shards; what a shard costs
+besides the model.
+"""
 
 import os
 import subprocess
@@ -70,9 +72,11 @@ def run_everywhere(source, folder, *options):
     launch(2, source, *accelerated, *options, *model)
     run_inside(
         f"""
+options = {list(map(str, options))!r}
 start_node(4, head=True)
 for workers, size in ((1, 7), (2, 50)):
-    run = start({str(source)!r}, f"{folder}/ray {{workers}}", "--workers", workers, "--shard-size", size, *{list(map(str, options))!r}, painted={not model})
+    sizes = ("--workers", workers, "--shard-size", size)
+    run = start({str(source)!r}, f"{folder}/ray {{workers}}", *sizes, *options, painted={not model})
     code, output = finish(run, 500)
     assert code in (0, 3, 4), output
 """,
@@ -102,7 +106,9 @@ def test_the_models_pictures_are_the_same_everywhere(tmp_path, portraits):
 
 
 def test_a_shard_costs_little_more_than_the_plain_loop(tmp_path, monkeypatch):
-    """Reading, writing and the report of 100 small pictures, beside the same photos as a folder run."""
+    """Reading, writing and the report of 100 small pictures, beside the same photos as a folder
+    run.
+    """
     photos = make_photos(tmp_path / "in", 100)
     job = make_job(photos, tmp_path / "out")
     painter = Painter(job)

@@ -1,4 +1,6 @@
-"""The driver killed at any moment: after the next run no row is lost, doubled or original, whatever the engine."""
+"""The driver killed at any moment: after the next run no row is lost, doubled or original, whatever
+the engine.
+"""
 
 import os
 import signal

@@ -1,4 +1,6 @@
-"""Parquet files: named columns untouched, refused rows null, everything else gone; and `datasets` reads the result."""
+"""Parquet files: named columns untouched, refused rows null, everything else gone; and `datasets`
+reads the result.
+"""
 
 import base64
 import datetime

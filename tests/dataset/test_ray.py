@@ -1,4 +1,6 @@
-"""Ray on loopback, in a namespace of the test's own: actors, nodes and drivers killed, and clusters that do not do."""
+"""Ray on loopback, in a namespace of the test's own: actors, nodes and drivers killed, and clusters
+that do not do.
+"""
 
 import pytest
 
@@ -18,8 +20,8 @@ def inside(tmp_path):
     source = make_parquet(tmp_path / "in", 210, 7)
 
     def run(script):
-        head = f"source, out = {str(source)!r}, {str(tmp_path / 'out')!r}\nname = ('--id-column', 'id', '--columns', 'id')\n"
-        return run_inside(head + script, tmp_path)
+        paths = f"source, out = {str(source)!r}, {str(tmp_path / 'out')!r}"
+        return run_inside(f"{paths}\nname = ('--id-column', 'id', '--columns', 'id')\n{script}", tmp_path)
 
     return run
 

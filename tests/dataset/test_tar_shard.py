@@ -1,4 +1,6 @@
-"""WebDataset tars: the photos anonymized, named members copied, refused ones marked, everything else gone."""
+"""WebDataset tars: the photos anonymized, named members copied, refused ones marked, everything
+else gone.
+"""
 
 import base64
 import io

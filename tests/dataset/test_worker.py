@@ -1,4 +1,6 @@
-"""The worker with nullface-tiny: what it cannot anonymize is null and refused, and without its models it does nothing."""
+"""The worker with nullface-tiny: what it cannot anonymize is null and refused, and without its
+models it does nothing.
+"""
 
 import io
 from pathlib import Path

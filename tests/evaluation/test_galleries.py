@@ -159,7 +159,7 @@ def test_reversed_results_are_searched_in_both_galleries(originals, models, tmp_
 
 @pytest.fixture()
 def several(tmp_path):
-    """Folder and pairs file: two photos of everybody, a third of person 0, one only of person 24."""
+    """Folder and pairs file: two photos a person, a third of person 0, only one of person 24."""
     folder, lines = tmp_path / "several", ["subject,file"]
     for number in range(PEOPLE):
         write(folder / f"{number:03}", [other_photo(number, photo) for photo in range(3 if number == 0 else 2)])

@@ -1,4 +1,4 @@
-"""Benchmark with other photos of the same people: choice of people, grey controls, training sizes."""
+"""Benchmark with other photos of the people: choice of people, grey controls, training sizes."""
 
 import json
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ PEOPLE = 90
 
 @pytest.fixture(scope="module")
 def linear_world():
-    """Results are a linear function of originals plus noise; other photos are originals with noise."""
+    """Results: a linear function of originals plus noise. Other photos: originals with noise."""
     rng = np.random.default_rng(0)
     originals = rng.normal(size=(PEOPLE, 24))
     results = originals @ rng.normal(size=(24, 24)) + 0.3 * rng.normal(size=(PEOPLE, 24))

@@ -68,7 +68,7 @@ def test_blocks_change_nothing(monkeypatch):
 
 
 def test_wilson_intervals_are_those_of_the_papers_counts():
-    """10 of 4,852 and 1 of 1,000, as published tables imply them; 0 of 1,000 still allows 0.38 %."""
+    """10 of 4,852 and 1 of 1,000, as in published tables; 0 of 1,000 still allows 0.38 %."""
     assert Rate(10, 4852).interval == pytest.approx((0.00112, 0.00379), abs=1e-5)
     assert Rate(1, 1000).interval == pytest.approx((0.00018, 0.00564), abs=1e-5)
     low, high = Rate(0, 1000).interval

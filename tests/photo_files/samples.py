@@ -109,7 +109,9 @@ def png_chunks(data: bytes) -> dict[bytes, bytes]:
 
 
 def png_rows(pixels: np.ndarray) -> bytes:
-    """The rows of (height, width, ...) as the filter "none" of a PNG wants them, 16 bits in network order."""
+    """The rows of (height, width, ...) as the filter "none" of a PNG wants them, 16 bits in network
+    order.
+    """
     rows = pixels.reshape(len(pixels), -1)
     return b"".join(b"\0" + row.astype(row.dtype.newbyteorder(">")).tobytes() for row in rows)
 
@@ -125,7 +127,9 @@ def jpeg_segments(data: bytes) -> list[tuple[int, bytes]]:
 
 
 def exif_block(thumbnail: bytes, orientation: int = 1) -> bytes:
-    """Little-endian EXIF: camera, date, a MakerNote holding the thumbnail, GPS, and the thumbnail's own directory."""
+    """Little-endian EXIF: camera, date, a MakerNote holding the thumbnail, GPS, and the thumbnail's
+    own directory.
+    """
     ascii_type, short, long, rational, undefined = 2, 3, 4, 5, 7
     sizes = {ascii_type: 1, short: 2, long: 4, rational: 8, undefined: 1}
 
@@ -243,7 +247,7 @@ def in_srgb(image: PIL.Image.Image, icc_profile: bytes | None) -> PIL.Image.Imag
 
 
 def cmyk_profile_with_red_cyan() -> bytes:
-    """A printer whose cyan ink is red and whose other inks are invisible, as an 8-bit table to Lab."""
+    """A printer with red cyan ink and other inks invisible, as an 8-bit table to Lab."""
     white, red = bytes([255, 128, 128]), bytes([136, 208, 195])
     identity = b"".join(struct.pack(">i", 65536 * (index % 4 == 0)) for index in range(9))
     ramp = bytes(range(256))

@@ -44,7 +44,8 @@ def test_a_cut_out_keeps_its_transparency(pipe):
     alpha = PIL.Image.new("L", photo.size)
     PIL.ImageDraw.Draw(alpha).rounded_rectangle((10, 5, 500, 505), 40, 255)
     file = opened(photo, alpha)
-    # With other noise nullface-tiny's detector may see a face too many before the white, and the photo is refused.
+    # With other noise nullface-tiny's detector may see a face too many before the white, and the
+    # photo is refused.
     result = anonymize_file(pipe, file, replace(QUICK, seed=2))
     assert file.alpha is not None and result.faces[0].method == "replaced"
 
@@ -104,7 +105,9 @@ def test_a_face_in_the_transparency_never_leaves(pipe, astronaut, draw, negative
 
 
 def test_a_face_that_only_a_background_shows_is_refused(pipe, astronaut):
-    """Light skin on white: the picture is white where the face is light, and clear where it is dark."""
+    """Light skin on white: the picture is white where the face is light, and clear where it is
+    dark.
+    """
     grey = np.asarray(astronaut.convert("L"))
     picture = np.asarray(astronaut).copy()
     picture[150:, 150:] = 255

@@ -1,4 +1,6 @@
-"""Folders of photos around a stand-in for the model, which paints them black: what is read, written and refused."""
+"""Folders of photos around a stand-in for the model, which paints them black: what is read, written
+and refused.
+"""
 
 import json
 import os

@@ -1,4 +1,6 @@
-"""Which photos are found, where each goes, and that no file that is read or written lies where another one is."""
+"""Which photos are found, where each goes, and that no file that is read or written lies where
+another one is.
+"""
 
 import os
 import subprocess

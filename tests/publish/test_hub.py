@@ -66,7 +66,8 @@ def image_of(home: Path, load: str, **environment: str) -> np.ndarray:
 @pytest.mark.slow
 def test_pipeline_repository_loads_from_a_hub(home, expected, tmp_path):
     write_repository(pipeline_files(), tmp_path / "export")
-    load = f"pipe = DiffusionPipeline.from_pretrained('{PACKAGE}/tiny/model', custom_pipeline='nullface/nullface', trust_remote_code=True)"
+    source, name = f"{PACKAGE}/tiny/model", "nullface/nullface"
+    load = f"pipe = DiffusionPipeline.from_pretrained({source!r}, custom_pipeline={name!r}, trust_remote_code=True)"
     with LocalHub({"nullface/nullface": tmp_path / "export"}) as hub:
         image = image_of(home, load, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0")
     assert np.array_equal(image, expected)
@@ -223,7 +224,9 @@ for option in ("--dry-run", "--no-dry-run"):
 
 
 def test_push_says_what_it_would_upload_and_uploads(tmp_path):
-    """Through the Hub's own client; a new interpreter, because the client reads its settings when it is imported."""
+    """Through the Hub's own client; a new interpreter, because the client reads its settings when
+    it is imported.
+    """
     with LocalHub({}) as hub:
         code = f"del sys.modules['nullface_pipeline']\nsys.path.insert(0, {str(CLONE)!r})\n{UPLOAD}"
         run_clean(code, tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_TOKEN="hf_mine")

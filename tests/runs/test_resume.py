@@ -1,4 +1,4 @@
-"""What counts as done: only what a record says was hashes of this very photo, with these options."""
+"""Which results are finished: those whose record has the hashes of this photo and these options."""
 
 import shutil
 

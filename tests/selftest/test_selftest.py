@@ -36,7 +36,7 @@ def copy(tmp_path, monkeypatch) -> Path:
 
 
 def list_again(folder: Path) -> None:
-    """The list says of the broken files what they are, so that only what they do gives them away."""
+    """The list has the hashes of the broken files, so that only their behaviour gives them away."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != files.HASH_LIST]
     sums = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(folder).as_posix()}" for path in paths

@@ -19,8 +19,8 @@ class Clip:
 
     Attributes:
         frames (`np.ndarray`): (N, H, W, 3) uint8 RGB.
-        boxes (`list[dict[str, np.ndarray]]`): for each frame, (4,) x0, y0, x1, y1 by the person's name; part of a box
-            may lie outside.
+        boxes (`list[dict[str, np.ndarray]]`): for each frame, (4,) x0, y0, x1, y1 by the person's
+            name; part of a box may lie outside.
         matrices (`list[dict[str, np.ndarray]]`): the same, (2, 3) from the portrait to the frame.
         pts (`list[int]`): in milliseconds.
     """
@@ -54,7 +54,9 @@ Motion = Callable[[float], tuple[float, float, float, float]]
 
 
 def draw(frame: np.ndarray, portrait: Portrait, x: float, y: float, height: float, tilt: float) -> np.ndarray:
-    """Paste a portrait into a frame, in place, by an ellipse around its head; returns the matrix from there."""
+    """Paste a portrait into a frame, in place, by an ellipse around its head; returns the matrix
+    from there.
+    """
     centre = (portrait.box[:2] + portrait.box[2:]) / 2.0
     size = portrait.box[2:] - portrait.box[:2]
     scale = height / size[1]
@@ -105,10 +107,11 @@ def make_clip(
     """Move portraits before a background.
 
     Args:
-        people (`dict`): by name, a portrait and where it is at each moment (in seconds); NaN where it is not there. Who
-            comes later is in front.
+        people (`dict`): by name, a portrait and where it is at each moment (in seconds); NaN where
+            it is not there. Who comes later is in front.
         change (`Callable`, *optional*): what else happens to a frame: a bar, a blur.
-        scene (`np.ndarray`, *optional*): (H, W, 3) uint8 picture behind the people, soft colours by default.
+        scene (`np.ndarray`, *optional*): (H, W, 3) uint8 picture behind the people, soft colours by
+            default.
     """
     rng = np.random.default_rng(seed)
     frames, boxes, matrices = [], [], []
@@ -165,7 +168,8 @@ def write_clip(
     """A video file of (H, W, 3) uint8 frames, with a tone for sound if asked for.
 
     Args:
-        colour (`tuple[int, int]`): ITU-T H.273's numbers of the transfer function and of the primaries.
+        colour (`tuple[int, int]`): ITU-T H.273's numbers of the transfer function and of the
+            primaries.
         aspect (`Fraction`): width over height of a pixel as it is shown.
     """
     import av

@@ -1,4 +1,6 @@
-"""Damaged video files, through reading and writing: each is refused in one sentence, or its frames come out."""
+"""Damaged video files, through reading and writing: each is refused in one sentence, or its frames
+come out.
+"""
 
 from fractions import Fraction
 

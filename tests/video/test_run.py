@@ -137,7 +137,9 @@ def test_pieces_are_as_long_as_fits(size, length):
 
 @pytest.mark.video
 def test_a_result_does_not_depend_on_the_length_of_its_segments(pipe, tmp_path, monkeypatch):
-    """A bar hides the face where the second segment of eight frames begins. Encoded without loss, to compare pixels."""
+    """A bar hides the face where the second segment of eight frames begins. Encoded without loss,
+    to compare pixels.
+    """
 
     def bar(number, frame):
         frame[50:100, 40:140] = (40, 60, 50) if 8 <= number < 13 else frame[50:100, 40:140]
@@ -287,7 +289,9 @@ def test_what_is_found_late_reopens_what_it_reaches(tmp_path):
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
-    """A checkpoint in which all of four segments are finished but for the second, and its rendering."""
+    """A checkpoint in which all of four segments are finished but for the second, and its
+    rendering.
+    """
     checkpoint, spans = VideoCheckpoint(tmp_path / "work", "test", seed=7), [(0, 8), (8, 16), (16, 24), (24, 32)]
     for start in (0, 16, 24):
         checkpoint.finish(start, {})

@@ -37,7 +37,9 @@ def target(aligned, result):
 
 
 def steadied(originals):
-    """Results that are 40 lighter than their originals, and `FLICKER` more or less by turns, steadied."""
+    """Results that are 40 lighter than their originals, and `FLICKER` more or less by turns,
+    steadied.
+    """
     made = {}
     for number, aligned in enumerate(originals):
         lighter = aligned.astype(int) + 40 + FLICKER * (-1) ** number
@@ -69,7 +71,9 @@ def test_what_was_made_of_a_frame_follows_the_face(size):
 
 
 def test_a_moving_face_stays_sharp():
-    """Averaged where it stood it would be a blur; averaged where it is, it is as sharp as the originals."""
+    """Averaged where it stood it would be a blur; averaged where it is, it is as sharp as the
+    originals.
+    """
     originals = [portrait((0.012 * number, 0.0)) for number in range(6)]
     results = steadied(originals)
 

@@ -1,4 +1,6 @@
-"""Writing: segments joined exactly, the sound as asked for, and nothing else of the original's container."""
+"""Writing: segments joined exactly, the sound as asked for, and nothing else of the original's
+container.
+"""
 
 import errno
 from fractions import Fraction
