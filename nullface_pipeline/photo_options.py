@@ -147,7 +147,7 @@ class PhotoOptions:
     )
     identity: str = option(
         IDENTITIES[0],
-        "New identity: random, opposite (paper), or consistent (one per person).",
+        "New identity of the faces; opposite is the paper's.",
         IDENTITY,
         details="`random` rotates the embedding towards a random identity until the similarity of the result to the "
         "person is that of a random stranger. It needs two to three times the computation of `opposite`. `opposite` "

@@ -136,6 +136,7 @@ def test_pieces_are_as_long_as_fits(size, length):
 
 
 @pytest.mark.video
+@pytest.mark.timeout(900)
 def test_a_result_does_not_depend_on_the_length_of_its_segments(pipe, tmp_path, monkeypatch):
     """A bar hides the face where the second segment of eight frames begins. Encoded without loss,
     to compare pixels.
