@@ -270,6 +270,7 @@ def test_a_recorded_step_learns_what_one_on_the_cpu_learns(make_step, tmp_path):
     assert losses("cuda") == pytest.approx(losses("cpu"), rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_critic_learns_to_tell_blurred_from_sharp():
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)

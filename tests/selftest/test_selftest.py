@@ -72,6 +72,7 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
 
+@pytest.mark.slow
 def test_nullface_tiny_passes_and_every_part_is_looked_at():
     told: list[Finding] = []
     result = run_selftest("tiny", device="cpu", report=told.append)
