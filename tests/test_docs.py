@@ -122,7 +122,14 @@ def test_blocks_are_of_known_kinds():
     assert len(python_pages(needs_weights=True)) >= 3 and len(python_pages(needs_weights=False)) >= 3
 
 
-@pytest.mark.parametrize("page", python_pages(needs_weights=False))
+# Each page anonymizes photos. The first one also runs in the quick tests.
+PYTHON_PAGES = [
+    pytest.param(page, marks=[] if page == "docs/get-started/python.md" else pytest.mark.slow)
+    for page in python_pages(needs_weights=False)
+]
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES)
 def test_python(page, tmp_path, monkeypatch):
     write_photos(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -150,6 +157,7 @@ for line in lines:
 """
 
 
+@pytest.mark.slow
 def test_what_names_the_real_weights(home, faceid):  # noqa: F811
     write_photos(home)
     (home / "path" / "to").mkdir(parents=True)
