@@ -235,7 +235,8 @@ def read_references(analyser: FaceAnalyser, skip_faces: Sequence[FaceToSkip]) ->
 def _person(analyser: FaceAnalyser, reference: PIL.Image.Image | Path) -> np.ndarray:
     faces = search_faces(analyser, read_pixels(reference)[0])
     if len(faces) != 1:
-        raise OptionError("skip_faces", f"needs reference photos that show one face; {len(faces)} were found.")
+        name = reference if isinstance(reference, Path) else getattr(reference, "filename", "A photo")
+        raise OptionError("skip_faces", f"needs reference photos with one face; {name} has {len(faces)}.")
     return faces[0].embedding
 
 
@@ -295,7 +296,8 @@ def numbered_face(faces: list[DetectedFace], number: int) -> DetectedFace:
 
 def list_faces(faces: Sequence[FaceLocation]) -> str:
     """A sentence with the number and the box of each face."""
-    return f"The faces are {'; '.join(f'{number}: {_box_text(face)}' for number, face in enumerate(faces, start=1))}."
+    listed = "; ".join(f"{number} at {_box_text(face)}" for number, face in enumerate(faces, start=1))
+    return f"Choose one of the faces that were found: {listed}."
 
 
 def enclosed_share(inner: np.ndarray, outer: np.ndarray) -> float:

@@ -131,7 +131,7 @@ class PhotoOptions:
     )
     preset: str = option(
         "standard",
-        "Distance from the person, or fewer steps (fast, preview).",
+        "How far the new face moves away, or fewer steps (fast, preview).",
         IDENTITY,
         details="Sets `skip` and `guidance_scale`, or `few_steps`, to the model's values. See `pipe.presets`.",
         choices=tuple(PRESETS),
@@ -214,7 +214,7 @@ class PhotoOptions:
     )
     cover: str = option(
         COVERS[0],
-        "Appearance of a cover; each holds one color of the face only.",
+        "Look of a cover; all are drawn from one average color.",
         VERIFICATION,
         choices=COVERS,
     )
@@ -246,7 +246,7 @@ class PhotoOptions:
     identity_scale: float | None = option(None, "Norm of the identity embedding.", METHOD, low=-10.0, high=10.0)
     identity_angle: float | None = option(
         None,
-        "Largest random angle from the opposite identity, in degrees.",
+        "Random angle of up to N degrees, for the opposite identity.",
         METHOD,
         details="For `identity='opposite'`.",
         low=0.0,
@@ -305,7 +305,7 @@ class PhotoOptions:
                 raise OptionError("people", "only applies to the consistent identity.")
             object.__setattr__(self, "people", _embeddings(self.people, "people"))
         if self.identity_angle is not None and self.identity != "opposite":
-            raise OptionError("identity_angle", "only applies to the opposite identity.")
+            raise OptionError("identity_angle", "needs `identity` opposite.")
         if self.identity == "random":
             for name in ("identity_scale", "guidance_scale"):
                 if (getattr(self, name) or 0.0) < 0.0:
@@ -501,7 +501,9 @@ def _box(value: object) -> Box:
         )
     x0, y0, x1, y1 = (float(corner) for corner in real)
     if not all(map(math.isfinite, (x0, y0, x1, y1))) or x0 >= x1 or y0 >= y1:
-        raise OptionError("skip_faces", f"holds the box {(x0, y0, x1, y1)}; x0 < x1 and y0 < y1 must be finite.")
+        raise OptionError(
+            "skip_faces", f"holds the box {(x0, y0, x1, y1)}; x0 must be less than x1, and y0 less than y1."
+        )
     return x0, y0, x1, y1
 
 

@@ -107,7 +107,7 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     found = search_photos(run.paths, run.folder, run.output if run.names_a_file else None)
     if not found.jobs:
         _print_unsearched(found)
-        raise ValueError("No photos were found (.jpg, .png, .webp, .tif, .bmp or .heic).")
+        raise ValueError(f"{', '.join(run.paths)}: no photos were found (.jpg, .png, .webp, .tif, .bmp or .heic).")
     _check_one_photo(run, found.jobs)
     record = record_path(run.folder)
     written = plan_written(found.jobs, run.folder, record, run.report, run.contact_sheet, run.dry_run)

@@ -93,6 +93,8 @@ def evaluate(
 ) -> None:
     """Measure re-identification and utility of anonymized photos.
 
+    nullface evaluate --originals photos/ --method mine=anonymized/ -o report/
+
     To resume a stopped run, run the same command again.
 
     Exit code: 0, or 5 if a result is identical to its original, 2 for wrong
@@ -101,6 +103,10 @@ def evaluate(
     if clear_cache:
         return _clear_cache()
     try:
+        if paper is None and (table, figure, images, num_subjects) != (None,) * 4:
+            raise ValueError("--table, --figure, --images and --num-subjects need --paper.")
+        if output is not None:
+            _check_output(output, originals or images)
         if paper is not None:
             originals, method = _paper(paper, images, table, figure, model, num_subjects, output)
             skip_missing = True  # photos without a face, about which `_paper` prints a notice
@@ -125,6 +131,21 @@ def evaluate(
         fail(error)
     if any(each.leaks for each in result.methods):
         raise typer.Exit(ExitCode.leaked)
+
+
+def _check_output(output: Path, originals: Path | None) -> None:
+    """Refuse an output folder in which the report would be written over files of the user.
+
+    Raises:
+        ValueError: if it is a file, the folder of the originals, or has a page but no results of an
+            earlier report.
+    """
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"--output {output} is a file. Choose a folder.")
+    if originals is not None and output.exists() and originals.exists() and output.samefile(originals):
+        raise ValueError(f"--output {output} is the folder of the originals. Choose another folder.")
+    if (output / "index.html").exists() and not (output / "results.json").exists():
+        raise ValueError(f"{output / 'index.html'} is not of an earlier report. Choose another --output.")
 
 
 def _paper(

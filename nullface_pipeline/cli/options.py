@@ -112,9 +112,15 @@ def skipped_face(value: str) -> Path | NumberedFace | tuple[float, ...]:
         return NumberedFace(numbered[1] or "", int(numbered[2]))
     corners = value.split(",")
     try:
-        return tuple(float(corner) for corner in corners) if len(corners) == 4 else path(value)
+        return tuple(float(corner) for corner in corners) if len(corners) == 4 else _reference(value)
     except ValueError:
-        return path(value)
+        return _reference(value)
+
+
+def _reference(value: str) -> Path:
+    if not Path(value).exists():
+        raise typer.BadParameter(f"{value!r} is not a file, a face number ([PHOTO:]NUMBER), or a box (x0,y0,x1,y1).")
+    return path(value)
 
 
 def option_name(field: str) -> str:
@@ -243,7 +249,7 @@ SkipFace = Annotated[
     typer.Option(
         parser=skipped_face,
         metavar="FACE",
-        help="Face to keep: photo, [PHOTO:]NUMBER or x0,y0,x1,y1. Repeatable.",
+        help="Face to keep: photo of the person, [PHOTO:]NUMBER, or x0,y0,x1,y1.",
         rich_help_panel=IDENTITY,
     ),
 ]
@@ -303,9 +309,7 @@ Address = Annotated[
 Workers = Annotated[
     int | None, whole_number(1, 100_000, "Number of Ray actors; by default one per GPU, or one.", SHARDS)
 ]
-SeedFile = Annotated[
-    Path | None, file_option("File of the secret seed, created if missing. By default outside PATH.", SHARDS)
-]
+SeedFile = Annotated[Path | None, file_option("File of the secret seed; by default in the state folder.", SHARDS)]
 ImageColumn = Annotated[
     str, typer.Option(metavar="NAME", help="Column of images in Parquet files.", rich_help_panel=SHARDS)
 ]

@@ -154,8 +154,12 @@ def _named_job(jobs: "list[PhotoJob]", face: NumberedFace) -> "PhotoJob":
     """Find the job whose photo has the given path, path in the output folder, or else file name."""
     named = [job for job in jobs if not face.photo or Path(face.photo) in (job.source, Path(job.name))]
     named = named or [job for job in jobs if job.source.name == face.photo]
-    if len(named) != 1:
-        raise ValueError(f"--skip-face {face.photo}:{face.number} must match one photo, but it matches {len(named)}.")
+    if not named:
+        raise ValueError(f"--skip-face {face.photo}:{face.number}: {face.photo} is not among the photos of this run.")
+    if len(named) > 1:
+        raise ValueError(
+            f"--skip-face {face.photo}:{face.number}: {len(named)} photos have this name. Add the folder."
+        )
     return named[0]
 
 
@@ -168,6 +172,8 @@ def read_picture(path: Path, option: str) -> PIL.Image.Image:
     from nullface_pipeline.photo_files import PhotoFileError, read_photo
 
     try:
-        return read_photo(path).image
+        picture = read_photo(path).image
     except PhotoFileError as error:
         raise ValueError(f"{option} {path}: {error}") from error
+    picture.filename = str(path)  # type: ignore[attr-defined]  # for messages
+    return picture

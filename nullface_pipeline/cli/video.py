@@ -144,6 +144,8 @@ def find_jobs(videos: list[Path], output: Path, references: list[Path]) -> "list
     from nullface_pipeline.photo_files import is_photo_name
 
     for path in videos:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist.")
         if not path.is_file():
             raise ValueError(f"{path} is not a file. Pass video files, as in clips/*.mp4.")
         if is_photo_name(path.name):

@@ -34,7 +34,7 @@ def plan_written(
 
 def planned_previews(jobs: Iterable[PhotoJob]) -> list[WrittenFile]:
     """Previews of a dry run."""
-    remedy = "run them separately, or choose another output folder"
+    remedy = "choose another output folder"
     return [WrittenFile(preview_path(job.output), f"the preview of {job.source}", remedy) for job in jobs]
 
 

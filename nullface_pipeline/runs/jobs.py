@@ -35,7 +35,7 @@ class PhotoJob:
 
 def planned_results(jobs: Iterable[PhotoJob]) -> list[WrittenFile]:
     """Result files of the jobs."""
-    remedy = "run them separately, or choose another output folder"
+    remedy = "choose another output folder"
     return [WrittenFile(job.output, f"the result of {job.source}", remedy) for job in jobs]
 
 

@@ -72,7 +72,7 @@ def read_report(path: Path) -> dict[Path, PhotoOutcome]:
         try:
             outcome = _from_record(json.loads(line))
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"Line {number} of {path} is not a valid report line. Name another file.") from error
+            raise ValueError(f"{path} is not a report: line {number} is not valid. Name another file.") from error
         if outcome.status == "refused":
             recorded = {output: other for output, other in recorded.items() if other.job.source != outcome.job.source}
         else:

@@ -149,8 +149,8 @@ def open_input(path: Path) -> "Iterator[InputContainer]":
 
 
 _UNREADABLE = (
-    "It is not a readable MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV or Ogg video, or it is damaged ({}): convert it to "
-    "MP4 first."
+    "It is not a readable MP4, MOV, WebM, MKV, AVI, MPEG, FLV, WMV or Ogg video ({}). It may be damaged, or a "
+    "playlist, which is not accepted. Convert videos of other formats to MP4 first."
 )
 
 _INCOMPLETE = "It is shorter than its header states: copy it again from a complete source, or convert it to MP4 first."

@@ -80,6 +80,10 @@ def test_a_leak_is_told_and_changes_the_exit_code(originals, tmp_path):
         (["--method", "box", "-o", "report"], "--originals"),
         (["--originals", "{originals}", "-o", "report"], "--method"),
         (["--originals", "absent", "--method", "box", "-o", "report"], "absent"),
+        (["--originals", "{originals}", "--method", "box", "-o", "{originals}"], "--output"),
+        (["--originals", "{originals}", "--method", "box", "-o", "{page}"], "--output"),
+        (["--originals", "{originals}", "--method", "box", "-o", "{site}"], "index.html"),
+        (["--originals", "{originals}", "--method", "box", "--table", "2", "-o", "r"], "--paper"),
         (["--originals", "{originals}", "--method", "mosaic", "-o", "report"], "mosaic"),
         (["--originals", "{originals}", "--method", "box", "--method", "box", "-o", "report"], "box"),
         (
@@ -106,8 +110,11 @@ def test_wrong_usage_is_told_in_one_line(originals, tmp_path, monkeypatch, argum
     (tmp_path / "empty").mkdir()
     (tmp_path / "one").mkdir()
     PIL.Image.fromarray(np.zeros((256, 256, 3), dtype=np.uint8)).save(tmp_path / "one" / "first.png")
-    places = {"originals": originals, "empty": tmp_path / "empty", "one": tmp_path / "one"}
+    (tmp_path / "site").mkdir()
+    page = tmp_path / "site" / "index.html"
+    page.write_text("mine")
+    places = {name: tmp_path / name for name in ("empty", "one", "site")} | {"originals": originals, "page": page}
     result = invoke("evaluate", *(argument.format(**places) for argument in arguments))
     assert result.exit_code == 2
     assert words in result.output and result.output.strip().splitlines()[-1].startswith("Error:")
-    assert not (tmp_path / "report").exists()
+    assert not (tmp_path / "report").exists() and page.read_text() == "mine"
