@@ -128,7 +128,7 @@ def test_upload_is_opened_and_its_file_deleted(app, upload):
     [
         (b"This is a text.", "cannot be used. It is not a JPEG, PNG"),
         (b"", "The file is empty"),
-        (encoded(PIL.Image.new("L", (10_000, 6_000)), "JPEG"), "more than 25,000,000 pixels"),
+        (encoded(PIL.Image.new("L", (10_000, 6_000)), "JPEG"), "25,000,000"),
         (encoded(PIL.Image.new("RGB", (300, 300), "white")), "No face was found"),
         (encoded(PIL.Image.fromarray(data.astronaut()))[:20_000], "damaged or cut off"),
     ],
