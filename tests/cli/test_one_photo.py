@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+import typer
 from skimage import data
 
 from nullface_pipeline.cli.options import NumberedFace, skipped_face
@@ -151,10 +152,14 @@ def test_repeated_options_accumulate(photo, tmp_path, asked, given):
     assert asked[0].options.keep == ("eyes", "mouth")
 
 
-def test_boxes_and_photos_to_spare():
+def test_boxes_and_photos_to_spare(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a,b,c,d.jpg").touch()
     assert skipped_face("1,2.5,30,40") == (1.0, 2.5, 30.0, 40.0)
     assert str(skipped_face("a,b,c,d.jpg")) == "a,b,c,d.jpg"
     assert skipped_face("3") == NumberedFace("", 3) and skipped_face("b/a.jpg:12") == NumberedFace("b/a.jpg", 12)
+    with pytest.raises(typer.BadParameter, match="absent.jpg"):
+        skipped_face("absent.jpg")
 
 
 def test_a_file_named_like_a_number_is_a_reference_photo(tmp_path, monkeypatch):
@@ -192,7 +197,7 @@ def test_a_box_around_a_face_spares_it_and_one_beside_it_is_a_refusal(photo, tmp
     arguments = ("anonymize", photo, "--min-face", "400", "--report", report, "-o")
     assert invoke_as_main(*arguments, tmp_path / "a", "--skip-face", "100,0,330,300").exit_code == 0
     refused = invoke_as_main(*arguments, tmp_path / "b", "--skip-face", "300,300,400,400")
-    assert refused.exit_code == 4 and "[300.0, 300.0, 400.0, 400.0]" in refused.stderr and "1: [" in refused.stderr
+    assert refused.exit_code == 4 and "[300.0, 300.0, 400.0, 400.0]" in refused.stderr and "1 at [" in refused.stderr
     assert "ValueError" not in refused.stderr
     spared, left_out = [json.loads(line) for line in report.read_text().splitlines()]
     assert [face["method"] for face in spared["faces"]] == ["kept"]
