@@ -42,8 +42,8 @@ STRANGERS = 0.6
 # part of its box that is looked at; the share below which the frame has leaked.
 DIFFERENT, INNER, LEAKED = 6, 0.6, 0.3
 
-# A face of which more than such a share has one colour, within so many grey levels, has a patch:
-# faces without one have up to 0.13 of it. The colour is looked for among cells of so many levels.
+# A face has a cover if more than this share of it differs from one colour by at most SAME_COLOUR
+# grey levels. Faces without a cover reach 0.13. COLOUR_CELL is the bin width of the search.
 PATCHED, SAME_COLOUR, COLOUR_CELL = 0.2, 2, 4
 
 # Where dlib's landmarks begin, in distances of the eyes from where the face is.

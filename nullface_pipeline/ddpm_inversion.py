@@ -140,8 +140,7 @@ class NoiseSchedule:
     def extrapolation(self) -> torch.Tensor:
         """Weights of order 2, (S,) float32: (1 - e^{-2h}) h / (2 h_former).
 
-        h is a step of log(alpha / sigma), h_former the one before it. The first weight is 0: there
-        is no step before it.
+        h is a step of log(alpha / sigma), h_former the previous step. The first weight is 0.
         """
         log_snr, log_snr_prev = (
             0.5 * torch.log(alphas / (1.0 - alphas)) for alphas in (self.alphas_cumprod, self.alphas_cumprod_prev)

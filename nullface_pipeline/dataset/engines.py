@@ -51,7 +51,7 @@ def run_ray(job: DatasetJob, shards: list[Shard], address: str, workers: int | N
         workers (`int`, *optional*): number of actors, by default the number of GPUs, or 1.
 
     Raises:
-        ConnectionError: if there is no cluster at the address.
+        ConnectionError: if no cluster answers at the address.
         ImportError: if Ray is not installed.
         RuntimeError: if a model cannot be loaded, or the cluster is too small.
     """

@@ -138,7 +138,7 @@ def result_schema(source: pa.Schema, job: DatasetJob) -> pa.Schema:
     """
     for name in (job.image_column, *job.columns, *([job.id_column] if job.id_column else [])):
         if name not in source.names:
-            raise ShardError(f"There is no column {name!r}: choose one of {', '.join(source.names)}.")
+            raise ShardError(f"The source has no column {name!r}. Choose one of {', '.join(source.names)}.")
         if source.names.count(name) > 1:
             raise ShardError(f"There are two columns named {name!r}: rename one of them.")
     image = source.field(job.image_column)

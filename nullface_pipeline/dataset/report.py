@@ -184,7 +184,7 @@ def summarize(target: StorageLocation) -> RunSummary:
     reports = reports_location(target)
     names = [name for name in reports.names() if name.endswith(REPORT_SUFFIX)]
     if not names:
-        raise ValueError(f"There are no reports in {reports.root}: give the --output of a run.")
+        raise ValueError(f"{reports.root} has no reports. Pass the --output of a run.")
     summary = RunSummary()
     for name in names:
         with reports.open(name) as file:

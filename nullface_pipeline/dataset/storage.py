@@ -105,8 +105,8 @@ class StorageLocation:
             ShardError: if the store does not answer.
         """
         check_name(name, self.root)
-        if self.folder is not None:
-            return file_bytes(self.folder / name)
+        if (path := self.local_file(name)) is not None:
+            return file_bytes(path)
         try:
             return bytes(self._opened[0].cat_file(self.path(name)))
         except FileNotFoundError:
@@ -118,8 +118,8 @@ class StorageLocation:
     def sha256(self, name: str) -> str | None:
         """SHA-256 of a file in hexadecimal; `None` if it is missing or unreadable."""
         check_name(name, self.root)
-        if self.folder is not None:
-            return file_digest(self.folder / name)
+        if (path := self.local_file(name)) is not None:
+            return file_digest(path)
         try:
             with self.open(name) as file:
                 return file_sha256(file)

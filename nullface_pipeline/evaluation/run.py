@@ -328,7 +328,7 @@ def link(
 
 
 def second_run(method: Method, setup: Setup) -> tuple[np.ndarray, Embedded] | None:
-    """(M,) int people and embeddings of a method's second run; None if there is no second run."""
+    """(M,) int people and embeddings of a method's second run; None without a second run."""
     if method.second_run is None:
         return None
     title = f"{method.name}, second run"
