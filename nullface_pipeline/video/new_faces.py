@@ -1,6 +1,6 @@
 """New faces of a video: cropped, generated in batches, and averaged over time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,8 +50,13 @@ class NewFaces:
         self._made: dict[int, FrameFaces] = {}
         self._next = 0
 
-    def between(self, start: int, end: int) -> dict[int, FrameFaces]:
-        """Averaged faces of the frames from `start` to before `end`. Calls must be in order."""
+    def between(
+        self, start: int, end: int, on_batch: Callable[[int], None] = lambda generated: None
+    ) -> dict[int, FrameFaces]:
+        """Averaged faces of the frames from `start` to before `end`. Calls must be in order.
+
+        `on_batch` is called with the number of frames before the end of each generated batch.
+        """
         size = self._rendering.options.batch_faces
         first = max(0, start - AVERAGED)
         self._next = max(self._next, first // size * size)
@@ -59,6 +64,7 @@ class NewFaces:
         while self._next < min(end + AVERAGED, len(self._rendering.times)):
             self._make(range(self._next, self._next + size))
             self._next += size
+            on_batch(self._next)
         return {number: self._averaged(number) for number in range(start, end)}
 
     def _make(self, numbers: range) -> None:

@@ -49,7 +49,11 @@ def render_segments(
     for start, frames in segment_frames(read_frames(path), unfinished):
         known_tracks, known_failures = len(rendering.tracks), set(rendering.failed)
         temporary = checkpoint.segment(start).with_suffix(".part")
-        faces = new_faces.between(start, start + len(frames))
+        end = start + len(frames)
+        # Faces are generated some frames ahead; a segment is done once it is verified.
+        faces = new_faces.between(
+            start, end, lambda generated: on_progress("anonymizing", min(generated, end - 1), spans[-1][1])
+        )
         summary = render_segment(rendering, temporary, suffix, start, frames, faces)
         # Reopened before the cause is recorded: after a kill in between, the next run finds it
         # again.
@@ -59,12 +63,12 @@ def render_segments(
             checkpoint.add_line("found.jsonl", [int(states.track.frames[0]), *states.track.boxes[0].tolist()])
         for number, index in sorted(rendering.failed - known_failures):
             states = rendering.tracks[index]
-            first, end = number - AROUND_FAILURE, number + AROUND_FAILURE + 1
-            reopen(checkpoint, others, max(first, states.first), min(end, states.end))
+            first, after = number - AROUND_FAILURE, number + AROUND_FAILURE + 1
+            reopen(checkpoint, others, max(first, states.first), min(after, states.end))
             checkpoint.add_line("failed.jsonl", [number, index])
         temporary.replace(checkpoint.segment(start))
         checkpoint.finish(start, summary)
-        on_progress("anonymizing", start + len(frames), spans[-1][1])
+        on_progress("anonymizing", end, spans[-1][1])
 
 
 def segment_frames(frames: Iterator[Frame], spans: list[tuple[int, int]]) -> Iterator[tuple[int, list[Frame]]]:

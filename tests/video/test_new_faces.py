@@ -7,7 +7,8 @@ import pytest
 
 from nullface_pipeline.identity_choices import IDENTITY_CHOICES
 from nullface_pipeline.photo_options import PRESETS, PhotoOptions
-from nullface_pipeline.video import new_faces, smoothing
+from nullface_pipeline.video import new_faces, segments, smoothing
+from nullface_pipeline.video.checkpoint import VideoCheckpoint
 from nullface_pipeline.video.new_faces import NewFaces
 from nullface_pipeline.video.reader import Frame
 from nullface_pipeline.video.rendering import Rendering
@@ -106,3 +107,17 @@ def test_a_stream_holds_few_faces(noisy, rendering):
 
 def test_what_cannot_be_cut_out_fails(noisy, rendering):
     assert (30, 0) not in made(rendering, spans(COUNT)) and rendering.failed == {(30, 0), (30, 1)}
+
+
+def test_progress_moves_within_a_segment_and_never_back(noisy, rendering, tmp_path, monkeypatch):
+    """Two segments of 30 frames; each frame counts once it is generated, the last once verified."""
+    monkeypatch.setattr(segments, "read_frames", lambda path: frames())
+    monkeypatch.setattr(segments, "render_segment", lambda rendering, path, *_: path.touch() or {})
+    calls = []
+    two = [(0, 30), (30, COUNT)]
+    checkpoint = VideoCheckpoint(tmp_path / "work", "test", seed=7)
+    segments.render_segments(rendering, tmp_path, ".mp4", two, two, checkpoint, lambda *call: calls.append(call))
+    done = [number for _, number, _ in calls]
+    assert {(step, total) for step, _, total in calls} == {("anonymizing", COUNT)}
+    assert done == sorted(done) and done[-1] == COUNT
+    assert len([number for number in done if number < 30]) >= 3 and 30 in done
