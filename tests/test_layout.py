@@ -4,10 +4,15 @@ before it.
 
 import ast
 import graphlib
+import itertools
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from nullface_pipeline.publish import single_file
 from nullface_pipeline.publish.hub import PACKAGE
@@ -123,3 +128,16 @@ def test_optional_packages_are_not_in_the_core():
         if layer(place(path)) == 0:
             found = {name.split(".")[0] for name in imported(path) if name and not name.startswith(".")}
             assert found <= allowed, path.name
+
+
+def test_every_imported_package_is_declared():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {canonicalize_name(Requirement(each).name) for each in requirements}
+    distributions = packages_distributions()
+    for path in FILES:
+        for name in {each.split(".")[0] for each in imported(path) if not each.startswith(".")}:
+            if name in sys.stdlib_module_names or name == PACKAGE.name:
+                continue
+            owners = {canonicalize_name(owner) for owner in distributions.get(name, [name])}
+            assert owners & declared, f"{path.relative_to(PACKAGE)} imports {name}, which pyproject.toml does not name"

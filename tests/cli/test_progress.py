@@ -1,5 +1,6 @@
 """The bars of runs: they move within a photo and within a shard."""
 
+import itertools
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +8,7 @@ import PIL.Image
 import torch
 from skimage import data
 
-from nullface_pipeline.cli.progress import PhotoProgress, ShardProgress, expected_evaluations
+from nullface_pipeline.cli.progress import PhotoProgress, ShardProgress, expected_evaluations, make_progress
 from nullface_pipeline.photo_options import PRESETS, PhotoOptions
 
 
@@ -35,6 +36,18 @@ def test_evaluations_and_faces_move_the_bar():
     progress.on_faces(0, 1)
     pipe.unet(51)
     assert task.completed == 1.2, "255 evaluations a face so far"
+
+
+def test_the_bar_shows_a_rate_and_an_estimate():
+    seconds = itertools.count()
+    progress = make_progress(rate="frames")
+    progress.get_time = lambda: float(next(seconds))
+    progress.add_task("clip", total=100)
+    (task,) = progress.tasks
+    for _ in range(5):
+        progress.advance(task.id, 2)
+    rate, remaining = (column.render(task).plain for column in progress.columns[-2:])
+    assert float(rate.removesuffix(" frames/s")) > 0 and remaining.startswith("0:0")
 
 
 def test_photos_of_a_shard_move_the_bar():
