@@ -143,4 +143,6 @@ def test_every_imported_package_is_declared():
             if name in sys.stdlib_module_names or name == PACKAGE.name:
                 continue
             owners = {canonicalize_name(owner) for owner in distributions.get(name, [name])}
-            assert owners & (declared | ELSEWHERE), f"{path.relative_to(PACKAGE)} imports {name}, which pyproject.toml does not name"
+            assert owners & (declared | ELSEWHERE), (
+                f"{path.relative_to(PACKAGE)} imports {name}, which pyproject.toml does not name"
+            )
