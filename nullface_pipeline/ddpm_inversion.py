@@ -167,7 +167,7 @@ class NoiseSchedule:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DDPMInversion:
-    """Result of `invert`, immutable: all that `denoise` needs, for any number of edits.
+    """Result of `invert` or `add_noise`, immutable: what `denoise` needs, for any number of edits.
 
     Attributes:
         latents (`torch.Tensor`): (B, C, h, w) float32, the images at the first kept timestep.
@@ -176,6 +176,8 @@ class DDPMInversion:
             `latents`.
         schedule (`NoiseSchedule`): the kept steps.
         settings (`InversionSettings`): the settings of `invert`.
+        trajectory (`torch.Tensor` or `None`): (S + 1, B, C, h, w) float32, the images with the
+            noise of each step, which `denoise` follows outside the mask; only from `add_noise`.
     """
 
     latents: torch.Tensor
@@ -183,6 +185,7 @@ class DDPMInversion:
     noise_pred: torch.Tensor
     schedule: NoiseSchedule
     settings: InversionSettings
+    trajectory: torch.Tensor | None = None
 
     def select(self, images: Sequence[int]) -> "DDPMInversion":
         """The inversion of some of the images, by index."""
@@ -192,25 +195,14 @@ class DDPMInversion:
             latents=self.latents[rows],
             noise_maps=self.noise_maps[:, rows],
             noise_pred=self.noise_pred[rows],
+            trajectory=None if self.trajectory is None else self.trajectory[:, rows],
         )
 
-    def with_fresh_noise(
-        self, share: float, mask: torch.Tensor, generator: list[torch.Generator] | None = None
-    ) -> "DDPMInversion":
-        """Replace noise maps, which hold the photo's detail, by new noise inside a mask.
-
-        z_t becomes sqrt(1 - share^2) z_t + share n with n ~ N(0, 1). The last noise map stays zero.
-
-        Args:
-            share (`float`): in [0, 1]; with 1 only `latents` depend on the photo.
-            mask (`torch.Tensor`): (B, 1, h, w) in [0, 1].
-            generator (`list[torch.Generator]`, *optional*): one an image.
-        """
-        noise_maps = self.noise_maps.clone()
-        for noise_map in noise_maps[:-1]:
-            fresh = randn_tensor(noise_map.shape, generator=generator, device=noise_map.device, dtype=noise_map.dtype)
-            noise_map += mask * ((1.0 - share**2) ** 0.5 * noise_map + share * fresh - noise_map)
-        return replace(self, noise_maps=noise_maps)
+    def restore_outside(self, latents: torch.Tensor, mask: torch.Tensor | None, point: int) -> torch.Tensor:
+        """Replace latents outside a mask by a point of the trajectory, if there is one."""
+        if self.trajectory is None or mask is None:
+            return latents
+        return torch.lerp(self.trajectory[point], latents, mask)
 
     def to(self, device: torch.device) -> "DDPMInversion":
         """The same inversion on another device."""
@@ -220,6 +212,7 @@ class DDPMInversion:
             noise_maps=self.noise_maps.to(device),
             noise_pred=self.noise_pred.to(device),
             schedule=self.schedule.to(device),
+            trajectory=None if self.trajectory is None else self.trajectory.to(device),
         )
 
 
@@ -297,6 +290,35 @@ def invert(
     )
 
 
+def add_noise(
+    denoiser: Denoiser,
+    latents: torch.Tensor,
+    schedule: NoiseSchedule,
+    settings: InversionSettings,
+    null_embeds: torch.Tensor,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+) -> DDPMInversion:
+    """Noise clean latents without inverting them, for new content inside a mask.
+
+    The noise maps, which hold an image's detail after `invert`, are new noise, and `denoise`
+    replaces the latents outside the mask after each step, as inpainting by RePaint does
+    (arXiv 2201.09865). One evaluation an image instead of S. Arguments as of `invert`.
+    """
+    trajectory = sample_trajectory(latents, schedule, generator)
+    shape, device = trajectory[0].shape, latents.device
+    noise_maps = [
+        randn_tensor(shape, generator=generator, device=device, dtype=torch.float32) for _ in range(len(schedule) - 1)
+    ]
+    return DDPMInversion(
+        latents=trajectory[0],
+        noise_maps=torch.stack([*noise_maps, torch.zeros(shape, device=device)]),  # the last as in `invert`
+        noise_pred=denoiser(trajectory[0], schedule.timesteps[0], null_embeds.expand(len(latents), -1)),
+        schedule=schedule,
+        settings=settings,
+        trajectory=trajectory,
+    )
+
+
 def predict_pair(
     denoiser: Denoiser, latents: torch.Tensor, timestep: torch.Tensor, identity_embeds: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -319,8 +341,7 @@ def denoise(
 
     Args:
         mask (`torch.Tensor`, *optional*): (B, 1, h, w) in [0, 1], 1 where the image may change.
-        mask_timestep (`int`): first timestep at which the mask is applied; earlier, noisier ones
-            are not masked.
+        mask_timestep (`int`): first timestep with masked guidance; noisier ones have no mask.
         on_step: called after each step; returns the state that the next step starts from.
     """
     schedule, settings = inversion.schedule, inversion.settings
@@ -339,6 +360,7 @@ def denoise(
             target = extrapolate_clean(clean, previous_clean, extrapolation[i])
         latents = denoising_step(target, noise_pred, inversion.noise_maps[i], *alphas, settings.eta)
         previous_clean = clean
+        latents = inversion.restore_outside(latents, mask, i + 1)
         if on_step is not None:
             state = on_step(DenoisingState(i, t, latents, noise_pred, identity_embeds, guidance_scale))
             latents, identity_embeds, guidance_scale = state.latents, state.identity_embeds, state.guidance_scale

@@ -20,10 +20,7 @@ from .protocols import NullFacePipeline, Settings
 
 
 # Number of angles in one attempt.
-ANGLES = 4
-
-# Share of new noise inside the mask, see `DDPMInversion.with_fresh_noise`.
-FRESH_NOISE = 1.0
+ANGLES = 3
 
 INVERSION_SETTINGS = frozenset(
     {
@@ -64,7 +61,7 @@ class ConsistentIdentity:
     """The negated embedding with noise drawn for the person: the same new face in every photo."""
 
     def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
-        inversion, settings = fresh_inversion(pipe, targets, settings, noise_generators(targets))
+        inversion, settings = noise_photos(pipe, targets, settings, noise_generators(targets))
         return edit(pipe, targets, inversion=inversion, **settings)
 
 
@@ -73,7 +70,7 @@ class RandomIdentity:
 
     def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         generators = noise_generators(targets)
-        inversion, settings = fresh_inversion(pipe, targets, settings, generators)
+        inversion, settings = noise_photos(pipe, targets, settings, generators)
         embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
         prior = load_identity_prior(pipe.face_analyser)
         searches = [AngleSearch(*each) for each in zip(embeds, [prior] * len(targets), generators or repeat(None))]
@@ -114,18 +111,15 @@ def edit(pipe: NullFacePipeline, targets: list[FaceTarget], **arguments: object)
     return [np.asarray(image) for image in images]
 
 
-def fresh_inversion(
+def noise_photos(
     pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings, generators: list[torch.Generator]
 ) -> tuple[DDPMInversion, Settings]:
-    """Invert the targets with new noise inside their masks; also returns the settings left over."""
+    """Noise the targets for new faces inside their masks; also returns the settings left over."""
     settings = pipeline_settings(settings)
     of_inversion = {name: value for name, value in settings.items() if name in INVERSION_SETTINGS}
     of_edit = {name: value for name, value in settings.items() if name not in INVERSION_SETTINGS}
     images = [PIL.Image.fromarray(target.aligned) for target in targets]
-    inversion = pipe.invert(images, generator=generators or None, **of_inversion)
-    masks = [mask_picture(target.mask) for target in targets]
-    latent_mask = pipe.prepare_mask(masks, None, pipe.prepare_image(images)).to(inversion.latents.device)
-    return inversion.with_fresh_noise(FRESH_NOISE, latent_mask, generators or None), of_edit
+    return pipe.invert(images, generator=generators or None, fresh_noise=True, **of_inversion), of_edit
 
 
 def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:

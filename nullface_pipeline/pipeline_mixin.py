@@ -33,6 +33,7 @@ from .ddpm_inversion import (
     Denoiser,
     DenoisingState,
     InversionSettings,
+    add_noise,
     denoise,
     first_masked_timestep,
     given_settings,
@@ -155,6 +156,7 @@ class NullFaceMixin(FaceAdapterMixin):
         inversion_batch_size: int | None = None,
         generator: Generators = None,
         strength: float | None = None,
+        fresh_noise: bool = False,
     ) -> DDPMInversion:
         r"""
         Invert images once for many edits of them (section 3.2).
@@ -162,6 +164,9 @@ class NullFaceMixin(FaceAdapterMixin):
         Args:
             image, num_inference_steps, skip, timesteps, solver_order, eta, ip_adapter_scale,
                 inversion_batch_size, generator, strength: As for [`__call__`].
+            fresh_noise (`bool`, *optional*, defaults to `False`):
+                Draw new noise maps instead, see [`add_noise`]. Inside the mask of [`__call__`] the
+                content is new, outside it stays.
 
         Returns:
             [`DDPMInversion`]: to pass to [`__call__`] as `inversion`, any number of times.
@@ -181,7 +186,7 @@ class NullFaceMixin(FaceAdapterMixin):
         check_inversion_inputs(image, settings, self.scheduler.config, inversion_batch_size, generator)
         pixels = self.prepare_image(image)
         denoiser = UNetDenoiser(self.unet, self.prompt_conditions("", *pixels.shape[-2:]))
-        inversion = self._invert(denoiser, pixels, settings, inversion_batch_size, generator)
+        inversion = self._invert(denoiser, pixels, settings, inversion_batch_size, generator, fresh_noise)
         self.maybe_free_model_hooks()
         return inversion
 
@@ -201,13 +206,16 @@ class NullFaceMixin(FaceAdapterMixin):
         settings: InversionSettings,
         inversion_batch_size: int | None,
         generator: Generators,
+        fresh_noise: bool = False,
     ) -> DDPMInversion:
         device = self._execution_device
         latents = self.encode_image(pixels)
-        batch_size = inversion_batch_size or default_inversion_batch_size(self.unet, device, latents.shape[-2:])
         schedule = settings.kept_steps(self.scheduler.config).to(device)
         null_embeds = torch.zeros(1, embedding_size(self.unet), device=device)
         with adapter_scale(self.unet, settings.ip_adapter_scale):
+            if fresh_noise:
+                return add_noise(denoiser, latents, schedule, settings, null_embeds, generator)
+            batch_size = inversion_batch_size or default_inversion_batch_size(self.unet, device, latents.shape[-2:])
             return invert(denoiser, latents, schedule, settings, null_embeds, batch_size, generator, self.progress_bar)
 
     def _denoise(
@@ -456,8 +464,7 @@ class NullFaceMixin(FaceAdapterMixin):
             photo (`PIL.Image.Image`, `str` or `os.PathLike`):
                 The photo or its path. EXIF orientation is applied; of the metadata only the color
                 profile is kept.
-            options ([`PhotoOptions`], *optional*):
-                The options.
+            options ([`PhotoOptions`], *optional*): The options.
             arguments: Options by name, such as `keep=("eyes", "mouth")`. They take precedence over
                 `options`.
 

@@ -10,6 +10,7 @@ from nullface_pipeline.ddpm_inversion import (
     DDPMInversion,
     InversionSettings,
     NoiseSchedule,
+    add_noise,
     denoise,
     denoising_step,
     extrapolate_clean,
@@ -258,24 +259,32 @@ def test_an_inversion_of_some_of_its_images():
     assert torch.equal(second.noise_maps, inversion.noise_maps[:, 1:])
 
 
-def test_fresh_noise_takes_the_place_of_what_holds_the_photo():
-    inversion = small_inversion()
+@pytest.mark.parametrize("solver_order", [1, 2])
+def test_noised_images_change_only_inside_the_mask(solver_order):
+    """One evaluation an image, outside the mask the image itself, inside another one by its seed."""
+    latents, schedule, calls = torch.randn(2, 4, 6, 6), make_schedule(), []
     mask = torch.zeros(2, 1, 6, 6)
     mask[..., :3] = 1.0
 
-    def fresh(share, seeds=(1, 2)):
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return inversion.with_fresh_noise(share, mask, generators).noise_maps
+    def denoiser(noisy, timesteps, identity_embeds):
+        calls.append(len(noisy))
+        return 0.1 * noisy + identity_embeds.mean(dim=-1).view(-1, 1, 1, 1)
 
-    assert torch.equal(fresh(0.0), inversion.noise_maps)
-    noise_maps, again, other = fresh(1.0), fresh(1.0), fresh(1.0, (1, 3))
-    assert torch.equal(noise_maps[..., 3:], inversion.noise_maps[..., 3:])
-    assert torch.equal(noise_maps[-1], inversion.noise_maps[-1])
-    new, old = noise_maps[:-1, ..., :3], inversion.noise_maps[:-1, ..., :3]
-    assert abs(float(new.std()) - 1.0) < 0.1
-    assert abs(float(torch.corrcoef(torch.stack([new.flatten(), old.flatten()]))[0, 1])) < 0.15
-    assert torch.equal(noise_maps, again)
-    assert torch.equal(noise_maps[:, 0], other[:, 0]) and not torch.equal(noise_maps[:, 1], other[:, 1])
+    def result(seeds):
+        calls.clear()
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        settings = InversionSettings(solver_order=solver_order)
+        noised = add_noise(denoiser, latents, schedule, settings, torch.zeros(1, 8), generators)
+        assert sum(calls) == 2
+        result = denoise(denoiser, noised.select([0, 1]), torch.ones(2, 8), 2.0, mask)
+        assert sum(calls) == 2 * 2 * len(schedule)
+        return result
+
+    first, again, other = result((1, 2)), result((1, 2)), result((1, 3))
+    assert torch.equal(first[..., 3:], latents[..., 3:])
+    assert (first - latents)[..., :3].abs().mean() > 0.1
+    assert torch.equal(first, again)
+    assert torch.equal(first[0], other[0]) and not torch.equal(first[1], other[1])
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])

@@ -102,6 +102,13 @@ def test_the_search_ends_where_the_person_is_to_stand(embeddings, place):
     assert abs(search.tried[search.best][2] - place) <= TOLERANCE
 
 
+def test_the_search_ends_where_no_angle_is_close_enough(embeddings):
+    search = AngleSearch(embeddings[0], IdentityPrior.fit(embeddings, 24), generator(4))
+    while not search.is_done and len(search.tried) < 8:
+        search.add(search.angle, embeddings[0])  # a result that always shows the person
+    assert search.tried[-1][0] == 0.0 and len({angle for angle, *_ in search.tried}) == len(search.tried) < 8
+
+
 def test_places_and_strangers_are_secret_and_follow_from_the_seed(embeddings):
     people = IdentityPrior.fit(embeddings, 24)
     first, again, other = (AngleSearch(embeddings[0], people, generator(seed)) for seed in (5, 5, 6))
@@ -113,8 +120,10 @@ def test_places_and_strangers_are_secret_and_follow_from_the_seed(embeddings):
 
 
 def test_the_next_angle_closes_in():
-    assert next_angle([(75.0, 0.2)]) == 50.0
-    assert next_angle([(75.0, -0.2)]) == 100.0
-    assert next_angle([(10.0, 0.2)]) == 0.0
+    assert next_angle([(75.0, 0.08)]) == pytest.approx(55.0), "0.004 a degree"
+    assert next_angle([(75.0, -0.08)]) == pytest.approx(95.0)
+    assert next_angle([(75.0, 0.001)]) == 67.0 and next_angle([(75.0, 0.5)]) == 35.0
+    assert next_angle([(10.0, 0.2)]) == 0.0 and next_angle([(170.0, -0.2)]) == 180.0
+    assert next_angle([(75.0, 0.3), (50.0, 0.08)]) == pytest.approx(30.0)
     assert next_angle([(75.0, 0.1), (50.0, -0.1)]) == pytest.approx(62.5)
     assert next_angle([(75.0, 0.001), (50.0, -0.3)]) == pytest.approx(71.25)

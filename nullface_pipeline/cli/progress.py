@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 # Largest share of an unfinished photo or shard that the bar shows.
 MAX_SHARE = 0.99
 
-# Average number of angles tried per face for a random identity, of at most four.
-MEAN_ANGLES = 3
+# Average number of angles tried per face for a random identity, of at most three.
+MEAN_ANGLES = 2
 
 
 class RateColumn(ProgressColumn):
@@ -128,8 +128,13 @@ class ShardProgress:
 
 
 def expected_evaluations(pipe: NullFacePipeline, options: "PhotoOptions") -> float:
-    """Expected UNet evaluations per face at the first attempt: S to invert, 2 S - 1 per angle."""
+    """Expected UNet evaluations per face at the first attempt.
+
+    S to invert, or 1 with new noise, and 2 S - 1 per identity.
+    """
     settings = options.settings(pipe.presets)
     steps = settings.get("num_inference_steps") or 100
     steps = settings.get("few_steps") or max(1, round(steps * (1.0 - settings["skip"])))
-    return steps + (2 * steps - 1) * (MEAN_ANGLES if options.identity == "random" else 1)
+    if options.identity == "opposite":
+        return 3 * steps - 1
+    return 1 + (2 * steps - 1) * (MEAN_ANGLES if options.identity == "random" else 1)
