@@ -261,7 +261,7 @@ def test_an_inversion_of_some_of_its_images():
 
 @pytest.mark.parametrize("solver_order", [1, 2])
 def test_noised_images_change_only_inside_the_mask(solver_order):
-    """One evaluation an image, outside the mask the image itself, inside another one by its seed."""
+    """One evaluation an image; outside the mask the image, inside another one by its seed."""
     latents, schedule, calls = torch.randn(2, 4, 6, 6), make_schedule(), []
     mask = torch.zeros(2, 1, 6, 6)
     mask[..., :3] = 1.0
