@@ -54,7 +54,7 @@ def pairwise_settings():
     test below.
     """
     names = ("steps", "skip", "guidance", "mask_start", "eta", "count")
-    values = ((10, 20, 40), (0.0, 0.3, 0.7), (0.0, 5.0, 10.0), (None, 0.8, 0.2), (1.0, 0.5), (1, 3))
+    values = ((5, 10, 20), (0.0, 0.3, 0.7), (0.0, 5.0, 10.0), (None, 0.8, 0.2), (1.0, 0.5), (1, 3))
     missing = {(a, x, b, y) for a, b in itertools.combinations(range(6), 2) for x in values[a] for y in values[b]}
     while missing:
         best = max(
@@ -110,8 +110,8 @@ def test_equals_the_sequential_method_everywhere(shared_pipe, steps, skip, guida
 
 @pytest.mark.parametrize("inversion_batch_size", [1, 7, 1000])
 def test_inversion_batch_size_does_not_matter(shared_pipe, inversion_batch_size):
-    settings = {"num_inference_steps": 20, "skip": 0.3}
-    expected = reference_latents(shared_pipe, 2, steps=20, skip=0.3, guidance=10.0, eta=1.0)
+    settings = {"num_inference_steps": 10, "skip": 0.2}
+    expected = reference_latents(shared_pipe, 2, steps=10, skip=0.2, guidance=10.0, eta=1.0)
     actual = shared_pipe(
         make_images(2),
         identity_embeds=make_embeds(2),
@@ -146,11 +146,6 @@ def test_unet_work_at_the_papers_settings(shared_pipe):
     assert sum(inverting) == 30
     assert len(denoising) == 30, "each denoising pair is one call"
     assert sum(denoising) == 59, "the first unconditional prediction comes from the inversion"
-    assert sum(inverting) + sum(denoising) <= 90
-
-    reference = SequentialNullFace(shared_pipe)
-    reference(torch.zeros(1, 4, 16, 16), make_embeds(1), None, steps=100, skip=0.7, guidance=10.0, eta=1.0)
-    assert reference.unet_evaluations == 90
 
 
 @pytest.mark.parametrize(
@@ -192,9 +187,9 @@ def test_the_second_order_of_a_full_schedule(shared_pipe):
 
 
 def test_the_timesteps_of_a_schedule_are_that_schedule(shared_pipe):
-    settings = {"mask_image": make_mask(), "output_type": "latent"}
+    settings = {"mask_image": make_mask(), "output_type": "latent", "num_inference_steps": 20}
     expected = shared_pipe(make_images(1), make_embeds(1), generator=generators(1), **settings).images
-    settings["timesteps"] = list(range(291, 0, -10))
+    settings = {**settings, "num_inference_steps": None, "timesteps": list(range(251, 0, -50))}
     assert torch.equal(
         shared_pipe(make_images(1), make_embeds(1), generator=generators(1), **settings).images, expected
     )
@@ -218,7 +213,7 @@ def test_without_an_edit_the_image_is_reconstructed(shared_pipe, settings):
         before_last.append(tensors["latents"])
         return {}
 
-    inversion = shared_pipe.invert(images, num_inference_steps=50, generator=generators(2))
+    inversion = shared_pipe.invert(images, num_inference_steps=20, generator=generators(2))
     latents = shared_pipe(
         images,
         identity_embeds=make_embeds(2),
@@ -234,7 +229,7 @@ def test_without_an_edit_the_image_is_reconstructed(shared_pipe, settings):
     # What the zeroed map leaves out: noise of the last step's small variance and the model's error
     # in one small step.
     assert lost.std() < 6.0 * variance.sqrt()
-    reference = reference_latents(shared_pipe, 2, steps=50, skip=0.7, guidance=0.0, eta=1.0)
+    reference = reference_latents(shared_pipe, 2, steps=20, skip=0.7, guidance=0.0, eta=1.0)
     assert_same_latents(latents, reference)
     assert len(before_last) == len(inversion.schedule)
 
@@ -248,7 +243,7 @@ def test_retraces_the_trajectory_up_to_the_last_step(shared_pipe):
         seen.append(tensors["latents"])
         return {}
 
-    inversion = shared_pipe.invert(images, num_inference_steps=50, generator=generators(2))
+    inversion = shared_pipe.invert(images, num_inference_steps=20, generator=generators(2))
     shared_pipe(
         images,
         identity_embeds=make_embeds(2),
@@ -264,7 +259,7 @@ def test_retraces_the_trajectory_up_to_the_last_step(shared_pipe):
 def test_a_batch_equals_each_image_alone(shared_pipe):
     images, embeds = make_images(3), make_embeds(3)
     masks = torch.cat([make_mask(), 1 - make_mask(), torch.ones_like(make_mask())])
-    settings = {"num_inference_steps": 20, "mask_start": 0.0, "output_type": "latent", "identity_angle": 60.0}
+    settings = {"num_inference_steps": 10, "mask_start": 0.0, "output_type": "latent", "identity_angle": 60.0}
     together = shared_pipe(
         images, identity_embeds=embeds, mask_image=masks, generator=generators(3), **settings
     ).images
@@ -281,7 +276,7 @@ def test_a_batch_equals_each_image_alone(shared_pipe):
 
 def test_the_identity_changes_the_result(shared_pipe):
     """What the other tests compare would also be equal if the adapter were deaf."""
-    settings = {"num_inference_steps": 20, "output_type": "latent"}
+    settings = {"num_inference_steps": 10, "output_type": "latent"}
     first, second, none = (
         shared_pipe(
             make_images(1),
@@ -297,7 +292,7 @@ def test_the_identity_changes_the_result(shared_pipe):
 
 
 def test_identities_of_a_batch_do_not_mix(shared_pipe):
-    settings = {"num_inference_steps": 20, "output_type": "latent"}
+    settings = {"num_inference_steps": 10, "output_type": "latent"}
     images = make_images(1).repeat(2, 1, 1, 1)
     embeds = make_embeds(2)
     pair = shared_pipe(images, identity_embeds=embeds, generator=generators(2), **settings).images
@@ -450,8 +445,9 @@ def test_a_prompt_that_is_too_long_is_noted(shared_pipe, caplog):
 
 def test_the_persons_own_embedding_at_negative_guidance(shared_pipe):
     """As reverse-personalization has it: away from the person, rather than towards the opposite."""
-    call = {"image": make_images(1), "identity_embeds": make_embeds(1), "output_type": "latent", "skip": 0.9}
-    expected = reference_latents(shared_pipe, 1, skip=0.9, guidance=-10.0, identity_scale=-1.0)
+    call = {"image": make_images(1), "identity_embeds": make_embeds(1), "output_type": "latent", "skip": 0.8}
+    call["num_inference_steps"] = 20
+    expected = reference_latents(shared_pipe, 1, steps=20, skip=0.8, guidance=-10.0, identity_scale=-1.0)
     actual = shared_pipe(identity_scale=-1.0, guidance_scale=-10.0, generator=generators(1), **call).images
     assert_same_latents(actual, expected)
     assert (shared_pipe(generator=generators(1), **call).images - actual).norm() / actual.norm() > 1e-3
@@ -499,7 +495,7 @@ def test_adapter_scale_is_used(shared_pipe):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_with_float32_embeddings(dtype):
     pipe = make_pipeline()
-    settings = {"identity_embeds": make_embeds(1), "num_inference_steps": 20, "output_type": "latent"}
+    settings = {"identity_embeds": make_embeds(1), "num_inference_steps": 10, "output_type": "latent"}
     full = pipe(make_images(1), generator=generators(1), **settings).images
     half = pipe.to(dtype=dtype)(make_images(1), generator=generators(1), **settings).images
     assert half.dtype == torch.float32

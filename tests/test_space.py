@@ -33,14 +33,13 @@ from nullface_pipeline.photo_records import FaceRecord
 from .video.clips import write_clip
 
 
-pytest.importorskip("gradio")
-
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def app():
     """The page's module, its model loaded."""
+    pytest.importorskip("gradio")
     sys.path.insert(0, str(ROOT / "space"))
     import app
 
@@ -84,9 +83,9 @@ def painting(photo, box):
     return nothing_painted(photo) | {"mask": "data:image/png;base64," + base64.b64encode(encoded(layer)).decode()}
 
 
-def run(app, photo, chosen=("Face 1",), kept=(), painted=None, cover="solid"):
+def run(app, photo, chosen=("Face 1",), kept=(), painted=None, cover="solid", preset="preview"):
     painted = nothing_painted(photo) if painted is None else painted
-    return app.run(photo, list(chosen), list(kept), painted, "standard", cover, *app.set_knobs("standard"))
+    return app.run(photo, list(chosen), list(kept), painted, preset, cover, *app.set_knobs(preset))
 
 
 def download(shown):
@@ -126,16 +125,16 @@ def test_upload_is_opened_and_its_file_deleted(app, upload):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"This is a text.", "cannot be used. It is not a JPEG, PNG"),
-        (b"", "The file is empty"),
-        (encoded(PIL.Image.new("L", (10_000, 6_000)), "JPEG"), "25,000,000"),
-        (encoded(PIL.Image.new("RGB", (300, 300), "white")), "No face was found"),
-        (encoded(PIL.Image.fromarray(data.astronaut()))[:20_000], "damaged or cut off"),
+        (lambda: b"This is a text.", "cannot be used. It is not a JPEG, PNG"),
+        (lambda: b"", "The file is empty"),
+        (lambda: encoded(PIL.Image.new("L", (10_000, 6_000)), "JPEG"), "25,000,000"),
+        (lambda: encoded(PIL.Image.new("RGB", (300, 300), "white")), "No face was found"),
+        (lambda: encoded(PIL.Image.fromarray(data.astronaut()))[:20_000], "damaged or cut off"),
     ],
     ids=["text", "empty", "60 megapixels", "no face", "cut off"],
 )
 def test_what_cannot_be_used_is_refused_in_plain_words(app, upload, content, message):
-    path = upload(content, "photo.jpg")
+    path = upload(content(), "photo.jpg")
     with pytest.warns(UserWarning, match=message):
         shown = app.show_upload(path)
     assert message in shown[app.status]
