@@ -32,7 +32,7 @@ from nullface_pipeline.photo import (
     unmatched_faces,
 )
 from nullface_pipeline.photo_options import MAX_SEED, PhotoOptions
-from nullface_pipeline.photo_records import FaceToSkipError, OptionTypeError
+from nullface_pipeline.photo_records import AnonymizedPhoto, FaceToSkipError, OptionTypeError
 
 from .photo_files.samples import adobe_rgb
 from .refusals import refused_option
@@ -49,12 +49,12 @@ PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True}
 
 
 @pytest.fixture(scope="module")
-def astronaut():
+def astronaut() -> PIL.Image.Image:
     return PIL.Image.fromarray(data.astronaut())
 
 
 @pytest.fixture(scope="module")
-def group(astronaut):
+def group(astronaut: PIL.Image.Image) -> PIL.Image.Image:
     """Four faces of different sizes and tilts, one near the border."""
     face = astronaut.crop((120, 0, 330, 260))
     sheet = PIL.Image.new("RGB", (640, 420), (90, 110, 130))
@@ -65,7 +65,7 @@ def group(astronaut):
 
 
 @pytest.fixture(scope="module")
-def pair(group):
+def pair(group: PIL.Image.Image) -> PIL.Image.Image:
     """Two of the four faces."""
     return group.crop((0, 0, 400, 300))
 
@@ -115,7 +115,7 @@ def test_a_model_of_512_pixels_goes_through_the_same_code(pipe, astronaut):
 
 
 @pytest.fixture(scope="module")
-def plain(pipe, astronaut):
+def plain(pipe: StableDiffusionNullFacePipeline, astronaut: PIL.Image.Image) -> AnonymizedPhoto:
     """The result of the astronaut with seed 0."""
     return pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
 

@@ -3,7 +3,7 @@ it was.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from nullface_pipeline import (
 from nullface_pipeline.face_covers import are_covered, cover_faces
 from nullface_pipeline.face_identity import DetectedFace, load_face_analyser
 from nullface_pipeline.face_search import MAX_FACES, search_faces
-from nullface_pipeline.face_target import make_target
+from nullface_pipeline.face_target import FaceTarget, make_target
 from nullface_pipeline.photo import (
     FinishedFaces,
     FoundFaces,
@@ -47,23 +47,23 @@ PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True, "identity": 
 
 
 @pytest.fixture(scope="module")
-def astronaut():
+def astronaut() -> PIL.Image.Image:
     return PIL.Image.fromarray(data.astronaut()[:300, 60:360])
 
 
 @pytest.fixture(scope="module")
-def pixels(astronaut):
+def pixels(astronaut: PIL.Image.Image) -> np.ndarray:
     return np.asarray(astronaut)
 
 
 @pytest.fixture(scope="module")
-def face(pipe, pixels):
+def face(pipe: StableDiffusionNullFacePipeline, pixels: np.ndarray) -> DetectedFace:
     (face,) = search_faces(pipe.face_analyser, pixels)
     return face
 
 
 @pytest.fixture(scope="module")
-def target(pipe, pixels, face):
+def target(pipe: StableDiffusionNullFacePipeline, pixels: np.ndarray, face: DetectedFace) -> FaceTarget:
     """The face, replaced by grey."""
     target = make_target(pipe, pixels, face, [face], (), None, 0)
     return replace(target, result=np.full_like(target.aligned, 128), attempts=1, similarity=0.0)
@@ -246,7 +246,9 @@ class Detector:
 
 
 @pytest.fixture
-def with_detections(own_pipe, face):
+def with_detections(
+    own_pipe: StableDiffusionNullFacePipeline, face: DetectedFace
+) -> Callable[..., StableDiffusionNullFacePipeline]:
     """A pipeline with a `Detector` of these boxes."""
 
     def replace_detector(*passes: Boxes) -> StableDiffusionNullFacePipeline:

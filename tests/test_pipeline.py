@@ -6,6 +6,8 @@ import dataclasses
 import inspect
 import itertools
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -31,11 +33,13 @@ from .tiny_parts import (
 )
 
 
-def latent_mask(pipe):
+def latent_mask(pipe: Any) -> torch.Tensor:
     return torch.nn.functional.interpolate(make_mask(), scale_factor=1 / pipe.vae_scale_factor, mode="area")
 
 
-def reference_latents(pipe, count, reference_class=SequentialNullFace, **settings):
+def reference_latents(
+    pipe: Any, count: int, reference_class: type[SequentialNullFace] = SequentialNullFace, **settings: Any
+) -> torch.Tensor:
     reference = reference_class(pipe)
     images, embeds = make_images(count), make_embeds(count)
     results = [
@@ -45,11 +49,11 @@ def reference_latents(pipe, count, reference_class=SequentialNullFace, **setting
     return torch.cat(results)
 
 
-def assert_same_latents(actual, expected):
+def assert_same_latents(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert (actual - expected).norm() / expected.norm() < 1e-4
 
 
-def pairwise_settings():
+def pairwise_settings() -> Iterator[Any]:
     """Every pair of values of any two settings occurs; the whole grid, of more steps, is the slow
     test below.
     """
@@ -65,7 +69,9 @@ def pairwise_settings():
         yield pytest.param(dict(zip(names, best)), id="-".join(map(str, best)))
 
 
-def check_against_reference(pipe, steps, skip, guidance, mask_start, eta, count):
+def check_against_reference(
+    pipe: Any, steps: int, skip: float, guidance: float, mask_start: float | None, eta: float, count: int
+) -> None:
     masked = mask_start is not None
     expected = reference_latents(
         pipe,
@@ -126,14 +132,14 @@ def test_inversion_batch_size_does_not_matter(shared_pipe, inversion_batch_size)
 class CountedUNet:
     """Counts calls and samples of a UNet while the block runs."""
 
-    def __init__(self, unet):
+    def __init__(self, unet: torch.nn.Module):
         self.unet, self.batches = unet, []
 
-    def __enter__(self):
+    def __enter__(self) -> list[int]:
         self.hook = self.unet.register_forward_pre_hook(lambda _, args: self.batches.append(args[0].shape[0]))
         return self.batches
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.hook.remove()
 
 
@@ -237,10 +243,10 @@ def test_without_an_edit_the_image_is_reconstructed(shared_pipe, settings):
 def test_retraces_the_trajectory_up_to_the_last_step(shared_pipe):
     from nullface_pipeline.ddpm_inversion import sample_trajectory
 
-    images, seen = make_images(2), []
+    images, points = make_images(2), []
 
     def keep_latents(pipe, step, timestep, tensors):
-        seen.append(tensors["latents"])
+        points.append(tensors["latents"])
         return {}
 
     inversion = shared_pipe.invert(images, num_inference_steps=20, generator=generators(2))
@@ -252,7 +258,7 @@ def test_retraces_the_trajectory_up_to_the_last_step(shared_pipe):
         callback_on_step_end=keep_latents,
     )
     trajectory = sample_trajectory(shared_pipe.encode_image(2 * images - 1), inversion.schedule, generators(2))
-    for i, latents in enumerate(seen[:-1]):
+    for i, latents in enumerate(points[:-1]):
         torch.testing.assert_close(latents, trajectory[i + 1], atol=1e-4, rtol=1e-4)
 
 
@@ -394,11 +400,11 @@ def test_an_empty_prompt_is_none(shared_pipe):
     assert torch.equal(shared_pipe(**{**unguided, "generator": generators(2)}, prompt="a").images, expected)
 
 
-def check_that_only_the_identity_is_told_the_prompt(pipe):
-    seen = []
+def check_that_only_the_identity_is_conditioned_on_the_prompt(pipe: Any) -> None:
+    calls = []
 
-    def note(_, args, kwargs):
-        seen.append({"text": kwargs["encoder_hidden_states"], **kwargs["added_cond_kwargs"]})
+    def note(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append({"text": kwargs["encoder_hidden_states"], **kwargs["added_cond_kwargs"]})
 
     inversion = pipe.invert(make_images(2), num_inference_steps=10)
     hook = pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
@@ -406,19 +412,19 @@ def check_that_only_the_identity_is_told_the_prompt(pipe):
         pipe(make_images(2), make_embeds(2), inversion=inversion, prompt=["a", ""])
     finally:
         hook.remove()
-    empty, told = (pipe.prompt_conditions(prompt, IMAGE_SIZE, IMAGE_SIZE) for prompt in ("", "a"))
-    rows = {"text": "prompt_embeds"} | {name: name for name in told if name != "prompt_embeds"}
+    empty, prompted = (pipe.prompt_conditions(prompt, IMAGE_SIZE, IMAGE_SIZE) for prompt in ("", "a"))
+    rows = {"text": "prompt_embeds"} | {name: name for name in prompted if name != "prompt_embeds"}
     for name, condition in rows.items():
-        first, *pairs = [call[name] for call in seen]
-        assert torch.allclose(first, torch.cat([told[condition], empty[condition]]), atol=1e-6)
+        first, *pairs = [call[name] for call in calls]
+        assert torch.allclose(first, torch.cat([prompted[condition], empty[condition]]), atol=1e-6)
         for pair in pairs:
-            expected = torch.cat([empty[condition], empty[condition], told[condition], empty[condition]])
+            expected = torch.cat([empty[condition], empty[condition], prompted[condition], empty[condition]])
             assert torch.allclose(pair, expected, atol=1e-6)
-    assert not torch.allclose(told["prompt_embeds"], empty["prompt_embeds"], atol=1e-3)
+    assert not torch.allclose(prompted["prompt_embeds"], empty["prompt_embeds"], atol=1e-3)
 
 
-def test_only_the_identity_is_told_the_prompt(shared_pipe):
-    check_that_only_the_identity_is_told_the_prompt(shared_pipe)
+def test_only_the_identity_is_conditioned_on_the_prompt(shared_pipe):
+    check_that_only_the_identity_is_conditioned_on_the_prompt(shared_pipe)
 
 
 def test_each_image_has_a_prompt_of_its_own(shared_pipe):
@@ -453,7 +459,7 @@ def test_the_persons_own_embedding_at_negative_guidance(shared_pipe):
     assert (shared_pipe(generator=generators(1), **call).images - actual).norm() / actual.norm() > 1e-3
 
 
-def pipeline_state(pipe):
+def pipeline_state(pipe: Any) -> tuple[Any, ...]:
     processors = {name: (type(p), getattr(p, "scale", None)) for name, p in pipe.unet.attn_processors.items()}
     parameters = {name: (parameter.dtype, parameter.device) for name, parameter in pipe.unet.named_parameters()}
     return processors, parameters, dict(pipe.scheduler.config), dict(pipe.config), pipe.unet.training
@@ -595,7 +601,7 @@ BAD_CALLS = {
     "embedding width": ({"identity_embeds": torch.randn(1, 256)}, ValueError, "identity_embeds"),
     "embedding rank": ({"identity_embeds": torch.randn(512)}, ValueError, "identity_embeds"),
     "embedding count": ({"identity_embeds": torch.randn(2, 512)}, ValueError, "identity_embeds"),
-    "embedding of nobody": ({"identity_embeds": torch.zeros(1, 512)}, ValueError, "identity_embeds"),
+    "null embedding": ({"identity_embeds": torch.zeros(1, 512)}, ValueError, "identity_embeds"),
     "embedding not finite": ({"identity_embeds": torch.full((1, 512), torch.nan)}, ValueError, "identity_embeds"),
     "identity generators": ({"identity_generator": generators(2)}, ValueError, "generators"),
     "mask channels": ({"mask_image": torch.ones(1, 4, 32, 32)}, ValueError, "mask_image"),

@@ -298,7 +298,7 @@ def face_changed(before: Path, after: Path) -> bool:
 
 
 @pytest.fixture
-def photo(tmp_path):
+def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photos" / "astronaut.png"
     path.parent.mkdir()
     path.write_bytes(astronaut_png())

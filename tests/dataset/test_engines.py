@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,10 +24,10 @@ PORTRAITS = CLONE.parent / "shared" / "data" / "portraits.parquet"
 
 
 @pytest.fixture
-def portraits(tmp_path):
+def portraits(tmp_path: Path) -> Callable[[int], Path]:
     """Writes so many portraits of at most 260 px into a folder."""
 
-    def write(count):
+    def write(count: int) -> Path:
         import pyarrow.parquet as pq
 
         if not PORTRAITS.exists():
@@ -43,7 +45,7 @@ def portraits(tmp_path):
     return write
 
 
-def launch(processes, *arguments):
+def launch(processes: int, *arguments: object) -> None:
     """The command under `accelerate launch`, whose `--cpu` would start a single process."""
     launcher = [
         sys.executable,
@@ -59,7 +61,7 @@ def launch(processes, *arguments):
     assert run.stdout.count(" shard(s) to do.") == processes
 
 
-def run_everywhere(source, folder, *options):
+def run_everywhere(source: Path, folder: Path, *options: object) -> dict[str, dict[str, bytes]]:
     """The results of each engine, workers and size of shards."""
     model = [option for option in options if option == "--with-the-model"]
     options = [option for option in options if option not in model] + ["--seed-file", write_seed(folder)]

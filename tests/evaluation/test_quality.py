@@ -1,5 +1,7 @@
 """Quality outside the face and of sets, with random weights in the published layouts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def changed(inside: bool) -> np.ndarray:
 
 
 @pytest.fixture
-def alexnet(tmp_path):
+def alexnet(tmp_path: Path) -> Path:
     from torchvision.models import alexnet
 
     torch.manual_seed(0)
@@ -30,7 +32,7 @@ def alexnet(tmp_path):
 
 
 @pytest.fixture
-def empty_cache(tmp_path, monkeypatch):
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
@@ -96,7 +98,7 @@ def test_scores_are_of_pixels_in_0_1():
 
 class TestDistances:
     @pytest.fixture(autouse=True)
-    def needs_torchmetrics(self):
+    def needs_torchmetrics(self) -> None:
         pytest.importorskip("torchmetrics")
 
     def features(self, seed: int, count: int = 60, shift: float = 0.0) -> torch.Tensor:
