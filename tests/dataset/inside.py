@@ -16,7 +16,7 @@ def loopback_up() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
-def start_node(cpus: int, head: bool = False) -> subprocess.Popen[bytes]:
+def start_node(cpus: int, head: bool = False) -> int:
     """A node of its own; returns its raylet's process id."""
     before = set(processes("raylet/raylet"))
     place = ["--head", "--port=6400", "--include-dashboard=false"] if head else [f"--address={ADDRESS}"]

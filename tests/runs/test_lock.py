@@ -23,11 +23,11 @@ with hold_folder(Path(sys.argv[1])):
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+def holder(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
     """Another process that holds a folder."""
     started = []
 
-    def hold(folder: Path) -> subprocess.Popen[str]:
+    def hold(folder: Path) -> subprocess.Popen[bytes]:
         run = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE)
         started.append(run)
         assert run.stdout.readline() == b"held\n"

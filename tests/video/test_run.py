@@ -54,6 +54,12 @@ def source(clip: Clip, tmp_path: Path) -> Path:
     return write_clip(tmp_path / "in.mp4", clip.frames, clip.pts)
 
 
+@pytest.fixture
+def short_source(clip: Clip, tmp_path: Path) -> Path:
+    """The first half of `source`."""
+    return write_clip(tmp_path / "in.mp4", clip.frames[:6], clip.pts[:6])
+
+
 def anonymize(pipe: StableDiffusionNullFacePipeline, source: Path, output: Path, **options: Any) -> Any:
     return anonymize_video(pipe, source, output, seed=7, **{**QUICK, **options})
 
@@ -64,14 +70,14 @@ def changed(before: np.ndarray, after: np.ndarray, box: np.ndarray) -> float:
     return float((np.abs(before[y0:y1, x0:x1].astype(int) - after[y0:y1, x0:x1]).max(axis=-1) > 6).mean())
 
 
-def test_a_look_goes_on_where_it_was(pipe, source, tmp_path):
-    whole = detect_faces(source, pipe.face_analyser, tmp_path)
-    assert len(whole.frames) == 12 and len(whole.faces) >= 12
+def test_a_look_goes_on_where_it_was(pipe, short_source, tmp_path):
+    whole = detect_faces(short_source, pipe.face_analyser, tmp_path)
+    assert len(whole.frames) == 6 and len(whole.faces) >= 6
     for name in ("frames.bin", "faces.bin"):
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) * 2 // 3 + 5])
-    assert 6 <= len(read_detections(tmp_path).frames) <= 8
-    again = detect_faces(source, pipe.face_analyser, tmp_path)
+    assert 3 <= len(read_detections(tmp_path).frames) <= 4
+    again = detect_faces(short_source, pipe.face_analyser, tmp_path)
     assert np.array_equal(again.frames, whole.frames) and np.array_equal(again.faces, whole.faces)
 
 
@@ -94,17 +100,17 @@ def test_options_of_photos_are_refused(pipe, source, tmp_path, option, message):
         anonymize(pipe, source, tmp_path / "out.mp4", **option)
 
 
-def test_who_agreed_is_left_only_where_track_and_frame_say_so(pipe, clip, source, tmp_path):
-    linked = link_video(pipe.face_analyser, source, VideoCheckpoint(tmp_path / "w", "", 0))
-    (hers,) = [number for number, track in enumerate(linked.tracks) if len(track.frames) == 12]
+def test_who_agreed_is_left_only_where_track_and_frame_say_so(pipe, clip, short_source, tmp_path):
+    linked = link_video(pipe.face_analyser, short_source, VideoCheckpoint(tmp_path / "w", "", 0))
+    (hers,) = [number for number, track in enumerate(linked.tracks) if len(track.frames) == 6]
     who = linked.tracks[hers].embedding
 
     def kept(people, *tracks, pixels=clip.frames[3]):
         states = [track_states(track, linked.times) for track in tracks]
-        nobody = [None] * len(tracks)
+        none = [None] * len(tracks)
         options = PhotoOptions(skip_faces=tuple(people))
         rendering = Rendering(
-            pipe, options, 0, linked.info, linked.times, linked.shots, states, nobody, [0] * len(tracks), nobody
+            pipe, options, 0, linked.info, linked.times, linked.shots, states, none, [0] * len(tracks), none
         )
         return kept_tracks(rendering, 3, pixels)
 
