@@ -1,7 +1,5 @@
 """Covers: one colour of the face is left, and a face that only looks covered is detected."""
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (150, 180, 3), dtype=np.uint8)
 
 
-def inside(pixels: np.ndarray, box: Sequence[float] = BOX) -> np.ndarray:
+def inside(pixels: np.ndarray, box: np.ndarray = BOX) -> np.ndarray:
     ellipse = Ellipse.around(box, pixels.shape)
     mask = np.zeros(pixels.shape[:2], dtype=bool)
     mask[ellipse.window] = ellipse.inside

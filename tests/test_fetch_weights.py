@@ -62,14 +62,16 @@ def hub(published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 URL = "/{repo_id}/resolve/{revision}/{filename}"
 
 
-def of_this_hub(published: dict[str, Path], on_the_hub: weights.Weights) -> weights.Weights:
+def of_this_hub(published: dict[str, Path], on_the_hub: weights.HubWeights) -> weights.HubWeights:
     """Weights of the Hub with the commit and the hashes of the Hub on this machine."""
     folder = published[on_the_hub.source]
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in on_the_hub.files}
     return replace(on_the_hub, revision=COMMIT, files=files)
 
 
-def released(hub: LocalHub, published: dict[str, Path], place: Path, name: str = "buffalo_l.zip") -> weights.Weights:
+def released(
+    hub: LocalHub, published: dict[str, Path], place: Path, name: str = "buffalo_l.zip"
+) -> weights.ReleaseWeights:
     """Weights of a release on this machine."""
     content = (published["releases/all"] / name).read_bytes()
     return replace(

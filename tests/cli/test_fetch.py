@@ -20,7 +20,7 @@ def pack(
     published: dict[str, Path],  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> weights.Weights:
+) -> weights.ReleaseWeights:
     """The face models of a set, on a server of this machine."""
     pack = released(hub, published, tmp_path / "buffalo_l")
     monkeypatch.setitem(weights.WEIGHT_SETS, "faces", (pack,))

@@ -64,17 +64,17 @@ def launch(processes: int, *arguments: object) -> None:
 def run_everywhere(source: Path, folder: Path, *options: object) -> dict[str, dict[str, bytes]]:
     """The results of each engine, workers and size of shards."""
     model = [option for option in options if option == "--with-the-model"]
-    options = [option for option in options if option not in model] + ["--seed-file", write_seed(folder)]
+    others = [option for option in options if option not in model] + ["--seed-file", write_seed(folder)]
     for size in (7, 50):
         command = [sys.executable, "-m", "tests.dataset.driver", source, "-o", folder / f"local {size}"]
-        command += ["--shard-size", size, *options, *model]
+        command += ["--shard-size", size, *others, *model]
         run = subprocess.run([str(word) for word in command], cwd=CLONE, env=ONE_THREAD, capture_output=True)
         assert run.returncode in (0, 3, 4)
     accelerated = ("-o", folder / "accelerate", "--engine", "accelerate", "--device", "cpu", "--shard-size", 7)
-    launch(2, source, *accelerated, *options, *model)
+    launch(2, source, *accelerated, *others, *model)
     run_inside(
         f"""
-options = {list(map(str, options))!r}
+options = {list(map(str, others))!r}
 start_node(4, head=True)
 for workers, size in ((1, 7), (2, 50)):
     sizes = ("--workers", workers, "--shard-size", size)

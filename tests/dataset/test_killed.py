@@ -16,7 +16,7 @@ import pytest
 from .samples import colour, make_parquet, make_photos, painted, results
 
 
-def arguments(source: Path, target: Path, seed: Path, *more: object) -> list[str]:
+def arguments(source: Path, target: Path, seed: Path, *more: str) -> list[str]:
     command = [sys.executable, "-m", "tests.dataset.driver", str(source), "-o", str(target)]
     return [*command, "--seed-file", str(seed), "--id-column", "id", "--columns", "id", "--shard-size", "7", *more]
 

@@ -66,7 +66,7 @@ def test_a_tar_that_is_cut_off_fails(tmp_path, monkeypatch, size):
     assert outcome.failed and not results(tmp_path / "out"), outcome
 
 
-def make_tar(path: Path, *members: tuple[str, bytes]) -> Path:
+def make_tar(path: Path, *members: tuple[Any, ...]) -> Path:
     """A tar of (name, data, fields of the TarInfo)."""
     path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -79,7 +79,7 @@ def make_tar(path: Path, *members: tuple[str, bytes]) -> Path:
     return path.parent
 
 
-def failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *members: tuple[str, bytes], **settings: Any) -> Any:
+def failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *members: tuple[Any, ...], **settings: Any) -> Any:
     """Why a tar could not be done; nothing of it is in the output."""
     source = make_tar(tmp_path / "in" / "a.tar", *members)
     (outcome,) = paint(make_job(source, tmp_path / "out", **settings), monkeypatch)
@@ -109,7 +109,7 @@ def sparse(path: Path) -> None:
     with path.with_suffix(".png").open("wb") as file:
         file.write(picture(1))
         file.truncate(2**20)
-    command = ["tar", "--format=gnu", "-S", "-C", path.parent, "-cf", path, "a.png"]
+    command = ["tar", "--format=gnu", "-S", "-C", str(path.parent), "-cf", str(path), "a.png"]
     subprocess.run(command, check=True)
     path.with_suffix(".png").unlink()
     assert path.stat().st_size < 20_000

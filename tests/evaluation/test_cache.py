@@ -12,7 +12,7 @@ import pytest
 from nullface_pipeline.evaluation.cache import Cache, cache_path, clear_cache
 
 
-def count_makes(cache: Cache, *made_from: object) -> int:
+def count_makes(cache: Cache, *made_from: str | bytes) -> int:
     made = []
 
     def make() -> np.ndarray:

@@ -7,12 +7,12 @@ import subprocess
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nullface_pipeline.photo_folder import find_photos, search_photos
 from nullface_pipeline.photo_folder.planned_files import plan_written, planned_pages
-from nullface_pipeline.photo_folder.search import FoundPhotos
 from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.runs.paths import check_written, fold
 
@@ -165,11 +165,11 @@ def test_what_cannot_be_read_is_not_left_out(photos, tmp_path):
 
 
 @pytest.fixture
-def jobs(photos: Path, tmp_path: Path) -> FoundPhotos:
+def jobs(photos: Path, tmp_path: Path) -> list[PhotoJob]:
     return find_photos([photos], tmp_path / "out")
 
 
-def check(jobs: FoundPhotos, tmp_path: Path, **files: Path | None) -> None:
+def check(jobs: list[PhotoJob], tmp_path: Path, **files: Any) -> None:
     written = plan_written(jobs, tmp_path / "out", tmp_path / "record.jsonl", **files)
     check_written(written, [job.source for job in jobs])
 

@@ -37,7 +37,7 @@ def rendered(*tracks: Track, parents: Any = None) -> Rendering:
     return Rendering(None, None, 0, None, TIMES, [(0, 60)], states, [ANN, BOB], [0, 0], parents)
 
 
-def new_face(track: Track, mask: np.ndarray = 1.0) -> FaceTarget:
+def new_face(track: Track, mask: np.ndarray | float = 1.0) -> FaceTarget:
     face = DetectedFace(track.boxes[0], track.landmarks[0], 1.0, ANN)
     crop = FaceCrop.from_landmarks(face.landmarks, 64)
     picture = np.zeros((64, 64, 3), np.uint8)

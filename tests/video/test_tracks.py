@@ -38,7 +38,7 @@ def landmarks(place: np.ndarray) -> np.ndarray:
     return np.array([[x - 8, y - 6], [x + 8, y - 6], [x, y + 2], [x - 6, y + 10], [x + 6, y + 10]], dtype=np.float32)
 
 
-def made(frames: Any) -> tuple[Detections, np.ndarray]:
+def made(frames: Any) -> tuple[Detections, list[np.ndarray]]:
     """A look and its embeddings, of a list of (box, who) for each frame."""
     rng = np.random.default_rng(0)
     faces = np.array([(place, landmarks(place), 0.9) for frame in frames for place, _ in frame], FACE)

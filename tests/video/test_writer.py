@@ -3,6 +3,7 @@ container.
 """
 
 import errno
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,7 @@ def test_result_has_square_pixels(tmp_path):
         assert (stream.width, stream.height, stream.sample_aspect_ratio) == (96, 48, 1)
 
 
-def with_sound(path: Path, codec: str, header: bytes | None = None) -> Path:
+def with_sound(path: Path, codec: str, header: Callable[[bytes], bytes] | None = None) -> Path:
     """Half a second of silence in a codec, with a header if one is given."""
     with av.open(str(path), "w") as container:
         picture = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=25)
