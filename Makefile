@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: demo space test test-all clean
+.PHONY: demo space test checks unit-tests test-all clean
 
 demo: $(VENV)/.installed
 	$(BIN)/nullface demo --output demo
@@ -11,12 +11,18 @@ demo: $(VENV)/.installed
 space: $(VENV)/.installed
 	$(BIN)/python space/app.py
 
+# Both at once: mypy alone takes half a minute on a fresh clone.
 test: $(VENV)/.installed
+	$(MAKE) --jobs=2 checks unit-tests
+
+checks: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/mypy
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+unit-tests: $(VENV)/.installed
 	$(PYTEST)
 
 # The rest as well: what takes more than three seconds, whole clips, and Ray if it is installed.

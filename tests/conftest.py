@@ -1,20 +1,34 @@
+"""Fixtures of all tests.
+
+Torch and diffusers are imported by the fixtures: the process that distributes tests among workers
+also reads this file, and needs neither.
+"""
+
+from __future__ import annotations
+
 import copy
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-
-from nullface_pipeline import StableDiffusionNullFacePipeline
-from nullface_pipeline.tiny_model import load_nullface_tiny
-
-from .tiny_parts import make_pipeline
 
 
-# The parts are so small that threads only wait for each other.
-torch.set_num_threads(1)
-os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
+if TYPE_CHECKING:
+    from nullface_pipeline import StableDiffusionNullFacePipeline
+
+
+# For this process, before it imports torch, and for processes that tests start. The models are so
+# small that threads only wait for each other.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Limits torch to one thread."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,6 +42,8 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def pipe() -> StableDiffusionNullFacePipeline:
     """nullface-tiny, for tests that do not change it. The others take `own_pipe`."""
+    from nullface_pipeline.tiny_model import load_nullface_tiny
+
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -35,7 +51,7 @@ def pipe() -> StableDiffusionNullFacePipeline:
 
 @pytest.fixture
 def own_pipe(pipe: StableDiffusionNullFacePipeline) -> StableDiffusionNullFacePipeline:
-    """A pipeline with the weights of `pipe` whose parts may be replaced."""
+    """A pipeline with the weights of `pipe` whose components may be replaced."""
     own = copy.copy(pipe)
     own.face_analyser = copy.copy(pipe.face_analyser)
     return own
@@ -46,6 +62,9 @@ def loaded_once(pipe: StableDiffusionNullFacePipeline, monkeypatch: pytest.Monke
     """Commands and workers in this process get `pipe` when they load nullface-tiny with the default
     arguments.
     """
+    import torch
+
+    from nullface_pipeline.tiny_model import load_nullface_tiny
 
     def shared(load: Callable[..., Any], defaults: tuple[Any, ...]) -> Callable[..., Any]:
         return lambda *arguments: pipe if arguments in ((), defaults) else load(*arguments)
@@ -59,5 +78,7 @@ def loaded_once(pipe: StableDiffusionNullFacePipeline, monkeypatch: pytest.Monke
 
 @pytest.fixture(scope="session")
 def shared_pipe() -> StableDiffusionNullFacePipeline:
-    """One pipeline for all tests that leave it as it was; the others make their own."""
+    """A pipeline with random weights, for tests that do not change it."""
+    from .tiny_parts import make_pipeline
+
     return make_pipeline()

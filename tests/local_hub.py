@@ -11,6 +11,7 @@ import threading
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -19,8 +20,6 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 WITHOUT_PACKAGE = """
 import sys
 sys.modules["nullface_pipeline"] = None
-import torch
-torch.set_num_threads(1)
 """
 
 
@@ -74,7 +73,7 @@ class LocalHub(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: Any) -> None:
         self.shutdown()
         super().__exit__(*error)
 
@@ -83,34 +82,37 @@ class HubHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LocalHub
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         for name, folder in self.server.repositories.items():
             if path.startswith(f"/api/models/{name}/tree/"):
-                return self.send_json([entry(folder, file) for file in files_of(folder)])
+                self.send_json([entry(folder, file) for file in files_of(folder)])
+                return
             if path == f"/api/models/{name}" or path.startswith(f"/api/models/{name}/revision/"):
                 siblings = [{"rfilename": file} for file in files_of(folder)]
-                return self.send_json({"id": name, "sha": COMMIT, "siblings": siblings})
+                self.send_json({"id": name, "sha": COMMIT, "siblings": siblings})
+                return
             if path.startswith(f"/{name}/resolve/"):
                 file = path.split("/", 5)[5]
                 if file in files_of(folder):
-                    return self.send_file(folder, file)
+                    self.send_file(folder, file)
+                    return
         self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
 
     do_HEAD = do_GET
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else b""
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             body = self.read_chunks()
         self.server.tokens.add(self.headers.get("Authorization", ""))
         if self.path == "/api/repos/create":
-            asked = json.loads(body)
-            self.server.created.append(tuple(map(asked.get, ("organization", "name", "type", "sdk"))))
-            self.send_json({"url": f"{self.server.url}/{asked['organization']}/{asked['name']}"})
+            repository = json.loads(body)
+            self.server.created.append(tuple(map(repository.get, ("organization", "name", "type", "sdk"))))
+            self.send_json({"url": f"{self.server.url}/{repository['organization']}/{repository['name']}"})
         elif self.path == "/api/validate-yaml":
             self.send_json({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
@@ -135,14 +137,15 @@ class HubHandler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return body
 
-    def send_json(self, content) -> None:
+    def send_json(self, content: object) -> None:
         self.send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def send_file(self, folder: Path, file: str) -> None:
         content = (folder / file).read_bytes()
         etag = {"ETag": f'"{entry(folder, file)["oid"]}"'}
         if "Range" not in self.headers:
-            return self.send(200, content, etag)
+            self.send(200, content, etag)
+            return
         self.server.ranges.append(self.headers["Range"])
         start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
         self.send(206, content[start:], {**etag, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"})

@@ -6,25 +6,30 @@ it.
 """
 
 import math
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 
 
+# A timestep, and the prediction of the clean latents there.
+Former = tuple[int, torch.Tensor]
+
+
 class SequentialNullFace:
-    def __init__(self, pipe):
+    def __init__(self, pipe: Any):
         self.pipe = pipe
         self.unet_evaluations = 0
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
         self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0).tolist()
 
-    def text(self, x):
-        """What the UNet is told of the empty prompt, and what else."""
+    def text(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Text conditioning of the empty prompt, and added conditions."""
         tokens = self.pipe.tokenizer("", padding="max_length", max_length=8, return_tensors="pt").input_ids
         return self.pipe.text_encoder(tokens)[0], {}
 
     @torch.no_grad()
-    def predict(self, x, t, embedding):
+    def predict(self, x: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
         self.unet_evaluations += 1
         prompt_embeds, added = self.text(x)
         return self.pipe.unet(
@@ -34,18 +39,22 @@ class SequentialNullFace:
             added_cond_kwargs={"image_embeds": [embedding.view(1, 1, -1)], **added},
         ).sample
 
-    def mean_and_std(self, x, eps, t, next_t, eta):
+    def mean_and_std(
+        self, x: torch.Tensor, eps: torch.Tensor, t: int, next_t: int, eta: float
+    ) -> tuple[torch.Tensor, float]:
         a, a_prev = self.alphas_cumprod[t], self.alphas_cumprod[next_t]
         v = (1 - a_prev) / (1 - a) * (1 - a / a_prev)
         x0_hat = (x - (1 - a) ** 0.5 * eps) / a**0.5
         return a_prev**0.5 * x0_hat + (1 - a_prev - eta * v) ** 0.5 * eps, eta * v**0.5
 
-    def second_order_mean_and_std(self, x, eps, t, next_t, former):
+    def second_order_mean_and_std(
+        self, x: torch.Tensor, eps: torch.Tensor, t: int, next_t: int, former: Former | None
+    ) -> tuple[torch.Tensor, float, Former]:
         """As the paper of DPM-Solver++ writes its SDE variant; `former` is the step before and its
         clean latents.
         """
 
-        def alpha_sigma_lambda(t):
+        def alpha_sigma_lambda(t: int) -> tuple[float, float, float]:
             alpha, sigma = self.alphas_cumprod[t] ** 0.5, (1 - self.alphas_cumprod[t]) ** 0.5
             return alpha, sigma, math.log(alpha / sigma)
 
@@ -61,19 +70,19 @@ class SequentialNullFace:
 
     def __call__(
         self,
-        x0,
-        embedding,
-        generator,
-        steps=100,
-        skip=0.7,
-        guidance=10.0,
-        eta=1.0,
-        mask=None,
-        mask_start=0.8,
-        identity_scale=1.0,
-        timesteps=None,
-        solver_order=1,
-    ):
+        x0: torch.Tensor,
+        embedding: torch.Tensor,
+        generator: torch.Generator | None,
+        steps: int = 100,
+        skip: float = 0.7,
+        guidance: float = 10.0,
+        eta: float = 1.0,
+        mask: torch.Tensor | None = None,
+        mask_start: float = 0.8,
+        identity_scale: float = 1.0,
+        timesteps: list[int] | None = None,
+        solver_order: int = 1,
+    ) -> torch.Tensor:
         """x0: (1, C, h, w) latents; embedding: (1, 512) unit norm; mask: (1, 1, h, w). Returns (1,
         C, h, w).
         """
@@ -89,10 +98,10 @@ class SequentialNullFace:
             a = self.alphas_cumprod[t]
             points[t] = a**0.5 * x0 + (1 - a) ** 0.5 * noise
 
-        nobody = torch.zeros_like(embedding)
+        null_embedding = torch.zeros_like(embedding)
         noise_maps, former = {}, None
         for t in kept:
-            eps = self.predict(points[t], t, nobody)
+            eps = self.predict(points[t], t, null_embedding)
             if solver_order == 2:
                 mean, std, former = self.second_order_mean_and_std(points[t], eps, t, following[t], former)
             else:
@@ -101,13 +110,13 @@ class SequentialNullFace:
         noise_maps[kept[-1]] = torch.zeros_like(x0)
 
         x, former = points[kept[0]], None
-        somebody_else = -identity_scale * embedding
+        opposite = -identity_scale * embedding
         for t in kept:
-            eps_nobody = self.predict(x, t, nobody)
-            difference = guidance * (self.predict(x, t, somebody_else) - eps_nobody)
-            if masked and t <= masked[0]:
+            unconditional = self.predict(x, t, null_embedding)
+            difference = guidance * (self.predict(x, t, opposite) - unconditional)
+            if mask is not None and t <= masked[0]:
                 difference = mask * difference
-            eps = eps_nobody + difference
+            eps = unconditional + difference
             if solver_order == 2:
                 mean, std, former = self.second_order_mean_and_std(x, eps, t, following[t], former)
             else:
@@ -121,11 +130,11 @@ class SequentialNullFaceXL(SequentialNullFace):
     own pipeline.
     """
 
-    def __init__(self, pipe):
+    def __init__(self, pipe: Any):
         super().__init__(pipe)
         self.base = StableDiffusionXLPipeline(**pipe.components, add_watermarker=False)
 
-    def text(self, x):
+    def text(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         prompt_embeds, _, pooled, _ = self.base.encode_prompt("", do_classifier_free_guidance=False)
         size = tuple(side * self.pipe.vae_scale_factor for side in x.shape[-2:])
         projection_dim = self.pipe.text_encoder_2.config.projection_dim

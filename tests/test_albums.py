@@ -1,5 +1,7 @@
 """People across photos: the same in different ones, never two in one."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
@@ -10,14 +12,14 @@ from .video.clips import astronaut
 from .video.test_tracks import SAME, person, seen_as
 
 
-def faces(counts, likeness=0.85):
+def faces(counts: Sequence[int], likeness: float = 0.85) -> tuple[list[np.ndarray], np.ndarray]:
     """Embeddings of several people, as many of each as `counts` says, and whose they are."""
     rng = np.random.default_rng(0)
     whose = np.repeat(np.arange(len(counts)), counts)
     return [seen_as(person(100 + who), rng, likeness) for who in whose], whose
 
 
-def same_grouping(first, second):
+def same_grouping(first: np.ndarray, second: np.ndarray) -> bool:
     return np.array_equal(np.equal.outer(first, first), np.equal.outer(second, second))
 
 

@@ -6,6 +6,8 @@ needs a GPU.
 """
 
 import inspect
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,28 +27,28 @@ from .tiny_parts import (
 )
 
 
-def run(pipe, count=1, **settings):
+def run(pipe: Any, count: int = 1, **settings: Any) -> torch.Tensor:
     settings = {"num_inference_steps": 10, "output_type": "latent", **settings}
     return pipe(
         make_images(count), make_embeds(count), mask_image=make_mask(), generator=generators(count), **settings
     ).images
 
 
-def ready(pipe):
+def ready(pipe: Any) -> Any:
     pipe.set_progress_bar_config(disable=True)
     pipe.load_face_adapter(make_adapter(pipe.unet))
     return pipe
 
 
-def relative_difference(actual, expected):
+def relative_difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual - expected).norm() / expected.norm()).item()
 
 
-def models(pipe):
+def models(pipe: Any) -> dict[str, torch.nn.Module]:
     return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
 
 
-def assert_same_weights(pipe, other):
+def assert_same_weights(pipe: Any, other: Any) -> None:
     for name, model in models(pipe).items():
         expected, actual = model.state_dict(), models(other)[name].state_dict()
         assert actual.keys() == expected.keys()
@@ -54,12 +56,12 @@ def assert_same_weights(pipe, other):
 
 
 @pytest.fixture(scope="module")
-def base_pipe_output(shared_pipe):
+def base_pipe_output(shared_pipe: StableDiffusionNullFacePipeline) -> torch.Tensor:
     return run(shared_pipe)
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory):
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
     StableDiffusionNullFacePipeline(**make_components()).save_pretrained(folder)
     return folder
@@ -251,15 +253,15 @@ def test_to_dtype():
 # Given its device, offloading runs on a CPU as well; only accelerate's sequential kind cannot.
 
 
-def model_offload(pipe):
+def model_offload(pipe: StableDiffusionNullFacePipeline) -> None:
     pipe.enable_model_cpu_offload(device="cpu")
 
 
-def group_offload(pipe):
+def group_offload(pipe: StableDiffusionNullFacePipeline) -> None:
     pipe.enable_group_offload(onload_device="cpu", offload_device="cpu", offload_type="leaf_level")
 
 
-def block_offload(pipe):
+def block_offload(pipe: StableDiffusionNullFacePipeline) -> None:
     pipe.unet.enable_group_offload(torch.device("cpu"), offload_type="block_level", num_blocks_per_group=1)
 
 
@@ -317,7 +319,7 @@ def test_unload_lora_weights():
 # Sharing parts with other pipelines
 
 
-def make_stable_diffusion():
+def make_stable_diffusion() -> StableDiffusionPipeline:
     pipe = StableDiffusionPipeline(
         **make_components(), safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
@@ -325,7 +327,7 @@ def make_stable_diffusion():
     return pipe
 
 
-def text_to_image(pipe):
+def text_to_image(pipe: StableDiffusionPipeline) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return pipe("a", num_inference_steps=2, generator=generator, output_type="latent").images
 

@@ -1,4 +1,6 @@
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -33,24 +35,33 @@ def make_schedule(steps: int = 20, skip: float = 0.5) -> NoiseSchedule:
     return NoiseSchedule.from_scheduler_config(make_scheduler().config, steps).skip(whole_steps(steps, skip))
 
 
-def inversion_of(schedule, start, noise_maps, eta=1.0, solver_order=1) -> DDPMInversion:
+def inversion_of(
+    schedule: NoiseSchedule, start: torch.Tensor, noise_maps: torch.Tensor, eta: float = 1.0, solver_order: int = 1
+) -> DDPMInversion:
     settings = InversionSettings(eta=eta, solver_order=solver_order)
     return DDPMInversion(
         latents=start, noise_maps=noise_maps, noise_pred=torch.zeros_like(start), schedule=schedule, settings=settings
     )
 
 
-def sampled(schedule, start, noise_preds, noise_maps, eta=1.0, solver_order=1):
+def sampled(
+    schedule: NoiseSchedule,
+    start: torch.Tensor,
+    noise_preds: Iterable[torch.Tensor],
+    noise_maps: torch.Tensor,
+    eta: float = 1.0,
+    solver_order: int = 1,
+) -> list[torch.Tensor]:
     """All points that `denoise` comes to, with given identity-conditioned predictions and a
     guidance of 1.
     """
     conditional, points = iter(noise_preds), []
 
-    def denoiser(latents, timesteps, identity_embeds):
+    def denoiser(latents: torch.Tensor, timesteps: torch.Tensor, identity_embeds: torch.Tensor) -> torch.Tensor:
         noise_pred = next(conditional)
         return torch.cat([torch.zeros_like(noise_pred), noise_pred])[-len(latents) :]
 
-    def on_step(state):
+    def on_step(state: Any) -> Any:
         points.append(state.latents)
         return state
 
@@ -241,7 +252,7 @@ def test_settings_by_name():
             InversionSettings.from_arguments({"timesteps": (5, 1), name: 0.5})
 
 
-def small_inversion():
+def small_inversion() -> DDPMInversion:
     generator = torch.Generator().manual_seed(0)
     schedule = NoiseSchedule.from_timesteps(make_scheduler().config, [291, 146, 1])
     latents = torch.randn(2, 4, 6, 6, generator=generator)

@@ -20,6 +20,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -43,7 +44,7 @@ if not SOURCE:
     pytest.skip("NULLFACE_DIFFUSERS_SOURCE does not name a checkout of diffusers", allow_module_level=True)
 
 
-def import_mixins(checkout):
+def import_mixins(checkout: str) -> Any:
     """Import the checkout's `tests` under another name, since `tests` is this project's package."""
     name, folder = "diffusers_tests", Path(checkout) / "tests"
     pytest.register_assert_rewrite(name)
@@ -71,15 +72,15 @@ class WholeImageAnalyser:
     Its embedding is a random projection of the image.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.det_model = self
         self.models = {"detection": self, "recognition": self}
 
-    def detect(self, image):
+    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         height, width = image.shape[:2]
         return np.array([[0.0, 0.0, width, height, 1.0]]), np.array([[[0.0, 0.0], [width, height]] + 3 * [[0.0, 0.0]]])
 
-    def get(self, image, face):
+    def get(self, image: np.ndarray, face: Any) -> None:
         projection = np.random.default_rng(0).standard_normal((image.size, EMBEDDING_SIZE), dtype=np.float32)
         face.embedding = (image.astype(np.float32).ravel() / 255 - 0.5) @ projection
 
@@ -94,7 +95,7 @@ class Ready:
 
     lora_half = True
 
-    def load_all(self):
+    def load_all(self) -> Any:
         adapter = make_adapter(self.unet)
         if not self.lora_half:
             adapter["ip_adapter"] = {k: v for k, v in adapter["ip_adapter"].items() if "_lora" not in k}
@@ -103,10 +104,10 @@ class Ready:
         return self
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         return super().from_pretrained(*args, **kwargs).load_all()
 
-    def save_pretrained(self, *args, **kwargs):
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         self.unload_face_adapter()
         super().save_pretrained(*args, **kwargs)
         self.load_all()
@@ -132,10 +133,10 @@ class NullFaceTesterConfig(mixins.BasePipelineTesterConfig):
     }
     output_shape = (3, IMAGE_SIZE, IMAGE_SIZE)
 
-    def get_dummy_components(self):
+    def get_dummy_components(self) -> dict[str, Any]:
         return make_components()
 
-    def get_dummy_inputs(self):
+    def get_dummy_inputs(self) -> dict[str, Any]:
         image = (255 * make_images(1)[0].permute(1, 2, 0)).byte().numpy()
         mask = (255 * make_mask()[0, 0]).byte().numpy()
         return {
@@ -146,14 +147,14 @@ class NullFaceTesterConfig(mixins.BasePipelineTesterConfig):
             "output_type": "pt",
         }
 
-    def get_pipeline(self, **components):
+    def get_pipeline(self, **components: Any) -> Any:
         return super().get_pipeline(**components).load_all()
 
 
 class XLTesterConfig(NullFaceTesterConfig):
     pipeline_class = ReadyXLPipeline
 
-    def get_dummy_components(self):
+    def get_dummy_components(self) -> dict[str, Any]:
         return make_xl_components()
 
 

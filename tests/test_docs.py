@@ -6,6 +6,7 @@ formats of the real ones; where it names CUDA, it runs on the CPU in float32. A 
 run: why -->` above a block leaves it out.
 """
 
+import ast
 import functools
 import importlib.util
 import json
@@ -122,14 +123,8 @@ def test_blocks_are_of_known_kinds():
     assert len(python_pages(needs_weights=True)) >= 3 and len(python_pages(needs_weights=False)) >= 3
 
 
-# Each page anonymizes photos. The first one also runs in the quick tests.
-PYTHON_PAGES = [
-    pytest.param(page, marks=[] if page == "docs/get-started/python.md" else pytest.mark.slow)
-    for page in python_pages(needs_weights=False)
-]
-
-
-@pytest.mark.parametrize("page", PYTHON_PAGES)
+@pytest.mark.slow
+@pytest.mark.parametrize("page", python_pages(needs_weights=False))
 def test_python(page, tmp_path, monkeypatch):
     write_photos(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -183,6 +178,35 @@ def test_what_names_the_real_weights(home, faceid):  # noqa: F811
     assert (before[60:180, 170:280] != after[60:180, 170:280]).any()
 
 
+PROGRAMS = python_pages(needs_weights=False) | python_pages(needs_weights=True)
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_python_imports_what_exists(page):
+    """The slow tests run these programs."""
+    tree = ast.parse(PROGRAMS[page])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}:{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("words", nullface_lines(False) + nullface_lines(True), ids=" ".join)
+def test_options_in_lines_of_the_command_exist(words):
+    command = typer.main.get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command, words = command.commands[words[0]], words[1:]  # type: ignore[attr-defined]
+    known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    options = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)}
+    assert options <= {*known, "--help"}
+
+
+@pytest.mark.slow
 def test_lines_of_the_command(tmp_path, monkeypatch):
     """One after the other in one folder, as a reader who tries them all."""
     write_photos(tmp_path)

@@ -1,5 +1,7 @@
 """Loading FaceID: both halves, beside other adapters, and gone without a trace."""
 
+from typing import Any
+
 import pytest
 import safetensors.torch
 import torch
@@ -28,7 +30,7 @@ from .tiny_parts import (
 )
 
 
-def make_user_lora(unet) -> dict[str, torch.Tensor]:
+def make_user_lora(unet: UNet2DConditionModel) -> dict[str, torch.Tensor]:
     """Another LoRA, on the queries of every attention layer."""
     generator = torch.Generator().manual_seed(3)
     state_dict = {}
@@ -39,13 +41,13 @@ def make_user_lora(unet) -> dict[str, torch.Tensor]:
     return state_dict
 
 
-def run(pipe):
+def run(pipe: Any) -> torch.Tensor:
     return pipe(
         make_images(1), make_embeds(1), num_inference_steps=10, generator=generators(1), output_type="latent"
     ).images
 
 
-def lora_scale(unet, adapter):
+def lora_scale(unet: UNet2DConditionModel, adapter: str) -> float:
     return unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1.to_q.scaling[adapter]
 
 
@@ -61,8 +63,14 @@ def test_both_halves_are_loaded():
     assert embedding_size(pipe.unet) == 512
 
 
+@pytest.fixture(scope="module")
+def output() -> torch.Tensor:
+    """The result of `make_pipeline()`."""
+    return run(make_pipeline())
+
+
 @pytest.mark.parametrize("form", ["safetensors", "bin", "folder", "dict"])
-def test_sources_of_an_adapter(form, tmp_path):
+def test_sources_of_an_adapter(form, tmp_path, output):
     components = make_components()
     adapter = make_adapter(components["unet"])
     source, settings = adapter, {}
@@ -78,12 +86,11 @@ def test_sources_of_an_adapter(form, tmp_path):
     pipe = StableDiffusionNullFacePipeline(**components)
     pipe.load_face_adapter(source, **settings)
     pipe.set_progress_bar_config(disable=True)
-    assert torch.allclose(run(pipe), run(make_pipeline()), atol=1e-5)
+    assert torch.allclose(run(pipe), output, atol=1e-5)
 
 
-def test_the_lora_half_matters():
+def test_the_lora_half_matters(output):
     pipe = make_pipeline()
-    whole = run(pipe)
     pipe.disable_lora()
     with pytest.raises(RuntimeError, match="LoRA"):
         run(pipe)
@@ -92,7 +99,7 @@ def test_the_lora_half_matters():
     without["ip_adapter"] = {key: value for key, value in without["ip_adapter"].items() if "lora" not in key}
     pipe.load_face_adapter(without)
     assert not has_face_lora(pipe.unet)
-    assert (run(pipe) - whole).abs().max() > 1e-3
+    assert (run(pipe) - output).abs().max() > 1e-3
 
 
 def test_missing_peft_is_an_error(monkeypatch):
@@ -102,7 +109,7 @@ def test_missing_peft_is_an_error(monkeypatch):
         pipe.load_face_adapter(make_adapter(pipe.unet))
 
 
-def test_own_loras_stay_active_whichever_is_loaded_first():
+def test_own_loras_stay_active_whichever_is_loaded_first(output):
     results = []
     for own_first in (True, False):
         pipe = StableDiffusionNullFacePipeline(**make_components())
@@ -120,7 +127,7 @@ def test_own_loras_stay_active_whichever_is_loaded_first():
         assert lora_scale(pipe.unet, FACE_LORA_NAME) == 1.0
         results.append(run(pipe))
     torch.testing.assert_close(*results, atol=1e-4, rtol=1e-4)
-    assert (results[0] - run(make_pipeline())).abs().max() > 1e-3
+    assert (results[0] - output).abs().max() > 1e-3
 
 
 # How the LoRAs that make few steps suffice are published: Hyper-SD's and LCM's in kohya's names,
@@ -133,7 +140,7 @@ LORA_LAYOUTS = {
 }
 
 
-def make_distilled_lora(unet, layout: str, scale: float = 0.05) -> dict[str, torch.Tensor]:
+def make_distilled_lora(unet: UNet2DConditionModel, layout: str, scale: float = 0.05) -> dict[str, torch.Tensor]:
     generator, state_dict = torch.Generator().manual_seed(4), {}
     endings = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv_shortcut", "linear_1")
     for name, module in unet.named_modules():
@@ -149,19 +156,9 @@ def make_distilled_lora(unet, layout: str, scale: float = 0.05) -> dict[str, tor
     return state_dict
 
 
-@pytest.mark.parametrize("layout", LORA_LAYOUTS)
-def test_a_distilled_lora_acts_beside_faceid(layout):
-    pipe = make_pipeline()
-    before = run(pipe)
-    pipe.load_lora_weights(make_distilled_lora(make_components()["unet"], layout), adapter_name="fast")
-    assert set(active_loras(pipe.unet)) == {"fast", FACE_LORA_NAME}
-    assert lora_scale(pipe.unet, "fast") == lora_scale(pipe.unet, FACE_LORA_NAME) == 1.0
-    layers = [module for module in pipe.unet.modules() if "fast" in getattr(module, "lora_A", {})]
-    assert len(layers) == len(make_distilled_lora(make_components()["unet"], "peft")) / 2
-    both = run(pipe)
-    assert (both - before).abs().max() > 1e-3
-
-    # What both do is what either does: the weights add up.
+@pytest.fixture(scope="module")
+def merged_output() -> torch.Tensor:
+    """The result with the distilled LoRA merged into the weights of the UNet."""
     merged = StableDiffusionNullFacePipeline(**make_components())
     merged.set_progress_bar_config(disable=True)
     state_dict = make_distilled_lora(merged.unet, "peft")
@@ -171,10 +168,24 @@ def test_a_distilled_lora_acts_beside_faceid(layout):
             module = merged.unet.get_submodule(key.removeprefix("unet.").removesuffix(".lora_A.weight"))
             module.weight += (up.flatten(1) @ down.flatten(1)).view_as(module.weight)
     merged.load_face_adapter(make_adapter(merged.unet))
-    torch.testing.assert_close(both, run(merged), atol=1e-4, rtol=1e-4)
+    return run(merged)
+
+
+@pytest.mark.parametrize("layout", LORA_LAYOUTS)
+def test_a_distilled_lora_acts_beside_faceid(layout, output, merged_output):
+    pipe = make_pipeline()
+    pipe.load_lora_weights(make_distilled_lora(make_components()["unet"], layout), adapter_name="fast")
+    assert set(active_loras(pipe.unet)) == {"fast", FACE_LORA_NAME}
+    assert lora_scale(pipe.unet, "fast") == lora_scale(pipe.unet, FACE_LORA_NAME) == 1.0
+    layers = [module for module in pipe.unet.modules() if "fast" in getattr(module, "lora_A", {})]
+    assert len(layers) == len(make_distilled_lora(make_components()["unet"], "peft")) / 2
+    both = run(pipe)
+    assert (both - output).abs().max() > 1e-3
+    # Both act as either does: the weights add up.
+    torch.testing.assert_close(both, merged_output, atol=1e-4, rtol=1e-4)
 
     pipe.delete_adapters("fast")
-    assert torch.equal(run(pipe), before)
+    assert torch.equal(run(pipe), output)
 
 
 def test_fusing_both_loras_changes_nothing():
@@ -194,13 +205,12 @@ def test_an_inactive_faceid_lora_is_an_error():
         run(pipe)
 
 
-def test_loading_twice_equals_loading_once():
+def test_loading_twice_equals_loading_once(output):
     pipe = make_pipeline()
-    first = run(pipe)
     pipe.load_face_adapter(make_adapter(make_components()["unet"], scale=0.6))
-    assert (run(pipe) - first).abs().max() > 1e-3
+    assert (run(pipe) - output).abs().max() > 1e-3
     pipe.load_face_adapter(make_adapter(make_components()["unet"]))
-    assert torch.equal(run(pipe), first)
+    assert torch.equal(run(pipe), output)
 
 
 def test_half_an_adapter_is_never_left():
@@ -214,7 +224,7 @@ def test_half_an_adapter_is_never_left():
         run(pipe)
 
 
-def plus(unet) -> dict[str, dict[str, torch.Tensor]]:
+def plus(unet: UNet2DConditionModel) -> dict[str, dict[str, torch.Tensor]]:
     """The projection of ip-adapter-faceid-plusv2 in the published key names, in other sizes."""
     width, inner = unet.config.cross_attention_dim, 64
     image_proj = {
@@ -244,7 +254,7 @@ def plus(unet) -> dict[str, dict[str, torch.Tensor]]:
     return {"image_proj": image_proj, "ip_adapter": make_adapter(unet)["ip_adapter"]}
 
 
-def portrait(unet) -> dict[str, dict[str, torch.Tensor]]:
+def portrait(unet: UNet2DConditionModel) -> dict[str, dict[str, torch.Tensor]]:
     """ip-adapter-faceid-portrait: sixteen tokens, and no LoRA."""
     adapter, width = make_adapter(unet), unet.config.cross_attention_dim
     adapter["image_proj"]["proj.2.weight"] = torch.randn(16 * width, 2 * 512)
@@ -253,7 +263,7 @@ def portrait(unet) -> dict[str, dict[str, torch.Tensor]]:
     return adapter
 
 
-def ordinary(unet) -> dict[str, dict[str, torch.Tensor]]:
+def ordinary(unet: UNet2DConditionModel) -> dict[str, dict[str, torch.Tensor]]:
     """An IP-Adapter of pictures."""
     adapter, width = portrait(unet), unet.config.cross_attention_dim
     adapter["image_proj"] = {

@@ -13,11 +13,11 @@ NEIGHBOUR = BOX + np.array([35.0, 20.0, 35.0, 20.0])
 
 
 @pytest.fixture
-def pixels():
+def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (150, 180, 3), dtype=np.uint8)
 
 
-def inside(pixels, box=BOX):
+def inside(pixels: np.ndarray, box: np.ndarray = BOX) -> np.ndarray:
     ellipse = Ellipse.around(box, pixels.shape)
     mask = np.zeros(pixels.shape[:2], dtype=bool)
     mask[ellipse.window] = ellipse.inside
@@ -73,19 +73,19 @@ def test_covers_may_overlap(pixels, kind):
     assert kind == "mosaic" or len(np.unique(after[mine], axis=0)) == 1
 
 
-def softly_blurred(pixels):
+def softly_blurred(pixels: np.ndarray) -> np.ndarray:
     return cv2.GaussianBlur(pixels, (0, 0), 6)
 
 
-def finely_cut(pixels):
+def finely_cut(pixels: np.ndarray) -> np.ndarray:
     return np.repeat(np.repeat(pixels[::10, ::10], 10, axis=0), 10, axis=1)
 
 
-def half_covered(pixels):
+def half_covered(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([cover_faces(pixels, [BOX])[:60], pixels[60:]])
 
 
-def one_pixel_short(pixels):
+def one_pixel_short(pixels: np.ndarray) -> np.ndarray:
     after = cover_faces(pixels, [BOX])
     after[62, 65] ^= 1
     return after

@@ -102,6 +102,17 @@ def test_crop_beyond_the_border_is_mirrored():
     assert crop.crop_mask(np.ones(photo.shape[:2], dtype=np.float32)).min() == 0
 
 
+@pytest.mark.parametrize("size", [(40, 33_000), (33_000, 40)])
+def test_photos_longer_than_opencv_warps(size):
+    """OpenCV refuses pictures of more than 32,766 pixels a side."""
+    photo = np.zeros((*size, 3), dtype=np.uint8)
+    photo[-160:, -160:] = smooth_photo()[: min(size[0], 160), : min(size[1], 160)]
+    crop = FaceCrop.from_landmarks(landmarks_at(size[1] - 20, size[0] - 20, 5), 64)
+    pasted = crop.paste(photo, crop.crop_image(photo), edge_feather(64))
+    assert crop.crop_image(photo).max() > 0 and crop.crop_mask(photo[..., 0] / np.float32(255)).max() > 0
+    assert np.abs(pasted[-160:, -160:].astype(int) - photo[-160:, -160:]).mean() < 1.0
+
+
 def test_shrinking_averages():
     """A one-pixel checkerboard becomes grey, not a pattern."""
     y, x = np.mgrid[:512, :512]

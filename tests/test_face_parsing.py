@@ -1,4 +1,6 @@
 from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ def make_image(size: int = 96) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def bisenet(tmp_path_factory):
+def bisenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of random weights in facexlib's layout."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("bisenet") / "parsing_bisenet.pth"
@@ -124,7 +126,7 @@ def test_weights_that_carry_code_are_refused(tmp_path):
         load_face_parser(path)
 
 
-def make_segformer(folder, labels):
+def make_segformer(folder: Path, labels: Any) -> None:
     torch.manual_seed(0)
     config = SegformerConfig(
         num_encoder_blocks=2,

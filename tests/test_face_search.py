@@ -1,5 +1,8 @@
 """Every face of a photo, with nullface-tiny's detector."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -11,11 +14,11 @@ from nullface_pipeline.tiny_model import TINY_FOLDER
 
 
 @pytest.fixture(scope="module")
-def analyser():
+def analyser() -> Any:
     return load_face_analyser(TINY_FOLDER / "face_models", detection_threshold=0.3)
 
 
-def found(box, score=0.9):
+def found(box: Sequence[float], score: float = 0.9) -> DetectedFace:
     return DetectedFace(np.array(box, dtype=np.float32), np.zeros((5, 2), np.float32), score, np.zeros(512))
 
 

@@ -7,7 +7,9 @@ import io
 import json
 import shutil
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,7 @@ from .test_model_card import bisenet, faceid  # noqa: F401
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory, faceid):  # noqa: F811
+def published(tmp_path_factory: pytest.TempPathFactory, faceid: Path) -> dict[str, Path]:  # noqa: F811
     """nullface-tiny as Stable Diffusion 1.5, with a safety checker as it is published with;
     adapter; face models.
     """
@@ -48,7 +50,7 @@ def published(tmp_path_factory, faceid):  # noqa: F811
 
 
 @pytest.fixture
-def hub(published, tmp_path, monkeypatch):
+def hub(published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """The Hub and the releases on this machine, and an empty home folder."""
     with LocalHub(published) as hub:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
@@ -60,14 +62,16 @@ def hub(published, tmp_path, monkeypatch):
 URL = "/{repo_id}/resolve/{revision}/{filename}"
 
 
-def of_this_hub(published, on_the_hub):
+def of_this_hub(published: dict[str, Path], on_the_hub: weights.HubWeights) -> weights.HubWeights:
     """Weights of the Hub with the commit and the hashes of the Hub on this machine."""
     folder = published[on_the_hub.source]
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in on_the_hub.files}
     return replace(on_the_hub, revision=COMMIT, files=files)
 
 
-def released(hub, published, place, name="buffalo_l.zip"):
+def released(
+    hub: LocalHub, published: dict[str, Path], place: Path, name: str = "buffalo_l.zip"
+) -> weights.ReleaseWeights:
     """Weights of a release on this machine."""
     content = (published["releases/all"] / name).read_bytes()
     return replace(
@@ -80,7 +84,7 @@ def released(hub, published, place, name="buffalo_l.zip"):
     )
 
 
-def unpacked_hashes(archive):
+def unpacked_hashes(archive: bytes) -> dict[str, str]:
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
         return {name: hashlib.sha256(opened.read(name)).hexdigest() for name in opened.namelist()}
 

@@ -2,6 +2,9 @@
 behind on the device.
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,7 +18,7 @@ pytestmark = [
 
 
 @pytest.fixture(autouse=True)
-def full_float32():
+def full_float32() -> Iterator[None]:
     """TF32 convolutions round to ten bits, which a guidance scale of 10 makes visible."""
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -23,7 +26,7 @@ def full_float32():
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def run(pipe):
+def run(pipe: Any) -> torch.Tensor:
     return pipe(
         make_images(2),
         identity_embeds=make_embeds(2),

@@ -25,12 +25,12 @@ PORTRAITS = Path(__file__).parents[2] / "shared" / "data" / "portraits.parquet"
 SIZE = 64
 
 
-def generator(seed=0):
+def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
-def embeddings():
+def embeddings() -> torch.Tensor:
     """Of 4000 people: most of what tells them apart lies in 24 directions, and they have a mean in
     common.
     """
@@ -96,8 +96,8 @@ def test_the_search_ends_where_the_person_is_to_stand(embeddings, place):
     search.target = place
     while not search.is_done and len(search.tried) < 8:
         angle = search.angle
-        told = rotate_identity(embeddings[:1], search.random_identity[None], [angle])[0]
-        search.add(angle, F.normalize(2.0 * told + embeddings[0], dim=-1))
+        rotated = rotate_identity(embeddings[:1], search.random_identity[None], [angle])[0]
+        search.add(angle, F.normalize(2.0 * rotated + embeddings[0], dim=-1))
     assert search.is_done
     assert abs(search.tried[search.best][2] - place) <= TOLERANCE
 

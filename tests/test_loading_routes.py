@@ -120,7 +120,7 @@ class Route:
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
-def route(request, tmp_path_factory):
+def route(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Route:
     return Route(request.param, tmp_path_factory.mktemp("routes"))
 
 

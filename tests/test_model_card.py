@@ -37,7 +37,7 @@ def python_blocks(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def faceid(tmp_path_factory):
+def faceid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """nullface-tiny's adapter under the name and in the file format of the published one."""
     folder = tmp_path_factory.mktemp("faceid")
     parts: dict[str, dict[str, torch.Tensor]] = {"image_proj": {}, "ip_adapter": {}}
@@ -49,7 +49,7 @@ def faceid(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bisenet(tmp_path_factory):
+def bisenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """facexlib's BiSeNet with weights that call every pixel skin: the file's layout, without what
     was learned.
     """
@@ -63,7 +63,7 @@ def bisenet(tmp_path_factory):
 
 
 @pytest.fixture
-def home(tmp_path, bisenet):
+def home(tmp_path: Path, bisenet: Path) -> Path:
     """A home folder with the face models where InsightFace and facexlib's download put them, and
     two pictures.
     """

@@ -1,5 +1,7 @@
 """How model sets are loaded: in which dtype, and compiled."""
 
+from typing import Any
+
 import PIL.Image
 import pytest
 import torch
@@ -63,16 +65,16 @@ def test_a_compiled_unet_has_the_lora_fused_for_good(monkeypatch):
     assert is_fused(pipe.unet)
 
 
-@pytest.mark.parametrize("asked", [False, True])
-def test_compiling_has_to_be_asked_for(monkeypatch, asked):
+@pytest.mark.parametrize("compiles", [False, True])
+def test_compiling_is_opt_in(monkeypatch, compiles):
     compiled = []
     monkeypatch.setattr(model_sets, "load_nullface_tiny", lambda *arguments: make_pipeline())
     monkeypatch.setattr(model_sets, "compile_unet", compiled.append)
-    load_model_set("tiny", compile=asked)
-    assert len(compiled) == asked
+    load_model_set("tiny", compile=compiles)
+    assert len(compiled) == compiles
 
 
-def run(pipe):
+def run(pipe: Any) -> torch.Tensor:
     return pipe(
         make_images(1), make_embeds(1), num_inference_steps=10, generator=generators(1), output_type="latent"
     ).images

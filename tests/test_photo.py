@@ -32,7 +32,7 @@ from nullface_pipeline.photo import (
     unmatched_faces,
 )
 from nullface_pipeline.photo_options import MAX_SEED, PhotoOptions
-from nullface_pipeline.photo_records import FaceToSkipError, OptionTypeError
+from nullface_pipeline.photo_records import AnonymizedPhoto, FaceToSkipError, OptionTypeError
 
 from .photo_files.samples import adobe_rgb
 from .refusals import refused_option
@@ -49,12 +49,12 @@ PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True}
 
 
 @pytest.fixture(scope="module")
-def astronaut():
+def astronaut() -> PIL.Image.Image:
     return PIL.Image.fromarray(data.astronaut())
 
 
 @pytest.fixture(scope="module")
-def group(astronaut):
+def group(astronaut: PIL.Image.Image) -> PIL.Image.Image:
     """Four faces of different sizes and tilts, one near the border."""
     face = astronaut.crop((120, 0, 330, 260))
     sheet = PIL.Image.new("RGB", (640, 420), (90, 110, 130))
@@ -62,6 +62,12 @@ def group(astronaut):
         scaled = face.resize((size, size * 260 // 210))
         sheet.paste(scaled.rotate(angle, PIL.Image.Resampling.BICUBIC, fillcolor=(90, 110, 130)), place)
     return sheet
+
+
+@pytest.fixture(scope="module")
+def pair(group: PIL.Image.Image) -> PIL.Image.Image:
+    """Two of the four faces."""
+    return group.crop((0, 0, 400, 300))
 
 
 def covered(shape: tuple[int, ...], boxes: Iterable[tuple[float, ...]], margin: float = 0.9) -> np.ndarray:
@@ -99,7 +105,7 @@ def test_a_model_of_512_pixels_goes_through_the_same_code(pipe, astronaut):
     large.set_progress_bar_config(disable=True)
     large.load_face_adapter(make_adapter(large.unet))
     large.load_face_models(pipe.face_analyser, pipe.face_parser)
-    result = large.anonymize(astronaut, seed=0, **PASSES, num_inference_steps=4, skip=0.5, max_attempts=1)
+    result = large.anonymize(astronaut, seed=0, **PASSES, **FAST)
     assert large.unet.config.sample_size * large.vae_scale_factor == 512
     before, after = np.asarray(astronaut), np.asarray(result.image)
     (face,) = result.faces
@@ -109,15 +115,15 @@ def test_a_model_of_512_pixels_goes_through_the_same_code(pipe, astronaut):
 
 
 @pytest.fixture(scope="module")
-def plain(pipe, astronaut):
+def plain(pipe: StableDiffusionNullFacePipeline, astronaut: PIL.Image.Image) -> AnonymizedPhoto:
     """The result of the astronaut with seed 0."""
     return pipe.anonymize(astronaut, seed=0, **PASSES, **FAST)
 
 
 @pytest.mark.parametrize("option", [{"prompt": "an old man"}, {"solver_order": 2}])
 def test_options_reach_the_pipeline(pipe, astronaut, plain, option):
-    told = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST, **option)
-    assert not np.array_equal(plain.image, told.image)
+    result = pipe.anonymize(astronaut, seed=0, **PASSES, **FAST, **option)
+    assert not np.array_equal(plain.image, result.image)
 
 
 def test_a_photo_without_a_face_is_an_error(pipe):
@@ -127,7 +133,7 @@ def test_a_photo_without_a_face_is_an_error(pipe):
 
 def test_without_the_identity_path_every_face_is_covered(pipe, group):
     """What comes out is the person; verification has to notice."""
-    result = pipe.anonymize(group, seed=0, guidance_scale=0.0, max_attempts=2, **FAST)
+    result = pipe.anonymize(group, seed=0, guidance_scale=0.0, max_attempts=1, **FAST)
     assert {face.method for face in result.faces} == {"covered"}
     for face in result.faces:
         middle = box_pixels(result.image, face.box)
@@ -135,14 +141,14 @@ def test_without_the_identity_path_every_face_is_covered(pipe, group):
 
 
 def test_failures_are_tried_again_and_then_covered(pipe, astronaut):
-    result = pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=3, **FAST)
+    result = pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=2, **FAST)
     (face,) = result.faces
-    assert (face.method, face.attempts) == ("covered", 3)
+    assert (face.method, face.attempts) == ("covered", 2)
     with pytest.raises(FaceNotHiddenError):
         pipe.anonymize(astronaut, seed=0, similarity_threshold=-1.0, max_attempts=1, on_failure="error", **FAST)
 
 
-def test_a_second_judge_is_heard(pipe, astronaut):
+def test_a_second_verifier_decides_too(pipe, astronaut, plain):
     class KnowsEverybody:
         """A recognizer to whom all faces are one."""
 
@@ -153,12 +159,13 @@ def test_a_second_judge_is_heard(pipe, astronaut):
         models = {"recognition": Model()}
 
     settings = {"seed": 0, "max_attempts": 1, "similarity_threshold": 0.99999, "accept_recognizable": True, **FAST}
-    (alone,) = pipe.anonymize(astronaut, **settings).faces
-    (judged,) = pipe.anonymize(astronaut, verifier=KnowsEverybody(), **settings).faces
-    assert (alone.method, judged.method) == ("replaced", "covered")
+    (verified,) = pipe.anonymize(astronaut, verifier=KnowsEverybody(), **settings).faces
+    assert plain.faces[0].similarity < 0.99999 and verified.method == "covered"
 
 
-@pytest.mark.parametrize("quarter_turns", [1, 2, 3])
+@pytest.mark.parametrize(
+    "quarter_turns", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_people_who_lie_down_are_found(pipe, astronaut, plain, quarter_turns):
     """The new face lies the same way: turned back, the photo shows a face where the old one was."""
     turned = PIL.Image.fromarray(np.rot90(np.asarray(astronaut), quarter_turns).copy())
@@ -178,18 +185,18 @@ def test_small_faces_are_covered(pipe, group):
     assert {method for size, method in sizes.items() if size >= 90} == {"replaced"}
 
 
-def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
-    faces = search_faces(pipe.face_analyser, np.asarray(group))
-    by_box = pipe.anonymize(group, skip_faces=[faces[0].box.tolist()], **PASSES, seed=0, **FAST)
+def test_people_who_agreed_are_left_alone(pipe, pair, astronaut):
+    faces = search_faces(pipe.face_analyser, np.asarray(pair))
+    by_box = pipe.anonymize(pair, skip_faces=[faces[0].box.tolist()], **PASSES, seed=0, **FAST)
     methods = {face.box: face.method for face in by_box.faces}
     # nullface-tiny's detector may see a face too many in the finished photo, which is covered.
     fates = sorted(method for method in methods.values() if method != "covered")
-    assert fates == ["kept", "replaced", "replaced", "replaced"]
+    assert fates == ["kept", "replaced"]
     box = tuple(float(value) for value in faces[0].box)
     assert methods[box] == "kept"
-    assert np.array_equal(box_pixels(by_box.image, box), box_pixels(group, box))
+    assert np.array_equal(box_pixels(by_box.image, box), box_pixels(pair, box))
     with pytest.raises(FaceToSkipError):
-        pipe.anonymize(group, skip_faces=[(0, 0, 5, 5)], **FAST)
+        pipe.anonymize(pair, skip_faces=[(0, 0, 5, 5)], **FAST)
     by_photo = pipe.anonymize(
         astronaut, skip_faces=[astronaut], **PASSES | {"similarity_threshold": 0.9}, seed=0, **FAST
     )
@@ -200,10 +207,10 @@ def test_people_who_agreed_are_left_alone(pipe, group, astronaut):
 def test_photos_by_path_and_people_by_record(pipe, astronaut, plain, tmp_path):
     path = tmp_path / "astronaut.png"
     astronaut.save(path)
-    result = pipe.anonymize(path, seed=0, **PASSES, **FAST)
-    assert np.array_equal(result.image, plain.image)
-    for wanted in (result.faces[0], str(path)):
-        assert [face.method for face in pipe.anonymize(str(path), skip_faces=[wanted], **FAST).faces] == ["kept"]
+    for photo, reference in ((path, plain.faces[0]), (str(path), str(path))):
+        result = pipe.anonymize(photo, skip_faces=[reference], **FAST)
+        assert [face.method for face in result.faces] == ["kept"]
+        assert np.array_equal(result.image, astronaut)
     with pytest.raises(ValueError, match=r"nowhere\.png"):
         pipe.anonymize(tmp_path / "nowhere.png")
     with pytest.raises(ValueError, match=r"nowhere\.png"):
@@ -238,25 +245,25 @@ def test_reference_photos_are_turned_upright(pipe, astronaut):
         pipe.anonymize(astronaut, skip_faces=[PIL.Image.new("RGB", (300, 300))], seed=0, **FAST)
 
 
-def seen_at(*box: float) -> DetectedFace:
+def face_at(*box: float) -> DetectedFace:
     return DetectedFace(np.array(box, dtype=np.float32), np.zeros((5, 2)), 0.9, np.zeros(512))
 
 
 def test_what_is_seen_at_the_second_look_is_known_only_if_of_similar_size():
-    known = seen_at(0, 0, 100, 100)
-    assert is_same_face(seen_at(5, 5, 90, 90), known) and is_same_face(seen_at(-20, -20, 120, 120), known)
-    assert not is_same_face(seen_at(30, 30, 60, 60), known), "a child in front of somebody who is known"
-    assert not is_same_face(seen_at(-100, -100, 200, 200), known)
-    assert not is_same_face(seen_at(150, 0, 250, 100), known)
+    known = face_at(0, 0, 100, 100)
+    assert is_same_face(face_at(5, 5, 90, 90), known) and is_same_face(face_at(-20, -20, 120, 120), known)
+    assert not is_same_face(face_at(30, 30, 60, 60), known), "a child in front of somebody who is known"
+    assert not is_same_face(face_at(-100, -100, 200, 200), known)
+    assert not is_same_face(face_at(150, 0, 250, 100), known)
 
 
 def test_a_known_face_accounts_for_one_that_is_seen():
-    known = [seen_at(0, 0, 100, 100)]
-    close, farther = seen_at(2, 2, 98, 98), seen_at(30, 0, 130, 100)
+    known = [face_at(0, 0, 100, 100)]
+    close, farther = face_at(2, 2, 98, 98), face_at(30, 0, 130, 100)
     assert is_same_face(farther, known[0])
     assert unmatched_faces([farther, close], known) == [farther]
-    assert unmatched_faces([farther, close], [*known, seen_at(60, 0, 160, 100)]) == []
-    assert unmatched_faces([close, farther, seen_at(1, 1, 99, 99)], known) == [close, farther]
+    assert unmatched_faces([farther, close], [*known, face_at(60, 0, 160, 100)]) == []
+    assert unmatched_faces([close, farther, face_at(1, 1, 99, 99)], known) == [close, farther]
     assert unmatched_faces([], known) == [] and unmatched_faces([close], []) == [close]
 
 
@@ -308,22 +315,18 @@ def test_a_person_of_an_album_gets_the_albums_face(pipe, astronaut):
     nearby = face.embedding + 0.3 * others[0]
     results = [
         np.asarray(pipe.anonymize(astronaut, people=people, **settings).image)
-        for people in (others, face.embedding[None], np.stack([others[1], nearby]), np.stack([nearby, others[1]]))
+        for people in (others, np.stack([others[1], nearby]), np.stack([nearby, others[1]]))
     ]
-    nobody, own, known, in_another_order = results
-    assert not np.array_equal(nobody, own) and not np.array_equal(own, known)
+    unknown, known, in_another_order = results
+    assert not np.array_equal(unknown, known)
     assert np.array_equal(known, in_another_order)
 
 
 def test_without_a_seed_a_person_of_an_album_has_the_same_noise_each_time(pipe, astronaut):
     people = detect_faces(pipe.face_analyser, np.asarray(astronaut))[0].embedding[None]
-    first, again, other = (
-        np.asarray(
-            pipe.anonymize(astronaut, people=people, **asked, **PASSES, **{**FAST, "identity": "consistent"}).image
-        )
-        for asked in ({}, {}, {"seed": 0})
-    )
-    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    settings = {**PASSES, **FAST, "identity": "consistent"}
+    first, again = (np.asarray(pipe.anonymize(astronaut, people=people, **settings).image) for _ in range(2))
+    assert np.array_equal(first, again)
 
 
 def test_the_noise_of_a_person_depends_on_who_it_is_and_not_on_the_place_in_the_photo():
@@ -362,14 +365,13 @@ def test_two_faces_of_a_photo_are_never_one_person(pipe, group):
     assert [identity is not None for identity in identities] == [number == 1 for number in range(len(faces))]
 
 
-def test_a_face_is_turned_to_a_secret_stranger(pipe, astronaut):
-    settings = {**PASSES, "num_inference_steps": 3, "skip": 0.3, "max_attempts": 1}
-    opposite, first, again, other = (
-        np.asarray(pipe.anonymize(astronaut, **{**settings, **asked}).image)
-        for asked in ({"seed": 0, "identity": "opposite"}, {"seed": 0}, {"seed": 0}, {"seed": 1})
+def test_the_default_identity_is_random_and_follows_the_seed(pipe, astronaut, plain):
+    settings = {key: value for key, value in FAST.items() if key != "identity"}
+    first, again, other = (
+        np.asarray(pipe.anonymize(astronaut, seed=seed, **PASSES, **settings).image) for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again)
-    assert not np.array_equal(first, opposite) and not np.array_equal(first, other)
+    assert not np.array_equal(first, plain.image) and not np.array_equal(first, other)
 
 
 @pytest.mark.slow
@@ -379,9 +381,9 @@ def test_strangers_do_not_depend_on_the_batch(pipe, group):
     assert np.abs(together - alone).max() <= 2
 
 
-def test_batches_of_faces_do_not_matter(pipe, group):
+def test_batches_of_faces_do_not_matter(pipe, pair):
     settings = {"seed": 0, **PASSES, **FAST}
-    together, alone = (np.asarray(pipe.anonymize(group, batch_faces=n, **settings).image).astype(int) for n in (8, 1))
+    together, alone = (np.asarray(pipe.anonymize(pair, batch_faces=n, **settings).image).astype(int) for n in (8, 1))
     assert np.abs(together - alone).max() <= 2
 
 
@@ -399,7 +401,7 @@ def test_orientation_is_applied_and_metadata_dropped(pipe, astronaut):
     exif[0x010F] = "Maker of the camera"
     file, profile = io.BytesIO(), adobe_rgb() + b"a face, for all that anybody knows"
     astronaut.rotate(90, expand=True).save(file, format="JPEG", exif=exif, icc_profile=profile, quality=95)
-    result = pipe.anonymize(PIL.Image.open(file), seed=0, **PASSES, **FAST)
+    result = pipe.anonymize(PIL.Image.open(file), min_face=1000, **FAST)
     assert result.image.size == astronaut.size
     difference = np.abs(np.asarray(result.image).astype(int) - np.asarray(astronaut))
     assert difference[300:].mean() < 4, "upright"
@@ -432,7 +434,7 @@ def test_a_lenient_threshold_has_to_be_asked_for_twice(pipe, astronaut):
         pipe.anonymize(astronaut, similarity_threshold=0.55)
 
 
-def test_a_judge_must_be_a_recognizer(pipe, astronaut):
+def test_a_verifier_must_be_a_recognizer(pipe, astronaut):
     for verifier in ("dlib", 3, object(), type("Analyser", (), {"models": {}})()):
         with refused_option("verifier", OptionTypeError):
             pipe.anonymize(astronaut, verifier=verifier)
@@ -440,12 +442,12 @@ def test_a_judge_must_be_a_recognizer(pipe, astronaut):
 
 def test_two_faces_where_one_is_wanted(pipe, group):
     aligned = group.resize((128, 128))
-    pair = PIL.Image.fromarray(np.asarray(group)[:, :400]).resize((384, 384))
+    square = PIL.Image.fromarray(np.asarray(group)[:, :400]).resize((384, 384))
     with pytest.raises(ValueError, match="face_index"):
-        pipe(pair)
+        pipe(square)
     with pytest.raises(ValueError):
         pipe(PIL.Image.new("RGB", aligned.size))
-    assert pipe(pair, face_index=0, num_inference_steps=4, skip=0.5).images[0].size == pair.size
+    assert pipe(square, face_index=0, num_inference_steps=4, skip=0.5).images[0].size == square.size
 
 
 def make_face(x: float, y: float, eye_distance: float) -> DetectedFace:
@@ -513,17 +515,17 @@ def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut):
     counted = []
     handle = pipe.unet.register_forward_pre_hook(lambda module, arguments: counted.append(len(arguments[0])))
     try:
-        asked = {"preset": "preview", "seed": 0, "max_attempts": 1, "guidance_scale": 6.0}
-        result = pipe.anonymize(astronaut, **asked, identity="opposite")
+        settings = {"preset": "preview", "seed": 0, "max_attempts": 1, "guidance_scale": 6.0}
+        result = pipe.anonymize(astronaut, **settings, identity="opposite")
         assert sum(counted) == evaluations
         # What nullface-tiny's detector takes for one more face in the result is covered without an
         # evaluation.
         assert sum(face.method == "replaced" for face in result.faces) == 1
         counted.clear()
-        pipe.anonymize(astronaut, **asked, identity="consistent", people=np.eye(2, 512, dtype=np.float32))
+        pipe.anonymize(astronaut, **settings, identity="consistent", people=np.eye(2, 512, dtype=np.float32))
         assert sum(counted) == 2 * steps, "without an inversion"
         counted.clear()
-        pipe.anonymize(astronaut, **asked)
+        pipe.anonymize(astronaut, **settings)
     finally:
         handle.remove()
     assert sum(counted) in [1 + n * (2 * steps - 1) for n in range(1, ANGLES + 1)]

@@ -3,6 +3,7 @@ it was.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from nullface_pipeline import (
 from nullface_pipeline.face_covers import are_covered, cover_faces
 from nullface_pipeline.face_identity import DetectedFace, load_face_analyser
 from nullface_pipeline.face_search import MAX_FACES, search_faces
-from nullface_pipeline.face_target import make_target
+from nullface_pipeline.face_target import FaceTarget, make_target
 from nullface_pipeline.photo import (
     FinishedFaces,
     FoundFaces,
@@ -46,23 +47,23 @@ PASSES = {"similarity_threshold": 1.0, "accept_recognizable": True, "identity": 
 
 
 @pytest.fixture(scope="module")
-def astronaut():
+def astronaut() -> PIL.Image.Image:
     return PIL.Image.fromarray(data.astronaut()[:300, 60:360])
 
 
 @pytest.fixture(scope="module")
-def pixels(astronaut):
+def pixels(astronaut: PIL.Image.Image) -> np.ndarray:
     return np.asarray(astronaut)
 
 
 @pytest.fixture(scope="module")
-def face(pipe, pixels):
+def face(pipe: StableDiffusionNullFacePipeline, pixels: np.ndarray) -> DetectedFace:
     (face,) = search_faces(pipe.face_analyser, pixels)
     return face
 
 
 @pytest.fixture(scope="module")
-def target(pipe, pixels, face):
+def target(pipe: StableDiffusionNullFacePipeline, pixels: np.ndarray, face: DetectedFace) -> FaceTarget:
     """The face, replaced by grey."""
     target = make_target(pipe, pixels, face, [face], (), None, 0)
     return replace(target, result=np.full_like(target.aligned, 128), attempts=1, similarity=0.0)
@@ -186,21 +187,21 @@ def test_a_mask_over_all_features_covers_the_face(pipe, astronaut, face, options
     assert (record.method, record.attempts) == ("covered", 0)
 
 
-def test_a_mask_over_one_feature_does_not_cover_the_face(told, astronaut, face):
+def test_a_mask_over_one_feature_does_not_cover_the_face(with_detections, astronaut, face):
     mask = kept_around(face, astronaut.size, (12, 12))
-    (record,) = told([face.box]).anonymize(astronaut, keep_mask=mask, seed=0, **PASSES).faces
+    (record,) = with_detections([face.box]).anonymize(astronaut, keep_mask=mask, seed=0, **PASSES).faces
     assert record.method == "replaced"
 
 
 @pytest.mark.parametrize("cut", [(150, 0), (165, 0), (0, 100), (165, 100), (190, 0)])
 @pytest.mark.parametrize("half_axes", [(300, 300), (46, 52)])
-def test_what_may_change_outside_the_photo_does_not_count(pipe, told, astronaut, face, cut, half_axes):
+def test_what_may_change_outside_the_photo_does_not_count(pipe, with_detections, astronaut, face, cut, half_axes):
     """The mirror image beyond the border is free to change, and nobody sees it."""
     photo = astronaut.crop((*cut, *astronaut.size))
     shift = np.array(cut, np.float32)
     moved = replace(face, box=face.box - np.tile(shift, 2), landmarks=face.landmarks - shift)
     mask = kept_around(moved, photo.size, half_axes)
-    pipe = told([moved.box])
+    pipe = with_detections([moved.box])
     pipe.face_analyser.det_model.landmarks = moved.landmarks
     (record,) = pipe.anonymize(photo, keep_mask=mask, seed=0, **PASSES).faces
     assert (record.method, record.attempts) == ("covered", 0)
@@ -220,114 +221,122 @@ def test_a_result_that_cannot_be_compared_is_covered(pipe, astronaut):
     assert [face.method for face in result.faces] == ["covered"]
 
 
+Boxes = Sequence[Sequence[float] | np.ndarray]
+
+
 class Detector:
-    """A detector that sees what it is told to, in the upright photo as a whole, one list of boxes
-    after the other.
+    """A detector that returns given boxes in the upright photo: one list for each search.
+
+    Args:
+        passes: boxes of the first search, of the second one, and so on; the last list repeats.
+        landmarks: of every box.
     """
 
     det_thresh = 0.3
 
-    def __init__(self, *looks, landmarks):
-        self.looks, self.landmarks, self.calls = looks, landmarks, 0
+    def __init__(self, *passes: Boxes, landmarks: np.ndarray):
+        self.passes, self.landmarks, self.calls = passes, landmarks, 0
 
-    def detect(self, image):
-        look, turn = divmod(self.calls, 4)
+    def detect(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        number, turn = divmod(self.calls, 4)
         self.calls += 1
-        boxes = self.looks[min(look, len(self.looks) - 1)] if turn == 0 else []
+        boxes = self.passes[min(number, len(self.passes) - 1)] if turn == 0 else []
         rows = np.array([[*box, 0.9] for box in boxes], dtype=np.float32).reshape(-1, 5)
         return rows, np.stack([self.landmarks] * len(boxes)) if boxes else np.zeros((0, 5, 2))
 
 
 @pytest.fixture
-def told(own_pipe, face):
-    """A pipeline whose detector is told what to see."""
+def with_detections(
+    own_pipe: StableDiffusionNullFacePipeline, face: DetectedFace
+) -> Callable[..., StableDiffusionNullFacePipeline]:
+    """A pipeline with a `Detector` of these boxes."""
 
-    def tell(*looks):
-        own_pipe.face_analyser.det_model = Detector(*looks, landmarks=face.landmarks)
+    def replace_detector(*passes: Boxes) -> StableDiffusionNullFacePipeline:
+        own_pipe.face_analyser.det_model = Detector(*passes, landmarks=face.landmarks)
         return own_pipe
 
-    return tell
+    return replace_detector
 
 
-def test_one_known_face_accounts_for_one_that_is_seen_afterwards(told, astronaut, face):
+def test_one_known_face_accounts_for_one_that_is_seen_afterwards(with_detections, astronaut, face):
     x0, y0, x1, y1 = face.box.tolist()
     width = x1 - x0
     beside = [x0 + 0.45 * width, y0, x1 + 0.45 * width, y1]
-    result = told([face.box], [face.box, beside]).anonymize(astronaut, max_attempts=1, **PASSES)
+    result = with_detections([face.box], [face.box, beside]).anonymize(astronaut, max_attempts=1, **PASSES)
     assert [record.method for record in result.faces] == ["replaced", "covered"]
     assert result.faces[1].box == pytest.approx(beside, abs=1e-3)
     patch = inside(np.asarray(result.image), replace(face, box=np.array(beside)))
     assert len(np.unique(patch.reshape(-1, 3), axis=0)) == 1
 
 
-def test_a_spared_face_accounts_for_one_that_is_seen_afterwards(told, astronaut, face):
+def test_a_spared_face_accounts_for_one_that_is_seen_afterwards(with_detections, astronaut, face):
     beside = face.box + np.array([0.45, 0, 0.45, 0], np.float32) * (face.box[2] - face.box[0])
-    result = told([face.box], [face.box, beside]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
+    result = with_detections([face.box], [face.box, beside]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
     assert sorted(record.method for record in result.faces) == ["covered", "kept"]
 
 
 @pytest.mark.parametrize("shift", [0.42, 0.49])
-def test_a_neighbour_is_not_taken_for_a_face_that_is_seen_no_more(told, astronaut, face, shift):
+def test_a_neighbour_is_not_taken_for_a_face_that_is_seen_no_more(with_detections, astronaut, face, shift):
     beside = face.box + np.array([shift, 0, shift, 0], np.float32) * (face.box[2] - face.box[0])
-    result = told([face.box], [beside]).anonymize(astronaut, max_attempts=1, **PASSES)
+    result = with_detections([face.box], [beside]).anonymize(astronaut, max_attempts=1, **PASSES)
     assert [record.method for record in result.faces] == ["replaced", "covered"]
 
 
 @pytest.mark.parametrize("shift", [0.42, 0.49])
-def test_a_box_does_not_spare_the_neighbour(told, astronaut, face, shift):
+def test_a_box_does_not_spare_the_neighbour(with_detections, astronaut, face, shift):
     """Of two people cheek to cheek only one was found, and the other one had agreed."""
     beside = face.box + np.array([shift, 0, shift, 0], np.float32) * (face.box[2] - face.box[0])
     with pytest.raises(FaceToSkipError):
-        told([face.box]).anonymize(astronaut, skip_faces=[beside], **PASSES)
+        with_detections([face.box]).anonymize(astronaut, skip_faces=[beside], **PASSES)
 
 
-def test_a_box_between_two_faces_spares_neither(told, astronaut, face):
+def test_a_box_between_two_faces_spares_neither(with_detections, astronaut, face):
     width = face.box[2] - face.box[0]
     left, right = (face.box + np.array([shift, 0, shift, 0], np.float32) * width for shift in (-0.22, 0.22))
     with pytest.raises(FaceToSkipError):
-        told([left, right]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
+        with_detections([left, right]).anonymize(astronaut, skip_faces=[face.box], **PASSES)
 
 
 wrong_numbers = [math.nan, math.inf, -math.inf]
 
 
 @pytest.mark.parametrize("min_face", [0, 1000])
-@pytest.mark.parametrize("look", [0, 1])
+@pytest.mark.parametrize("searches", [0, 1])
 @pytest.mark.parametrize("corners", [(0, 1, 2, 3), (2,)])
 @pytest.mark.parametrize("number", wrong_numbers)
-def test_a_box_that_is_nowhere_covers_nothing(told, astronaut, face, number, corners, look, min_face):
+def test_a_box_that_is_nowhere_covers_nothing(with_detections, astronaut, face, number, corners, searches, min_face):
     wrong = face.box.copy()
     wrong[list(corners)] = number
     with pytest.raises(FaceNotHiddenError):
-        told(*[[face.box]] * look, [face.box, wrong]).anonymize(astronaut, min_face=min_face, **PASSES)
+        with_detections(*[[face.box]] * searches, [face.box, wrong]).anonymize(astronaut, min_face=min_face, **PASSES)
 
 
 @pytest.mark.parametrize("corners", [(2, 3, 0, 1), (2, 1, 0, 3), (0, 1, 0, 3), (0, 1, 2, 1)])
-def test_a_box_without_area_covers_nothing(told, astronaut, face, corners):
+def test_a_box_without_area_covers_nothing(with_detections, astronaut, face, corners):
     with pytest.raises(FaceNotHiddenError):
-        told([face.box[list(corners)]]).anonymize(astronaut, min_face=1000, **PASSES)
+        with_detections([face.box[list(corners)]]).anonymize(astronaut, min_face=1000, **PASSES)
 
 
 @pytest.mark.parametrize("number", [*wrong_numbers, 1e30, -1e6])
-def test_landmarks_that_are_nowhere_are_refused_in_words(told, astronaut, face, number):
-    pipe = told([face.box])
+def test_landmarks_that_are_nowhere_are_refused_in_words(with_detections, astronaut, face, number):
+    pipe = with_detections([face.box])
     pipe.face_analyser.det_model.landmarks = face.landmarks.copy()
     pipe.face_analyser.det_model.landmarks[0, 0] = number
     with pytest.raises(FaceNotHiddenError):
         pipe.anonymize(astronaut, **PASSES)
 
 
-def test_boxes_beyond_the_photo_are_covered_as_far_as_they_are_in_it(told, astronaut):
+def test_boxes_beyond_the_photo_are_covered_as_far_as_they_are_in_it(with_detections, astronaut):
     boxes = [[-40, -40, 20, 20], [280, 280, 400, 400], [-90, -90, -20, -20]]
-    result = told(boxes).anonymize(astronaut, min_face=1000, **PASSES)
+    result = with_detections(boxes).anonymize(astronaut, min_face=1000, **PASSES)
     assert {record.method for record in result.faces} == {"covered"} and len(result.faces) == 3
 
 
-def test_more_faces_than_a_photo_holds_are_refused_in_words(told, astronaut):
+def test_more_faces_than_a_photo_holds_are_refused_in_words(with_detections, astronaut):
     boxes = [[x, y, x + 3, y + 3] for x in range(0, 300, 6) for y in range(0, 300, 6)]
     assert len(boxes) > MAX_FACES
     with pytest.raises(TooManyFacesError):
-        told(boxes).anonymize(astronaut, **PASSES)
+        with_detections(boxes).anonymize(astronaut, **PASSES)
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 0.01, 1.0, math.nan, math.inf])
@@ -354,9 +363,8 @@ def test_pictures_without_an_agreed_white_are_refused(pipe, pixels, mode):
         pipe.anonymize(PIL.Image.fromarray(pixels).convert("L").convert(mode), **PASSES)
 
 
-@pytest.mark.parametrize(
-    ("size", "at_the_end"), [((33_000, 300), True), pytest.param((300, 33_000), False, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "at_the_end"), [((33_000, 300), True), ((300, 33_000), False)])
 def test_very_long_pictures(pipe, pixels, size, at_the_end):
     """OpenCV warps nothing longer than 32,766 pixels."""
     photo = PIL.Image.new("RGB", size, (90, 110, 130))

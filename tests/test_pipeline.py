@@ -6,6 +6,8 @@ import dataclasses
 import inspect
 import itertools
 import logging
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -31,11 +33,13 @@ from .tiny_parts import (
 )
 
 
-def latent_mask(pipe):
+def latent_mask(pipe: Any) -> torch.Tensor:
     return torch.nn.functional.interpolate(make_mask(), scale_factor=1 / pipe.vae_scale_factor, mode="area")
 
 
-def reference_latents(pipe, count, reference_class=SequentialNullFace, **settings):
+def reference_latents(
+    pipe: Any, count: int, reference_class: type[SequentialNullFace] = SequentialNullFace, **settings: Any
+) -> torch.Tensor:
     reference = reference_class(pipe)
     images, embeds = make_images(count), make_embeds(count)
     results = [
@@ -45,16 +49,16 @@ def reference_latents(pipe, count, reference_class=SequentialNullFace, **setting
     return torch.cat(results)
 
 
-def assert_same_latents(actual, expected):
+def assert_same_latents(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert (actual - expected).norm() / expected.norm() < 1e-4
 
 
-def pairwise_settings():
+def pairwise_settings() -> Iterator[Any]:
     """Every pair of values of any two settings occurs; the whole grid, of more steps, is the slow
     test below.
     """
     names = ("steps", "skip", "guidance", "mask_start", "eta", "count")
-    values = ((10, 20, 40), (0.0, 0.3, 0.7), (0.0, 5.0, 10.0), (None, 0.8, 0.2), (1.0, 0.5), (1, 3))
+    values = ((5, 10, 20), (0.0, 0.3, 0.7), (0.0, 5.0, 10.0), (None, 0.8, 0.2), (1.0, 0.5), (1, 3))
     missing = {(a, x, b, y) for a, b in itertools.combinations(range(6), 2) for x in values[a] for y in values[b]}
     while missing:
         best = max(
@@ -65,7 +69,9 @@ def pairwise_settings():
         yield pytest.param(dict(zip(names, best)), id="-".join(map(str, best)))
 
 
-def check_against_reference(pipe, steps, skip, guidance, mask_start, eta, count):
+def check_against_reference(
+    pipe: Any, steps: int, skip: float, guidance: float, mask_start: float | None, eta: float, count: int
+) -> None:
     masked = mask_start is not None
     expected = reference_latents(
         pipe,
@@ -110,8 +116,8 @@ def test_equals_the_sequential_method_everywhere(shared_pipe, steps, skip, guida
 
 @pytest.mark.parametrize("inversion_batch_size", [1, 7, 1000])
 def test_inversion_batch_size_does_not_matter(shared_pipe, inversion_batch_size):
-    settings = {"num_inference_steps": 20, "skip": 0.3}
-    expected = reference_latents(shared_pipe, 2, steps=20, skip=0.3, guidance=10.0, eta=1.0)
+    settings = {"num_inference_steps": 10, "skip": 0.2}
+    expected = reference_latents(shared_pipe, 2, steps=10, skip=0.2, guidance=10.0, eta=1.0)
     actual = shared_pipe(
         make_images(2),
         identity_embeds=make_embeds(2),
@@ -126,14 +132,14 @@ def test_inversion_batch_size_does_not_matter(shared_pipe, inversion_batch_size)
 class CountedUNet:
     """Counts calls and samples of a UNet while the block runs."""
 
-    def __init__(self, unet):
+    def __init__(self, unet: torch.nn.Module):
         self.unet, self.batches = unet, []
 
-    def __enter__(self):
+    def __enter__(self) -> list[int]:
         self.hook = self.unet.register_forward_pre_hook(lambda _, args: self.batches.append(args[0].shape[0]))
         return self.batches
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.hook.remove()
 
 
@@ -146,11 +152,6 @@ def test_unet_work_at_the_papers_settings(shared_pipe):
     assert sum(inverting) == 30
     assert len(denoising) == 30, "each denoising pair is one call"
     assert sum(denoising) == 59, "the first unconditional prediction comes from the inversion"
-    assert sum(inverting) + sum(denoising) <= 90
-
-    reference = SequentialNullFace(shared_pipe)
-    reference(torch.zeros(1, 4, 16, 16), make_embeds(1), None, steps=100, skip=0.7, guidance=10.0, eta=1.0)
-    assert reference.unet_evaluations == 90
 
 
 @pytest.mark.parametrize(
@@ -163,9 +164,17 @@ def test_unet_work_of_few_steps(shared_pipe, settings, evaluations):
     assert sum(batches) == evaluations
 
 
-@pytest.mark.parametrize("solver_order", [1, 2])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("timesteps", [FAST_TIMESTEPS, PREVIEW_TIMESTEPS, (999, 749, 499, 249)])
+@pytest.mark.parametrize(
+    ("timesteps", "masked", "solver_order"),
+    [
+        (FAST_TIMESTEPS, True, 1),
+        (FAST_TIMESTEPS, False, 2),
+        (PREVIEW_TIMESTEPS, False, 1),
+        (PREVIEW_TIMESTEPS, True, 2),
+        ((999, 749, 499, 249), True, 1),
+        ((999, 749, 499, 249), False, 2),
+    ],
+)
 def test_few_steps_equal_the_sequential_method(shared_pipe, timesteps, masked, solver_order):
     # Few large steps from pure noise amplify rounding, order 2 more so.
     settings = {"timesteps": list(timesteps), "solver_order": solver_order}
@@ -192,9 +201,9 @@ def test_the_second_order_of_a_full_schedule(shared_pipe):
 
 
 def test_the_timesteps_of_a_schedule_are_that_schedule(shared_pipe):
-    settings = {"mask_image": make_mask(), "output_type": "latent"}
+    settings = {"mask_image": make_mask(), "output_type": "latent", "num_inference_steps": 20}
     expected = shared_pipe(make_images(1), make_embeds(1), generator=generators(1), **settings).images
-    settings["timesteps"] = list(range(291, 0, -10))
+    settings = {**settings, "num_inference_steps": None, "timesteps": list(range(251, 0, -50))}
     assert torch.equal(
         shared_pipe(make_images(1), make_embeds(1), generator=generators(1), **settings).images, expected
     )
@@ -218,7 +227,7 @@ def test_without_an_edit_the_image_is_reconstructed(shared_pipe, settings):
         before_last.append(tensors["latents"])
         return {}
 
-    inversion = shared_pipe.invert(images, num_inference_steps=50, generator=generators(2))
+    inversion = shared_pipe.invert(images, num_inference_steps=20, generator=generators(2))
     latents = shared_pipe(
         images,
         identity_embeds=make_embeds(2),
@@ -234,7 +243,7 @@ def test_without_an_edit_the_image_is_reconstructed(shared_pipe, settings):
     # What the zeroed map leaves out: noise of the last step's small variance and the model's error
     # in one small step.
     assert lost.std() < 6.0 * variance.sqrt()
-    reference = reference_latents(shared_pipe, 2, steps=50, skip=0.7, guidance=0.0, eta=1.0)
+    reference = reference_latents(shared_pipe, 2, steps=20, skip=0.7, guidance=0.0, eta=1.0)
     assert_same_latents(latents, reference)
     assert len(before_last) == len(inversion.schedule)
 
@@ -242,13 +251,13 @@ def test_without_an_edit_the_image_is_reconstructed(shared_pipe, settings):
 def test_retraces_the_trajectory_up_to_the_last_step(shared_pipe):
     from nullface_pipeline.ddpm_inversion import sample_trajectory
 
-    images, seen = make_images(2), []
+    images, points = make_images(2), []
 
     def keep_latents(pipe, step, timestep, tensors):
-        seen.append(tensors["latents"])
+        points.append(tensors["latents"])
         return {}
 
-    inversion = shared_pipe.invert(images, num_inference_steps=50, generator=generators(2))
+    inversion = shared_pipe.invert(images, num_inference_steps=20, generator=generators(2))
     shared_pipe(
         images,
         identity_embeds=make_embeds(2),
@@ -257,14 +266,14 @@ def test_retraces_the_trajectory_up_to_the_last_step(shared_pipe):
         callback_on_step_end=keep_latents,
     )
     trajectory = sample_trajectory(shared_pipe.encode_image(2 * images - 1), inversion.schedule, generators(2))
-    for i, latents in enumerate(seen[:-1]):
+    for i, latents in enumerate(points[:-1]):
         torch.testing.assert_close(latents, trajectory[i + 1], atol=1e-4, rtol=1e-4)
 
 
 def test_a_batch_equals_each_image_alone(shared_pipe):
     images, embeds = make_images(3), make_embeds(3)
     masks = torch.cat([make_mask(), 1 - make_mask(), torch.ones_like(make_mask())])
-    settings = {"num_inference_steps": 20, "mask_start": 0.0, "output_type": "latent", "identity_angle": 60.0}
+    settings = {"num_inference_steps": 10, "mask_start": 0.0, "output_type": "latent", "identity_angle": 60.0}
     together = shared_pipe(
         images, identity_embeds=embeds, mask_image=masks, generator=generators(3), **settings
     ).images
@@ -281,7 +290,7 @@ def test_a_batch_equals_each_image_alone(shared_pipe):
 
 def test_the_identity_changes_the_result(shared_pipe):
     """What the other tests compare would also be equal if the adapter were deaf."""
-    settings = {"num_inference_steps": 20, "output_type": "latent"}
+    settings = {"num_inference_steps": 10, "output_type": "latent"}
     first, second, none = (
         shared_pipe(
             make_images(1),
@@ -297,7 +306,7 @@ def test_the_identity_changes_the_result(shared_pipe):
 
 
 def test_identities_of_a_batch_do_not_mix(shared_pipe):
-    settings = {"num_inference_steps": 20, "output_type": "latent"}
+    settings = {"num_inference_steps": 10, "output_type": "latent"}
     images = make_images(1).repeat(2, 1, 1, 1)
     embeds = make_embeds(2)
     pair = shared_pipe(images, identity_embeds=embeds, generator=generators(2), **settings).images
@@ -399,11 +408,11 @@ def test_an_empty_prompt_is_none(shared_pipe):
     assert torch.equal(shared_pipe(**{**unguided, "generator": generators(2)}, prompt="a").images, expected)
 
 
-def check_that_only_the_identity_is_told_the_prompt(pipe):
-    seen = []
+def check_that_only_the_identity_is_conditioned_on_the_prompt(pipe: Any) -> None:
+    calls = []
 
-    def note(_, args, kwargs):
-        seen.append({"text": kwargs["encoder_hidden_states"], **kwargs["added_cond_kwargs"]})
+    def note(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append({"text": kwargs["encoder_hidden_states"], **kwargs["added_cond_kwargs"]})
 
     inversion = pipe.invert(make_images(2), num_inference_steps=10)
     hook = pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
@@ -411,19 +420,19 @@ def check_that_only_the_identity_is_told_the_prompt(pipe):
         pipe(make_images(2), make_embeds(2), inversion=inversion, prompt=["a", ""])
     finally:
         hook.remove()
-    empty, told = (pipe.prompt_conditions(prompt, IMAGE_SIZE, IMAGE_SIZE) for prompt in ("", "a"))
-    rows = {"text": "prompt_embeds"} | {name: name for name in told if name != "prompt_embeds"}
+    empty, prompted = (pipe.prompt_conditions(prompt, IMAGE_SIZE, IMAGE_SIZE) for prompt in ("", "a"))
+    rows = {"text": "prompt_embeds"} | {name: name for name in prompted if name != "prompt_embeds"}
     for name, condition in rows.items():
-        first, *pairs = [call[name] for call in seen]
-        assert torch.allclose(first, torch.cat([told[condition], empty[condition]]), atol=1e-6)
+        first, *pairs = [call[name] for call in calls]
+        assert torch.allclose(first, torch.cat([prompted[condition], empty[condition]]), atol=1e-6)
         for pair in pairs:
-            expected = torch.cat([empty[condition], empty[condition], told[condition], empty[condition]])
+            expected = torch.cat([empty[condition], empty[condition], prompted[condition], empty[condition]])
             assert torch.allclose(pair, expected, atol=1e-6)
-    assert not torch.allclose(told["prompt_embeds"], empty["prompt_embeds"], atol=1e-3)
+    assert not torch.allclose(prompted["prompt_embeds"], empty["prompt_embeds"], atol=1e-3)
 
 
-def test_only_the_identity_is_told_the_prompt(shared_pipe):
-    check_that_only_the_identity_is_told_the_prompt(shared_pipe)
+def test_only_the_identity_is_conditioned_on_the_prompt(shared_pipe):
+    check_that_only_the_identity_is_conditioned_on_the_prompt(shared_pipe)
 
 
 def test_each_image_has_a_prompt_of_its_own(shared_pipe):
@@ -450,14 +459,15 @@ def test_a_prompt_that_is_too_long_is_noted(shared_pipe, caplog):
 
 def test_the_persons_own_embedding_at_negative_guidance(shared_pipe):
     """As reverse-personalization has it: away from the person, rather than towards the opposite."""
-    call = {"image": make_images(1), "identity_embeds": make_embeds(1), "output_type": "latent", "skip": 0.9}
-    expected = reference_latents(shared_pipe, 1, skip=0.9, guidance=-10.0, identity_scale=-1.0)
+    call = {"image": make_images(1), "identity_embeds": make_embeds(1), "output_type": "latent", "skip": 0.8}
+    call["num_inference_steps"] = 20
+    expected = reference_latents(shared_pipe, 1, steps=20, skip=0.8, guidance=-10.0, identity_scale=-1.0)
     actual = shared_pipe(identity_scale=-1.0, guidance_scale=-10.0, generator=generators(1), **call).images
     assert_same_latents(actual, expected)
     assert (shared_pipe(generator=generators(1), **call).images - actual).norm() / actual.norm() > 1e-3
 
 
-def pipeline_state(pipe):
+def pipeline_state(pipe: Any) -> tuple[Any, ...]:
     processors = {name: (type(p), getattr(p, "scale", None)) for name, p in pipe.unet.attn_processors.items()}
     parameters = {name: (parameter.dtype, parameter.device) for name, parameter in pipe.unet.named_parameters()}
     return processors, parameters, dict(pipe.scheduler.config), dict(pipe.config), pipe.unet.training
@@ -499,7 +509,7 @@ def test_adapter_scale_is_used(shared_pipe):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_with_float32_embeddings(dtype):
     pipe = make_pipeline()
-    settings = {"identity_embeds": make_embeds(1), "num_inference_steps": 20, "output_type": "latent"}
+    settings = {"identity_embeds": make_embeds(1), "num_inference_steps": 10, "output_type": "latent"}
     full = pipe(make_images(1), generator=generators(1), **settings).images
     half = pipe.to(dtype=dtype)(make_images(1), generator=generators(1), **settings).images
     assert half.dtype == torch.float32
@@ -599,7 +609,7 @@ BAD_CALLS = {
     "embedding width": ({"identity_embeds": torch.randn(1, 256)}, ValueError, "identity_embeds"),
     "embedding rank": ({"identity_embeds": torch.randn(512)}, ValueError, "identity_embeds"),
     "embedding count": ({"identity_embeds": torch.randn(2, 512)}, ValueError, "identity_embeds"),
-    "embedding of nobody": ({"identity_embeds": torch.zeros(1, 512)}, ValueError, "identity_embeds"),
+    "null embedding": ({"identity_embeds": torch.zeros(1, 512)}, ValueError, "identity_embeds"),
     "embedding not finite": ({"identity_embeds": torch.full((1, 512), torch.nan)}, ValueError, "identity_embeds"),
     "identity generators": ({"identity_generator": generators(2)}, ValueError, "generators"),
     "mask channels": ({"mask_image": torch.ones(1, 4, 32, 32)}, ValueError, "mask_image"),

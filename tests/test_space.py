@@ -16,8 +16,11 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -33,14 +36,13 @@ from nullface_pipeline.photo_records import FaceRecord
 from .video.clips import write_clip
 
 
-pytest.importorskip("gradio")
-
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def app():
+def app() -> ModuleType:
     """The page's module, its model loaded."""
+    pytest.importorskip("gradio")
     sys.path.insert(0, str(ROOT / "space"))
     import app
 
@@ -48,7 +50,7 @@ def app():
 
 
 @pytest.fixture
-def upload(app):
+def upload(app: ModuleType) -> Callable[[bytes, str], str]:
     """Puts bytes where Gradio puts an upload, and returns the path."""
 
     def put(data: bytes, name: str) -> str:
@@ -60,46 +62,54 @@ def upload(app):
     return put
 
 
-def encoded(image, format="PNG", **options):
+def encoded(image: PIL.Image.Image, format: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format=format, **options)
     return file.getvalue()
 
 
-def two_people():
+def two_people() -> np.ndarray:
     """Without the part of the suit that nullface-tiny's detector takes for a third."""
     return np.hstack([data.astronaut(), data.astronaut()[:, ::-1]])[:460]
 
 
-def nothing_painted(photo):
+def nothing_painted(photo: Any) -> dict[str, Any]:
     from page_parts import brush_value
 
     return brush_value(photo.view)
 
 
-def painting(photo, box):
+def painting(photo: Any, box: tuple[int, int, int, int]) -> dict[str, Any]:
     """A brush value with a painted rectangle (x0, y0, x1, y1)."""
     layer = PIL.Image.new("RGBA", (photo.view.shape[1], photo.view.shape[0]))
     layer.paste((0, 110, 180, 255), box)
     return nothing_painted(photo) | {"mask": "data:image/png;base64," + base64.b64encode(encoded(layer)).decode()}
 
 
-def run(app, photo, chosen=("Face 1",), kept=(), painted=None, cover="solid"):
+def run(
+    app: ModuleType,
+    photo: Any,
+    chosen: Sequence[str] = ("Face 1",),
+    kept: Sequence[str] = (),
+    painted: dict[str, Any] | None = None,
+    cover: str = "solid",
+    preset: str = "fast",
+) -> tuple[str, str]:
     painted = nothing_painted(photo) if painted is None else painted
-    return app.run(photo, list(chosen), list(kept), painted, "standard", cover, *app.set_knobs("standard"))
+    return app.run(photo, list(chosen), list(kept), painted, preset, cover, *app.set_knobs(preset))
 
 
-def download(shown):
+def download(shown: str) -> tuple[str, bytes]:
     """Name and bytes of the file that a result offers."""
     name, encoded_bytes = re.search(r'download="([^"]+)" href="data:image/\w+;base64,([^"]+)"', shown).groups()
     return name, base64.b64decode(encoded_bytes)
 
 
-def pixels(file):
+def pixels(file: bytes) -> np.ndarray:
     return np.asarray(PIL.Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
 
 
-def eye_pixels(pipe, photo):
+def eye_pixels(pipe: Any, photo: Any) -> np.ndarray:
     """(H, W) bool: what the parser takes for the eyes of the first face."""
     image = np.asarray(photo.file.image)
     target = make_target(pipe, image, photo.faces[0], photo.faces, ("eyes",), None, None)
@@ -126,16 +136,16 @@ def test_upload_is_opened_and_its_file_deleted(app, upload):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"This is a text.", "cannot be used. It is not a JPEG, PNG"),
-        (b"", "The file is empty"),
-        (encoded(PIL.Image.new("L", (10_000, 6_000)), "JPEG"), "25,000,000"),
-        (encoded(PIL.Image.new("RGB", (300, 300), "white")), "No face was found"),
-        (encoded(PIL.Image.fromarray(data.astronaut()))[:20_000], "damaged or cut off"),
+        (lambda: b"This is a text.", "cannot be used. It is not a JPEG, PNG"),
+        (lambda: b"", "The file is empty"),
+        (lambda: encoded(PIL.Image.new("L", (10_000, 6_000)), "JPEG"), "25,000,000"),
+        (lambda: encoded(PIL.Image.new("RGB", (300, 300), "white")), "No face was found"),
+        (lambda: encoded(PIL.Image.fromarray(data.astronaut()))[:20_000], "damaged or cut off"),
     ],
     ids=["text", "empty", "60 megapixels", "no face", "cut off"],
 )
 def test_what_cannot_be_used_is_refused_in_plain_words(app, upload, content, message):
-    path = upload(content, "photo.jpg")
+    path = upload(content(), "photo.jpg")
     with pytest.warns(UserWarning, match=message):
         shown = app.show_upload(path)
     assert message in shown[app.status]
@@ -279,7 +289,7 @@ def test_weights_that_cannot_be_loaded_leave_nullface_tiny(app, monkeypatch, tmp
 
 
 @pytest.fixture
-def address(app):
+def address(app: ModuleType) -> Iterator[str]:
     """Where the page is served."""
     _, address, _ = app.launch(quiet=True)
     yield address
@@ -318,18 +328,18 @@ def test_idle_page_is_forgotten(app, address):
     assert list(app.page.state_holder.session_data) == ["busy"]
 
 
-def files_in(folder):
+def files_in(folder: Path | str) -> list[Path]:
     return [path for path in Path(folder).rglob("*") if path.is_file()]
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.05)
 
 
-def join(address, fn_index, data, session):
+def join(address: str, fn_index: int, data: list[Any], session: str) -> tuple[int, Any]:
     """Status and answer of a request to run a function of the page."""
     body = json.dumps({"fn_index": fn_index, "data": data, "session_hash": session}).encode()
     request = urllib.request.Request(f"{address}gradio_api/queue/join", body, {"Content-Type": "application/json"})
@@ -340,12 +350,14 @@ def join(address, fn_index, data, session):
         return error.code, error.read().decode()
 
 
-def function_index(app, name):
+def function_index(app: ModuleType, name: str) -> int:
     return next(index for index, function in app.page.fns.items() if getattr(function.fn, "__name__", "") == name)
 
 
 @contextlib.contextmanager
-def blocked_pipeline(app, monkeypatch, name="run_clip"):
+def blocked_pipeline(
+    app: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str = "run_clip"
+) -> Iterator[tuple[int, threading.Event]]:
     """Jobs of one function wait until the end, and then give this result; yields the function's
     number.
     """
@@ -511,7 +523,7 @@ def test_api_client_anonymizes_a_photo(app, address, tmp_path):
     source = tmp_path / "me.png"
     PIL.Image.fromarray(data.astronaut()).save(source)
     client = gradio_client.Client(address, verbose=False, download_files=tmp_path)
-    result = client.predict(gradio_client.handle_file(source), keep=["eyes"], api_name="/anonymize")
+    result = client.predict(gradio_client.handle_file(source), strength="fast", keep=["eyes"], api_name="/anonymize")
     assert Path(result).name == "me-anonymized.png"
     changed = np.abs(pixels(Path(result).read_bytes()) - data.astronaut()).max(axis=-1)
     assert changed[90:150, 200:250].mean() > 5 and changed[300:].max() == 0
@@ -541,7 +553,7 @@ def test_space_installs_this_package():
 
 
 @pytest.fixture
-def clip(tmp_path):
+def clip(tmp_path: Path) -> bytes:
     """Two frames, which are covered and so take no time."""
     small = np.ascontiguousarray(data.astronaut()[:240, 100:340])
     return write_clip(tmp_path / "clip.mp4", [small, small], [0, 40], metadata={"title": "At home"}).read_bytes()

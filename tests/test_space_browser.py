@@ -16,7 +16,9 @@ import sysconfig
 import time
 import urllib.request
 import venv
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -55,7 +57,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Address of a server, and the folder that must hold all its temporary files."""
     temporary = tmp_path_factory.mktemp("temporary")
     with serve(sys.executable, APP, temporary) as address:
@@ -63,7 +65,7 @@ def server(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def serve(python, app, temporary, **variables):
+def serve(python: str, app: Path, temporary: Path, **variables: str) -> Iterator[str]:
     """Address of the page that this interpreter runs from this file."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -82,7 +84,7 @@ def serve(python, app, temporary, **variables):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield chromium
@@ -90,7 +92,7 @@ def browser():
 
 
 @pytest.fixture
-def page(server, browser):
+def page(server: tuple[str, Path], browser: Any) -> Iterator[Any]:
     """The page, once it shows its example; nothing may be fetched from anywhere else."""
     address, temporary = server
     with visit(browser, address) as page:
@@ -99,7 +101,7 @@ def page(server, browser):
 
 
 @contextlib.contextmanager
-def visit(browser, address):
+def visit(browser: Any, address: str) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     page = context.new_page()
     elsewhere = []
@@ -111,47 +113,47 @@ def visit(browser, address):
     assert not elsewhere
 
 
-def answers(address):
+def answers(address: str) -> bool:
     try:
         return urllib.request.urlopen(address).status == 200
     except OSError:
         return False
 
 
-def wait_for(condition, seconds):
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
         time.sleep(0.2)
 
 
-def is_elsewhere(url, address):
+def is_elsewhere(url: str, address: str) -> bool:
     return url.startswith("http") and not url.startswith(address)
 
 
-def pictures_in(folder):
+def pictures_in(folder: Path) -> list[Path]:
     """Files that may hold a picture or a part of one: all but a lock, and what ONNX Runtime writes
     when it starts.
     """
     return [path for path in folder.rglob("*") if path.is_file() and path.name not in (".ses", LOCK_NAME)]
 
 
-def encoded(image, format, **options):
+def encoded(image: PIL.Image.Image, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format=format, **options)
     return file.getvalue()
 
 
-def choose(page, content, name="photo.jpg", mime_type="image/jpeg"):
+def choose(page: Any, content: bytes, name: str = "photo.jpg", mime_type: str = "image/jpeg") -> None:
     page.get_by_role("button", name="Choose another photo").click()
     page.locator("input[type=file]").set_input_files([{"name": name, "mimeType": mime_type, "buffer": content}])
 
 
-def status(page):
+def status(page: Any) -> str:
     return page.locator("#status").inner_text()
 
 
-def anonymize(page):
+def anonymize(page: Any) -> None:
     page.get_by_role("button", name="Anonymize", exact=True).click()
     page.wait_for_selector("#result .compare", timeout=120_000)
 

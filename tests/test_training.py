@@ -5,7 +5,9 @@ time.
 import argparse
 import copy
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +80,7 @@ def test_timesteps_are_drawn_from_their_ranges():
     assert 0.55 < (timesteps < 350).float().mean() < 0.65
 
 
-def sampler_of(latents, swapped, partners):
+def sampler_of(latents: Any, swapped: Any, partners: Any) -> Sampler:
     """Each person's embedding is an axis."""
     people = len(latents)
     cache = LatentCache(np.arange(people).astype(str), np.ones(people, bool), latents)
@@ -160,7 +162,7 @@ def test_only_pairs_that_were_put_in_are_drawn():
 class StripedPairs(IterableDataset):
     """Pairs of a black and a white crop, without end; whose they are counts up."""
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         for row in itertools.count():
             crop = np.zeros((128, 128, 3), np.uint8)
             yield crop, crop + 255, row, row + 1
@@ -180,7 +182,7 @@ def test_fresh_pairs_fill_a_sampler_and_replace_the_oldest(monkeypatch):
     assert sampler.rows.max() > 7
 
 
-def small_denoiser():
+def small_denoiser() -> Any:
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         sample_size=32,
@@ -196,13 +198,13 @@ def small_denoiser():
     return unet.requires_grad_(True)
 
 
-def random_batch(count, generator):
+def random_batch(count: int, generator: torch.Generator) -> GuidedBatch:
     """What every kind of step can learn from."""
     latents, wanted, noise, portraits = torch.randn(4, count, 4, 32, 32, generator=generator)
     timesteps = torch.randint(20, 440, (count,), generator=generator)
-    identities, told = torch.randn(2, count, 1, 512, generator=generator) / 512**0.5
+    identities, conditions = torch.randn(2, count, 1, 512, generator=generator) / 512**0.5
     guidance = torch.full((count,), 3.5)
-    return GuidedBatch(latents, wanted, identities, timesteps, noise, portraits, told, timesteps, guidance)
+    return GuidedBatch(latents, wanted, identities, timesteps, noise, portraits, conditions, timesteps, guidance)
 
 
 @pytest.mark.slow
@@ -221,9 +223,9 @@ def test_the_critic_has_no_say_before_it_has_learnt(tmp_path, monkeypatch):
 
     _, plain_loss, plain = stepped(Step, (0, 1))
     _, alone_loss, alone = stepped(AdversarialStep, (1, 1))
-    step, _, judged = stepped(AdversarialStep, (-5, 1))
+    step, _, with_critic = stepped(AdversarialStep, (-5, 1))
     assert alone_loss["loss"] == plain_loss["loss"] and torch.allclose(alone, plain, atol=1e-6)
-    assert (judged - plain).abs().max() > 1e-4
+    assert (with_critic - plain).abs().max() > 1e-4
     before = step(batch, 1.0)["critic"]
     for _ in range(3):
         after = step(batch, 1.0)["critic"]
@@ -245,9 +247,9 @@ def test_guided_predictions_stay_what_they_were_but_for_the_critic(tmp_path, mon
         return found, unet
 
     alone, unet = changes((9, 1))
-    judged, moved = changes((-5, 1))
-    assert alone[0] == judged[0] == 0.0
-    assert 0.0 < alone[2] and alone[1] != judged[1]
+    with_critic, moved = changes((-5, 1))
+    assert alone[0] == with_critic[0] == 0.0
+    assert 0.0 < alone[2] and alone[1] != with_critic[1]
     weights = (torch.cat([weight.flatten() for weight in network.parameters()]) for network in (unet, moved))
     assert (next(weights) - next(weights)).abs().max() > 1e-4
 
@@ -283,8 +285,8 @@ def test_a_critic_learns_to_tell_blurred_from_sharp():
         optimizer.step()
         optimizer.zero_grad()
     assert adversarial_loss(critic, sharp, everything) < 0.5 < 0.9 < adversarial_loss(critic, blurred, everything)
-    nobody = adversarial_loss(critic, blurred, torch.zeros(8))
-    assert nobody == 0.0
+    unweighted = adversarial_loss(critic, blurred, torch.zeros(8))
+    assert unweighted == 0.0
 
 
 def test_the_noise_from_what_is_wanted_leads_to_the_same_place():

@@ -1,5 +1,7 @@
 """What is on this machine, and how large, in the words of the command."""
 
+from pathlib import Path
+
 import pytest
 
 from nullface_pipeline.weights import (
@@ -17,7 +19,7 @@ from .local_hub import fill_cache
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder with an empty cache of the Hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
     return tmp_path

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -35,14 +36,14 @@ PORTRAITS = Path(__file__).parents[2] / "shared" / "data" / "portraits.parquet"
 FORMATS = {".jpg": "JPEG", ".png": "PNG", ".webp": "WEBP", ".tif": "TIFF", ".bmp": "BMP"}
 
 
-def command(*arguments):
+def command(*arguments: object) -> list[str]:
     return [
         *(sys.executable, "-c", "from nullface_pipeline.cli import main; main()", "anonymize"),
         *(str(argument) for argument in (*arguments, "--seed", 0)),
     ]
 
 
-def read_portraits(count):
+def read_portraits(count: int) -> list[PIL.Image.Image]:
     parquet = pytest.importorskip("pyarrow.parquet")
     if not PORTRAITS.exists():
         pytest.skip("needs the portraits in ../shared/data")
@@ -50,54 +51,54 @@ def read_portraits(count):
     return [PIL.Image.open(io.BytesIO(image.as_py())).convert("RGB") for image in images[:count]]
 
 
-def encode(picture, format, **options):
+def encode(picture: PIL.Image.Image, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     picture.save(file, format=format, **options)
     return file.getvalue()
 
 
-def png_bomb():
+def png_bomb() -> bytes:
     """A PNG header that promises 40,000 x 40,000 pixels."""
     header = struct.pack(">II5B", 40_000, 40_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
-def heic(picture):
+def heic(picture: PIL.Image.Image) -> bytes:
     pillow_heif = pytest.importorskip("pillow_heif")
     pillow_heif.register_heif_opener()
     return encode(picture, "HEIF", quality=90)
 
 
-def turned_jpeg(picture):
+def turned_jpeg(picture: PIL.Image.Image) -> bytes:
     """Stored on its side, with the EXIF orientation that says so."""
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     return encode(picture.transpose(PIL.Image.Transpose.ROTATE_90), "JPEG", exif=exif, quality=95)
 
 
-def sixteen_bit(picture):
+def sixteen_bit(picture: PIL.Image.Image) -> bytes:
     return encode(PIL.Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257), "PNG")
 
 
-def small_face(picture):
+def small_face(picture: PIL.Image.Image) -> bytes:
     sheet = PIL.Image.new("RGB", (300, 300), (120, 130, 140))
     sheet.paste(picture.crop((150, 20, 310, 210)).resize((54, 64)), (120, 120))
     return encode(sheet, "PNG")
 
 
-def dithered_transparency(picture):
+def dithered_transparency(picture: PIL.Image.Image) -> bytes:
     picture = picture.convert("RGB")
     picture.putalpha(picture.convert("1").convert("L"))
     return encode(picture, "PNG")
 
 
-def talkative_profile(picture):
+def talkative_profile(picture: PIL.Image.Image) -> bytes:
     profile = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
     return encode(picture, "JPEG", quality=95, icc_profile=profile + encode(picture.resize((48, 48)), "JPEG"))
 
 
-def cut_out(picture):
+def cut_out(picture: PIL.Image.Image) -> bytes:
     """A portrait with soft edges; its transparency stays."""
     picture = picture.convert("RGBA")
     picture.putalpha(PIL.Image.new("L", picture.size, 255))
@@ -133,7 +134,7 @@ SPECIAL = {
 }
 
 
-def fill_folder(folder):
+def fill_folder(folder: Path) -> dict[Path, str]:
     """200 files in three folders; returns the kind of each by its path relative to the folder."""
     kinds = {}
     for number, portrait in enumerate(read_portraits(160)):
@@ -152,7 +153,7 @@ def fill_folder(folder):
     return {path: kind for path, (kind, _) in kinds.items()}
 
 
-def lead_astray(folder, output):
+def lead_astray(folder: Path, output: Path) -> None:
     """What folders may hold besides: links elsewhere, and originals that lie under the names of
     results.
     """

@@ -78,8 +78,6 @@ def test_anonymize_a_folder(tmp_path):
     again = invoke(*arguments)
     assert again.exit_code == 0 and "1 finished before" in again.output
     assert len(report.read_text().splitlines()) == 2, "nothing was done again"
-    assert invoke(*arguments, "--no-resume").exit_code == 0
-    assert (tmp_path / "out" / "astronaut.jpg").read_bytes() == first, "same seed, same picture"
     assert invoke(*arguments[:-2], "--no-resume").exit_code == 0
     assert (tmp_path / "out" / "astronaut.jpg").read_bytes() != first, "nobody can guess the seed"
 
@@ -97,7 +95,7 @@ def test_a_face_is_covered_by_what_was_asked_for(tmp_path):
 def test_a_reference_photo_is_searched_once_for_all_photos(tmp_path, monkeypatch):
     reference, others = data.astronaut()[:300, 60:360], data.astronaut()
     PIL.Image.fromarray(reference).save(tmp_path / "her.png")
-    for name in ("a.png", "b.png", "c.png"):
+    for name in ("a.png", "b.png"):
         PIL.Image.fromarray(others).save(tmp_path / name)
     searched = []
     search = face_search.search_faces
@@ -107,11 +105,11 @@ def test_a_reference_photo_is_searched_once_for_all_photos(tmp_path, monkeypatch
         return search(analyser, pixels)
 
     monkeypatch.setattr("nullface_pipeline.photo.search_faces", counted)
-    arguments = ("anonymize", tmp_path / "[abc].png", "-o", tmp_path / "out", "--report", tmp_path / "r.jsonl")
+    arguments = ("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", "--report", tmp_path / "r.jsonl")
     assert invoke(*arguments, "--skip-face", tmp_path / "her.png").exit_code == 0
-    assert searched.count(reference.shape) == 1 and searched.count(others.shape) >= 3
+    assert searched.count(reference.shape) == 1 and searched.count(others.shape) >= 2
     lines = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
-    assert [face["method"] for line in lines for face in line["faces"]] == ["kept"] * 3
+    assert [face["method"] for line in lines for face in line["faces"]] == ["kept"] * 2
 
 
 def test_a_reference_photo_of_nobody_is_said_before_the_first_photo(tmp_path):
@@ -139,11 +137,11 @@ def test_covered_faces_have_their_own_exit_code(tmp_path, impossible):
     assert result.exit_code == 4 and not (tmp_path / "none").exists()
 
 
-def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path):
+def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path, impossible):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(astronaut_png())
     report = tmp_path / "report.jsonl"
-    arguments = ("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", *QUICK, "--similarity-threshold", "-1")
+    arguments = ("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", *impossible)
     result = invoke(*arguments, "--on-failure", "error", "--report", report)
     assert result.exit_code == 4, result.output
     assert not (tmp_path / "out").exists() and len(report.read_text().splitlines()) == 1
@@ -300,7 +298,7 @@ def face_changed(before: Path, after: Path) -> bool:
 
 
 @pytest.fixture
-def photo(tmp_path):
+def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photos" / "astronaut.png"
     path.parent.mkdir()
     path.write_bytes(astronaut_png())
@@ -314,20 +312,20 @@ def test_a_copy_of_the_original_is_refused_and_made_again_when_asked(photo, tmp_
     for more in ((), ("--no-resume",), ("--report", tmp_path / "report.jsonl")):
         result = invoke_as_main("anonymize", photo, "-o", output, *more)
         assert result.exit_code == 4 and "is an original" in result.output.replace("\n", " "), result.output
-    result = invoke_as_main("anonymize", photo, "-o", output, "--overwrite", *QUICK)
-    assert result.exit_code in (0, 3) and face_changed(photo, output / "astronaut.png")
+    result = invoke_as_main("anonymize", photo, "-o", output, "--overwrite", "--min-face", 400)
+    assert result.exit_code == 3 and face_changed(photo, output / "astronaut.png")
 
 
 def test_another_person_and_other_options_are_done_again(photo, tmp_path):
     output = tmp_path / "out"
-    arguments = ("anonymize", photo, "-o", output, *QUICK, "--seed", 1)
-    assert invoke_as_main(*arguments).exit_code in (0, 3)
+    arguments = ("anonymize", photo, "-o", output, "--min-face", 400)
+    assert invoke_as_main(*arguments).exit_code == 3
     first = (output / "astronaut.png").read_bytes()
     assert "1 finished before" in invoke_as_main(*arguments).output
-    assert "finished before" not in invoke_as_main(*arguments, "--min-face", 400).output
-    assert (output / "astronaut.png").read_bytes() != first, "covered now"
+    assert "finished before" not in invoke_as_main(*arguments, "--cover", "mosaic").output
+    assert (output / "astronaut.png").read_bytes() != first
     PIL.Image.fromarray(data.astronaut()[:, ::-1]).save(photo)
-    assert "finished before" not in invoke_as_main(*arguments, "--min-face", 400).output
+    assert "finished before" not in invoke_as_main(*arguments, "--cover", "mosaic").output
     assert not [path for path in output.iterdir() if path.name.startswith(".")], "results, and nothing else"
 
 

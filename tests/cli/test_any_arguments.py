@@ -2,6 +2,7 @@
 unchanged face.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from skimage import data
 from typer.testing import CliRunner
 
-from nullface_pipeline import model_sets
+from nullface_pipeline import StableDiffusionNullFacePipeline, model_sets
 from nullface_pipeline.cli import app
 
 from .test_anonymize import FACE, astronaut_png
@@ -63,17 +64,19 @@ FLAGS = ("--dry-run", "--no-resume", "--overwrite", "--keep-metadata", "--identi
 
 
 @st.composite
-def arguments(draw):
+def arguments(draw: st.DrawFn) -> list[str]:
     options = draw(st.lists(st.sampled_from(list(OPTIONS)), max_size=4, unique=True))
     given = [word for option in options for word in (f"{option}={draw(OPTIONS[option])}",)]
     return [*given, *draw(st.lists(st.sampled_from(FLAGS), max_size=2, unique=True))]
 
 
 @pytest.fixture(scope="module")
-def quick_models(pipe):
+def quick_models(pipe: StableDiffusionNullFacePipeline) -> Iterator[None]:
     """nullface-tiny with few steps; nothing else is a stand-in."""
 
-    def load(name, device=None, dtype=None, detection_threshold=0.3):
+    def load(
+        name: str, device: str | None = None, dtype: str | None = None, detection_threshold: float = 0.3
+    ) -> StableDiffusionNullFacePipeline:
         if device not in (None, "", "cpu"):
             raise RuntimeError(f"Invalid device string: {device!r}")
         return pipe

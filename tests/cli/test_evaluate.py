@@ -1,23 +1,24 @@
 """`nullface evaluate` with nullface-tiny's detector and recognizer, on two portraits."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 from skimage import data
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from nullface_pipeline.cli import app
 from nullface_pipeline.cli.console import console
 
 
-def invoke(*arguments):
+def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
-def originals(tmp_path_factory):
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faces")
     photo = data.astronaut()[:256, 96:352]
     for name, picture in (("first", photo), ("second", photo[:, ::-1])):
@@ -26,7 +27,7 @@ def originals(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_state(tmp_path, monkeypatch):
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Wide enough that no word of the table is cut.
     monkeypatch.setattr(console, "width", 200)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -2,25 +2,32 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from nullface_pipeline import weights
 from nullface_pipeline.cli import app
 
+from ..local_hub import LocalHub
 from ..test_fetch_weights import bisenet, faceid, hub, published, released  # noqa: F401
 
 
 @pytest.fixture
-def pack(hub, published, tmp_path, monkeypatch):  # noqa: F811
+def pack(
+    hub: LocalHub,  # noqa: F811
+    published: dict[str, Path],  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> weights.ReleaseWeights:
     """The face models of a set, on a server of this machine."""
     pack = released(hub, published, tmp_path / "buffalo_l")
     monkeypatch.setitem(weights.WEIGHT_SETS, "faces", (pack,))
     return pack
 
 
-def fetch(*arguments):
+def fetch(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["fetch", *arguments], env={"COLUMNS": "200"})
 
 

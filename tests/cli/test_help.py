@@ -6,7 +6,9 @@ Rewrite the files after a change, and review their diff:
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -18,7 +20,7 @@ from nullface_pipeline.cli import app
 SNAPSHOTS = Path(__file__).parent / "help"
 
 
-def command_paths(command, path=()):
+def command_paths(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Names of a command and its subcommands, each as a tuple."""
     yield path
     for name, subcommand in getattr(command, "commands", {}).items():

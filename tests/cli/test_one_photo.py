@@ -26,21 +26,21 @@ DEMONSTRATION = "do not publish"
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[FolderRun]:
+def started_runs(monkeypatch: pytest.MonkeyPatch) -> list[FolderRun]:
     """Arguments of the runs that the command would have started."""
-    asked: list[FolderRun] = []
+    runs: list[FolderRun] = []
     command = sys.modules["nullface_pipeline.cli.anonymize"]
 
     def start(run: FolderRun) -> int:
-        asked.append(run)
+        runs.append(run)
         return 0
 
     monkeypatch.setattr(command, "_in_folder", start)
-    return asked
+    return runs
 
 
 @pytest.fixture
-def photo(tmp_path):
+def photo(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     path.write_bytes(astronaut_png())
     return path
@@ -128,14 +128,14 @@ def test_who_agreed_is_spared(photo, tmp_path):
     ],
     ids=lambda knob: next(iter(knob)),
 )
-def test_knobs_reach_the_pipeline(photo, tmp_path, asked, knob):
+def test_knobs_reach_the_pipeline(photo, tmp_path, started_runs, knob):
     words = [word for name, value in knob.items() for word in (f"--{name}", value)]
     assert invoke_as_main("anonymize", photo, "-o", tmp_path / "out", *words).exit_code == 0
     for name, value in knob.items():
-        assert str(getattr(asked[0].options, name.replace("-", "_"))) in (value, f"{value}.0")
+        assert str(getattr(started_runs[0].options, name.replace("-", "_"))) in (value, f"{value}.0")
 
 
-def test_a_second_judge_is_loaded(photo, tmp_path):
+def test_a_second_verifier_is_loaded(photo, tmp_path):
     folder = TINY_FOLDER / "face_models"
     result = invoke_as_main("anonymize", photo, "-o", tmp_path / "out", "--verifier", folder, *QUICK)
     assert result.exit_code == 0, result.output
@@ -147,9 +147,9 @@ def test_a_second_judge_is_loaded(photo, tmp_path):
     "given",
     [("--keep", "eyes", "--keep", "mouth"), ("--keep", "eyes,mouth"), ("--keep", "eyes, mouth", "--keep", "eyes")],
 )
-def test_repeated_options_accumulate(photo, tmp_path, asked, given):
+def test_repeated_options_accumulate(photo, tmp_path, started_runs, given):
     assert invoke_as_main("anonymize", photo, "-o", tmp_path / "out", *given).exit_code == 0
-    assert asked[0].options.keep == ("eyes", "mouth")
+    assert started_runs[0].options.keep == ("eyes", "mouth")
 
 
 def test_boxes_and_photos_to_spare(tmp_path, monkeypatch):
@@ -188,8 +188,8 @@ def test_faces_to_spare_by_their_number_in_the_preview(tmp_path):
         ["covered", "covered"],
         ["covered", "kept"],
     ]
-    (spared,) = [face for face in lines[1]["faces"] if face["method"] == "kept"]
-    assert spared["box"] == pytest.approx(rows[1]["faces"][1]["box"], abs=0.1)
+    (kept,) = [face for face in lines[1]["faces"] if face["method"] == "kept"]
+    assert kept["box"] == pytest.approx(rows[1]["faces"][1]["box"], abs=0.1)
     for wrong in ("a.png:1", "z.png:1", "1"):
         result = invoke_as_main(*arguments, tmp_path / "none", "--skip-face", wrong)
         assert result.exit_code == 2 and "--skip-face" in result.output and not (tmp_path / "none").exists()
@@ -202,8 +202,8 @@ def test_a_box_around_a_face_spares_it_and_one_beside_it_is_a_refusal(photo, tmp
     refused = invoke_as_main(*arguments, tmp_path / "b", "--skip-face", "300,300,400,400")
     assert refused.exit_code == 4 and "[300.0, 300.0, 400.0, 400.0]" in refused.stderr and "1 at [" in refused.stderr
     assert "ValueError" not in refused.stderr
-    spared, left_out = [json.loads(line) for line in report.read_text().splitlines()]
-    assert [face["method"] for face in spared["faces"]] == ["kept"]
+    kept, left_out = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [face["method"] for face in kept["faces"]] == ["kept"]
     assert left_out["status"] == "refused" and "`" not in left_out["reason"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from skimage import data
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from nullface_pipeline import __version__
 from nullface_pipeline.cli import anonymize, app, demo, doctor, evaluate, export, fetch, main, selftest, video
@@ -21,11 +21,12 @@ from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.photo_folder import FoundPhotos
 
 
-def invoke(*arguments):
+def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_demo_makes_its_pictures(tmp_path):
+def test_demo_makes_its_pictures(tmp_path, pipe, monkeypatch):
+    monkeypatch.setattr(type(pipe), "presets", {**pipe.presets, "standard": pipe.presets["preview"]})
     result = invoke("demo", "--output", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     assert result.output.count("demonstration model") == 1 and "do not publish" in result.stderr

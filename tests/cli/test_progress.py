@@ -13,7 +13,7 @@ from nullface_pipeline.photo_options import PRESETS, PhotoOptions
 
 
 class UNet(torch.nn.Module):
-    def forward(self, samples):
+    def forward(self, samples: int) -> tuple[torch.Tensor]:
         return (torch.zeros(samples),)
 
 
@@ -62,7 +62,7 @@ def test_photos_of_a_shard_move_the_bar():
 def test_a_photo_reports_its_faces(pipe):
     one = data.astronaut()[:260, 90:350]
     photo = PIL.Image.fromarray(np.hstack([one, one[:, ::-1]]))
-    told = []
+    reports = []
     pipe.anonymize(
         photo,
         num_inference_steps=3,
@@ -70,6 +70,6 @@ def test_a_photo_reports_its_faces(pipe):
         identity="opposite",
         max_attempts=2,
         similarity_threshold=-1.0,
-        on_progress=lambda *numbers: told.append(numbers),
+        on_progress=lambda *numbers: reports.append(numbers),
     )
-    assert told == [(0, 2), (0, 2)], "before each of two attempts"
+    assert reports == [(0, 2), (0, 2)], "before each of two attempts"

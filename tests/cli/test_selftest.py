@@ -1,15 +1,20 @@
 """`nullface selftest`: a verdict that can be pasted, and an exit code."""
 
+from collections.abc import Callable
+
 import pytest
-from typer.testing import CliRunner
+import torch
+from typer.testing import CliRunner, Result
 
 from nullface_pipeline.cli import app
 from nullface_pipeline.selftest.findings import Finding
 from nullface_pipeline.selftest.run import Selftest
 
 
-def run_with(monkeypatch, findings: list[Finding]):
-    def run_selftest(name, device, dtype, report):
+def run_with(monkeypatch: pytest.MonkeyPatch, findings: list[Finding]) -> Result:
+    def run_selftest(
+        name: str, device: str | None, dtype: torch.dtype | None, report: Callable[[Finding], None]
+    ) -> Selftest:
         for finding in findings:
             report(finding)
         return Selftest(findings, {"loading": 1.5}, 2**30)

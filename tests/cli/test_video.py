@@ -3,12 +3,13 @@
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 from skimage import data
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from nullface_pipeline.cli import app
 from nullface_pipeline.cli.console import console
@@ -25,12 +26,12 @@ from ..video.clips import background, read_back, write_clip
 pytest.importorskip("av")
 
 
-def command(*words):
+def command(*words: object) -> Result:
     return CliRunner().invoke(app, ["video", *map(str, words)])
 
 
 @pytest.fixture
-def clip(tmp_path):
+def clip(tmp_path: Path) -> Path:
     """Two frames, which are covered without a model of pictures at checkpoint."""
     small = np.ascontiguousarray(data.astronaut()[:240, 100:340])
     return write_clip(tmp_path / "clip.mp4", [small, small], [0, 40])
@@ -106,10 +107,10 @@ def test_covered_and_then_done_before(clip, tmp_path):
 
 
 def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
-    told = []
+    calls = []
 
     def anonymize(pipe, linked, output, options, *more):
-        told.append(options)
+        calls.append(options)
         return render_video(pipe, linked, output, options, *more)
 
     monkeypatch.setattr("nullface_pipeline.video.render_video", anonymize)
@@ -130,7 +131,7 @@ def test_what_is_asked_reaches_the_video(clip, tmp_path, monkeypatch):
         clip, "--output", tmp_path / "out", *knobs, "--verifier", verifier, "--cover", "mosaic", "--quiet"
     )
     assert result.exit_code == 3 and not result.stdout
-    (options,) = told
+    (options,) = calls
     assert options.cover == "mosaic" and "recognition" in options.verifier.models
     assert options.settings() == {
         **{"num_inference_steps": 6, "skip": 0.5, "guidance_scale": 7.0},

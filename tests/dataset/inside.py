@@ -12,11 +12,11 @@ from pathlib import Path
 from .namespace import ADDRESS, RAY
 
 
-def loopback_up():
+def loopback_up() -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
-def start_node(cpus, head=False):
+def start_node(cpus: int, head: bool = False) -> int:
     """A node of its own; returns its raylet's process id."""
     before = set(processes("raylet/raylet"))
     place = ["--head", "--port=6400", "--include-dashboard=false"] if head else [f"--address={ADDRESS}"]
@@ -30,7 +30,7 @@ def start_node(cpus, head=False):
     return raylet
 
 
-def processes(title):
+def processes(title: str) -> list[int]:
     """Ids of the processes of this namespace whose command line begins with or holds a title."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -43,7 +43,7 @@ def processes(title):
     return found
 
 
-def start(source, target, *more, painted=True):
+def start(source: Path, target: Path, *more: object, painted: bool = True) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.dataset.driver", source, "-o", target, "--seed-file", "SEED"]
     command[command.index("SEED")] = str(Path(target).parent / "seed")
     model = [] if painted else ["--with-the-model"]
@@ -53,12 +53,12 @@ def start(source, target, *more, painted=True):
     )
 
 
-def finish(run, timeout=200):
+def finish(run: subprocess.Popen[str], timeout: float = 200) -> tuple[int, str]:
     output, _ = run.communicate(timeout=timeout)
     return run.returncode, output
 
 
-def wait_for_shards(target, count, run, timeout=100):
+def wait_for_shards(target: Path, count: int, run: subprocess.Popen[str], timeout: float = 100) -> None:
     end = time.monotonic() + timeout
     while len(list(Path(f"{target}-reports").glob("*.report.parquet"))) < count:
         assert run.poll() is None, run.communicate()
@@ -66,5 +66,5 @@ def wait_for_shards(target, count, run, timeout=100):
         time.sleep(0.02)
 
 
-def kill(pid):
+def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)

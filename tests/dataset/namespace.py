@@ -16,7 +16,7 @@ RAY = Path(sys.executable).with_name("ray")
 ADDRESS = "127.0.0.1:6400"
 
 
-def needs_namespace():
+def needs_namespace() -> None:
     """Skip where the machine lets tests have none."""
     pytest.importorskip("ray")
     found = subprocess.run([*UNSHARE, "ip", "link", "set", "lo", "up"], capture_output=True, text=True, check=False)
@@ -24,7 +24,7 @@ def needs_namespace():
         pytest.skip(f"needs the right to make namespaces: {found.stderr.strip()}")
 
 
-def run_inside(script, folder, timeout=280):
+def run_inside(script: str, folder: Path, timeout: float = 280) -> str:
     """Run a Python script in there, with its home, Ray's files and the token in a folder; returns
     its standard output.
     """

@@ -6,15 +6,21 @@ import io
 import json
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from nullface_pipeline.dataset import DatasetJob, ShardWorker, StorageLocation, begin, find_shards, run_local
 from nullface_pipeline.dataset import engines as dataset_engines
+from nullface_pipeline.dataset.shards import Shard
+from nullface_pipeline.dataset.worker import ShardOutcome
+from nullface_pipeline.photo_files.photo_file import PhotoFile
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.photo_records import AnonymizedPhoto, FaceRecord, NoFaceFoundError
 from nullface_pipeline.runs.seeds import photo_seed
@@ -37,11 +43,11 @@ class Painter(ShardWorker):
 
     seconds = 0.0
 
-    def __init__(self, job):
+    def __init__(self, job: DatasetJob):
         self._job, self._device, self._evaluations = job, "cpu", 0
         self._anonymize = self._paint
 
-    def _paint(self, file, name):
+    def _paint(self, file: PhotoFile, name: str) -> AnonymizedPhoto:
         time.sleep(self.seconds)
         if "empty" in name or file.image.getpixel((0, 0))[2] > 200:
             raise NoFaceFoundError("No face was found in the photo.")
@@ -55,12 +61,12 @@ class SlowPainter(Painter):
     seconds = 0.02
 
 
-def colour(name, seed=SEED):
+def colour(name: str, seed: int = SEED) -> tuple[int, int, int]:
     number = photo_seed(seed, name)
     return number % 120, number // 120 % 120, 0
 
 
-def picture(number, kind="PNG"):
+def picture(number: int, kind: str = "PNG") -> bytes:
     """A red picture, different for each number."""
     pixels = np.full((24, 32, 3), (255, number % 256, 40), np.uint8)
     file = io.BytesIO()
@@ -68,13 +74,13 @@ def picture(number, kind="PNG"):
     return file.getvalue()
 
 
-def no_face(number):
+def no_face(number: int) -> bytes:
     file = io.BytesIO()
     PIL.Image.new("RGB", (32, 24), (255, number % 256, 255)).save(file, "PNG")
     return file.getvalue()
 
 
-def make_photos(folder, count):
+def make_photos(folder: Path, count: int) -> Path:
     for number in range(count):
         path = folder / f"{number % 3}" / f"{number:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +88,7 @@ def make_photos(folder, count):
     return folder
 
 
-def rows(count, start=0):
+def rows(count: int, start: int = 0) -> Iterator[dict[str, Any]]:
     """Rows with captions, labels and embeddings, of which the third is broken and the fifth shows
     nobody.
     """
@@ -97,7 +103,7 @@ def rows(count, start=0):
         }
 
 
-def make_parquet(folder, count, size, features=True):
+def make_parquet(folder: Path, count: int, size: int, features: bool = True) -> Path:
     """Files as `datasets` writes them."""
     folder.mkdir(parents=True, exist_ok=True)
     schema = pa.schema(
@@ -118,7 +124,7 @@ def make_parquet(folder, count, size, features=True):
     return folder
 
 
-def make_tars(folder, count, size):
+def make_tars(folder: Path, count: int, size: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for start in range(0, count, size):
         with tarfile.open(folder / f"{start // size:05}.tar", "w") as tar:
@@ -132,29 +138,29 @@ def make_tars(folder, count, size):
     return folder
 
 
-def shards_of(job):
+def shards_of(job: DatasetJob) -> list[Shard]:
     return find_shards(job.source, job.target, job.shard_size)
 
 
-def make_job(source, target, **settings):
+def make_job(source: Path | str, target: Path | str, **settings: Any) -> DatasetJob:
     values = {"options": PhotoOptions(), "seed": SEED, "options_sha256": "0" * 64, **settings}
     return DatasetJob(source=StorageLocation(str(source)), target=StorageLocation(str(target)), **values)
 
 
-def paint(job, monkeypatch, worker=Painter):
+def paint(job: DatasetJob, monkeypatch: pytest.MonkeyPatch, worker: type[ShardWorker] = Painter) -> list[ShardOutcome]:
     """What a run says of its shards."""
     monkeypatch.setattr(dataset_engines, "ShardWorker", worker)
     return list(run_local(job, begin(job, shards_of(job))))
 
 
-def results(folder):
+def results(folder: Path) -> dict[str, bytes]:
     """All files in a folder, by relative name."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
     }
 
 
-def painted(data):
+def painted(data: bytes) -> Any:
     """The colour of a result."""
     image = PIL.Image.open(io.BytesIO(data)).convert("RGB")
     assert image.getextrema() == tuple((value, value) for value in image.getpixel((0, 0)))

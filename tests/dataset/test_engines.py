@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -22,10 +24,10 @@ PORTRAITS = CLONE.parent / "shared" / "data" / "portraits.parquet"
 
 
 @pytest.fixture
-def portraits(tmp_path):
+def portraits(tmp_path: Path) -> Callable[[int], Path]:
     """Writes so many portraits of at most 260 px into a folder."""
 
-    def write(count):
+    def write(count: int) -> Path:
         import pyarrow.parquet as pq
 
         if not PORTRAITS.exists():
@@ -43,7 +45,7 @@ def portraits(tmp_path):
     return write
 
 
-def launch(processes, *arguments):
+def launch(processes: int, *arguments: object) -> None:
     """The command under `accelerate launch`, whose `--cpu` would start a single process."""
     launcher = [
         sys.executable,
@@ -59,20 +61,20 @@ def launch(processes, *arguments):
     assert run.stdout.count(" shard(s) to do.") == processes
 
 
-def run_everywhere(source, folder, *options):
+def run_everywhere(source: Path, folder: Path, *options: object) -> dict[str, dict[str, bytes]]:
     """The results of each engine, workers and size of shards."""
     model = [option for option in options if option == "--with-the-model"]
-    options = [option for option in options if option not in model] + ["--seed-file", write_seed(folder)]
+    others = [option for option in options if option not in model] + ["--seed-file", write_seed(folder)]
     for size in (7, 50):
         command = [sys.executable, "-m", "tests.dataset.driver", source, "-o", folder / f"local {size}"]
-        command += ["--shard-size", size, *options, *model]
+        command += ["--shard-size", size, *others, *model]
         run = subprocess.run([str(word) for word in command], cwd=CLONE, env=ONE_THREAD, capture_output=True)
         assert run.returncode in (0, 3, 4)
     accelerated = ("-o", folder / "accelerate", "--engine", "accelerate", "--device", "cpu", "--shard-size", 7)
-    launch(2, source, *accelerated, *options, *model)
+    launch(2, source, *accelerated, *others, *model)
     run_inside(
         f"""
-options = {list(map(str, options))!r}
+options = {list(map(str, others))!r}
 start_node(4, head=True)
 for workers, size in ((1, 7), (2, 50)):
     sizes = ("--workers", workers, "--shard-size", size)

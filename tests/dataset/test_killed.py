@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -14,25 +16,25 @@ import pytest
 from .samples import colour, make_parquet, make_photos, painted, results
 
 
-def arguments(source, target, seed, *more):
+def arguments(source: Path, target: Path, seed: Path, *more: str) -> list[str]:
     command = [sys.executable, "-m", "tests.dataset.driver", str(source), "-o", str(target)]
     return [*command, "--seed-file", str(seed), "--id-column", "id", "--columns", "id", "--shard-size", "7", *more]
 
 
-def write_seed(folder):
+def write_seed(folder: Path) -> Path:
     seed = folder / "seed"
     seed.touch(mode=0o600)
     seed.write_text("7")
     return seed
 
 
-def wait_for(condition, process, seconds=60):
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
 
 
-def check_rows(folder, count):
+def check_rows(folder: Path, count: int) -> None:
     """Each row once, in the colour of its own seed or refused."""
     table = [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert [row["id"] for row in table] == [f"row {number}" for number in range(count)]

@@ -7,6 +7,8 @@ import datetime
 import errno
 import io
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -14,10 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nullface_pipeline.dataset.worker import ShardOutcome
+
 from .samples import colour, make_job, make_parquet, paint, painted, picture, results
 
 
-def made(tmp_path, monkeypatch, count=20, size=20, features=True, **settings):
+def made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int = 20,
+    size: int = 20,
+    features: bool = True,
+    **settings: Any,
+) -> tuple[Path, list[ShardOutcome]]:
     source = make_parquet(tmp_path / "in", count, size, features)
     outcomes = paint(make_job(source, tmp_path / "out", **settings), monkeypatch)
     assert [outcome.failed for outcome in outcomes] == [""] * len(outcomes)
@@ -110,7 +121,7 @@ def test_a_file_that_cannot_be_done_leaves_nothing(tmp_path, monkeypatch, settin
 SECRET = base64.b64encode(picture(1, "JPEG")).decode()
 
 
-def write(tmp_path, columns, schema=None):
+def write(tmp_path: Path, columns: dict[str, Any], schema: Any = None) -> Path:
     (tmp_path / "in").mkdir()
     images = pa.array([{"bytes": picture(1), "path": None}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     table = pa.table({"image": images, **columns})

@@ -2,6 +2,9 @@
 that do not do.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from .namespace import needs_namespace, run_inside
@@ -13,13 +16,13 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def inside(tmp_path):
+def inside(tmp_path: Path) -> Callable[[str], str]:
     """Runs a script beside a data set of 210 rows in 30 files, and returns what it prints."""
     needs_namespace()
     write_seed(tmp_path)
     source = make_parquet(tmp_path / "in", 210, 7)
 
-    def run(script):
+    def run(script: str) -> str:
         paths = f"source, out = {str(source)!r}, {str(tmp_path / 'out')!r}"
         return run_inside(f"{paths}\nname = ('--id-column', 'id', '--columns', 'id')\n{script}", tmp_path)
 

@@ -2,10 +2,12 @@
 
 import shutil
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from nullface_pipeline.dataset import Shard, StorageLocation, begin, summarize
+from nullface_pipeline.dataset.job import DatasetJob
 
 from .samples import (
     Painter,
@@ -95,7 +97,7 @@ def test_sources_hold_one_kind_and_lie_apart(tmp_path):
 
 
 @pytest.fixture
-def done(tmp_path, monkeypatch, request):
+def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> DatasetJob:
     """A data set that is done, in several shards."""
     make = request.param
     job = make_job(make(tmp_path / "in", count=15), tmp_path / "out", shard_size=5)

@@ -2,6 +2,8 @@
 
 import uuid
 import zipfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import fsspec
 import pytest
@@ -13,14 +15,14 @@ from .samples import colour, make_job, make_parquet, make_photos, paint, painted
 
 
 @pytest.fixture
-def store():
+def store() -> Iterator[str]:
     name = f"memory://{uuid.uuid4().hex}"
     yield name
     if fsspec.filesystem("memory").exists(name):
         fsspec.filesystem("memory").rm(name, recursive=True)
 
 
-def upload(folder, url):
+def upload(folder: Path, url: str) -> None:
     for name, data in results(folder).items():
         StorageLocation(url).write(name, data)
 
@@ -86,13 +88,13 @@ def test_keys_that_leave_the_folder_are_refused_when_listed(key):
 class Listing:
     """A store that lists some keys."""
 
-    def __init__(self, keys):
+    def __init__(self, keys: list[str]):
         self._keys = keys
 
-    def invalidate_cache(self):
+    def invalidate_cache(self) -> None:
         pass
 
-    def find(self, root):
+    def find(self, root: str) -> list[str]:
         return self._keys
 
 

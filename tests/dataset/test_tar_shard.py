@@ -7,6 +7,8 @@ import io
 import json
 import subprocess
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -17,7 +19,7 @@ from nullface_pipeline.dataset import tar_shard
 from .samples import colour, make_job, make_tars, no_face, paint, painted, picture, results
 
 
-def members(path):
+def members(path: Path) -> tuple[dict[str, bytes], list[tarfile.TarInfo]]:
     with tarfile.open(path) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar}, tar.getmembers()
 
@@ -64,7 +66,7 @@ def test_a_tar_that_is_cut_off_fails(tmp_path, monkeypatch, size):
     assert outcome.failed and not results(tmp_path / "out"), outcome
 
 
-def make_tar(path, *members):
+def make_tar(path: Path, *members: tuple[Any, ...]) -> Path:
     """A tar of (name, data, fields of the TarInfo)."""
     path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as tar:
@@ -77,7 +79,7 @@ def make_tar(path, *members):
     return path.parent
 
 
-def failed(tmp_path, monkeypatch, *members, **settings):
+def failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *members: tuple[Any, ...], **settings: Any) -> Any:
     """Why a tar could not be done; nothing of it is in the output."""
     source = make_tar(tmp_path / "in" / "a.tar", *members)
     (outcome,) = paint(make_job(source, tmp_path / "out", **settings), monkeypatch)
@@ -102,12 +104,12 @@ def test_repeated_names(tmp_path, monkeypatch):
     assert "a.json" in failed(tmp_path, monkeypatch, *[("a.json", b"{}", {})] * 2, columns=("json",))
 
 
-def sparse(path):
+def sparse(path: Path) -> None:
     """A tar that a hole makes far larger than itself."""
     with path.with_suffix(".png").open("wb") as file:
         file.write(picture(1))
         file.truncate(2**20)
-    command = ["tar", "--format=gnu", "-S", "-C", path.parent, "-cf", path, "a.png"]
+    command = ["tar", "--format=gnu", "-S", "-C", str(path.parent), "-cf", str(path), "a.png"]
     subprocess.run(command, check=True)
     path.with_suffix(".png").unlink()
     assert path.stat().st_size < 20_000
@@ -139,13 +141,13 @@ def test_links_and_huge_members_are_not_kept(tmp_path, monkeypatch, data, fields
     assert "a.json" in failed(tmp_path, monkeypatch, ("a.json", data, fields), columns=("json",))
 
 
-def gif(number):
+def gif(number: int) -> bytes:
     file = io.BytesIO()
     PIL.Image.open(io.BytesIO(picture(number))).save(file, "GIF")
     return file.getvalue()
 
 
-def npy(number):
+def npy(number: int) -> bytes:
     file = io.BytesIO()
     np.save(file, np.asarray(PIL.Image.open(io.BytesIO(picture(number)))))
     return file.getvalue()

@@ -32,7 +32,7 @@ def encoded(image: PIL.Image.Image, kind: str = "JPEG") -> bytes:
 
 
 @pytest.fixture
-def poisoned(tmp_path):
+def poisoned(tmp_path: Path) -> list[bytes | None]:
     """A face, nobody, a damaged file, nothing, and the face again."""
     face = encoded(PIL.Image.fromarray(data.astronaut()[:300, 60:360]))
     rows = [face, encoded(PIL.Image.new("RGB", (200, 200), "white"), "PNG"), face[: len(face) // 2], None, face]

@@ -3,6 +3,7 @@
 Detector and recognizer are real ones for this world, so that whole evaluations take milliseconds.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ class RedSquares:
     name = "red squares"
     fingerprint = "1"
 
-    def largest(self, image):
+    def largest(self, image: np.ndarray) -> FaceLocation | None:
         rows, columns = np.nonzero((image == MARK).all(axis=2))
         if len(rows) != 64:
             return None
@@ -31,7 +32,7 @@ class RedSquares:
         box = np.array([x, y, columns.max() + 1, rows.max() + 1], dtype=np.float32)
         return FaceLocation(box, LANDMARKS + np.array([x, y], dtype=np.float32), 1.0)
 
-    def at(self, image, landmarks):
+    def at(self, image: np.ndarray, landmarks: np.ndarray) -> FaceLocation | None:
         face = self.largest(image)
         return face if face is not None and np.abs(face.landmarks - landmarks).max() < 4 else None
 
@@ -45,17 +46,17 @@ class Patterns:
     centred = False
     description = "patterns"
 
-    def __init__(self, name="patterns"):
+    def __init__(self, name: str = "patterns"):
         self.name, self.fingerprint, self.calls = name, name, 0
 
-    def __call__(self, image, landmarks):
+    def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         self.calls += 1
         x, y = landmarks[0].astype(int)
         part = image[y + 12 : y + 28, x : x + 16].astype(np.float32) / 127.5 - 1
         return part.ravel() / np.linalg.norm(part)
 
 
-def person(number, found=True):
+def person(number: int, found: bool = True) -> np.ndarray:
     """(48, 48, 3) uint8."""
     image = np.full((SIZE, SIZE, 3), 90, dtype=np.uint8)
     image[PATTERN] = np.random.default_rng(number).integers(0, 256, (16, 16, 3))
@@ -64,7 +65,7 @@ def person(number, found=True):
     return image
 
 
-def other_photo(number, photo=1):
+def other_photo(number: int, photo: int = 1) -> np.ndarray:
     """Another photo of a person: the same pattern with noise, on another background."""
     image = person(number)
     noise = np.random.default_rng([number, photo]).integers(-40, 41, (16, 16, 3))
@@ -73,21 +74,21 @@ def other_photo(number, photo=1):
     return image
 
 
-def negative(image):
+def negative(image: np.ndarray) -> np.ndarray:
     """The same face with the negative of the pattern."""
     result = image.copy()
     result[PATTERN] = 255 - image[PATTERN]
     return result
 
 
-def unmarked(image):
+def unmarked(image: np.ndarray) -> np.ndarray:
     """The same without the face's mark."""
     result = image.copy()
     result[8:16, 12:20] = 90
     return result
 
 
-def write(folder: Path, images, first=0):
+def write(folder: Path, images: Iterable[np.ndarray], first: int = 0) -> Path:
     """PNG files named by number."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images, start=first):

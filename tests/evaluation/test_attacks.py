@@ -7,11 +7,11 @@ from nullface_pipeline.evaluation.attacks import MATCHING_ATTACKS, STRENGTHS, ma
 from nullface_pipeline.evaluation.rates import normalized
 
 
-def random_faces(count, size=64, seed=0):
+def random_faces(count: int, size: int = 64, seed: int = 0) -> np.ndarray:
     return normalized(np.random.default_rng(seed).standard_normal((count, size)))
 
 
-def rank1(attack, *arguments):
+def rank1(attack: str, *arguments: np.ndarray) -> float:
     return matching_attacks(*arguments)[attack].found_within(1).mean()
 
 
@@ -25,7 +25,7 @@ def test_copies_are_most_similar_and_negatives_least_similar():
         assert rank1("most_or_least_similar", probes, faces) == 1.0
 
 
-def rotated(faces, noise=0.05):
+def rotated(faces: np.ndarray, noise: float = 0.05) -> np.ndarray:
     """The faces in another basis, with noise."""
     size = faces.shape[1]
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((size, size)))[0].astype(np.float32)
@@ -42,7 +42,7 @@ def test_nothing_is_learned_from_unrelated_faces():
     assert rank1("learned_linear", random_faces(300, seed=3), random_faces(300)) < 0.03
 
 
-def other_photos(faces):
+def other_photos(faces: np.ndarray) -> np.ndarray:
     return normalized(faces + 0.1 * np.random.default_rng(4).standard_normal(faces.shape))
 
 

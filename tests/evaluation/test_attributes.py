@@ -105,7 +105,7 @@ def test_head_pose_turns_with_the_picture():
 
 class TestLandmarks:
     @pytest.fixture(autouse=True)
-    def needs_dlib(self):
+    def needs_dlib(self) -> None:
         pytest.importorskip("dlib")
 
     def test_points_lie_where_the_five_are(self):

@@ -12,10 +12,10 @@ import pytest
 from nullface_pipeline.evaluation.cache import Cache, cache_path, clear_cache
 
 
-def count_makes(cache, *made_from):
+def count_makes(cache: Cache, *made_from: str | bytes) -> int:
     made = []
 
-    def make():
+    def make() -> np.ndarray:
         made.append(1)
         return np.arange(4, dtype=np.float16)
 

@@ -1,5 +1,7 @@
 """Different-photo galleries: two photos a person, matched by name or listed in a pairs file."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -22,13 +24,13 @@ PEOPLE = 24
 class Directions(Patterns):
     """Embeddings placed by hand: the first two pixels of the pattern are an angle."""
 
-    def __call__(self, image, landmarks):
+    def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         self.calls += 1
         degrees = float(image[20, 12, 0]) + float(image[20, 12, 1])
         return np.array([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], dtype=np.float32)
 
 
-def at_angle(degrees, shade=0):
+def at_angle(degrees: float, shade: int = 0) -> np.ndarray:
     """A photo whose face has an embedding at an angle of 0 to 510 degrees."""
     image = person(0)
     image[20, 12, :2] = min(degrees, 255), max(degrees - 255, 0)
@@ -37,12 +39,12 @@ def at_angle(degrees, shade=0):
 
 
 @pytest.fixture()
-def models(tmp_path):
+def models(tmp_path: Path) -> CachedModels:
     return CachedModels(RedSquares(), Cache(tmp_path / "cache.sqlite"), quiet=True)
 
 
 @pytest.fixture()
-def originals(tmp_path):
+def originals(tmp_path: Path) -> Path:
     return write(tmp_path / "originals", [person(number) for number in range(PEOPLE)])
 
 
@@ -158,7 +160,7 @@ def test_reversed_results_are_searched_in_both_galleries(originals, models, tmp_
 
 
 @pytest.fixture()
-def several(tmp_path):
+def several(tmp_path: Path) -> tuple[Path, Path]:
     """Folder and pairs file: two photos a person, a third of person 0, only one of person 24."""
     folder, lines = tmp_path / "several", ["subject,file"]
     for number in range(PEOPLE):

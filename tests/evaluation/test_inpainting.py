@@ -2,6 +2,8 @@
 blends.
 """
 
+from typing import Any
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -31,7 +33,7 @@ def seeds(count: int, first: int = 0) -> list[torch.Generator]:
 
 
 @pytest.fixture(scope="module")
-def inpainter():
+def inpainter() -> Any:
     unet = make_unet(in_channels=9)
     pipe = FaceInpaintPipeline(
         **{**make_components(), "unet": unet},
@@ -44,7 +46,7 @@ def inpainter():
     return pipe
 
 
-def inpaint(pipe, embeds, count=2, first=0, **options) -> list[np.ndarray]:
+def inpaint(pipe: Any, embeds: torch.Tensor, count: int = 2, first: int = 0, **options: Any) -> list[np.ndarray]:
     images = pipe.inpaint(
         pictures(first + count)[first:],
         left_half(count),

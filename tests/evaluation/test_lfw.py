@@ -30,7 +30,7 @@ PEOPLE = 90
 
 
 @pytest.fixture(scope="module")
-def linear_world():
+def linear_world() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Results: a linear function of originals plus noise. Other photos: originals with noise."""
     rng = np.random.default_rng(0)
     originals = rng.normal(size=(PEOPLE, 24))
@@ -74,10 +74,10 @@ def test_people_whose_largest_face_is_not_in_the_middle_are_excluded(tmp_path):
 
 
 def test_a_stopped_run_continues_and_refused_photos_are_recorded(tmp_path):
-    asked = []
+    calls = []
 
     def anonymize(path, seed, **options):
-        asked.append((path.stem, seed, options))
+        calls.append((path.stem, seed, options))
         if path.stem == "001":
             raise PhotoRefusedError("covered")
         face = SimpleNamespace(box=(0.0, 0.0, 1.0, 1.0), method="replaced", attempts=1)
@@ -89,8 +89,8 @@ def test_a_stopped_run_continues_and_refused_photos_are_recorded(tmp_path):
     pipe = SimpleNamespace(anonymize=anonymize)
     make_results(pipe, tmp_path, "opposite", seed=1)
     make_results(pipe, tmp_path, "opposite", seed=1)
-    assert [stem for stem, _, _ in asked] == ["000", "001", "002", "001"]
-    assert asked[2][1:] == (2001, {"identity": "opposite"})
+    assert [stem for stem, _, _ in calls] == ["000", "001", "002", "001"]
+    assert calls[2][1:] == (2001, {"identity": "opposite"})
     assert sorted(path.name for path in (tmp_path / "opposite-1").glob("*.png")) == ["000.png", "002.png"]
     lines = [json.loads(line) for line in (tmp_path / "opposite-1" / "records.jsonl").read_text().splitlines()]
     assert [line["photo"] for line in lines if "refused" in line] == ["001", "001"]

@@ -1,5 +1,8 @@
 """Which result belongs to which original, and what is refused."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -18,7 +21,7 @@ from nullface_pipeline.face_identity import FaceLocation
 from ..refusals import refused_option
 
 
-def write(path, colour="grey", size=(32, 24)):
+def write(path: Path, colour: Any = "grey", size: Any = (32, 24)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     PIL.Image.new("RGB", size, colour).save(path)
     return path
@@ -62,9 +65,9 @@ def test_folders_that_are_none(tmp_path):
 def test_methods_by_what_was_asked(tmp_path):
     assert read_method("blur").folder is None
     assert read_method(f"blur={tmp_path}").folder == tmp_path
-    for asked in ("mosaic", "ours=", f"={tmp_path}", "ours=absent"):
+    for text in ("mosaic", "ours=", f"={tmp_path}", "ours=absent"):
         with refused_option("method"):
-            read_method(asked)
+            read_method(text)
 
 
 def test_one_changed_byte_is_another_picture(tmp_path):

@@ -1,10 +1,15 @@
 """The paper's settings, and their pictures: made once, from one inversion a photo."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from skimage import data
 
+from nullface_pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.evaluation.inpainting import load_inpainter
 from nullface_pipeline.evaluation.paper import FIGURES, TABLES, Setting, draw_photos, select_settings
 from nullface_pipeline.evaluation.paper_pictures import make_pictures
@@ -19,18 +24,18 @@ SETTINGS = (Setting("a"), Setting("b", keep=("eyes",), guidance_scale=7.0))
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("photos")
     PIL.Image.fromarray(FaceCrop.from_landmarks(FIVE, 160).crop_image(data.astronaut())).save(folder / "0.png")
     PIL.Image.fromarray(np.full((160, 160, 3), 90, dtype=np.uint8)).save(folder / "1.png")
     return sorted(folder.iterdir())
 
 
-def unet_rows(pipe, monkeypatch) -> list[int]:
+def unet_rows(pipe: StableDiffusionNullFacePipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     forward = pipe.unet.forward
 
-    def counted(sample, *args, **kwargs):
+    def counted(sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         rows.append(len(sample))
         return forward(sample, *args, **kwargs)
 

@@ -1,5 +1,7 @@
 """Quality outside the face and of sets, with random weights in the published layouts."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -20,17 +22,32 @@ def changed(inside: bool) -> np.ndarray:
     return np.where((MASK[..., None] > 0) == inside, noise, PHOTO)
 
 
-@pytest.fixture
-def alexnet(tmp_path):
+@pytest.fixture(scope="module")
+def alexnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """AlexNet's convolutions with random weights."""
     from torchvision.models import alexnet
 
-    torch.manual_seed(0)
-    torch.save(alexnet(weights=None).state_dict(), tmp_path / "alexnet.pth")
-    return tmp_path / "alexnet.pth"
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in alexnet(weights=None).state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: 0.05 * torch.randn(shape, generator=generator)
+        for name, shape in shapes.items()
+        if name.startswith("features.")
+    }
+    path = tmp_path_factory.mktemp("alexnet") / "alexnet.pth"
+    torch.save(weights, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lpips(alexnet: Path) -> LPIPS:
+    pytest.importorskip("lpips")
+    return LPIPS(alexnet)
 
 
 @pytest.fixture
-def empty_cache(tmp_path, monkeypatch):
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
 
 
@@ -40,19 +57,16 @@ def test_ssim_looks_outside_the_mask_only():
     assert np.isnan(SSIM()(PHOTO, PHOTO, np.ones_like(MASK)))
 
 
-def test_lpips_looks_outside_the_mask_only(alexnet):
-    pytest.importorskip("lpips")
-    lpips = LPIPS(alexnet)
+def test_lpips_looks_outside_the_mask_only(lpips):
     assert lpips(PHOTO, changed(inside=True), MASK) == pytest.approx(0.0, abs=1e-6)
     assert lpips(PHOTO, changed(inside=False), MASK) > 0.01
 
 
-def test_lpips_uses_the_backbone_it_is_given(alexnet, tmp_path):
-    pytest.importorskip("lpips")
+def test_lpips_uses_the_backbone_it_is_given(alexnet, lpips, tmp_path):
     backbone = torch.load(alexnet)
     backbone["features.0.weight"] *= 3.0
     torch.save(backbone, tmp_path / "other.pth")
-    results = [LPIPS(path)(PHOTO, changed(inside=False), MASK) for path in (alexnet, tmp_path / "other.pth")]
+    results = [each(PHOTO, changed(inside=False), MASK) for each in (lpips, LPIPS(tmp_path / "other.pth"))]
     assert results[0] != pytest.approx(results[1], rel=1e-3)
 
 
@@ -96,7 +110,7 @@ def test_scores_are_of_pixels_in_0_1():
 
 class TestDistances:
     @pytest.fixture(autouse=True)
-    def needs_torchmetrics(self):
+    def needs_torchmetrics(self) -> None:
         pytest.importorskip("torchmetrics")
 
     def features(self, seed: int, count: int = 60, shift: float = 0.0) -> torch.Tensor:

@@ -20,11 +20,11 @@ from nullface_pipeline.evaluation.rates import (
 )
 
 
-def random_faces(count, size=32, seed=0):
+def random_faces(count: int, size: int = 32, seed: int = 0) -> np.ndarray:
     return normalized(np.random.default_rng(seed).standard_normal((count, size)))
 
 
-def at_angles(*degrees):
+def at_angles(*degrees: float) -> np.ndarray:
     radians = np.radians(degrees)
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
@@ -121,8 +121,8 @@ def test_undetected_faces_move_only_their_denominators():
     assert every["gt_aligned"] == fewer["gt_aligned"] == Rate(2.0, 4)
     assert every["redetected"] == fewer["redetected"] == Rate(1.0, 4)
     assert every["detected_only"] == Rate(1.0, 4) and fewer["detected_only"] == Rate(1.0, 2)
-    nobody = three_rates(gt_aligned, redetected, np.zeros(4, dtype=bool))
-    assert nobody["detected_only"].count == 0 and nobody["redetected"] == Rate(0.0, 4)
+    none = three_rates(gt_aligned, redetected, np.zeros(4, dtype=bool))
+    assert none["detected_only"].count == 0 and none["redetected"] == Rate(0.0, 4)
 
 
 def test_a_gallery_is_centred_with_its_probes():
@@ -140,7 +140,7 @@ def test_means_leave_out_what_could_not_be_measured():
     assert Mean.of(np.array([np.nan])).count == 0
 
 
-def peak_memory(count):
+def peak_memory(count: int) -> int:
     faces = random_faces(count, size=8)
     tracemalloc.start()
     mated_ranks(faces, faces)

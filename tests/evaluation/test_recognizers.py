@@ -1,6 +1,8 @@
 """Recognizers: what their options mean, and how a face comes to them."""
 
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,16 +26,16 @@ ASTRONAUT = data.astronaut()
 
 
 @pytest.fixture(scope="module")
-def detector():
+def detector() -> Detector:
     return Detector("tiny")
 
 
 @pytest.fixture(scope="module")
-def landmarks(detector):
+def landmarks(detector: Detector) -> np.ndarray:
     return detector.largest(ASTRONAUT).landmarks
 
 
-def write_recognizer(path, size=112, batch=1):
+def write_recognizer(path: Path, size: Any = 112, batch: Any = 1) -> Path:
     """The mean of each channel, as an embedding of three numbers."""
     picture = helper.make_tensor_value_info("data", TensorProto.FLOAT, [batch, 3, size, size])
     output = helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, 3, 1, 1])
@@ -73,16 +75,16 @@ def test_words_behind_the_file(tmp_path):
     assert load_recognizer(f"adaface={path}").bgr and not load_recognizer(f"adaface={path},rgb").bgr
     plain = load_recognizer(f"mine={path}")
     assert (plain.bgr, plain.centred, plain.independent) == (False, False, True)
-    told = load_recognizer(f"mine={path},bgr,centred,steered")
-    assert (told.bgr, told.centred, told.independent) == (True, True, False)
+    described = load_recognizer(f"mine={path},bgr,centred,steered")
+    assert (described.bgr, described.centred, described.independent) == (True, True, False)
     assert not load_recognizer(f"mine={path.rename(tmp_path / 'w600k_r50.onnx')}").independent
 
 
-@pytest.mark.parametrize("asked", ["nobody", "=x.onnx", "mine=", "mine=absent.onnx", "tiny=", "mine={path},loud"])
-def test_what_is_no_recognizer_is_refused(tmp_path, asked):
+@pytest.mark.parametrize("name", ["absent", "=x.onnx", "mine=", "mine=absent.onnx", "tiny=", "mine={path},loud"])
+def test_what_is_no_recognizer_is_refused(tmp_path, name):
     path = write_recognizer(tmp_path / "mean.onnx")
-    with pytest.raises(ValueError, match=asked.partition("=")[0] or "=x"):
-        load_recognizer(asked.format(path=path))
+    with pytest.raises(ValueError, match=name.partition("=")[0] or "=x"):
+        load_recognizer(name.format(path=path))
 
 
 def test_a_file_that_is_no_network_is_refused(tmp_path):
@@ -93,7 +95,7 @@ def test_a_file_that_is_no_network_is_refused(tmp_path):
         load_recognizer(f"mine={write_oblong(tmp_path / 'oblong.onnx')}")
 
 
-def write_oblong(path):
+def write_oblong(path: Path) -> Path:
     model = onnx.load(write_recognizer(path))
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 96
     onnx.save(model, path)

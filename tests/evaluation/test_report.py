@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -34,7 +35,7 @@ PEOPLE = 20
 
 
 @pytest.fixture(scope="module")
-def evaluation(tmp_path_factory):
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("evaluation")
     originals = write(folder / "originals", [person(number) for number in range(PEOPLE)])
     gallery = write(folder / "gallery", [other_photo(number) for number in range(PEOPLE - 5)])
@@ -61,7 +62,7 @@ def evaluation(tmp_path_factory):
     return done
 
 
-def by_names(records):
+def by_names(records: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
     names = ("method", "recognizer", "gallery", "attack", "metric", "denominator")
     return {tuple(each[name] for name in names): each for each in records}
 
@@ -194,7 +195,7 @@ def test_attacks_side_by_side(evaluation):
     assert rows[3][2] == "different photo" and rows[3][4].startswith("93.3")
 
 
-def pictures(page):
+def pictures(page: str) -> list[np.ndarray]:
     found = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     return [np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(each)))) for each in found]
 

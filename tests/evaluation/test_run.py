@@ -1,5 +1,9 @@
 """Whole evaluations of folders: what counts as found, what is remembered, what is refused."""
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -21,21 +25,21 @@ PEOPLE = 12
 
 
 @pytest.fixture()
-def originals(tmp_path):
+def originals(tmp_path: Path) -> Path:
     return write(tmp_path / "originals", [person(number) for number in range(PEOPLE)])
 
 
 @pytest.fixture()
-def models(tmp_path):
+def models(tmp_path: Path) -> CachedModels:
     return CachedModels(RedSquares(), Cache(tmp_path / "cache.sqlite"), quiet=True)
 
 
-def run(originals, models, recognizers=None, **methods):
+def run(originals: Path, models: CachedModels, recognizers: Any = None, **methods: Path) -> Any:
     recognizers = recognizers or [Patterns()]
     return evaluate(originals, [Method(name, folder) for name, folder in methods.items()], recognizers, models)
 
 
-def rank1(result, attack="most_similar"):
+def rank1(result: Any, attack: str = "most_similar") -> float:
     return result.recognitions["same_photo"]["patterns"].attacks[attack].found_within(1).mean()
 
 
@@ -175,21 +179,21 @@ class Brightness:
 
     name, unit, fingerprint = "brightness", "of 255", "1"
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, image, landmarks):
+    def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         self.calls += 1
         return np.zeros(0) if image[0, 0, 2] == 255 else np.array([image[20:36, 12:28].mean()])
 
-    def distance(self, original, anonymized):
+    def distance(self, original: np.ndarray, anonymized: np.ndarray) -> float:
         return float(np.abs(original - anonymized)[0])
 
 
 class ChangeOutside:
     name = fingerprint = "change outside"
 
-    def __call__(self, original, anonymized, mask):
+    def __call__(self, original: np.ndarray, anonymized: np.ndarray, mask: np.ndarray) -> float:
         assert mask.shape == original.shape[:2] and 0 < mask.mean() < 0.5
         return float(np.abs(original.astype(int) - anonymized)[mask == 0].mean())
 
@@ -197,7 +201,7 @@ class ChangeOutside:
 class Counts:
     name = "counts"
 
-    def __call__(self, originals, anonymized):
+    def __call__(self, originals: Iterable[np.ndarray], anonymized: Iterable[np.ndarray]) -> dict[str, float]:
         return {"pictures": float(sum(1 for _ in originals)), "mean": float(np.mean([x.mean() for x in anonymized]))}
 
 
@@ -248,10 +252,10 @@ class Constant:
 
     name = "constant"
 
-    def __init__(self, value):
+    def __init__(self, value: float):
         self.value, self.fingerprint = value, f"constant {value}"
 
-    def __call__(self, original, anonymized, mask):
+    def __call__(self, original: np.ndarray, anonymized: np.ndarray, mask: np.ndarray) -> float:
         return self.value
 
 

@@ -10,12 +10,12 @@ from nullface_pipeline.evaluation.verification import FOLDS, pair_scores, read_p
 SUBJECTS = np.repeat(np.arange(40), 2)
 
 
-def at_angles(*degrees):
+def at_angles(*degrees: float) -> np.ndarray:
     radians = np.radians(degrees)
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
-def two_photos(noise, seed=0):
+def two_photos(noise: float, seed: int = 0) -> np.ndarray:
     """(80, 16): two photos of each of 40 people."""
     rng = np.random.default_rng(seed)
     people = np.repeat(rng.standard_normal((40, 16)), 2, axis=0)

@@ -6,6 +6,7 @@ import struct
 import xml.etree.ElementTree as ElementTree
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -51,7 +52,7 @@ def picture(width: int = 96, height: int = 64) -> PIL.Image.Image:
     return PIL.Image.fromarray(np.stack(channels, axis=-1).astype(np.uint8))
 
 
-def saved(image: PIL.Image.Image, kind: str, **options) -> bytes:
+def saved(image: PIL.Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format=kind, **(FAITHFUL[kind] | options if kind in FAITHFUL else options))
     return file.getvalue()
@@ -63,7 +64,7 @@ def put(folder: Path, data: bytes, name: str = "photo") -> Path:
     return path
 
 
-def rewritten(folder: Path, data: bytes, **options) -> bytes:
+def rewritten(folder: Path, data: bytes, **options: Any) -> bytes:
     """What comes out of a photo in which no pixel was changed."""
     photo = read_photo(put(folder, data))
     write_photo(photo.image, folder / "result", photo, **options)
@@ -82,7 +83,7 @@ def difference(first: PIL.Image.Image, second: PIL.Image.Image) -> float:
     return float(np.abs(pixels[0] - pixels[1]).mean())
 
 
-def refusal(path: Path, **options) -> str:
+def refusal(path: Path, **options: Any) -> str:
     with pytest.raises(PhotoFileError) as caught:
         read_photo(path, **options)
     message = str(caught.value)
@@ -265,7 +266,7 @@ def digital_source_type(data: bytes) -> str:
     return entry.text or ""
 
 
-def soft_edge():
+def soft_edge() -> np.ndarray:
     """(64, 96) uint8 opacity: opaque but for a few columns."""
     columns = np.concatenate([np.full(40, 255), np.linspace(20, 240, 8), np.full(48, 255)])
     return np.tile(columns.astype(np.uint8), (64, 1))

@@ -11,6 +11,7 @@ from skimage import data
 
 from nullface_pipeline.photo_files import PhotoFileError, read_photo
 from nullface_pipeline.photo_files.anonymize import anonymize_file
+from nullface_pipeline.photo_files.photo_file import PhotoFile
 from nullface_pipeline.photo_options import PhotoOptions
 from nullface_pipeline.photo_records import PhotoRefusedError
 
@@ -26,11 +27,11 @@ QUICK = PhotoOptions(
 
 
 @pytest.fixture(scope="module")
-def astronaut():
+def astronaut() -> PIL.Image.Image:
     return PIL.Image.fromarray(data.astronaut()[:300, 60:360])
 
 
-def opened(image, alpha):
+def opened(image: PIL.Image.Image, alpha: PIL.Image.Image | None) -> PhotoFile:
     picture = image.copy()
     picture.putalpha(alpha)
     file = io.BytesIO()
@@ -58,32 +59,32 @@ def test_a_photo_without_transparency_is_the_pipelines_business(pipe, astronaut)
     assert np.array_equal(np.asarray(result.image), np.asarray(pipe.anonymize(astronaut, QUICK).image))
 
 
-def small_face(astronaut, size=90):
+def small_face(astronaut: PIL.Image.Image, size: int = 90) -> PIL.Image.Image:
     return astronaut.convert("L").crop((60, 0, 260, 220)).resize((size, size), PIL.Image.Resampling.LANCZOS)
 
 
-def grey_in_a_corner(astronaut):
+def grey_in_a_corner(astronaut: PIL.Image.Image) -> PIL.Image.Image:
     alpha = PIL.Image.new("L", astronaut.size, 255)
     alpha.paste(small_face(astronaut), (205, 205))
     return alpha
 
 
-def black_and_white(astronaut):
+def black_and_white(astronaut: PIL.Image.Image) -> PIL.Image.Image:
     alpha = PIL.Image.new("L", astronaut.size, 255)
     alpha.paste(small_face(astronaut, 180).point(lambda level: 255 * (level > 110)), (115, 115))
     return alpha
 
 
-def dithered(astronaut):
+def dithered(astronaut: PIL.Image.Image) -> PIL.Image.Image:
     return astronaut.convert("1").convert("L")
 
 
-def coarsely_dithered(astronaut):
+def coarsely_dithered(astronaut: PIL.Image.Image) -> PIL.Image.Image:
     half = astronaut.resize((150, 150)).convert("1")
     return half.resize((300, 300), PIL.Image.Resampling.NEAREST).convert("L")
 
 
-def nearly_opaque(astronaut):
+def nearly_opaque(astronaut: PIL.Image.Image) -> PIL.Image.Image:
     return astronaut.convert("L").point(lambda level: 247 + level // 32)
 
 

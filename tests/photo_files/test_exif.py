@@ -1,4 +1,6 @@
 import base64
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.ExifTags
@@ -17,7 +19,12 @@ LETTERS = base64.b64encode(PAYLOAD).decode()
 EXIF, GPS = PIL.ExifTags.IFD.Exif, PIL.ExifTags.IFD.GPSInfo
 
 
-def kept(tmp_path, main=None, exposure=None, position=None):
+def kept(
+    tmp_path: Path,
+    main: dict[int, Any] | None = None,
+    exposure: dict[int, Any] | None = None,
+    position: dict[int, Any] | None = None,
+) -> tuple[dict[int, Any], ...]:
     """What is left of such notes: the three directories."""
     exif = PIL.Image.Exif()
     exif.update(main or {})

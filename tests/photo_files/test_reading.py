@@ -396,7 +396,7 @@ MAGIC.append(b"\0\0\0\x18ftypheic")
 
 
 @st.composite
-def damaged_files(draw):
+def damaged_files(draw: st.DrawFn) -> bytes:
     data = bytearray(draw(st.sampled_from(SAMPLES)))
     # Headers are where damage does most.
     places = st.one_of(st.integers(0, min(400, len(data) - 1)), st.integers(0, len(data) - 1))

@@ -1,5 +1,6 @@
 import struct
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -23,7 +24,7 @@ from .samples import HEIF, opened, png, png_rows, put, refusal, saved
 
 
 @pytest.fixture(scope="module")
-def detector():
+def detector() -> Any:
     return load_detector("tiny")
 
 

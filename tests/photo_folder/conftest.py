@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import PIL.Image
 import pytest
 
 
 @pytest.fixture
-def photos(tmp_path):
+def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     for name in ("a.jpg", "b/hard.png", "b/c/empty.webp", "b/d.JPG", "notes.txt"):
         path = folder / name

@@ -5,6 +5,7 @@ and refused.
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 
@@ -18,7 +19,7 @@ from nullface_pipeline.runs.resume import PreviousRun, split_jobs
 from .stand_in import paint_black
 
 
-def run(photos, output, **settings):
+def run(photos: Path, output: Path, **settings: Any) -> dict[str, PhotoOutcome]:
     return {
         outcome.job.source.name: outcome
         for outcome in anonymize_photos(paint_black, find_photos([photos], output), **settings)

@@ -5,7 +5,9 @@ another one is.
 import os
 import subprocess
 import unicodedata
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,11 +18,11 @@ from nullface_pipeline.runs.paths import check_written, fold
 
 
 @pytest.fixture
-def bind(tmp_path):
+def bind(tmp_path: Path) -> Iterator[Callable[[Path, str], Path]]:
     """Show a folder in a second place as well, where the machine lets tests do so."""
     mounted = []
 
-    def mount(folder, name):
+    def mount(folder: Path, name: str) -> Path:
         place = tmp_path / name
         place.mkdir()
         done = subprocess.run(["mount", "--bind", folder, place], capture_output=True, check=False)
@@ -89,7 +91,7 @@ def test_patterns_may_stand_beside_their_output(photos):
             find_photos([pattern], output)
 
 
-def link(path, target):
+def link(path: Path, target: Path | str) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(target)
     return path
@@ -163,11 +165,11 @@ def test_what_cannot_be_read_is_not_left_out(photos, tmp_path):
 
 
 @pytest.fixture
-def jobs(photos, tmp_path):
+def jobs(photos: Path, tmp_path: Path) -> list[PhotoJob]:
     return find_photos([photos], tmp_path / "out")
 
 
-def check(jobs, tmp_path, **files):
+def check(jobs: list[PhotoJob], tmp_path: Path, **files: Any) -> None:
     written = plan_written(jobs, tmp_path / "out", tmp_path / "record.jsonl", **files)
     check_written(written, [job.source for job in jobs])
 

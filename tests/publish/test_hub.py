@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner, Result
 
-from nullface_pipeline import StableDiffusionXLNullFacePipeline
+from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXLNullFacePipeline
 from nullface_pipeline.cli import app
 from nullface_pipeline.publish import hub
 from nullface_pipeline.publish.hub import CLONE, PACKAGE, model_files, pipeline_files, write_repository
@@ -24,6 +24,7 @@ SETTINGS = {"num_inference_steps": 12, "skip": 0.5, "output_type": "np"}
 
 CALL = """
 import numpy as np
+import torch
 import safetensors.torch
 from diffusers import DiffusionPipeline
 {load}
@@ -37,7 +38,7 @@ np.save("image.npy", images)
 
 
 @pytest.fixture(scope="module")
-def inputs():
+def inputs() -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 8, 8, generator=generator)
     image = torch.nn.functional.interpolate(coarse, (128, 128), mode="bicubic").clamp(0, 1)
@@ -45,13 +46,13 @@ def inputs():
 
 
 @pytest.fixture(scope="module")
-def expected(pipe, inputs):
+def expected(pipe: StableDiffusionNullFacePipeline, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return pipe(inputs["image"], identity_embeds=inputs["embeds"], generator=generator, **SETTINGS).images
 
 
 @pytest.fixture
-def home(tmp_path, inputs):
+def home(tmp_path: Path, inputs: dict[str, torch.Tensor]) -> Path:
     folder = tmp_path / "home"
     folder.mkdir()
     safetensors.torch.save_file(inputs, folder / "inputs.safetensors")
@@ -214,7 +215,7 @@ def test_export_needs_a_clone(tmp_path, monkeypatch):
 
 UPLOAD = """
 from pathlib import Path
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 from nullface_pipeline.cli import app
 for option in ("--dry-run", "--no-dry-run"):
     result = CliRunner().invoke(app, ["export", "--hub", "export", "--push", "me/mine", option])

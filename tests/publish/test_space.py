@@ -12,7 +12,7 @@ from nullface_pipeline.publish.space import space_files
 from ..local_hub import LocalHub
 
 
-def requirements(files):
+def requirements(files: dict[str, bytes]) -> list[Requirement]:
     return [Requirement(line) for line in files["requirements.txt"].decode().splitlines()]
 
 

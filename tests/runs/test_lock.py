@@ -3,6 +3,8 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,11 +23,11 @@ with hold_folder(Path(sys.argv[1])):
 
 
 @pytest.fixture
-def holder(tmp_path):
+def holder(tmp_path: Path) -> Iterator[Callable[[Path], subprocess.Popen[bytes]]]:
     """Another process that holds a folder."""
     started = []
 
-    def hold(folder):
+    def hold(folder: Path) -> subprocess.Popen[bytes]:
         run = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE)
         started.append(run)
         assert run.stdout.readline() == b"held\n"
@@ -37,7 +39,7 @@ def holder(tmp_path):
         run.wait()
 
 
-def leftover(folder):
+def leftover(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / TEMPORARY_PATTERN.replace("*", "0123")
     path.write_bytes(b"half")

@@ -10,7 +10,7 @@ from nullface_pipeline.photo_files import PhotoFileError
 from nullface_pipeline.runs.messages import MAX_LENGTH, format_error
 
 
-def decode_error():
+def decode_error() -> ValueError:
     try:
         json.loads("{")
     except ValueError as error:

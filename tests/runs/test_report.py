@@ -1,6 +1,8 @@
 """A report holds what a report holds; any other line is one error in words."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ LINE = {
 }
 
 
-def read(tmp_path, text):
+def read(tmp_path: Path, text: str) -> Any:
     path = tmp_path / "report.jsonl"
     path.write_bytes(text.encode(errors="surrogatepass") if isinstance(text, str) else text)
     return read_report(path)

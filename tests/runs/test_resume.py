@@ -1,12 +1,15 @@
 """Which results are finished: those whose record has the hashes of this photo and these options."""
 
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nullface_pipeline.photo_folder import anonymize_photos, find_photos
 from nullface_pipeline.photo_records import NoFaceFoundError
 from nullface_pipeline.runs.digests import options_digest
+from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.runs.records import ResultRecord, record_path
 from nullface_pipeline.runs.report import append_to_report, read_report
 from nullface_pipeline.runs.resume import PreviousRun, split_jobs
@@ -15,14 +18,14 @@ from ..photo_folder.stand_in import paint_black
 
 
 @pytest.fixture
-def record(tmp_path):
+def record(tmp_path: Path) -> Any:
     record = ResultRecord(tmp_path / "state" / "record.jsonl")
     record.prepare()
     return record
 
 
 @pytest.fixture
-def one(photos, tmp_path, record):
+def one(photos: Path, tmp_path: Path, record: Any) -> PhotoJob:
     """A photo and its finished result."""
     (job,) = find_photos([photos / "a.jpg"], tmp_path / "out")
     (outcome,) = anonymize_photos(paint_black, [job], options="same", before_writing=record.add)
@@ -30,7 +33,7 @@ def one(photos, tmp_path, record):
     return job
 
 
-def split(job, record, options="same", **settings):
+def split(job: PhotoJob, record: Any, options: Any = "same", **settings: Any) -> str:
     """Which of three it is."""
     end = split_jobs([job], options, PreviousRun(ResultRecord(record.path)), **settings)
     return "finished" if end.finished else "refused" if end.refused else "pending"

@@ -26,7 +26,7 @@ LIST_IT_AGAIN = (
 
 
 @pytest.fixture
-def copy(tmp_path, monkeypatch) -> Path:
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """nullface-tiny in a folder of its own, which is what is loaded and checked."""
     folder = tmp_path / "tiny"
     shutil.copytree(TINY_FOLDER, folder)
@@ -74,11 +74,11 @@ def truncate(path: Path) -> None:
 
 @pytest.mark.slow
 def test_nullface_tiny_passes_and_every_part_is_looked_at():
-    told: list[Finding] = []
-    result = run_selftest("tiny", device="cpu", report=told.append)
+    reported: list[Finding] = []
+    result = run_selftest("tiny", device="cpu", report=reported.append)
     assert result.passed, [finding for finding in result.findings if not finding.passed]
-    assert told == result.findings
-    parts = {finding.part for finding in told}
+    assert reported == result.findings
+    parts = {finding.part for finding in reported}
     assert parts >= {"files", "detector", "recognizer", "parser", "autoencoder", "denoiser", "adapter", "portrait"}
     assert result.seconds["one portrait"] > 0 and result.peak_bytes
 
@@ -138,7 +138,7 @@ class TestHubCache:
     """Files in the Hub's cache are named after their hashes."""
 
     @pytest.fixture(autouse=True)
-    def cache(self, tmp_path, monkeypatch) -> Path:
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(files, "HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr(files, "bisenet_path", lambda: tmp_path / "not_there.pth")
         monkeypatch.setattr(files, "BUFFALO_L", replace(BUFFALO_L, place=tmp_path / "buffalo_l"))

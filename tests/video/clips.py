@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -73,7 +74,7 @@ def head_mask(portrait: Portrait) -> np.ndarray:
     """(h, w) float32 in [0, 1]: an ellipse around the head, which is what `draw` pastes."""
     centre = (portrait.box[:2] + portrait.box[2:]) / 2.0
     size = portrait.box[2:] - portrait.box[:2]
-    mask = np.zeros(portrait.pixels.shape[:2], dtype=np.float32)
+    mask: np.ndarray = np.zeros(portrait.pixels.shape[:2], dtype=np.float32)
     axes = (float(min(0.95 * size[0], mask.shape[1] / 2)), float(0.95 * size[1]))
     cv2.ellipse(mask, (int(centre[0]), int(centre[1])), (int(axes[0]), int(axes[1])), 0, 0, 360, 1.0, -1)
     return cv2.GaussianBlur(mask, (0, 0), 4)
@@ -181,7 +182,7 @@ def write_clip(
             container.set_chapters(
                 [{"id": 1, "start": start, "end": end, "time_base": time_base, "metadata": {"title": chapter}}]
             )
-        stream = container.add_stream(codec, rate=25, options={"crf": "15"})
+        stream: Any = container.add_stream(codec, rate=25, options={"crf": "15"})
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pix_fmt
         context = stream.codec_context
@@ -203,7 +204,7 @@ def write_clip(
     return path
 
 
-def _tone(stream, seconds: float) -> list:
+def _tone(stream: Any, seconds: float) -> list[Any]:
     import av
 
     rate, packets = 16_000, []
@@ -221,7 +222,7 @@ def read_back(path: Path) -> tuple[np.ndarray, list[Fraction]]:
 
     with av.open(str(path)) as container:
         decoded = [
-            (frame.to_ndarray(format="rgb24"), Fraction(frame.pts * frame.time_base))
+            (frame.to_ndarray(format="rgb24"), Fraction(frame.pts * frame.time_base))  # type: ignore[operator]
             for frame in container.decode(video=0)
         ]
     return np.stack([pixels for pixels, _ in decoded]), [time for _, time in decoded]

@@ -20,7 +20,7 @@ pytest.importorskip("av")
 CODECS = {".mp4": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9", ".avi": "mpeg4"}
 
 
-def mutated(content, rng):
+def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     """Bytes changed anywhere, in the header, cut off, inserted, or set to zero."""
     data, size = bytearray(content), len(content)
     kind, place = rng.integers(5), int(rng.integers(size))

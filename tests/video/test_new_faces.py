@@ -1,10 +1,13 @@
 """The stream of new faces: the same, however a video is cut into segments."""
 
+from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.identity_choices import IDENTITY_CHOICES
 from nullface_pipeline.photo_options import PRESETS, PhotoOptions
 from nullface_pipeline.video import new_faces, segments, smoothing
@@ -25,10 +28,10 @@ SIZE, COUNT = 24, 60
 class Noisy:
     """New faces that flicker, and differ with their place in the batch as those of a UNet may."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.batches = []
 
-    def new_faces(self, pipe, targets, settings):
+    def new_faces(self, pipe: Any, targets: Any, settings: Any) -> Any:
         self.batches.append(len(targets))
         made = []
         for place, each in enumerate(targets):
@@ -38,8 +41,8 @@ class Noisy:
 
 
 @pytest.fixture
-def noisy(monkeypatch):
-    def cut(rendering, index, number, pixels):
+def noisy(monkeypatch: pytest.MonkeyPatch) -> Noisy:
+    def cut(rendering: Rendering, index: int, number: int, pixels: np.ndarray) -> FaceTarget | None:
         grey = 60 + 20 * index + number // 2
         return target(np.full((SIZE, SIZE, 3), grey, np.uint8), None) if number != 30 else None
 
@@ -53,7 +56,7 @@ def noisy(monkeypatch):
 
 
 @pytest.fixture
-def rendering():
+def rendering() -> Rendering:
     times = np.arange(COUNT) / 25
     tracks = [
         track_states(each, times) for each in (standing(100, range(COUNT), ANN), standing(40, range(11, 50), BOB))
@@ -63,11 +66,11 @@ def rendering():
     return Rendering(pipe, options, 0, None, times, [(0, COUNT)], tracks, [ANN, BOB], [0, 0], [None, None])
 
 
-def frames():
+def frames() -> Iterator[Frame]:
     return (Frame(np.zeros((4, 4, 3), np.uint8), number) for number in range(COUNT))
 
 
-def made(rendering, spans):
+def made(rendering: Rendering, spans: list[tuple[int, int]]) -> dict[tuple[int, int], np.ndarray]:
     stream = NewFaces(rendering, frames())
     faces = {}
     for span in spans:
@@ -75,7 +78,7 @@ def made(rendering, spans):
     return {(number, index): target.result for number, each in faces.items() for index, target in each.targets.items()}
 
 
-def spans(length):
+def spans(length: int) -> list[tuple[int, int]]:
     return [(start, min(start + length, COUNT)) for start in range(0, COUNT, length)]
 
 

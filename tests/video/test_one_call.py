@@ -1,5 +1,7 @@
 """`anonymize_video`: one call from a file to its result."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from skimage import data
@@ -16,13 +18,13 @@ pytest.importorskip("av")
 
 
 @pytest.fixture
-def source(tmp_path):
+def source(tmp_path: Path) -> Path:
     """Two frames, too few for a new face: they are covered, which takes no UNet."""
     small = np.ascontiguousarray(data.astronaut()[:240, 100:340])
     return write_clip(tmp_path / "in.mp4", [small, small], [0, 40])
 
 
-def names(folder):
+def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 

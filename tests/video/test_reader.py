@@ -21,7 +21,7 @@ pytest.importorskip("av")
 PTS = [0, 40, 90, 130, 250, 290, 300, 350, 420, 460]
 
 
-def pictures(count=10, height=48, width=64):
+def pictures(count: int = 10, height: int = 48, width: int = 64) -> np.ndarray:
     """Frames of which each has its own grey, and a bright corner at the top left."""
     frames = (
         np.full((count, height, width, 3), 60, dtype=np.uint8) + np.arange(count, dtype=np.uint8)[:, None, None, None]

@@ -1,6 +1,8 @@
 """Patches and new faces in one frame."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,19 +25,19 @@ TIMES = np.arange(60) / FPS
 SIZE = (120, 200)
 
 
-def standing(x, frames, who, size=40.0):
+def standing(x: float, frames: Sequence[int], who: np.ndarray, size: float = 40.0) -> Track:
     boxes = np.stack([box(x, 60, size)] * len(frames))
     points = np.stack([landmarks(each) for each in boxes])
     return Track(np.array(frames), boxes, points, np.ones(len(frames)), (0, 60), who)
 
 
-def rendered(*tracks, parents=None):
+def rendered(*tracks: Track, parents: Any = None) -> Rendering:
     states = [track_states(each, TIMES, [other for other in tracks if other is not each]) for each in tracks]
     parents = [None] * len(tracks) if parents is None else parents
     return Rendering(None, None, 0, None, TIMES, [(0, 60)], states, [ANN, BOB], [0, 0], parents)
 
 
-def new_face(track, mask=1.0):
+def new_face(track: Track, mask: np.ndarray | float = 1.0) -> FaceTarget:
     face = DetectedFace(track.boxes[0], track.landmarks[0], 1.0, ANN)
     crop = FaceCrop.from_landmarks(face.landmarks, 64)
     picture = np.zeros((64, 64, 3), np.uint8)
@@ -46,7 +48,7 @@ def new_face(track, mask=1.0):
 FRONT, GONE = standing(100, range(60), ANN), standing(90, range(10), BOB)
 
 
-def shown(rendering, done, number):
+def shown(rendering: Rendering, done: Any, number: int) -> Any:
     return shown_in_front(rendering, done, number, SIZE)
 
 
@@ -102,7 +104,7 @@ def test_somebody_far_from_a_face_that_was_found_stays():
     assert shown(rendered(FRONT, GONE, parents=[None]), done, 30).any()
 
 
-def upside_down(x, y, size):
+def upside_down(x: float, y: float, size: float) -> DetectedFace:
     turned = np.array([x, y]) - landmarks(box(0, 0)) * size / 40.0
     return DetectedFace(box(x, y, size), turned, 0.8, BOB)
 
@@ -114,7 +116,7 @@ def test_upside_down_is_more_than_a_quarter_turn(degrees, expected):
     assert is_upside_down(np.stack([turn.real, turn.imag], axis=1), points) == expected
 
 
-def only_new(face, target):
+def only_new(face: DetectedFace, target: FaceTarget) -> bool:
     picture = np.zeros((*SIZE, 3), np.uint8)
     return is_only_new(rendered(FRONT), face, [target], picture, picture, [])
 

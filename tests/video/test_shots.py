@@ -1,6 +1,7 @@
 """Cuts: found where a shot ends, and nowhere else."""
 
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from nullface_pipeline.video.shots import LOOK_BACK, find_shots, frame_changes, 
 from .clips import background
 
 
-def changes(frames):
+def changes(frames: Iterable[np.ndarray]) -> np.ndarray:
     before, found = deque(maxlen=LOOK_BACK), []
     for frame in frames:
         small = thumbnail(frame)
@@ -19,7 +20,7 @@ def changes(frames):
     return np.stack(found)
 
 
-def still(seed, count):
+def still(seed: int, count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     scene = background(90, 160, seed)
     return [np.clip(scene + rng.normal(0, 3, scene.shape), 0, 255).astype(np.uint8) for _ in range(count)]

@@ -1,5 +1,7 @@
 """New faces that flicker less, and move with their originals."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -22,13 +24,13 @@ SIZE = 64
 FLICKER = 6
 
 
-def portrait(shift=(0.0, 0.0), size=SIZE):
+def portrait(shift: Any = (0.0, 0.0), size: int = SIZE) -> np.ndarray:
     """(size, size, 3) uint8, a face moved by so many shares of the crop."""
     matrix = np.array([[size / 150, 0, size * (shift[0] - 1.1)], [0, size / 150, size * (shift[1] - 0.15)]])
     return cv2.warpAffine(data.astronaut(), matrix, (size, size), flags=cv2.INTER_AREA)
 
 
-def target(aligned, result):
+def target(aligned: np.ndarray, result: np.ndarray) -> FaceTarget:
     landmarks = np.array([[20, 25], [44, 25], [32, 36], [24, 46], [40, 46]], dtype=np.float32)
     face = DetectedFace(np.array([10, 5, 54, 60], np.float32), landmarks, 1.0, np.zeros(512, np.float32))
     whole = np.ones(aligned.shape[:2], np.float32)
@@ -36,7 +38,7 @@ def target(aligned, result):
     return FaceTarget(face, crop, aligned, whole, whole, (), None, face.embedding, result=result)
 
 
-def steadied(originals):
+def steadied(originals: Any) -> list[np.ndarray]:
     """Results that are 40 lighter than their originals, and `FLICKER` more or less by turns,
     steadied.
     """

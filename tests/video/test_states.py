@@ -1,5 +1,8 @@
 """Three states, and no frame in between."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,14 +15,14 @@ from .test_tracks import ANN, FPS, box, landmarks
 TIMES = np.arange(200) / FPS
 
 
-def track(frames, shot=(0, 200), speed=2.0, start=50.0):
+def track(frames: Sequence[int], shot: tuple[int, int] = (0, 200), speed: float = 2.0, start: float = 50.0) -> Track:
     boxes = np.stack([box(start + speed * frame) for frame in frames])
     return Track(
         np.array(frames), boxes, np.stack([landmarks(each) for each in boxes]), np.ones(len(boxes)), shot, ANN
     )
 
 
-def words(states):
+def words(states: Any) -> str:
     return "".join("sgc"[state] for state in states.states)
 
 
@@ -51,7 +54,7 @@ def test_a_patch_in_a_gap_holds_both_ends():
     assert middle[0] <= box(50 + 2.0 * 59)[0] and middle[2] >= box(50 + 2.0 * 75)[2]
 
 
-def behind(first, last, at=50 + 2.0 * 60, shot=(0, 200)):
+def behind(first: int, last: int, at: float = 50 + 2.0 * 60, shot: tuple[int, int] = (0, 200)) -> Track:
     """Somebody who stands in one place."""
     return track(range(first, last), shot, speed=0.0, start=at)
 

@@ -1,6 +1,7 @@
 """Linking: boxes and embeddings that are made up, so that it is known who is who."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ SAME = 0.54
 FPS = 25.0
 
 
-def person(seed):
+def person(seed: int) -> np.ndarray:
     vector = np.random.default_rng(seed).normal(size=512)
     return vector / np.linalg.norm(vector)
 
@@ -21,23 +22,23 @@ def person(seed):
 ANN, BOB = person(1), person(2)
 
 
-def seen_as(who, rng, likeness=0.8):
+def seen_as(who: np.ndarray, rng: np.random.Generator, likeness: float = 0.8) -> np.ndarray:
     """An embedding of a person as one frame shows them."""
     other = rng.normal(size=512)
     other -= (other @ who) * who
     return (likeness * who + np.sqrt(1 - likeness**2) * other / np.linalg.norm(other)).astype(np.float32)
 
 
-def box(x, y=50.0, size=40.0):
+def box(x: float, y: float = 50.0, size: float = 40.0) -> np.ndarray:
     return np.array([x - size / 2, y - size / 2, x + size / 2, y + size / 2], dtype=np.float32)
 
 
-def landmarks(place):
+def landmarks(place: np.ndarray) -> np.ndarray:
     x, y = (place[0] + place[2]) / 2, (place[1] + place[3]) / 2
     return np.array([[x - 8, y - 6], [x + 8, y - 6], [x, y + 2], [x - 6, y + 10], [x + 6, y + 10]], dtype=np.float32)
 
 
-def made(frames):
+def made(frames: Any) -> tuple[Detections, list[np.ndarray]]:
     """A look and its embeddings, of a list of (box, who) for each frame."""
     rng = np.random.default_rng(0)
     faces = np.array([(place, landmarks(place), 0.9) for frame in frames for place, _ in frame], FACE)
@@ -47,13 +48,13 @@ def made(frames):
     return Detections(entries, faces, np.concatenate([[0], np.cumsum(entries["faces"])])), embeds
 
 
-def link(frames, shots=None):
+def link(frames: Any, shots: list[tuple[int, int]] | None = None) -> list[Track]:
     look, embeds = made(frames)
     times = np.arange(len(frames)) / FPS
     return link_faces(look, shots or [(0, len(frames))], times, embeds, SAME)
 
 
-def whose(track):
+def whose(track: Track) -> str:
     return "ann" if track.embedding @ ANN > track.embedding @ BOB else "bob"
 
 
@@ -129,7 +130,7 @@ def test_a_mouth_that_is_taken_for_a_face_is_part_of_one():
     assert find_parent_tracks([larger, mouth]) == [None, None]
 
 
-def standing(x, frames, size=40, shot=(0, 10)):
+def standing(x: float, frames: Any, size: float = 40, shot: tuple[int, int] = (0, 10)) -> Track:
     frames = np.array(frames)
     boxes = np.stack([box(x, size=size)] * len(frames))
     return Track(frames, boxes, np.zeros((len(frames), 5, 2)), np.ones(len(frames)), shot, ANN)

@@ -3,8 +3,10 @@ container.
 """
 
 import errno
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ CHAPTER = "Arrival of Ann"
 SECRET = b"\xff\xd8\xff\xe0 a picture of Ann \xff\xd9"
 
 
-def copy(source, target, audio="none", cut=4):
+def copy(source: Path, target: Path, audio: str = "none", cut: Any = 4) -> Path:
     """Through two segments; returns the path of the result."""
     info = read_info(source)
     frames = list(read_frames(source))
@@ -69,12 +71,12 @@ def test_kept_sound_is_byte_for_byte_the_same(tmp_path):
     assert audio_packets(copy(source, tmp_path / "out.mp4", "keep")) == audio_packets(source)
 
 
-def audio_packets(path):
+def audio_packets(path: Path) -> list[tuple[bytes, Any]]:
     with av.open(str(path)) as container:
         return [(bytes(packet), packet.pts * packet.time_base) for packet in container.demux(audio=0) if packet.size]
 
 
-def sound(path):
+def sound(path: Path) -> tuple[np.ndarray, Any]:
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
     return np.concatenate([frame.to_ndarray().reshape(-1, frame.samples)[0] for frame in frames]), frames[
@@ -96,7 +98,7 @@ def test_result_has_square_pixels(tmp_path):
         assert (stream.width, stream.height, stream.sample_aspect_ratio) == (96, 48, 1)
 
 
-def with_sound(path, codec, header=None):
+def with_sound(path: Path, codec: str, header: Callable[[bytes], bytes] | None = None) -> Path:
     """Half a second of silence in a codec, with a header if one is given."""
     with av.open(str(path), "w") as container:
         picture = container.add_stream("libvpx" if path.suffix == ".webm" else "libx264", rate=25)

@@ -24,11 +24,11 @@ def main(source: str, output: str, step: str = "", number: str = "0") -> None:
     pipe.set_progress_bar_config(disable=True)
     calls = {"unet": 0}
 
-    def on_progress(told: str, done: int, total: int | None) -> None:
-        if (told, done) == (step, int(number)):
+    def on_progress(finished_step: str, done: int, total: int | None) -> None:
+        if (finished_step, done) == (step, int(number)):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def count(*_) -> None:
+    def count(*_: object) -> None:
         calls["unet"] += 1
         on_progress("unet", calls["unet"], None)
 
