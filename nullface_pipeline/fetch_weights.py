@@ -6,9 +6,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from httpx2 import HTTPError
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.sha import git_hash
 
 from nullface_pipeline.weights import (
     BUFFALO_L,
@@ -19,6 +21,10 @@ from nullface_pipeline.weights import (
     missing_weights,
     readable_size,
 )
+
+
+# Base error of the Hub's HTTP client, which is requests, httpx or httpx2 depending on the version.
+HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 def fetch_missing(name: str) -> None:
@@ -93,8 +99,10 @@ def _fetch_from_hub(weights: HubWeights) -> None:
         raise OSError(f"{weights.source} does not hold all of {', '.join(weights.files)}.")
     changed = [name for name, expected in weights.files.items() if file_hash(folder / name) != expected]
     # No hash of the other files is known here, so they are compared with the Hub's.
-    verified = HfApi().verify_repo_checksums(weights.source, revision=weights.revision)
-    changed += [mismatch["path"] for mismatch in verified.mismatches]
+    for entry in HfApi().list_repo_tree(weights.source, recursive=True, revision=weights.revision):
+        if isinstance(entry, RepoFile) and (folder / entry.path).is_file():
+            if not has_hash(folder / entry.path, entry.lfs.sha256 if entry.lfs else entry.blob_id):
+                changed.append(entry.path)
     for name in changed:
         (folder / name).resolve().unlink(missing_ok=True)
         (folder / name).unlink(missing_ok=True)
@@ -143,6 +151,15 @@ def file_hash(file: Path) -> str:
     """SHA-256 of a file in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def has_hash(file: Path, expected: str) -> bool:
+    """Whether a file has the expected SHA-256, or Git hash if it has 40 digits."""
+    if not file.is_file():
+        return False
+    if len(expected) == 40:
+        return git_hash(file.read_bytes()) == expected
+    return file_hash(file) == expected
 
 
 def _changed(name: str) -> str:

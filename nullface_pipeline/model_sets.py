@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
@@ -13,6 +14,10 @@ from nullface_pipeline.pipeline_sdxl import StableDiffusionXLNullFacePipeline
 from nullface_pipeline.protocols import FaceAnalyser
 from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
 from nullface_pipeline.weights import FACE_MODELS, MODELS, WEIGHT_SETS
+
+
+# Argument of `from_pretrained`, renamed in diffusers 0.40.
+DTYPE = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 40) else "torch_dtype"
 
 
 def load_model_set(
@@ -45,7 +50,7 @@ def load_model_set(
     else:
         model, adapter = stable_diffusion(name)
         vae_dtype = torch.float32 if device == "cpu" else dtype
-        pipe = pipeline_class(model).from_pretrained(model, dtype={"default": dtype, "vae": vae_dtype})
+        pipe = pipeline_class(model).from_pretrained(model, **{DTYPE: {"default": dtype, "vae": vae_dtype}})
         pipe.load_face_adapter(adapter)
         pipe.to(device)
         pipe.load_face_models(FACE_MODELS, detection_threshold=detection_threshold)

@@ -13,6 +13,7 @@
 # limitations under the License.
 
 from functools import wraps
+from typing import Optional, Union
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
@@ -123,12 +124,12 @@ class StableDiffusionNullFacePipeline(
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
+        vae: Union[AutoencoderKL, AutoencoderTiny],  # diffusers before 0.37 cannot read A | B
         text_encoder: CLIPTextModel,
         tokenizer: CLIPTokenizer,
         unet: UNet2DConditionModel,
         scheduler: KarrasDiffusionSchedulers,
-        presets: dict[str, Settings] | None = None,
+        presets: Optional[dict[str, Settings]] = None,
     ):
         super().__init__()
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)

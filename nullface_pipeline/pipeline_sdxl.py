@@ -15,6 +15,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
+from typing import Optional, Union
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, UNet2DConditionModel
@@ -134,7 +135,7 @@ class StableDiffusionXLNullFacePipeline(
 
     def __init__(
         self,
-        vae: AutoencoderKL | AutoencoderTiny,
+        vae: Union[AutoencoderKL, AutoencoderTiny],  # diffusers before 0.37 cannot read A | B
         text_encoder: CLIPTextModel,
         text_encoder_2: CLIPTextModelWithProjection,
         tokenizer: CLIPTokenizer,
@@ -142,7 +143,7 @@ class StableDiffusionXLNullFacePipeline(
         unet: UNet2DConditionModel,
         scheduler: KarrasDiffusionSchedulers,
         force_zeros_for_empty_prompt: bool = True,
-        presets: dict[str, Settings] | None = None,
+        presets: Optional[dict[str, Settings]] = None,
     ):
         super().__init__()
         self.register_modules(

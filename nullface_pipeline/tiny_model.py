@@ -20,7 +20,7 @@ def load_nullface_tiny(
 
     `model_index.json` holds its presets.
     """
-    pipe = StableDiffusionNullFacePipeline.from_pretrained(TINY_FOLDER / "model", dtype=dtype).to(device)
+    pipe = StableDiffusionNullFacePipeline.from_pretrained(TINY_FOLDER / "model").to(device, dtype)
     pipe.load_face_adapter(TINY_FOLDER / "face_adapter.safetensors")
     pipe.load_face_models(
         TINY_FOLDER / "face_models", TINY_FOLDER / "face_parser", detection_threshold=detection_threshold

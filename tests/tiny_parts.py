@@ -2,6 +2,9 @@
 weights, other sizes.
 """
 
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,8 +69,12 @@ def make_text_encoder() -> CLIPTextModel:
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=8)
+    """Made from files, which transformers 4 requires."""
+    with tempfile.TemporaryDirectory() as folder:
+        vocab, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        vocab.write_text(json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}))
+        merges.write_text("#version: 0.2\n")
+        return CLIPTokenizer(str(vocab), str(merges), model_max_length=8)
 
 
 def make_scheduler() -> PNDMScheduler:

@@ -113,7 +113,7 @@ def _check_push(repository: str, dry_run: bool) -> None:
 
 
 def _upload(files: dict[str, bytes], repository: str, kind: str) -> None:
-    from httpx2 import HTTPError
+    from nullface_pipeline.fetch_weights import HTTPError
 
     try:
         address = push_repository(files, repository, kind)

@@ -80,8 +80,8 @@ def load_inpainter(
     """
     parts = {name: pipe.components[name] for name in ("vae", "text_encoder", "tokenizer", "scheduler", "unet")}
     if model is not None:
-        unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet", dtype=pipe.unet.dtype)
-        parts["unet"] = unet.to(pipe.device)
+        unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet")
+        parts["unet"] = unet.to(pipe.device, pipe.unet.dtype)
     inpainter = FaceInpaintPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )

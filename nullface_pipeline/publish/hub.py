@@ -147,7 +147,7 @@ def push_repository(files: dict[str, bytes], repository: str, kind: str = "model
         `str`: URL of the commit.
 
     Raises:
-        HTTPError: (of httpx2) if the Hub refuses the upload or cannot be reached.
+        HTTPError: (of `fetch_weights`) if the Hub refuses the upload or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

@@ -10,10 +10,9 @@ from pathlib import Path
 
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils.sha import git_hash
 
 from nullface_pipeline.face_parsing import BISENET_SHA256, bisenet_path
-from nullface_pipeline.fetch_weights import file_hash
+from nullface_pipeline.fetch_weights import has_hash
 from nullface_pipeline.selftest.findings import Finding, part_of_file
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from nullface_pipeline.weights import BUFFALO_L, WEIGHT_SETS, HubWeights
@@ -55,12 +54,3 @@ def published_hashes(name: str) -> Iterator[tuple[Path, str]]:
         yield bisenet_path(), BISENET_SHA256
     for path in sorted(BUFFALO_L.place.glob("*.onnx")):
         yield path, BUFFALO_L.unpacked.get(path.name, "")
-
-
-def has_hash(path: Path, expected: str) -> bool:
-    """Whether a file has the expected SHA-256, or Git hash if it has 40 digits."""
-    if not path.is_file():
-        return False
-    if len(expected) == 40:
-        return git_hash(path.read_bytes()) == expected
-    return file_hash(path) == expected
