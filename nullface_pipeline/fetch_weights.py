@@ -5,11 +5,14 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from httpx2 import HTTPError
-from huggingface_hub import HfApi, snapshot_download
+from httpx2 import ConnectError, ConnectTimeout, HTTPError, ProxyError
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
+from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.file_download import http_get
 
+from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.weights import (
     BUFFALO_L,
     PACKS,
@@ -19,6 +22,10 @@ from nullface_pipeline.weights import (
     missing_weights,
     readable_size,
 )
+
+
+# Seconds to wait for the connection to a server.
+CONNECT_TIMEOUT = 5.0
 
 
 def fetch_missing(name: str) -> None:
@@ -35,8 +42,9 @@ def fetch_missing(name: str) -> None:
             missing = missing_weights(name)
             size = readable_size(sum(part.size for part in missing))
             raise OSError(
-                f"{', '.join(part.name for part in missing)} ({size}) not found and not downloaded. Run "
-                f"`nullface fetch {name}` with a network connection."
+                f"{', '.join(part.name for part in missing)} ({size}) not found, and not downloaded "
+                f"({format_error(error)}). Run `nullface fetch {name}` with a network connection, copy the files from "
+                "another computer (docs/how-to/offline.md), or use the model tiny, which needs no download."
             ) from error
 
 
@@ -49,11 +57,26 @@ def fetch_weights(weights: Weights) -> None:
     """
     try:
         if isinstance(weights, HubWeights):
+            check_connection(constants.ENDPOINT)
             _fetch_from_hub(weights)
         else:
             _fetch_release(weights)
     except HTTPError as error:
         raise OSError(str(error) or type(error).__name__) from error
+
+
+def check_connection(address: str) -> None:
+    """Check that a server can be reached, because downloads without a network retry for a minute.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    try:
+        get_session().head(address, timeout=CONNECT_TIMEOUT)
+    except OfflineModeIsEnabled as error:
+        raise OSError("HF_HUB_OFFLINE is set") from error
+    except (ConnectError, ConnectTimeout, ProxyError) as error:
+        raise OSError(f"{urlsplit(address).netloc} cannot be reached; is there a network connection?") from error
 
 
 def fetch_pack(name: str) -> None:
@@ -114,6 +137,7 @@ def _fetch_release(weights: ReleaseWeights) -> None:
     if weights.path is not None:
         _compare(weights.place, weights)
         return
+    check_connection(weights.source)
     # Kept if the download is interrupted.
     part = weights.place.with_name(f"{weights.place.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
