@@ -76,7 +76,9 @@ def check_connection(address: str) -> None:
     except OfflineModeIsEnabled as error:
         raise OSError("HF_HUB_OFFLINE is set") from error
     except (ConnectError, ConnectTimeout, ProxyError) as error:
-        raise OSError(f"{urlsplit(address).netloc} cannot be reached, there seems to be no network connection") from error
+        raise OSError(
+            f"{urlsplit(address).netloc} cannot be reached, there seems to be no network connection"
+        ) from error
 
 
 def fetch_pack(name: str) -> None:
