@@ -5,13 +5,16 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import get_session
 from huggingface_hub.utils.sha import git_hash
 
+from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.weights import (
     BUFFALO_L,
     PACKS,
@@ -25,6 +28,9 @@ from nullface_pipeline.weights import (
 
 # Base error of the Hub's HTTP client, which is requests, httpx or httpx2 depending on the version.
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+
+# Seconds to wait for a server.
+CONNECT_TIMEOUT = 10.0
 
 
 def fetch_missing(name: str) -> None:
@@ -41,8 +47,9 @@ def fetch_missing(name: str) -> None:
             missing = missing_weights(name)
             size = readable_size(sum(part.size for part in missing))
             raise OSError(
-                f"{', '.join(part.name for part in missing)} ({size}) not found and not downloaded. Run "
-                f"`nullface fetch {name}` with a network connection."
+                f"{', '.join(part.name for part in missing)} ({size}) not found, and not downloaded "
+                f"({format_error(error)}). Run `nullface fetch {name}` with a network connection, copy the files from "
+                "another computer (docs/how-to/offline.md), or use the model tiny, which needs no download."
             ) from error
 
 
@@ -55,11 +62,28 @@ def fetch_weights(weights: Weights) -> None:
     """
     try:
         if isinstance(weights, HubWeights):
+            check_connection(constants.ENDPOINT)
             _fetch_from_hub(weights)
         else:
             _fetch_release(weights)
     except HTTPError as error:
         raise OSError(str(error) or type(error).__name__) from error
+
+
+def check_connection(address: str) -> None:
+    """Check that a server can be reached, because downloads without a network retry for a minute.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    try:
+        get_session().head(address, timeout=CONNECT_TIMEOUT)
+    except OfflineModeIsEnabled as error:
+        raise OSError("HF_HUB_OFFLINE is set") from error
+    except (HTTPError, OSError) as error:
+        raise OSError(
+            f"{urlsplit(address).netloc} cannot be reached, there seems to be no network connection"
+        ) from error
 
 
 def fetch_pack(name: str) -> None:
@@ -73,12 +97,17 @@ def fetch_pack(name: str) -> None:
     """
     if Path(name).is_dir() or (BUFFALO_L.place.parent / name).is_dir():
         return
-    if name not in PACKS:
+    if not is_known_pack(name):
         raise OSError(
             f"The face models {name!r} were not downloaded, because no hash of that pack is known. Name one of "
             f"{', '.join(PACKS)}, or a folder."
         )
     fetch_weights(PACKS[name])
+
+
+def is_known_pack(name: str) -> bool:
+    """Whether an InsightFace pack can be downloaded and verified, or is on this machine."""
+    return name in PACKS or bool(name) and (BUFFALO_L.place.parent / name).is_dir()
 
 
 def unverified_files(weights: Weights) -> list[str]:
@@ -117,6 +146,7 @@ def _fetch_release(weights: ReleaseWeights) -> None:
     if weights.path is not None:
         _compare(weights.place, weights)
         return
+    check_connection(weights.source)
     # Kept if the download is interrupted.
     part = weights.place.with_name(f"{weights.place.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,21 @@
 """Complete pipelines by name, for the command line and the Space."""
 
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import constants, try_to_load_from_cache
 
 from nullface_pipeline.face_adapter import FACE_LORA_NAME, FACEID_REPOSITORY, has_face_lora
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
-from nullface_pipeline.fetch_weights import fetch_missing
+from nullface_pipeline.fetch_weights import check_connection, fetch_missing
+from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.pipeline_sdxl import StableDiffusionXLNullFacePipeline
 from nullface_pipeline.protocols import FaceAnalyser
+from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
 from nullface_pipeline.weights import FACE_MODELS, MODELS, WEIGHT_SETS
 
@@ -40,10 +44,11 @@ def load_model_set(
             first calls take minutes; meant for long runs on a GPU.
 
     Raises:
+        OptionError: (a `ValueError`) if this machine does not have the device.
         OSError, RuntimeError, ValueError: if a part cannot be found, downloaded or read. Missing
             files of "sd15" and "sdxl" are downloaded and verified.
     """
-    device = device or default_device()
+    device = default_device() if device is None else check_device(device)
     dtype = dtype or default_dtype(name, device)
     if name == "tiny":
         pipe = load_nullface_tiny(device, dtype, detection_threshold)
@@ -67,6 +72,8 @@ def stable_diffusion(name: str) -> tuple[str, str]:
     load.
     """
     if name not in MODELS:
+        if not Path(name).exists() and try_to_load_from_cache(name, "model_index.json") is None:
+            check_hub(name)
         fetch_missing("faces")
         return name, FACEID_REPOSITORY
     fetch_missing(name)
@@ -74,11 +81,41 @@ def stable_diffusion(name: str) -> tuple[str, str]:
     return model, adapter
 
 
+def check_hub(name: str) -> None:
+    """Check that the Hub can be reached, for a model that is not on this machine."""
+    try:
+        check_connection(constants.ENDPOINT)
+    except OSError as error:
+        raise OSError(
+            f"{name} is not on this machine, and cannot be downloaded ({format_error(error)}). Pass the folder of a "
+            "model, or use the model tiny."
+        ) from error
+
+
 def default_device() -> str:
     """The fastest available device."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> str:
+    """Return the name of a device that this machine has.
+
+    Raises:
+        OptionError: if the machine does not have it, or it is not the name of a device.
+    """
+    try:
+        kind, index = (named := torch.device(device)).type, named.index or 0
+    except RuntimeError as error:
+        raise OptionError("device", f"{device!r} is not a device. Pass cpu, cuda, cuda:N or mps.") from error
+    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else 0
+    if kind == "cuda" and index >= count:
+        found = f"{count} CUDA devices" if count else "no usable CUDA device"
+        raise OptionError("device", f"{device} is not available: torch found {found}. See `nullface doctor`.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise OptionError("device", "mps is not available: torch found no usable Apple GPU. See `nullface doctor`.")
+    return device
 
 
 def default_dtype(name: str, device: str) -> torch.dtype:

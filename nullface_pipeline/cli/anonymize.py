@@ -1,6 +1,7 @@
 """`nullface anonymize`: photos with resume, report, contact sheet and dry run."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from nullface_pipeline.cli.progress import PhotoProgress
 from nullface_pipeline.cli.stream import anonymize_stream
 from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.photo_options import PhotoOptions
-from nullface_pipeline.runs.messages import format_error
+from nullface_pipeline.runs.messages import format_error, with_option_names
 
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def _in_folder(run: FolderRun) -> int:
     found, previous = _plan(run)
     with hold_folder(run.folder):
         previous.record.prepare()
+        _check_other_files(run)
         code = (preview_faces if run.dry_run else _anonymize)(run, found.jobs, previous)
     _print_unsearched(found)
     return max(code, _print_skipped(found))
@@ -107,6 +109,7 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     found = search_photos(run.paths, run.folder, run.output if run.names_a_file else None)
     if not found.jobs:
         _print_unsearched(found)
+        _print_skipped(found)
         raise ValueError(f"{', '.join(run.paths)}: no photos were found (.jpg, .png, .webp, .tif, .bmp or .heic).")
     _check_one_photo(run, found.jobs)
     record = record_path(run.folder)
@@ -114,6 +117,18 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     check_written(written, [*(job.source for job in found.jobs), *run.other_inputs])
     reported = None if run.report is None else read_report(run.report)
     return found, PreviousRun(ResultRecord(record), reported)
+
+
+def _check_other_files(run: FolderRun) -> None:
+    """Check that the report and the contact sheet can be written."""
+    from nullface_pipeline.runs.atomic_files import check_appendable
+
+    for option, path in (("--report", run.report), ("--contact-sheet", run.contact_sheet)):
+        try:
+            if path is not None:
+                check_appendable(path)
+        except OSError as error:
+            raise OSError(f"{option} {path} cannot be written ({error.strerror}): choose another file.") from error
 
 
 def _check_one_photo(run: FolderRun, jobs: "list[PhotoJob]") -> None:
@@ -202,7 +217,8 @@ def _anonymize_photos(
     outcomes = anonymize_photos(anonymize_photo, pending, run.keep_metadata, made_by, record.add)
     results: "list[PhotoOutcome]" = []
     with progress.bar:
-        for outcome in outcomes:
+        for made in outcomes:
+            outcome = replace(made, reason=with_option_names(made.reason))
             results.append(outcome)
             progress.on_photo(len(outcome.faces))
             _record_outcome(outcome, run)
@@ -216,8 +232,7 @@ def _record_outcome(outcome: "PhotoOutcome", run: FolderRun) -> None:
     from nullface_pipeline.runs.report import append_to_report
 
     if outcome.status == "refused":
-        line = f"{outcome.job.source}: {options.with_option_names(outcome.reason)}"
-        error_console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)
+        error_console.print(f"[red]refused[/red] {show(f'{outcome.job.source}: {outcome.reason}')}", soft_wrap=True)
     if run.report is not None:
         append_to_report(run.report, outcome, run.options.identity)
 

@@ -19,6 +19,7 @@ from nullface_pipeline.cli.progress import ShardProgress
 from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.photo_options import PhotoOptions
+from nullface_pipeline.runs.messages import with_option_names
 
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def run(
     except typer.Exit:
         raise
     except ImportError as error:
-        fail(f"{INSTALL} ({error})")
+        fail(f"{INSTALL} ({error})" if error.name else f"{error}. It is needed for this URL.")
     except Exception as error:
         fail(error)
     # `accelerate launch` ends all processes as soon as one exits with another code than 0.
@@ -184,6 +185,10 @@ def run(
 def _prepared(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     """Context with the job and its unfinished shards; locks the target."""
     run.check()
+    if run.engine is options.Engine.local and run.model.device is not None:
+        from nullface_pipeline.model_sets import check_device
+
+        check_device(run.model.device)
     from nullface_pipeline.dataset import StorageLocation, begin, claim_target, find_shards
     from nullface_pipeline.runs.lock import hold_folder
 
@@ -270,7 +275,7 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
         fail(error)
     console.print(_summary_table(summary))
     for reason, count in summary.reasons.most_common(10):
-        console.print(show(f"{count} refused: {options.with_option_names(reason)}"), soft_wrap=True)
+        console.print(show(f"{count} refused: {with_option_names(reason)}"), soft_wrap=True)
     if "tiny" in summary.models:
         print_tiny_notice()
     if summary.changed:

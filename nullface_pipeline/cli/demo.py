@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import PIL.Image
-import typer
 from rich.table import Table
 
 from nullface_pipeline.cli import options
@@ -22,7 +21,7 @@ PICTURES = ("input.png", "anonymized.png", "side_by_side.png")
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder.")] = Path("demo"),
+    output: Annotated[Path, options.output_option("Output folder.")] = Path("demo"),
     seed: Annotated[int, options.whole_number(0, options.MAX_SEED, "Seed, for repeatable results.")] = 30,
 ) -> None:
     """Anonymize an included portrait, without a download.
@@ -61,12 +60,15 @@ def prepare_folder(output: Path) -> "ResultRecord":
 
     Raises:
         OSError: if the folder or the record cannot be written.
-        ValueError: if a picture would replace a file that the demo did not write.
+        ValueError: if the folder is a file, or a picture would replace a file that the demo did
+            not write.
     """
     from nullface_pipeline.runs.paths import WrittenFile, check_written
     from nullface_pipeline.runs.records import ResultRecord, record_path
     from nullface_pipeline.runs.resume import check_replaceable
 
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file. Name a folder with --output.")
     output.mkdir(parents=True, exist_ok=True)
     record = ResultRecord(record_path(output))
     files = [WrittenFile(output / name, "a picture of the demo", "move it away") for name in PICTURES]

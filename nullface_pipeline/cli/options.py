@@ -10,8 +10,17 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nullface_pipeline.model_options import ModelOptions
-from nullface_pipeline.photo_options import IDENTITY, RUN, VERIFICATION, Option, PhotoOptions, described, is_whole
+from nullface_pipeline.photo_options import (
+    IDENTITY,
+    RUN,
+    VERIFICATION,
+    Option,
+    allowed_values,
+    described,
+    is_whole,
+    number_range,
+)
+from nullface_pipeline.runs.messages import option_name
 
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -24,6 +33,12 @@ FILES = "Files and runs"
 
 # Metavar of options without a value, for which Typer would show <bool>.
 FLAG = ""
+
+# Suffixes of common files besides pictures and videos, which a folder's name rarely has.
+_FILE_SUFFIXES = frozenset(
+    ".7z .csv .doc .docx .gz .htm .html .json .jsonl .md .mpeg .mpg .ods .odt .ogv .parquet .pdf .ppt .pptx .py .rar "
+    ".rtf .tar .tgz .txt .wmv .flv .xls .xlsx .xml .yaml .yml .zip".split()
+)
 
 # Path that stands for standard input or standard output.
 STREAM = "-"
@@ -75,9 +90,47 @@ def sheet_path(value: str) -> Path:
     return sheet
 
 
+def folder(value: str) -> Path:
+    """Parse the path of an output folder. A new folder is not named like a file."""
+    output = path(value)
+    if is_file_name(output.name) and not output.exists():
+        raise typer.BadParameter(f"{output} is the name of a file. Name a folder.")
+    return output
+
+
+def target(value: str) -> str:
+    """Parse the output folder or URL of a data set."""
+    return value if "://" in value else str(folder(value))
+
+
+def photo_output(value: str) -> Path:
+    """Parse an output folder, the file of one photo, or `-`."""
+    from nullface_pipeline.photo_files import is_photo_name
+
+    output = path(value)
+    if is_file_name(output.name) and not is_photo_name(output.name) and not output.exists():
+        raise typer.BadParameter(
+            f"{output} is the name of a file, but {output.suffix} is not supported. Name a folder; or, for one photo, "
+            "a .jpg, .png, .webp, .tif, .bmp or .heic file."
+        )
+    return output
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name has the suffix of a picture, a video or another common file type."""
+    from nullface_pipeline.photo_files import SUFFIXES, UNREAD_PICTURES, VIDEO_TYPES
+
+    return Path(name).suffix.lower() in SUFFIXES | UNREAD_PICTURES | set(VIDEO_TYPES) | _FILE_SUFFIXES
+
+
 def model_name(value: str) -> str:
     """Check the form of a model name, without a request to the Hub."""
-    if value not in ("tiny", "sd15", "sdxl") and "/" not in value and not Path(value).exists():
+    if value in ("tiny", "sd15", "sdxl"):
+        return value
+    if value and Path(value).exists():
+        if not Path(value, "model_index.json").is_file():
+            raise typer.BadParameter(f"{value} is not the folder of a diffusers model: it has no model_index.json.")
+    elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", value, re.ASCII):
         raise typer.BadParameter(
             f"{value!r} is not a model set (tiny, sd15, sdxl), an existing folder, or a Hub name (OWNER/NAME)."
         )
@@ -85,9 +138,17 @@ def model_name(value: str) -> str:
 
 
 def verifier_pack(value: str) -> str:
-    """Parse the name or folder of an InsightFace pack."""
-    if "/" in value and not Path(value).is_dir():
-        raise typer.BadParameter(f"{value} is not an existing folder.")
+    """Check the name or folder of an InsightFace pack."""
+    if value and Path(value).is_dir():
+        if not any(Path(value).glob("*.onnx")):
+            raise typer.BadParameter(f"{value} is not a folder of face models: it has no .onnx files.")
+        return value
+    # Imported late, because it imports torch.
+    from nullface_pipeline.fetch_weights import is_known_pack
+    from nullface_pipeline.weights import PACKS
+
+    if not is_known_pack(value):
+        raise typer.BadParameter(f"{value!r} is not an InsightFace pack ({', '.join(PACKS)}) or an existing folder.")
     return value
 
 
@@ -121,17 +182,6 @@ def _reference(value: str) -> Path:
     if not Path(value).exists():
         raise typer.BadParameter(f"{value!r} is not a file, a face number ([PHOTO:]NUMBER), or a box (x0,y0,x1,y1).")
     return path(value)
-
-
-def option_name(field: str) -> str:
-    """Name of the command-line option of a field: `--min-face` for `min_face`."""
-    return "--" + {"skip_faces": "skip_face"}.get(field, field).replace("_", "-")
-
-
-def with_option_names(message: str) -> str:
-    """Replace option fields in backticks by their options: `--min-face` for `min_face`."""
-    known = {each.name for schema in (PhotoOptions, ModelOptions) for each in fields(schema)}
-    return re.sub(r"`(\w+)`", lambda field: option_name(field[1]) if field[1] in known else field[0], message)
 
 
 # Metavar and parser of fields that are neither a number nor a choice.
@@ -202,7 +252,8 @@ def _parameter(field: Field, choices: Sequence[str] = ()) -> inspect.Parameter:
 def _typer_option(field: Field, description: Option, choices: Sequence[str]) -> tuple[Any, Any]:
     """Type of a command-line option, and its `typer.Option`."""
     name = option_name(field.name)
-    arguments: dict[str, Any] = {"help": description.help, "rich_help_panel": description.group}
+    ends = allowed_values(field) if description.is_number else ""
+    arguments: dict[str, Any] = {"help": f"{description.help} {ends}".strip(), "rich_help_panel": description.group}
     if field.type is bool:
         return bool, typer.Option(name, metavar=FLAG, **arguments)
     if description.is_number:
@@ -229,20 +280,23 @@ def file_option(help: str, panel: str | None = None, metavar: str = "FILE") -> A
 
 def whole_number(low: int, high: int, help: str, panel: str | None = None) -> Any:
     """Option that takes an integer in a range, ends included."""
+    help = f"{help} {number_range(low, high, whole=True)}"
     return typer.Option(parser=number(low, high, whole=True), metavar="N", help=help, rich_help_panel=panel)
 
 
-def output_option(help: str, metavar: str = "FOLDER") -> Any:
+def output_option(help: str, metavar: str = "FOLDER", parser: Callable[[str], Path] = folder) -> Any:
     """`--output`, `-o`."""
-    return typer.Option("--output", "-o", parser=path, metavar=metavar, help=help)
+    return typer.Option("--output", "-o", parser=parser, metavar=metavar, help=help)
 
 
 Paths = Annotated[
     list[str], typer.Argument(metavar="PHOTOS", help="Photos, folders or quoted patterns; - for standard input.")
 ]
-Output = Annotated[Path, output_option("Output folder; or a file, for one photo; - for standard output.", "PATH")]
+Output = Annotated[
+    Path, output_option("Output folder; or a file, for one photo; - for standard output.", "PATH", photo_output)
+]
 KeepMask = Annotated[
-    Path | None, file_option("Mask for one photo, of its size; white areas are kept unchanged.", IDENTITY)
+    Path | None, file_option("Mask of the photo's size, for one photo; white areas are kept.", IDENTITY)
 ]
 SkipFace = Annotated[
     list[Any] | None,
@@ -293,7 +347,10 @@ Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Folder or URL of Parquet files, WebDataset tars or photos.")
 ]
 Target = Annotated[
-    str, typer.Option("--output", "-o", metavar="PATH", help="Folder or URL for the results, empty at the start.")
+    str,
+    typer.Option(
+        "--output", "-o", parser=target, metavar="PATH", help="Folder or URL for the results, empty at the start."
+    ),
 ]
 EngineName = Annotated[
     Engine,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from nullface_pipeline.runs.atomic_files import check_appendable
 from nullface_pipeline.runs.digests import ResultHashes, digest
 
 
@@ -45,14 +46,14 @@ class ResultRecord:
         self._results = {hashes.result for hashes in self._entries}
 
     def prepare(self) -> None:
-        """Check that the record can be written.
+        """Check that the record can be written, without creating it.
 
         Raises:
             OSError: if it cannot.
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            check_appendable(self.path)
         except OSError as error:
             raise OSError(
                 f"The record of finished photos cannot be written to {self.path.parent} ({error.strerror}): set "
