@@ -1,10 +1,11 @@
 """Attempts at the faces of a photo, in batches, retried with more effect while they still match."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from .face_identity import DetectedFace, embed_face, similarity
+from .face_identity import DetectedFace, FaceLocation, embed_face, similarity
 from .face_search import SAME_BOX, overlap, search_faces
 from .face_target import FaceTarget, paste_all
 from .identity_choices import IDENTITY_CHOICES
@@ -71,7 +72,11 @@ def stronger(settings: Settings, attempt: int) -> Settings:
 
 
 def closest_similarity(
-    analysers: list[FaceAnalyser], before: np.ndarray, after: np.ndarray, face: DetectedFace, seen: list[DetectedFace]
+    analysers: list[FaceAnalyser],
+    before: np.ndarray,
+    after: np.ndarray,
+    face: DetectedFace,
+    seen: Sequence[FaceLocation],
 ) -> float:
     """The highest similarity between a face before and after, over the recognizers.
 

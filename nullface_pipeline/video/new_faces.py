@@ -1,6 +1,6 @@
-"""New faces of a video: cropped, generated in batches, and averaged over time."""
+"""New faces of a video: cropped, generated in key frames, and averaged over time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,12 +10,15 @@ from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.identity_choices import IDENTITY_CHOICES
 from nullface_pipeline.video.reader import Frame
 from nullface_pipeline.video.rendering import Rendering
-from nullface_pipeline.video.smoothing import AVERAGED, smooth_result
+from nullface_pipeline.video.smoothing import AVERAGED, KEY_DISTANCE, key_frames, smooth_result
 from nullface_pipeline.video.targets import kept_tracks, track_target
 
 
 # Frames before and after whose masks are joined with that of a frame, so that masks do not flicker.
 JOINED_MASKS = 2
+
+# Frames before and after a frame in the second average. The first takes only key frames.
+AVERAGED_AGAIN = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +37,9 @@ class FrameFaces:
 class NewFaces:
     """Stream of new faces, which do not depend on the segment boundaries.
 
-    Each batch of the UNet begins at a multiple of `batch_faces`, so a resumed run makes the same
-    batches. Faces that cannot be replaced are added to `rendering.failed`.
+    Faces are generated in key frames, see `key_frames`, and in `rendering.generated`. Batches of
+    the UNet begin at fixed frames, so a resumed run makes the same batches. Faces that cannot be
+    replaced are added to `rendering.failed`.
 
     Args:
         rendering (`Rendering`): plan of the video.
@@ -48,6 +52,7 @@ class NewFaces:
         self._read = 0
         self._cropped: dict[int, FrameFaces] = {}
         self._made: dict[int, FrameFaces] = {}
+        self._averaged: dict[int, FrameFaces] = {}
         self._next = 0
 
     def between(
@@ -57,31 +62,59 @@ class NewFaces:
 
         `on_batch` is called with the number of frames before the end of each generated batch.
         """
-        size = self._rendering.options.batch_faces
-        first = max(0, start - AVERAGED)
+        # About half of a batch are key frames that are added.
+        size = KEY_DISTANCE * max(1, self._rendering.options.batch_faces // 2)
+        before, after = max(0, start - AVERAGED_AGAIN), min(end + AVERAGED_AGAIN, len(self._rendering.times))
+        first = max(0, before - AVERAGED)
         self._next = max(self._next, first // size * size)
         self._made = {number: faces for number, faces in self._made.items() if number >= first}
-        while self._next < min(end + AVERAGED, len(self._rendering.times)):
+        while self._next < min(after + AVERAGED, len(self._rendering.times)):
             self._make(range(self._next, self._next + size))
             self._next += size
             on_batch(self._next)
-        return {number: self._averaged(number) for number in range(start, end)}
+        averaged = {number: self._averaged.get(number) for number in range(before, after)}
+        self._averaged = {number: faces or smooth_faces(self._made, number) for number, faces in averaged.items()}
+        faces = {number: smooth_faces(self._averaged, number, AVERAGED_AGAIN) for number in range(start, end)}
+        for number, index in sorted(self._rendering.generated):
+            if number in faces and index in faces[number].targets:
+                faces[number].targets[index] = self.generated(number, index)
+        return faces
+
+    def is_carried(self, number: int, index: int) -> bool:
+        """Whether a face of the latest `between` is the average of other frames only."""
+        target = self._made[number].targets.get(index)
+        return target is not None and target.result is None and (number, index) not in self._rendering.generated
+
+    def generated(self, number: int, index: int) -> FaceTarget:
+        """Generate a carried face of the latest `between`. Other frames do not change.
+
+        It is generated alone, so that it does not depend on the other faces of `generated`.
+        """
+        made = {other: faces.targets[index] for other, faces in self._made.items() if index in faces.targets}
+        (result,) = self._generate(index, [made[number]])
+        made[number] = replace(made[number], result=result)
+        return replace(made[number], result=smooth_result(made, number))
+
+    def _generate(self, index: int, targets: list[FaceTarget]) -> list[np.ndarray]:
+        """New faces of one batch of a track."""
+        options, pipe = self._rendering.options, self._rendering.pipe
+        settings = stronger(options.settings(pipe.presets), self._rendering.strengths[index])
+        return IDENTITY_CHOICES[options.identity].new_faces(pipe, targets, settings)
 
     def _make(self, numbers: range) -> None:
-        """Generate the faces of one batch of frames, track by track."""
-        self._crop_faces(numbers)
-        made = {number: self._with_joined_masks(number) for number in numbers if number in self._cropped}
+        """Generate the faces of the key frames among some frames, track by track."""
+        end = numbers[-1] + 1
+        self._crop_faces(range(numbers[0], end + 1))
+        made = {number: self._with_joined_masks(number) for number in (*numbers, end) if number in self._cropped}
         for index in sorted({index for faces in made.values() for index in faces.targets}):
-            batch = [number for number, faces in made.items() if index in faces.targets]
-            settings = stronger(
-                self._rendering.options.settings(self._rendering.pipe.presets), self._rendering.strengths[index]
-            )
-            results = IDENTITY_CHOICES[self._rendering.options.identity].new_faces(
-                self._rendering.pipe, [made[number].targets[index] for number in batch], settings
-            )
-            for number, result in zip(batch, results, strict=True):
-                made[number].targets[index] = replace(made[number].targets[index], result=result)
-        self._made |= made
+            targets = {number: faces.targets[index] for number, faces in made.items() if index in faces.targets}
+            keys = sorted(key_frames(targets, numbers[0], end))
+            for at in range(0, len(keys), self._rendering.options.batch_faces):
+                batch = keys[at : at + self._rendering.options.batch_faces]
+                results = self._generate(index, [targets[number] for number in batch])
+                for number, result in zip(batch, results, strict=True):
+                    made[number].targets[index] = replace(targets[number], result=result)
+        self._made |= {number: faces for number, faces in made.items() if number < end}
 
     def _crop_faces(self, numbers: range) -> None:
         """Crop the faces of frames, and of the neighbours whose masks are joined with theirs."""
@@ -110,12 +143,14 @@ class NewFaces:
                 self._rendering.failed.add((number, index))
         return FrameFaces(targets, self._cropped[number].kept)
 
-    def _averaged(self, number: int) -> FrameFaces:
-        targets: dict[int, FaceTarget] = {}
-        for index, target in self._made[number].targets.items():
-            made = {other: faces.targets[index] for other, faces in self._made.items() if index in faces.targets}
-            targets[index] = replace(target, result=smooth_result(made, number))
-        return FrameFaces(targets, self._made[number].kept)
+
+def smooth_faces(made: Mapping[int, FrameFaces], number: int, frames: int = AVERAGED) -> FrameFaces:
+    """Faces of a frame, averaged by `smooth_result`."""
+    targets: dict[int, FaceTarget] = {}
+    for index, target in made[number].targets.items():
+        track = {other: faces.targets[index] for other, faces in made.items() if index in faces.targets}
+        targets[index] = replace(target, result=smooth_result(track, number, frames))
+    return FrameFaces(targets, made[number].kept)
 
 
 def crop_faces(rendering: Rendering, number: int, pixels: np.ndarray) -> FrameFaces:

@@ -128,5 +128,6 @@ def plan(
     rendering = replace(trial, tracks=tracks, strengths=[strength or 0 for strength in strengths])
     for number, *box in checkpoint.lines("found.jsonl"):
         rendering.cover_found(int(number), np.array(box))
-    rendering.failed.update((number, index) for number, index in checkpoint.lines("failed.jsonl"))
+    for name, places in (("failed", rendering.failed), ("generated", rendering.generated)):
+        places.update((number, index) for number, index in checkpoint.lines(f"{name}.jsonl"))
     return rendering

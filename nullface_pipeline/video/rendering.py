@@ -35,6 +35,8 @@ class Rendering:
         parents (`list[int | None]`): index of the track that each linked track is a part of.
         failed (`set[tuple[int, int]]`): frame and track of faces that could not be replaced and are
             covered. Rendering adds to it.
+        generated (`set[tuple[int, int]]`): frame and track of faces that are generated outside key
+            frames, because the average of the key frames failed. Rendering adds to it.
     """
 
     pipe: NullFacePipeline
@@ -48,6 +50,7 @@ class Rendering:
     strengths: list[int]
     parents: list[int | None]
     failed: set[tuple[int, int]] = field(default_factory=set)
+    generated: set[tuple[int, int]] = field(default_factory=set)
 
     @property
     def threshold(self) -> float:

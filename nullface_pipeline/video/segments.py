@@ -11,7 +11,7 @@ from nullface_pipeline.face_target import paste_all
 from nullface_pipeline.photo import is_changed
 from nullface_pipeline.photo_records import FaceNotHiddenError
 from nullface_pipeline.video.checkpoint import SegmentSummary, VideoCheckpoint
-from nullface_pipeline.video.compose import AROUND_FAILURE, compose, plan_frame
+from nullface_pipeline.video.compose import AROUND_FAILURE, compose, is_near_failure, plan_frame
 from nullface_pipeline.video.linking import ProgressCallback
 from nullface_pipeline.video.new_faces import FrameFaces, NewFaces
 from nullface_pipeline.video.reader import Frame, VideoInfo, read_frames
@@ -26,7 +26,7 @@ SEGMENT_BYTES = 2**27
 SEGMENT_FRAMES = (8, 64)
 
 # Highest number of passes over a segment.
-MAX_PASSES = 5
+MAX_PASSES = 6
 
 
 def segment_spans(info: VideoInfo, frames: int) -> list[tuple[int, int]]:
@@ -48,13 +48,14 @@ def render_segments(
     new_faces = NewFaces(rendering, read_frames(path))
     for start, frames in segment_frames(read_frames(path), unfinished):
         known_tracks, known_failures = len(rendering.tracks), set(rendering.failed)
+        known_generated = set(rendering.generated)
         temporary = checkpoint.segment(start).with_suffix(".part")
         end = start + len(frames)
         # Faces are generated some frames ahead; a segment is done once it is verified.
         faces = new_faces.between(
             start, end, lambda generated: on_progress("anonymizing", min(generated, end - 1), spans[-1][1])
         )
-        summary = render_segment(rendering, temporary, suffix, start, frames, faces)
+        summary = render_segment(rendering, temporary, suffix, start, frames, faces, new_faces)
         # Reopened before the cause is recorded: after a kill in between, the next run finds it
         # again.
         others = [span for span in spans if span[0] != start]
@@ -66,6 +67,8 @@ def render_segments(
             first, after = number - AROUND_FAILURE, number + AROUND_FAILURE + 1
             reopen(checkpoint, others, max(first, states.first), min(after, states.end))
             checkpoint.add_line("failed.jsonl", [number, index])
+        for number, index in sorted(rendering.generated - known_generated):
+            checkpoint.add_line("generated.jsonl", [number, index])
         temporary.replace(checkpoint.segment(start))
         checkpoint.finish(start, summary)
         on_progress("anonymizing", end, spans[-1][1])
@@ -87,18 +90,26 @@ def reopen(checkpoint: VideoCheckpoint, spans: list[tuple[int, int]], first: int
 
 
 def render_segment(
-    rendering: Rendering, path: Path, suffix: str, start: int, frames: list[Frame], faces: dict[int, FrameFaces]
+    rendering: Rendering,
+    path: Path,
+    suffix: str,
+    start: int,
+    frames: list[Frame],
+    faces: dict[int, FrameFaces],
+    new_faces: NewFaces,
 ) -> SegmentSummary:
     """Write a segment in which every face is replaced or covered, and return its counts.
 
-    Faces that are detected only in the encoded segment are added to the tracks, and new faces that
-    still match the person to `rendering.failed`. Both may affect other segments.
+    Carried faces that fail are generated, in `faces` and in `rendering.generated`. Generated faces
+    that fail are added to `rendering.failed`, and faces that are detected only in the encoded
+    segment to the tracks. Both may affect other segments.
 
     Raises:
         FaceNotHiddenError: if verification still fails after `MAX_PASSES`.
     """
     numbered = dict(enumerate(frames, start))
-    add_unchanged(rendering, numbered, faces)
+    while generate_failed(rendering, new_faces, faces, find_unchanged(numbered, faces)):
+        pass
     for _ in range(MAX_PASSES):
         made = (
             Frame(compose(rendering, frame.pixels, faces[number], number), frame.pts)
@@ -108,7 +119,7 @@ def render_segment(
         failed, found = check_segment(rendering, path, numbered, faces)
         if not failed and not found:
             return summarize(rendering, faces)
-        rendering.failed.update(failed)
+        generate_failed(rendering, new_faces, faces, failed)
         for number, box in found:
             rendering.cover_found(number, box)
     raise FaceNotHiddenError(
@@ -116,13 +127,32 @@ def render_segment(
     )
 
 
-def add_unchanged(rendering: Rendering, frames: dict[int, Frame], faces: dict[int, FrameFaces]) -> None:
-    """Add new faces that do not change the pixels to `rendering.failed`."""
+def find_unchanged(frames: dict[int, Frame], faces: dict[int, FrameFaces]) -> set[tuple[int, int]]:
+    """Frame and track of new faces that do not change the pixels."""
+    unchanged: set[tuple[int, int]] = set()
     for number, frame in frames.items():
         targets = faces[number].targets
         after = paste_all(frame.pixels, list(targets.values()))
-        unchanged = [index for index, target in targets.items() if not is_changed(frame.pixels, after, target)]
-        rendering.failed.update((number, index) for index in unchanged)
+        unchanged |= {(number, i) for i, target in targets.items() if not is_changed(frame.pixels, after, target)}
+    return unchanged
+
+
+def generate_failed(
+    rendering: Rendering, new_faces: NewFaces, faces: dict[int, FrameFaces], failed: set[tuple[int, int]]
+) -> bool:
+    """Generate carried faces that failed; add generated ones to `rendering.failed`.
+
+    Returns:
+        Whether a face was generated.
+    """
+    carried = {place for place in failed if new_faces.is_carried(*place)}
+    rendering.failed.update(failed - carried)
+    # Near another failure, a face is covered.
+    needed = sorted(place for place in carried if not is_near_failure(rendering, *place))
+    for number, index in needed:
+        faces[number].targets[index] = new_faces.generated(number, index)
+    rendering.generated.update(needed)
+    return bool(needed)
 
 
 def summarize(rendering: Rendering, faces: dict[int, FrameFaces]) -> SegmentSummary:

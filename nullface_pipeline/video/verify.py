@@ -1,13 +1,12 @@
 """Verification of an encoded segment: it is decoded, searched for faces, and compared."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from nullface_pipeline.face_edit import closest_similarity
-from nullface_pipeline.face_identity import DetectedFace, embed_face, similarity
-from nullface_pipeline.face_search import search_faces
+from nullface_pipeline.face_identity import DetectedFace, FaceLocation, embed_face, similarity
+from nullface_pipeline.face_search import search_locations
 from nullface_pipeline.face_target import FaceTarget, is_filled, is_part_of_new_face
 from nullface_pipeline.photo import unmatched_faces
 from nullface_pipeline.video.compose import plan_frame
@@ -32,7 +31,7 @@ def check_segment(
         before = original.pixels
         # Without the padding that makes both sides even.
         shown = np.ascontiguousarray(frame.pixels[: before.shape[0], : before.shape[1]])
-        detected = search_faces(rendering.pipe.face_analyser, shown)
+        detected = search_locations(rendering.pipe.face_analyser, shown)
         plan = plan_frame(rendering, faces[number], number)
         replaced = {index: target.face for index, target in plan.replaced.items()}
         parts = detected_faces(rendering, plan.parts, number)
@@ -41,25 +40,25 @@ def check_segment(
             if not similarity_to_person(rendering, face, before, shown, detected) < rendering.threshold:
                 failed.add((number, index))
         known = replaced | detected_faces(rendering, plan.kept, number)
-        for face in unmatched_faces(detected, list(known.values())):
-            if not is_only_new(rendering, face, list(plan.replaced.values()), before, shown, detected):
-                found.append((number, face.box))
+        for other in unmatched_faces(detected, list(known.values())):
+            if not is_only_new(rendering, other, list(plan.replaced.values()), before, shown, detected):
+                found.append((number, other.box))
     return failed, found
 
 
 def is_only_new(
     rendering: Rendering,
-    face: DetectedFace,
+    face: FaceLocation,
     hidden: list[FaceTarget],
     before: np.ndarray,
     after: np.ndarray,
-    detected: list[DetectedFace],
+    detected: list[FaceLocation],
 ) -> bool:
     """Whether a detection is a part of a new face, or a head around one that does not match."""
     if is_part_of_new_face(face, hidden):
         return True
     features = np.concatenate([face.landmarks.min(axis=0), face.landmarks.max(axis=0)])
-    unknown = replace(face, embedding=NO_IDENTITY)
+    unknown = DetectedFace(face.box, face.landmarks, face.score, NO_IDENTITY)
     return (
         any(is_filled(target, features) for target in hidden)
         and similarity_to_person(rendering, unknown, before, after, detected) < rendering.threshold
@@ -67,7 +66,7 @@ def is_only_new(
 
 
 def similarity_to_person(
-    rendering: Rendering, face: DetectedFace, before: np.ndarray, after: np.ndarray, detected: list[DetectedFace]
+    rendering: Rendering, face: DetectedFace, before: np.ndarray, after: np.ndarray, detected: list[FaceLocation]
 ) -> float:
     """Highest cosine similarity of a new face to the original face and to its track.
 

@@ -24,10 +24,12 @@ from nullface_pipeline.video import (
     anonymize_video,
     consistent_identities,
     link_video,
+    render,
     segments,
     writer,
 )
 from nullface_pipeline.video.detections import detect_faces, read_detections
+from nullface_pipeline.video.linking import LinkedVideo, no_progress
 from nullface_pipeline.video.new_faces import NewFaces
 from nullface_pipeline.video.rendering import Rendering
 from nullface_pipeline.video.segments import render_segments, segment_spans, total_counts
@@ -336,6 +338,22 @@ def test_a_failure_reopens_the_segments_that_its_cover_reaches(finished, number,
     rendering.cover_found(12, np.array([0.0, 0.0, 9.0, 9.0]))
     assert render(lambda rendering: rendering.failed.add((number, 0))) == reopened
     assert list(checkpoint.lines("failed.jsonl")) == [[number, 0]]
+
+
+def test_a_face_generated_outside_key_frames_is_recorded_and_reopens_nothing(finished):
+    checkpoint, rendering, render = finished
+    assert render(lambda rendering: rendering.generated.add((8, 0))) == []
+    assert list(checkpoint.lines("generated.jsonl")) == [[8, 0]]
+
+
+def test_a_resumed_run_knows_which_faces_failed_and_were_generated(tmp_path, monkeypatch):
+    checkpoint = VideoCheckpoint(tmp_path / "w", "one", seed=1)
+    checkpoint.add_line("failed.jsonl", [3, 0])
+    checkpoint.add_line("generated.jsonl", [8, 0])
+    monkeypatch.setattr(render, "find_strengths", lambda *_: [])
+    video = LinkedVideo(tmp_path, None, None, np.arange(9) / 8, [(0, 9)], [])
+    rendering = render.plan(None, video, PhotoOptions(), checkpoint, None, no_progress)
+    assert rendering.failed == {(3, 0)} and rendering.generated == {(8, 0)}
 
 
 def test_switches_count_across_segments(tmp_path):

@@ -1,5 +1,6 @@
 """New faces that flicker less, and move with their originals."""
 
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -13,8 +14,10 @@ from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.video.smoothing import (
     AVERAGED,
     FLOW_SIZE,
+    KEY_DISTANCE,
     averaged_result,
     flow_coordinates,
+    key_frames,
     smooth_result,
     warp,
 )
@@ -22,6 +25,9 @@ from nullface_pipeline.video.smoothing import (
 
 SIZE = 64
 FLICKER = 6
+
+# Mask of the right half of a crop.
+HALF = np.repeat(np.array([[0.0, 1.0]], np.float32), SIZE // 2, axis=1).repeat(SIZE, axis=0)
 
 
 def portrait(shift: Any = (0.0, 0.0), size: int = SIZE) -> np.ndarray:
@@ -97,3 +103,55 @@ def test_frames_that_are_too_far_away_do_not_count():
     near, far = (target(portrait(), np.full((SIZE, SIZE, 3), grey, np.uint8)) for grey in (100, 200))
     made = {0: near, AVERAGED + 1: far}
     assert np.all(smooth_result(made, 0) == 100) and np.all(smooth_result(made, AVERAGED + 1) == 200)
+
+
+def keys(originals, *bounds):
+    """Key frames of a track, chosen from each of several bounds to the next."""
+    targets = {number: target(aligned, None) for number, aligned in originals.items()}
+    return set().union(*(key_frames(targets, *span) for span in zip(bounds, bounds[1:])))
+
+
+def test_a_face_that_moves_is_generated_in_every_eighth_frame():
+    moving = {number: portrait((0.006 * number, 0.0)) for number in range(2 * KEY_DISTANCE + 1)}
+    assert keys(moving, 0, 2 * KEY_DISTANCE) == {0, KEY_DISTANCE}
+
+
+def test_key_frames_are_added_where_a_mouth_opens():
+    """It is as small as a tenth of the crop."""
+    mouth = portrait()
+    cv2.ellipse(mouth, (32, 46), (5, 3), 0, 0, 360, (40, 10, 10), -1)
+    frames = {number: mouth if number in (9, 10, 11) else portrait() for number in range(25)}
+    found = keys(frames, 0, 24)
+    assert {0, 8, 16} < found and found & {9, 10, 11} and all(8 <= number <= 16 for number in found - {0})
+    assert found == keys(frames, 0, 8, 16, 24) == keys({n: frames[n] for n in range(17)}, 0, 24)
+
+
+def test_a_face_between_gaps_is_generated_once():
+    """No regular key frame has it, or only the one before."""
+    assert keys({number: portrait() for number in (2, 3, 4, 5)}, 0, 8) == {4}
+    assert keys({number: portrait() for number in range(12)}, 0, 16) == {0, 8}
+
+
+def test_a_key_frame_does_not_explain_what_it_may_not_change():
+    """Half of the face is kept in it, for example behind another head."""
+    targets = {number: target(portrait(), None) for number in range(9)}
+    targets |= {number: replace(targets[number], mask=HALF) for number in (0, 8)}
+    assert key_frames(targets, 0, 8) == {0, 4}
+    targets = {number: replace(each, mask=HALF) for number, each in targets.items()}
+    assert key_frames(targets, 0, 8) == {0}
+
+
+def test_a_carried_face_shows_no_original_of_another_frame():
+    """Outside its mask, a result is the original."""
+    original = np.full((SIZE, SIZE, 3), 50, np.uint8)
+    new = np.full((SIZE, SIZE, 3), 200, np.uint8)
+    partly = replace(target(original, np.where(HALF[..., None] > 0, new, original)), mask=HALF)
+    assert averaged_result(target(original, None), [partly, target(original, new)]).min() >= 199
+
+
+def test_a_carried_face_follows_the_motion_of_its_key_frame():
+    key, moved = portrait(), portrait((0.05, -0.03))
+    carried = averaged_result(target(moved, None), [target(key, 255 - key)]).astype(int)
+    middle = np.s_[SIZE // 4 : -SIZE // 4, SIZE // 4 : -SIZE // 4]
+    error, still = (np.abs(result - (255 - moved.astype(int)))[middle].mean() for result in (carried, 255 - key))
+    assert error < 0.5 * still
