@@ -27,14 +27,14 @@ PRIOR_FILE = "people.npz"
 # steers.
 PERCENTILE_RANGE = (0.05, 0.5)
 # Tolerance of the percentile, and number of reference identities that it is measured on.
-TOLERANCE = 0.1
+TOLERANCE = 0.12
 NUM_REFERENCES = 1000
 # Of nullface-tiny, chosen on validation people: the angle in degrees at which results come to a
 # percentile, on average (intercept and slope), and the rise of the similarity per degree.
-FIRST_ANGLE = (15.0, 40.0)
-SIMILARITY_PER_DEGREE = 0.004
+FIRST_ANGLE = (20.0, 20.0)
+SIMILARITY_PER_DEGREE = 0.006
 # Shortest and longest step in degrees while all angles are on one side of the target.
-STEP_RANGE = (8.0, 40.0)
+STEP_RANGE = (5.0, 40.0)
 
 
 @dataclass(frozen=True, eq=False)

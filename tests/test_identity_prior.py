@@ -120,10 +120,10 @@ def test_places_and_strangers_are_secret_and_follow_from_the_seed(embeddings):
 
 
 def test_the_next_angle_closes_in():
-    assert next_angle([(75.0, 0.08)]) == pytest.approx(55.0), "0.004 a degree"
-    assert next_angle([(75.0, -0.08)]) == pytest.approx(95.0)
-    assert next_angle([(75.0, 0.001)]) == 67.0 and next_angle([(75.0, 0.5)]) == 35.0
+    assert next_angle([(75.0, 0.12)]) == pytest.approx(55.0), "0.006 a degree"
+    assert next_angle([(75.0, -0.12)]) == pytest.approx(95.0)
+    assert next_angle([(75.0, 0.001)]) == 70.0 and next_angle([(75.0, 0.5)]) == 35.0
     assert next_angle([(10.0, 0.2)]) == 0.0 and next_angle([(170.0, -0.2)]) == 180.0
-    assert next_angle([(75.0, 0.3), (50.0, 0.08)]) == pytest.approx(30.0)
+    assert next_angle([(75.0, 0.3), (50.0, 0.12)]) == pytest.approx(30.0)
     assert next_angle([(75.0, 0.1), (50.0, -0.1)]) == pytest.approx(62.5)
     assert next_angle([(75.0, 0.001), (50.0, -0.3)]) == pytest.approx(71.25)
