@@ -73,12 +73,17 @@ def fetch_pack(name: str) -> None:
     """
     if Path(name).is_dir() or (BUFFALO_L.place.parent / name).is_dir():
         return
-    if name not in PACKS:
+    if not is_known_pack(name):
         raise OSError(
             f"The face models {name!r} were not downloaded, because no hash of that pack is known. Name one of "
             f"{', '.join(PACKS)}, or a folder."
         )
     fetch_weights(PACKS[name])
+
+
+def is_known_pack(name: str) -> bool:
+    """Whether an InsightFace pack can be downloaded and verified, or is on this machine."""
+    return name in PACKS or bool(name) and (BUFFALO_L.place.parent / name).is_dir()
 
 
 def unverified_files(weights: Weights) -> list[str]:

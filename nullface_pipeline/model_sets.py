@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from nullface_pipeline.face_adapter import FACE_LORA_NAME, FACEID_REPOSITORY, has_face_lora
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
 from nullface_pipeline.fetch_weights import fetch_missing
+from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.pipeline_sdxl import StableDiffusionXLNullFacePipeline
 from nullface_pipeline.protocols import FaceAnalyser
@@ -40,10 +41,11 @@ def load_model_set(
             first calls take minutes; meant for long runs on a GPU.
 
     Raises:
+        OptionError: (a `ValueError`) if this machine does not have the device.
         OSError, RuntimeError, ValueError: if a part cannot be found, downloaded or read. Missing
             files of "sd15" and "sdxl" are downloaded and verified.
     """
-    device = device or default_device()
+    device = default_device() if device is None else check_device(device)
     dtype = dtype or default_dtype(name, device)
     if name == "tiny":
         pipe = load_nullface_tiny(device, dtype, detection_threshold)
@@ -79,6 +81,25 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> str:
+    """Return the name of a device that this machine has.
+
+    Raises:
+        OptionError: if the machine does not have it, or it is not the name of a device.
+    """
+    try:
+        kind, index = (named := torch.device(device)).type, named.index or 0
+    except RuntimeError as error:
+        raise OptionError("device", f"{device!r} is not a device. Pass cpu, cuda, cuda:N or mps.") from error
+    count = torch.cuda.device_count() if kind == "cuda" and torch.cuda.is_available() else 0
+    if kind == "cuda" and index >= count:
+        found = f"{count} CUDA devices" if count else "no usable CUDA device"
+        raise OptionError("device", f"{device} is not available: torch found {found}. See `nullface doctor`.")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise OptionError("device", "mps is not available: torch found no usable Apple GPU. See `nullface doctor`.")
+    return device
 
 
 def default_dtype(name: str, device: str) -> torch.dtype:

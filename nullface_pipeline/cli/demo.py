@@ -22,7 +22,7 @@ PICTURES = ("input.png", "anonymized.png", "side_by_side.png")
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Output folder.")] = Path("demo"),
+    output: Annotated[Path, options.output_option("Output folder.")] = Path("demo"),
     seed: Annotated[int, options.whole_number(0, options.MAX_SEED, "Seed, for repeatable results.")] = 30,
 ) -> None:
     """Anonymize an included portrait, without a download.

@@ -10,6 +10,7 @@ from nullface_pipeline.cli.console import fail, notice, quiet_libraries
 from nullface_pipeline.cli.photo_run import FolderRun
 from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.model_options import ModelOptions
+from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.protocols import NullFacePipeline
 from nullface_pipeline.runs.messages import format_error
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def load_model(options: ModelOptions) -> NullFacePipeline:
-    """Load the pipeline with its face models. On failure, print an error and exit with code 1."""
+    """Load the pipeline with its face models. On failure, print an error and exit."""
     import torch
 
     from nullface_pipeline.model_sets import load_model_set
@@ -34,7 +35,9 @@ def load_model(options: ModelOptions) -> NullFacePipeline:
     dtype = None if options.dtype is None else getattr(torch, options.dtype)
     try:
         return load_model_set(options.model, options.device, dtype, options.detection_threshold)
-    # Libraries raise errors of any type for a missing device or model.
+    except OptionError as error:
+        fail(error)
+    # Libraries raise errors of any type for a damaged model.
     except Exception as error:
         fail(f"The model {options.model!r} could not be loaded: {format_error(error)}.")
 

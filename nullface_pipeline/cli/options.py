@@ -25,6 +25,12 @@ FILES = "Files and runs"
 # Metavar of options without a value, for which Typer would show <bool>.
 FLAG = ""
 
+# Suffixes of common files besides pictures and videos, which a folder's name rarely has.
+_FILE_SUFFIXES = frozenset(
+    ".7z .csv .doc .docx .gz .htm .html .json .jsonl .md .mpeg .mpg .ods .odt .ogv .parquet .pdf .ppt .pptx .py .rar "
+    ".rtf .tar .tgz .txt .wmv .flv .xls .xlsx .xml .yaml .yml .zip".split()
+)
+
 # Path that stands for standard input or standard output.
 STREAM = "-"
 
@@ -75,9 +81,47 @@ def sheet_path(value: str) -> Path:
     return sheet
 
 
+def folder(value: str) -> Path:
+    """Parse the path of an output folder. A new folder is not named like a file."""
+    output = path(value)
+    if is_file_name(output.name) and not output.exists():
+        raise typer.BadParameter(f"{output} is the name of a file. Name a folder.")
+    return output
+
+
+def target(value: str) -> str:
+    """Parse the output folder or URL of a data set."""
+    return value if "://" in value else str(folder(value))
+
+
+def photo_output(value: str) -> Path:
+    """Parse an output folder, the file of one photo, or `-`."""
+    from nullface_pipeline.photo_files import is_photo_name
+
+    output = path(value)
+    if is_file_name(output.name) and not is_photo_name(output.name) and not output.exists():
+        raise typer.BadParameter(
+            f"{output} is the name of a file, but {output.suffix} is not supported. Name a folder; or, for one photo, "
+            "a .jpg, .png, .webp, .tif, .bmp or .heic file."
+        )
+    return output
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name has the suffix of a picture, a video or another common file type."""
+    from nullface_pipeline.photo_files import SUFFIXES, UNREAD_PICTURES, VIDEO_TYPES
+
+    return Path(name).suffix.lower() in SUFFIXES | UNREAD_PICTURES | set(VIDEO_TYPES) | _FILE_SUFFIXES
+
+
 def model_name(value: str) -> str:
     """Check the form of a model name, without a request to the Hub."""
-    if value not in ("tiny", "sd15", "sdxl") and "/" not in value and not Path(value).exists():
+    if value in ("tiny", "sd15", "sdxl"):
+        return value
+    if value and Path(value).exists():
+        if not Path(value, "model_index.json").is_file():
+            raise typer.BadParameter(f"{value} is not the folder of a diffusers model: it has no model_index.json.")
+    elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", value, re.ASCII):
         raise typer.BadParameter(
             f"{value!r} is not a model set (tiny, sd15, sdxl), an existing folder, or a Hub name (OWNER/NAME)."
         )
@@ -85,9 +129,17 @@ def model_name(value: str) -> str:
 
 
 def verifier_pack(value: str) -> str:
-    """Parse the name or folder of an InsightFace pack."""
-    if "/" in value and not Path(value).is_dir():
-        raise typer.BadParameter(f"{value} is not an existing folder.")
+    """Check the name or folder of an InsightFace pack."""
+    if value and Path(value).is_dir():
+        if not any(Path(value).glob("*.onnx")):
+            raise typer.BadParameter(f"{value} is not a folder of face models: it has no .onnx files.")
+        return value
+    # Imported late, because it imports torch.
+    from nullface_pipeline.fetch_weights import is_known_pack
+    from nullface_pipeline.weights import PACKS
+
+    if not is_known_pack(value):
+        raise typer.BadParameter(f"{value!r} is not an InsightFace pack ({', '.join(PACKS)}) or an existing folder.")
     return value
 
 
@@ -232,15 +284,15 @@ def whole_number(low: int, high: int, help: str, panel: str | None = None) -> An
     return typer.Option(parser=number(low, high, whole=True), metavar="N", help=help, rich_help_panel=panel)
 
 
-def output_option(help: str, metavar: str = "FOLDER") -> Any:
+def output_option(help: str, metavar: str = "FOLDER", parser: Callable[[str], Path] = folder) -> Any:
     """`--output`, `-o`."""
-    return typer.Option("--output", "-o", parser=path, metavar=metavar, help=help)
+    return typer.Option("--output", "-o", parser=parser, metavar=metavar, help=help)
 
 
 Paths = Annotated[
     list[str], typer.Argument(metavar="PHOTOS", help="Photos, folders or quoted patterns; - for standard input.")
 ]
-Output = Annotated[Path, output_option("Output folder; or a file, for one photo; - for standard output.", "PATH")]
+Output = Annotated[Path, output_option("Output folder; or a file, for one photo; - for standard output.", "PATH", photo_output)]
 KeepMask = Annotated[
     Path | None, file_option("Mask for one photo, of its size; white areas are kept unchanged.", IDENTITY)
 ]
@@ -293,7 +345,10 @@ Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="Folder or URL of Parquet files, WebDataset tars or photos.")
 ]
 Target = Annotated[
-    str, typer.Option("--output", "-o", metavar="PATH", help="Folder or URL for the results, empty at the start.")
+    str,
+    typer.Option(
+        "--output", "-o", parser=target, metavar="PATH", help="Folder or URL for the results, empty at the start."
+    ),
 ]
 EngineName = Annotated[
     Engine,

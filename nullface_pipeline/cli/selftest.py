@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nullface_pipeline.cli.console import console, quiet_libraries, show
+from nullface_pipeline.cli.console import console, fail, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
 from nullface_pipeline.cli.options import with_options
 from nullface_pipeline.cli.threads import limit_threads
@@ -38,13 +38,18 @@ def selftest(
 
     Paste the output into a bug report.
 
-    Exit code: 1 if a part fails, else 0.
+    Exit code: 0 if every part passes, 1 if a part fails, 2 for wrong usage.
     """
     import torch
 
+    from nullface_pipeline.model_sets import check_device
     from nullface_pipeline.selftest.run import run_selftest
 
     device, dtype = values["device"], values["dtype"]
+    try:
+        device = None if device is None else check_device(device)
+    except ValueError as error:
+        fail(error)
     quiet_libraries()
     limit_threads(model)
     for line in (f"nullface selftest --model {model}", versions(), machine(device, dtype)):

@@ -8,6 +8,7 @@ replaced.
 
 import json
 import os
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -45,14 +46,17 @@ class ResultRecord:
         self._results = {hashes.result for hashes in self._entries}
 
     def prepare(self) -> None:
-        """Check that the record can be written.
+        """Check that the record can be written, without creating it.
 
         Raises:
             OSError: if it cannot.
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            if self.path.exists():
+                self.path.open("ab").close()
+            else:
+                tempfile.TemporaryFile(dir=self.path.parent).close()
         except OSError as error:
             raise OSError(
                 f"The record of finished photos cannot be written to {self.path.parent} ({error.strerror}): set "
