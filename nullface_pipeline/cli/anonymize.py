@@ -1,6 +1,7 @@
 """`nullface anonymize`: photos with resume, report, contact sheet and dry run."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from nullface_pipeline.cli.progress import PhotoProgress
 from nullface_pipeline.cli.stream import anonymize_stream
 from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.photo_options import PhotoOptions
-from nullface_pipeline.runs.messages import format_error
+from nullface_pipeline.runs.messages import format_error, with_option_names
 
 
 if TYPE_CHECKING:
@@ -202,7 +203,8 @@ def _anonymize_photos(
     outcomes = anonymize_photos(anonymize_photo, pending, run.keep_metadata, made_by, record.add)
     results: "list[PhotoOutcome]" = []
     with progress.bar:
-        for outcome in outcomes:
+        for made in outcomes:
+            outcome = replace(made, reason=with_option_names(made.reason))
             results.append(outcome)
             progress.on_photo(len(outcome.faces))
             _record_outcome(outcome, run)
@@ -216,8 +218,7 @@ def _record_outcome(outcome: "PhotoOutcome", run: FolderRun) -> None:
     from nullface_pipeline.runs.report import append_to_report
 
     if outcome.status == "refused":
-        line = f"{outcome.job.source}: {options.with_option_names(outcome.reason)}"
-        error_console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)
+        error_console.print(f"[red]refused[/red] {show(f'{outcome.job.source}: {outcome.reason}')}", soft_wrap=True)
     if run.report is not None:
         append_to_report(run.report, outcome, run.options.identity)
 

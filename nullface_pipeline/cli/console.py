@@ -9,9 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import option_name, with_option_names
 from nullface_pipeline.photo_options import OptionError
-from nullface_pipeline.runs.messages import format_error, printable
+from nullface_pipeline.runs.messages import format_error, option_name, printable, with_option_names
 
 
 TINY_RESULT = (

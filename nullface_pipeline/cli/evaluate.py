@@ -9,9 +9,9 @@ import typer
 
 from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import file_option, flag, option_name, output_option, whole_number
+from nullface_pipeline.cli.options import file_option, flag, output_option, whole_number
 from nullface_pipeline.cli.threads import limit_threads
-from nullface_pipeline.runs.messages import format_error
+from nullface_pipeline.runs.messages import format_error, option_name
 
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nullface_pipeline.model_options import ModelOptions
-from nullface_pipeline.photo_options import IDENTITY, RUN, VERIFICATION, Option, PhotoOptions, described, is_whole
+from nullface_pipeline.photo_options import IDENTITY, RUN, VERIFICATION, Option, described, is_whole
+from nullface_pipeline.runs.messages import option_name
 
 
 SHEET_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -173,17 +173,6 @@ def _reference(value: str) -> Path:
     if not Path(value).exists():
         raise typer.BadParameter(f"{value!r} is not a file, a face number ([PHOTO:]NUMBER), or a box (x0,y0,x1,y1).")
     return path(value)
-
-
-def option_name(field: str) -> str:
-    """Name of the command-line option of a field: `--min-face` for `min_face`."""
-    return "--" + {"skip_faces": "skip_face"}.get(field, field).replace("_", "-")
-
-
-def with_option_names(message: str) -> str:
-    """Replace option fields in backticks by their options: `--min-face` for `min_face`."""
-    known = {each.name for schema in (PhotoOptions, ModelOptions) for each in fields(schema)}
-    return re.sub(r"`(\w+)`", lambda field: option_name(field[1]) if field[1] in known else field[0], message)
 
 
 # Metavar and parser of fields that are neither a number nor a choice.

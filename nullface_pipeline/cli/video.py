@@ -22,6 +22,7 @@ from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.photo_options import VIDEO_IDENTITIES, PhotoOptions, content
 from nullface_pipeline.photo_records import PhotoRefusedError
 from nullface_pipeline.protocols import NullFacePipeline
+from nullface_pipeline.runs.messages import format_error, with_option_names
 
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def _anonymize(run: VideoRun, jobs: "list[PhotoJob]") -> int:
     split = split_jobs(jobs, run.digest, PreviousRun(record, None), not run.no_resume, run.overwrite)
     remove_leftovers({run.output}, run.output)
     for outcome in split.refused:
-        _refuse(outcome.job, options.with_option_names(outcome.reason))
+        _refuse(outcome.job, with_option_names(outcome.reason))
     reports = _anonymize_videos(run, split.pending, jobs, record) if split.pending else {}
     _print_reports(reports, run.model.model)
     if split.finished:
@@ -239,7 +240,6 @@ def _detect(run: VideoRun, pipe: NullFacePipeline, job: "PhotoJob", progress: Pr
 @contextlib.contextmanager
 def _refusals(job: "PhotoJob") -> Iterator[None]:
     """Context that refuses the video if an error other than an `OSError` is raised."""
-    from nullface_pipeline.runs.messages import format_error
     from nullface_pipeline.video import removed_if_refused
 
     try:
@@ -249,7 +249,7 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
         raise
     except Exception as error:
         known = isinstance(error, PhotoRefusedError)
-        _refuse(job, str(error) if known else f"It could not be processed. {format_error(error)}.")
+        _refuse(job, with_option_names(str(error) if known else f"It could not be processed. {format_error(error)}."))
 
 
 def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> "list[list[np.ndarray]]":
@@ -337,6 +337,6 @@ def _print_reports(reports: "dict[PhotoJob, VideoReport]", model: str) -> None:
             box = ",".join(f"{corner:.0f}" for corner in track.box)
             console.print(
                 f"  covered from {track.start:.1f} to {track.end:.1f} s, first at {box} (score {track.score:.2f}): "
-                f"{show(options.with_option_names(track.reason))}",
+                f"{show(with_option_names(track.reason))}",
                 soft_wrap=True,
             )

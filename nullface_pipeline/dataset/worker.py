@@ -21,7 +21,7 @@ from nullface_pipeline.photo_files.steps import (
     process_photo,
 )
 from nullface_pipeline.runs.jobs import overlapped
-from nullface_pipeline.runs.messages import format_error, is_broken_device
+from nullface_pipeline.runs.messages import format_error, is_broken_device, with_option_names
 
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ class ShardWorker:
         """Anonymize one photo; its result, time in seconds, and number of UNet evaluations."""
         started, before = time.perf_counter(), self._evaluations
         processed = process_photo(self._anonymize, row.id, decoded)
+        processed = replace(processed, reason=with_option_names(processed.reason))
         if self.on_photo is not None:
             self.on_photo()
         return processed, time.perf_counter() - started, self._evaluations - before

@@ -1,6 +1,11 @@
-"""Error messages: an exception as one printable line."""
+"""Error messages: an exception as one printable line, with the names of command-line options."""
 
 import errno
+import re
+from dataclasses import fields
+
+from nullface_pipeline.model_options import ModelOptions
+from nullface_pipeline.photo_options import PhotoOptions
 
 
 MAX_LENGTH = 500
@@ -31,6 +36,17 @@ def _error_text(error: BaseException, name_file: bool) -> str:
     name, text = type(error).__name__, str(error).strip()
     is_clear = isinstance(error, _SELF_EXPLANATORY) or type(error).__module__.startswith("nullface_pipeline.")
     return text if text and is_clear else f"{name}: {text}".removesuffix(": ")
+
+
+def option_name(field: str) -> str:
+    """Name of the command-line option of a field: `--min-face` for `min_face`."""
+    return "--" + {"skip_faces": "skip_face"}.get(field, field).replace("_", "-")
+
+
+def with_option_names(message: str) -> str:
+    """Replace option fields in backticks by their options: `--min-face` for `min_face`."""
+    known = {each.name for schema in (PhotoOptions, ModelOptions) for each in fields(schema)}
+    return re.sub(r"`(\w+)`", lambda field: option_name(field[1]) if field[1] in known else field[0], message)
 
 
 def printable(text: str) -> str:

@@ -285,6 +285,7 @@ def test_what_cannot_work_is_said_before_anything_is_done(tmp_path, monkeypatch,
 
 def test_wrong_model(tmp_path):
     PIL.Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    (tmp_path / "model_index.json").write_text("{}")
     result = invoke("anonymize", tmp_path / "photo.png", "-o", tmp_path / "out", "--model", tmp_path)
     assert result.exit_code == 1 and "could not be loaded" in result.output
 
