@@ -5,13 +5,15 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, constants, get_session, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
+from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.weights import (
     BUFFALO_L,
     PACKS,
@@ -25,6 +27,9 @@ from nullface_pipeline.weights import (
 
 # Base error of the Hub's HTTP client, which is requests, httpx or httpx2 depending on the version.
 HTTPError: type[Exception] = HfHubHTTPError.__bases__[0]
+
+# Seconds to wait for the connection to a server.
+CONNECT_TIMEOUT = 5.0
 
 
 def fetch_missing(name: str) -> None:
@@ -41,8 +46,9 @@ def fetch_missing(name: str) -> None:
             missing = missing_weights(name)
             size = readable_size(sum(part.size for part in missing))
             raise OSError(
-                f"{', '.join(part.name for part in missing)} ({size}) not found and not downloaded. Run "
-                f"`nullface fetch {name}` with a network connection."
+                f"{', '.join(part.name for part in missing)} ({size}) not found, and not downloaded "
+                f"({format_error(error)}). Run `nullface fetch {name}` with a network connection, copy the files from "
+                "another computer (docs/how-to/offline.md), or use the model tiny, which needs no download."
             ) from error
 
 
@@ -55,11 +61,26 @@ def fetch_weights(weights: Weights) -> None:
     """
     try:
         if isinstance(weights, HubWeights):
+            check_connection(constants.ENDPOINT)
             _fetch_from_hub(weights)
         else:
             _fetch_release(weights)
     except HTTPError as error:
         raise OSError(str(error) or type(error).__name__) from error
+
+
+def check_connection(address: str) -> None:
+    """Check that a server can be reached, because downloads without a network retry for a minute.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    try:
+        get_session().head(address, timeout=CONNECT_TIMEOUT)
+    except OfflineModeIsEnabled as error:
+        raise OSError("HF_HUB_OFFLINE is set") from error
+    except (HTTPError, OSError) as error:
+        raise OSError(f"{urlsplit(address).netloc} cannot be reached; is there a network connection?") from error
 
 
 def fetch_pack(name: str) -> None:
@@ -122,6 +143,7 @@ def _fetch_release(weights: ReleaseWeights) -> None:
     if weights.path is not None:
         _compare(weights.place, weights)
         return
+    check_connection(weights.source)
     # Kept if the download is interrupted.
     part = weights.place.with_name(f"{weights.place.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)

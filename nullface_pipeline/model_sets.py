@@ -1,18 +1,21 @@
 """Complete pipelines by name, for the command line and the Space."""
 
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from huggingface_hub import constants, try_to_load_from_cache
 
 from nullface_pipeline.face_adapter import FACE_LORA_NAME, FACEID_REPOSITORY, has_face_lora
 from nullface_pipeline.face_identity import DETECTION_THRESHOLD, load_face_analyser
-from nullface_pipeline.fetch_weights import fetch_missing
+from nullface_pipeline.fetch_weights import check_connection, fetch_missing
 from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.pipeline import StableDiffusionNullFacePipeline
 from nullface_pipeline.pipeline_sdxl import StableDiffusionXLNullFacePipeline
 from nullface_pipeline.protocols import FaceAnalyser
+from nullface_pipeline.runs.messages import format_error
 from nullface_pipeline.tiny_model import TINY_FOLDER, load_nullface_tiny
 from nullface_pipeline.weights import FACE_MODELS, MODELS, WEIGHT_SETS
 
@@ -69,11 +72,24 @@ def stable_diffusion(name: str) -> tuple[str, str]:
     load.
     """
     if name not in MODELS:
+        if not Path(name).exists() and try_to_load_from_cache(name, "model_index.json") is None:
+            check_hub(name)
         fetch_missing("faces")
         return name, FACEID_REPOSITORY
     fetch_missing(name)
     model, adapter = (str(weights.path) for weights in WEIGHT_SETS[name][:2])
     return model, adapter
+
+
+def check_hub(name: str) -> None:
+    """Check that the Hub can be reached, for a model that is not on this machine."""
+    try:
+        check_connection(constants.ENDPOINT)
+    except OSError as error:
+        raise OSError(
+            f"{name} is not on this machine, and cannot be downloaded ({format_error(error)}). Pass the folder of a "
+            "model, or use the model tiny."
+        ) from error
 
 
 def default_device() -> str:

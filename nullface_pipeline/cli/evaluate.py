@@ -9,7 +9,7 @@ import typer
 
 from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import file_option, flag, output_option, whole_number
+from nullface_pipeline.cli.options import file_option, flag, model_name, output_option, whole_number
 from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.runs.messages import format_error, option_name
 
@@ -76,14 +76,18 @@ def evaluate(
     table: Annotated[int | None, whole_number(1, 3, "Number of the table: 1, 2 or 3.", PAPER)] = None,
     figure: Annotated[int | None, whole_number(3, 12, "Number of the figure: 3, 4, 5, 11 or 12.", PAPER)] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="Model set: tiny or sd15.", rich_help_panel=PAPER)
+        str, typer.Option(parser=model_name, metavar="NAME", help="Model set: tiny or sd15.", rich_help_panel=PAPER)
     ] = "sd15",
     num_subjects: Annotated[
         int | None, whole_number(2, 1_000_000, "Number of photos to use, with --paper.", PAPER)
     ] = None,
     reversal_attack: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Model set of the reversal attack: tiny, sd15 or sdxl. Takes minutes."),
+        typer.Option(
+            parser=model_name,
+            metavar="NAME",
+            help="Model set of the reversal attack: tiny, sd15 or sdxl. Takes minutes.",
+        ),
     ] = None,
     skip_missing: Annotated[
         bool, flag("--skip-missing", "Exclude originals without a result instead of failing.")
@@ -233,7 +237,7 @@ def _evaluate(
     try:
         face_detector = Detector(detector)
     except MissingModelError as error:
-        raise ValueError(f"--detector {detector} {error}.") from error
+        fail(f"--detector {detector} {error}.")
     pipe = None if reversal_attack is None else _load(reversal_attack)
     return evaluate(
         originals,
@@ -272,7 +276,7 @@ def _load(model: str) -> "StableDiffusionNullFacePipeline":
         return load_model_set(model)
     # Libraries raise errors of any type for a missing model.
     except Exception as error:
-        raise ValueError(f"{model} could not be loaded: {format_error(error)}.") from error
+        fail(f"The model {model!r} could not be loaded: {format_error(error)}.")
 
 
 def _report(result: "Evaluation", output: Path, show_originals: bool) -> None:

@@ -17,6 +17,7 @@ from nullface_pipeline.face_identity import FACEID_RECOGNIZER, FaceLocation, emb
 from nullface_pipeline.fetch_weights import file_hash
 from nullface_pipeline.model_sets import load_detector
 from nullface_pipeline.protocols import FaceAnalyser
+from nullface_pipeline.runs.messages import format_error
 
 
 # Positions of the five landmarks in a face of 112 px: ArcFace's, shared by AdaFace and most others.
@@ -234,4 +235,4 @@ def load_analyser(name: str) -> FaceAnalyser:
     try:
         return load_detector(name)
     except (ImportError, OSError, RuntimeError) as error:
-        raise MissingModelError(f"needs InsightFace's pack {name}, which could not be loaded") from error
+        raise MissingModelError(f"needs InsightFace's pack {name}, which could not be loaded: {format_error(error)}") from error
