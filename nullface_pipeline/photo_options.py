@@ -131,7 +131,7 @@ class PhotoOptions:
     )
     preset: str = option(
         "standard",
-        "How far the new face moves away, or fewer steps (fast, preview).",
+        "Strength of the change (light to strong), or few steps (fast, preview).",
         IDENTITY,
         details="Sets `skip` and `guidance_scale`, or `few_steps`, to the model's values. See `pipe.presets`.",
         choices=tuple(PRESETS),
@@ -214,7 +214,7 @@ class PhotoOptions:
     )
     cover: str = option(
         COVERS[0],
-        "Look of a cover; all are drawn from one average color.",
+        "Look of covers; each is drawn from one average color.",
         VERIFICATION,
         choices=COVERS,
     )
@@ -238,7 +238,7 @@ class PhotoOptions:
     )
     solver_order: int | None = option(None, "Order of the solver.", METHOD, low=1, high=2, in_command=False)
     skip: float | None = option(
-        None, "Share of the steps left out; more of the photo stays.", METHOD, low=0.0, high=0.999
+        None, "Share of the steps to leave out; a higher one keeps more of the photo.", METHOD, low=0.0, high=0.999
     )
     guidance_scale: float | None = option(
         None, "Guidance scale; higher values move further from the person.", METHOD, low=-100.0, high=100.0
@@ -246,7 +246,7 @@ class PhotoOptions:
     identity_scale: float | None = option(None, "Norm of the identity embedding.", METHOD, low=-10.0, high=10.0)
     identity_angle: float | None = option(
         None,
-        "Random angle of up to N degrees, for the opposite identity.",
+        "Rotate the opposite identity by a random angle of up to N degrees.",
         METHOD,
         details="For `identity='opposite'`.",
         low=0.0,
@@ -266,7 +266,7 @@ class PhotoOptions:
     ip_adapter_scale: float | None = option(
         None, "Scale of the face adapter.", METHOD, low=-10.0, high=10.0, in_command=False
     )
-    batch_faces: int = option(8, "Faces in one batch.", RUN, low=1, high=1024, changes_result=False)
+    batch_faces: int = option(8, "Number of faces in one batch.", RUN, low=1, high=1024, changes_result=False)
     inversion_batch_size: int | None = option(
         None,
         "Timesteps in one batch of the inversion.",
@@ -379,10 +379,13 @@ def allowed_values(of: Field) -> str:
     about = described(of)
     if about.choices:
         return f"One of {', '.join(about.choices)}."
-    if not about.is_number:
-        return ""
-    low, high = (str(int(end)) if is_whole(of) else f"{end:g}" for end in (about.low, about.high))
-    return f"{'Integer' if is_whole(of) else 'Number'} from {low} to {high}."
+    return number_range(about.low, about.high, is_whole(of)) if about.is_number else ""
+
+
+def number_range(low: float, high: float, whole: bool) -> str:
+    """The range of a number as a sentence, ends included."""
+    ends = [str(int(end)) if end == int(end) else str(end) for end in (low, high)]
+    return f"{'Integer' if whole else 'Number'} from {ends[0]} to {ends[1]}."
 
 
 def with_named_options(function: Callable) -> Callable:

@@ -9,7 +9,7 @@ import typer
 
 from nullface_pipeline.cli.console import console, fail, notice, quiet_libraries, show
 from nullface_pipeline.cli.exit_codes import ExitCode
-from nullface_pipeline.cli.options import file_option, flag, model_name, output_option, whole_number
+from nullface_pipeline.cli.options import file_option, flag, model_name, number, output_option, whole_number
 from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.runs.messages import format_error, option_name
 
@@ -73,8 +73,16 @@ def evaluate(
         ),
     ] = None,
     images: Annotated[Path | None, file_option("Folder of aligned photos.", PAPER, "PATH")] = None,
-    table: Annotated[int | None, whole_number(1, 3, "Number of the table: 1, 2 or 3.", PAPER)] = None,
-    figure: Annotated[int | None, whole_number(3, 12, "Number of the figure: 3, 4, 5, 11 or 12.", PAPER)] = None,
+    table: Annotated[
+        int | None,
+        typer.Option(parser=number(1, 3, True), metavar="1|2|3", help="Number of the table.", rich_help_panel=PAPER),
+    ] = None,
+    figure: Annotated[
+        int | None,
+        typer.Option(
+            parser=number(3, 12, True), metavar="3|4|5|11|12", help="Number of the figure.", rich_help_panel=PAPER
+        ),
+    ] = None,
     model: Annotated[
         str, typer.Option(parser=model_name, metavar="NAME", help="Model set: tiny or sd15.", rich_help_panel=PAPER)
     ] = "sd15",

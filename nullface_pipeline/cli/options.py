@@ -10,7 +10,16 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from nullface_pipeline.photo_options import IDENTITY, RUN, VERIFICATION, Option, described, is_whole
+from nullface_pipeline.photo_options import (
+    IDENTITY,
+    RUN,
+    VERIFICATION,
+    Option,
+    allowed_values,
+    described,
+    is_whole,
+    number_range,
+)
 from nullface_pipeline.runs.messages import option_name
 
 
@@ -243,7 +252,8 @@ def _parameter(field: Field, choices: Sequence[str] = ()) -> inspect.Parameter:
 def _typer_option(field: Field, description: Option, choices: Sequence[str]) -> tuple[Any, Any]:
     """Type of a command-line option, and its `typer.Option`."""
     name = option_name(field.name)
-    arguments: dict[str, Any] = {"help": description.help, "rich_help_panel": description.group}
+    ends = allowed_values(field) if description.is_number else ""
+    arguments: dict[str, Any] = {"help": f"{description.help} {ends}".strip(), "rich_help_panel": description.group}
     if field.type is bool:
         return bool, typer.Option(name, metavar=FLAG, **arguments)
     if description.is_number:
@@ -270,6 +280,7 @@ def file_option(help: str, panel: str | None = None, metavar: str = "FILE") -> A
 
 def whole_number(low: int, high: int, help: str, panel: str | None = None) -> Any:
     """Option that takes an integer in a range, ends included."""
+    help = f"{help} {number_range(low, high, whole=True)}"
     return typer.Option(parser=number(low, high, whole=True), metavar="N", help=help, rich_help_panel=panel)
 
 
@@ -283,7 +294,7 @@ Paths = Annotated[
 ]
 Output = Annotated[Path, output_option("Output folder; or a file, for one photo; - for standard output.", "PATH", photo_output)]
 KeepMask = Annotated[
-    Path | None, file_option("Mask for one photo, of its size; white areas are kept unchanged.", IDENTITY)
+    Path | None, file_option("Mask of the photo's size, for one photo; white areas are kept.", IDENTITY)
 ]
 SkipFace = Annotated[
     list[Any] | None,

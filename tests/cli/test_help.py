@@ -7,6 +7,7 @@ Rewrite the files after a change, and review their diff:
 
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from nullface_pipeline.cli import app
+from nullface_pipeline.model_options import ModelOptions
+from nullface_pipeline.photo_options import PhotoOptions, allowed_values, described
 
 
 SNAPSHOTS = Path(__file__).parent / "help"
@@ -50,3 +53,24 @@ def test_help(name, monkeypatch):
 
 def test_each_snapshot_has_a_command():
     assert {file.stem for file in SNAPSHOTS.iterdir()} == set(PATHS)
+
+
+def test_the_range_of_each_number_is_shown():
+    options = {parameter.name: parameter for parameter in get_command(app).commands["anonymize"].params}
+    numbers = [
+        field
+        for schema in (PhotoOptions, ModelOptions)
+        for field in fields(schema)
+        if described(field).is_number and described(field).in_command
+    ]
+    assert len(numbers) > 5
+    for field in numbers:
+        assert options[field.name].help.endswith(allowed_values(field))
+    assert allowed_values(next(field for field in numbers if field.name == "min_face")) == "Number from 0 to 1000000."
+
+
+def test_help_fits_80_columns():
+    """Boxes are cut where a word is longer than its column."""
+    for file in SNAPSHOTS.iterdir():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        assert max(map(len, lines)) <= 80 and "…" not in "".join(lines), file.name
