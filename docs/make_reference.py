@@ -13,10 +13,10 @@ from typer.cli import get_docs_for_click
 
 from nullface_pipeline import PhotoOptions
 from nullface_pipeline.cli import app
-from nullface_pipeline.runs.messages import option_name
 from nullface_pipeline.face_regions import FACE_REGIONS, REGIONS
 from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.photo_options import PRESETS, allowed_values, described
+from nullface_pipeline.runs.messages import option_name
 from nullface_pipeline.tiny_model import load_nullface_tiny
 
 

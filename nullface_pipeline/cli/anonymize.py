@@ -87,6 +87,7 @@ def _in_folder(run: FolderRun) -> int:
     found, previous = _plan(run)
     with hold_folder(run.folder):
         previous.record.prepare()
+        _check_other_files(run)
         code = (preview_faces if run.dry_run else _anonymize)(run, found.jobs, previous)
     _print_unsearched(found)
     return max(code, _print_skipped(found))
@@ -108,6 +109,7 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     found = search_photos(run.paths, run.folder, run.output if run.names_a_file else None)
     if not found.jobs:
         _print_unsearched(found)
+        _print_skipped(found)
         raise ValueError(f"{', '.join(run.paths)}: no photos were found (.jpg, .png, .webp, .tif, .bmp or .heic).")
     _check_one_photo(run, found.jobs)
     record = record_path(run.folder)
@@ -115,6 +117,18 @@ def _plan(run: FolderRun) -> "tuple[FoundPhotos, PreviousRun]":
     check_written(written, [*(job.source for job in found.jobs), *run.other_inputs])
     reported = None if run.report is None else read_report(run.report)
     return found, PreviousRun(ResultRecord(record), reported)
+
+
+def _check_other_files(run: FolderRun) -> None:
+    """Check that the report and the contact sheet can be written."""
+    from nullface_pipeline.runs.atomic_files import check_appendable
+
+    for option, path in (("--report", run.report), ("--contact-sheet", run.contact_sheet)):
+        try:
+            if path is not None:
+                check_appendable(path)
+        except OSError as error:
+            raise OSError(f"{option} {path} cannot be written ({error.strerror}): choose another file.") from error
 
 
 def _check_one_photo(run: FolderRun, jobs: "list[PhotoJob]") -> None:

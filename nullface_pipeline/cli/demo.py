@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import PIL.Image
-import typer
 from rich.table import Table
 
 from nullface_pipeline.cli import options
@@ -61,12 +60,15 @@ def prepare_folder(output: Path) -> "ResultRecord":
 
     Raises:
         OSError: if the folder or the record cannot be written.
-        ValueError: if a picture would replace a file that the demo did not write.
+        ValueError: if the folder is a file, or a picture would replace a file that the demo did
+            not write.
     """
     from nullface_pipeline.runs.paths import WrittenFile, check_written
     from nullface_pipeline.runs.records import ResultRecord, record_path
     from nullface_pipeline.runs.resume import check_replaceable
 
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file. Name a folder with --output.")
     output.mkdir(parents=True, exist_ok=True)
     record = ResultRecord(record_path(output))
     files = [WrittenFile(output / name, "a picture of the demo", "move it away") for name in PICTURES]

@@ -74,6 +74,8 @@ def export(
 
 
 def _export_single_file(path: Path, pipeline: str) -> None:
+    if path.is_dir():
+        fail(ValueError(f"--single-file {path} is a folder. Name a file, such as {path / 'pipeline.py'}."))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_single_file(path, pipeline)

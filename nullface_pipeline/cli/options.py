@@ -292,7 +292,9 @@ def output_option(help: str, metavar: str = "FOLDER", parser: Callable[[str], Pa
 Paths = Annotated[
     list[str], typer.Argument(metavar="PHOTOS", help="Photos, folders or quoted patterns; - for standard input.")
 ]
-Output = Annotated[Path, output_option("Output folder; or a file, for one photo; - for standard output.", "PATH", photo_output)]
+Output = Annotated[
+    Path, output_option("Output folder; or a file, for one photo; - for standard output.", "PATH", photo_output)
+]
 KeepMask = Annotated[
     Path | None, file_option("Mask of the photo's size, for one photo; white areas are kept.", IDENTITY)
 ]

@@ -235,4 +235,6 @@ def load_analyser(name: str) -> FaceAnalyser:
     try:
         return load_detector(name)
     except (ImportError, OSError, RuntimeError) as error:
-        raise MissingModelError(f"needs InsightFace's pack {name}, which could not be loaded: {format_error(error)}") from error
+        raise MissingModelError(
+            f"needs InsightFace's pack {name}, which could not be loaded: {format_error(error)}"
+        ) from error

@@ -52,7 +52,9 @@ def read_pairs(file: Path, names: Sequence[str]) -> dict[str, str]:
     with file.open(newline="", encoding="utf-8-sig") as text:
         reader = csv.DictReader(text)
         if missing := {"subject", "file"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{file} has no column {' and '.join(sorted(missing))}. Add it to the header.")
+            raise ValueError(
+                f"{file} needs a header with the columns subject and file; {', '.join(sorted(missing))} not found."
+            )
         for row in reader:
             name = Path(row["file"] or "").with_suffix("").as_posix() if row["file"] else ""
             if name not in known:

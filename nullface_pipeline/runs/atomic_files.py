@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,18 @@ def write_whole(path: Path, data: bytes, source: Path | None = None) -> None:
         if source is not None:
             restrict_mode(temporary, source)
         file.write(data)
+
+
+def check_appendable(path: Path) -> None:
+    """Check that a file can be appended to, or created with its folder, without creating them.
+
+    Raises:
+        OSError: if it cannot.
+    """
+    if path.exists():
+        path.open("ab").close()
+    else:
+        tempfile.TemporaryFile(dir=next(folder for folder in path.absolute().parents if folder.exists())).close()
 
 
 def restrict_mode(path: Path, source: Path) -> None:

@@ -52,7 +52,10 @@ def _acquire(folder: Path) -> FileLock:
     # A soft lock would outlive a killed process.
     lock = FileLock(folder / LOCK_NAME, mode=0o600, thread_local=False, fallback_to_soft=False)
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"{folder} cannot be created ({error.strerror}): choose another output folder.") from error
         try:
             lock.acquire(timeout=LOCK_TIMEOUT)
             return lock

@@ -8,12 +8,12 @@ replaced.
 
 import json
 import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 from platformdirs import user_state_path
 
+from nullface_pipeline.runs.atomic_files import check_appendable
 from nullface_pipeline.runs.digests import ResultHashes, digest
 
 
@@ -53,10 +53,7 @@ class ResultRecord:
         """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self.path.exists():
-                self.path.open("ab").close()
-            else:
-                tempfile.TemporaryFile(dir=self.path.parent).close()
+            check_appendable(self.path)
         except OSError as error:
             raise OSError(
                 f"The record of finished photos cannot be written to {self.path.parent} ({error.strerror}): set "

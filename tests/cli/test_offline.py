@@ -21,7 +21,9 @@ def unreachable(tmp_path, monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         for name in ("snapshot_download", "http_get"):
-            monkeypatch.setattr(fetch_weights, name, lambda *_, **__: pytest.fail("This would retry for half a minute."))
+            monkeypatch.setattr(
+                fetch_weights, name, lambda *_, **__: pytest.fail("This would retry for half a minute.")
+            )
         pack = replace(weights.BUFFALO_L, source=f"{url}/all.zip", place=tmp_path / "models" / "buffalo_l")
         monkeypatch.setitem(weights.WEIGHT_SETS, "sd15", (weights.SD15, weights.FACEID_SD15, pack))
         monkeypatch.setitem(weights.WEIGHT_SETS, "faces", (pack,))

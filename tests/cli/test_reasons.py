@@ -21,7 +21,9 @@ def wall(tmp_path):
 
 def test_in_the_report_and_on_the_contact_sheet(wall, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(contact_sheet, "draw_tile", lambda outcome: drawn.append(outcome) or PIL.Image.new("RGB", (1, 1)))
+    monkeypatch.setattr(
+        contact_sheet, "draw_tile", lambda outcome: drawn.append(outcome) or PIL.Image.new("RGB", (1, 1))
+    )
     report, sheet = tmp_path / "r.jsonl", tmp_path / "s.png"
     arguments = ("anonymize", wall, "-o", tmp_path / "out", "--report", report, "--contact-sheet", sheet)
     assert invoke_as_main(*arguments).exit_code == 4
@@ -38,4 +40,6 @@ def test_in_the_results_and_reports_of_a_data_set(wall, tmp_path):
 
 
 def test_other_words_in_backticks_stay():
-    assert with_option_names("Run `nullface fetch`, or lower `min_face`.") == "Run `nullface fetch`, or lower --min-face."
+    assert (
+        with_option_names("Run `nullface fetch`, or lower `min_face`.") == "Run `nullface fetch`, or lower --min-face."
+    )

@@ -58,7 +58,9 @@ def test_an_output_folder_is_not_named_like_a_file(folder, command):
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("name", ["out", "out.v2", "2026.11.29", "photos.anonymized", "-", "x.JPG", "x.heic", "old.gif"])
+@pytest.mark.parametrize(
+    "name", ["out", "out.v2", "2026.11.29", "photos.anonymized", "-", "x.JPG", "x.heic", "old.gif"]
+)
 def test_folders_and_photos_are_outputs(folder, name):
     (folder / "old.gif").mkdir()
     assert options.photo_output(name) == Path(name)
