@@ -76,7 +76,8 @@ def usage_message(error: typer.TyperException) -> str:
     while context is not None and context.parent is not None:
         names.insert(0, context.info_name)
         context = context.parent
-    return f"{message}. See `{' '.join(['nullface', *names])} --help`."
+    stop = "" if message.endswith("?") else "."
+    return f"{message}{stop} See `{' '.join(['nullface', *names])} --help`."
 
 
 for command in (demo, anonymize, video, evaluate, selftest, fetch, doctor, export):

@@ -174,7 +174,7 @@ def run(
     except typer.Exit:
         raise
     except ImportError as error:
-        fail(f"{INSTALL} ({error})")
+        fail(f"{INSTALL} ({error})" if error.name else f"{error}. It is needed for this URL.")
     except Exception as error:
         fail(error)
     # `accelerate launch` ends all processes as soon as one exits with another code than 0.
@@ -185,6 +185,10 @@ def run(
 def _prepared(run: DatasetRun) -> "Iterator[tuple[DatasetJob, list[Shard]]]":
     """Context with the job and its unfinished shards; locks the target."""
     run.check()
+    if run.engine is options.Engine.local and run.model.device is not None:
+        from nullface_pipeline.model_sets import check_device
+
+        check_device(run.model.device)
     from nullface_pipeline.dataset import StorageLocation, begin, claim_target, find_shards
     from nullface_pipeline.runs.lock import hold_folder
 

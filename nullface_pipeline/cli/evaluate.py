@@ -271,7 +271,7 @@ def _recognizers(names: list[str]) -> "tuple[list[Recognizer], dict[str, str]]":
     for name, reason in missing.items():
         notice(f"{name} is not used: {reason}.")
     if not recognizers:
-        raise ValueError("No recognizer could be loaded.")
+        fail("No recognizer could be loaded.")
     if len({each.name for each in recognizers}) < len(recognizers):
         raise ValueError("Two recognizers have the same name. Give each its own name.")
     return recognizers, missing

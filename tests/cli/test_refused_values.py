@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from nullface_pipeline.cli import options
+from nullface_pipeline.cli import options, usage_message
 from nullface_pipeline.model_sets import check_device, load_model_set
 from nullface_pipeline.photo_records import OptionError
 from nullface_pipeline.runs.records import ResultRecord
@@ -111,3 +111,17 @@ def test_a_record_of_nothing_is_not_left(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="XDG_STATE_HOME"):
         ResultRecord(tmp_path / "file" / "record.jsonl").prepare()
+
+
+def test_a_data_set_is_not_begun_on_a_device_that_is_not_here(folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    before = contents(folder)
+    result = invoke_as_main("dataset", ".", "-o", "../out", "--device", "cuda")
+    assert result.exit_code == 2 and "--device" in result.output
+    assert contents(folder) == before and not (folder.parent / "out-reports").exists()
+
+
+@pytest.mark.parametrize("message", ["No such command. Did you mean 'anonymize'?", "It is missing."])
+def test_a_usage_message_has_one_stop(message):
+    assert usage_message(typer.BadParameter(message)).count("?.") == 0
+    assert f"{message} See `nullface --help`." in usage_message(typer.BadParameter(message))
