@@ -81,9 +81,8 @@ def check_connection(address: str) -> None:
     except OfflineModeIsEnabled as error:
         raise OSError("HF_HUB_OFFLINE is set") from error
     except (HTTPError, OSError) as error:
-        raise OSError(
-            f"{urlsplit(address).netloc} cannot be reached, there seems to be no network connection"
-        ) from error
+        server = urlsplit(address).netloc
+        raise OSError(f"{server} cannot be reached, there seems to be no network connection") from error
 
 
 def fetch_pack(name: str) -> None:
