@@ -70,10 +70,13 @@ class RandomIdentity:
 
     def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         generators = noise_generators(targets)
+        min_angle = settings.get("min_angle", 0.0)
         inversion, settings = noise_photos(pipe, targets, settings, generators)
         embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
         prior = load_identity_prior(pipe.face_analyser)
-        searches = [AngleSearch(*each) for each in zip(embeds, [prior] * len(targets), generators or repeat(None))]
+        searches = [
+            AngleSearch(person, prior, each, min_angle) for person, each in zip(embeds, generators or repeat(None))
+        ]
         random_identities = torch.stack([search.random_identity for search in searches])
         # The pipeline negates `identity_embeds`.
         settings["identity_scale"] = -settings.get("identity_scale", 1.0)
@@ -137,6 +140,7 @@ def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
 
 def pipeline_settings(settings: Settings) -> Settings:
     """Settings as arguments of `__call__`: few steps become timesteps, which replace `skip`."""
+    settings = {name: value for name, value in settings.items() if name != "min_angle"}
     if "few_steps" not in settings:
         return settings
     others = {name: value for name, value in settings.items() if name not in ("few_steps", "skip")}

@@ -128,6 +128,8 @@ class AngleSearch:
         person (`torch.Tensor`): (D,) unit norm.
         prior (`IdentityPrior`): of the recognizer.
         generator (`torch.Generator`, *optional*): secret; draws the random identity and the target.
+        min_angle (`float`): smallest angle in degrees. From 90 on, the identity holds nothing of
+            the person's opposite.
 
     Attributes:
         random_identity (`torch.Tensor`): (D,) unit norm, the identity to rotate towards.
@@ -135,8 +137,15 @@ class AngleSearch:
         tried (`list[tuple[float, float, float]]`): angle in degrees, excess similarity, percentile.
     """
 
-    def __init__(self, person: torch.Tensor, prior: IdentityPrior, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        person: torch.Tensor,
+        prior: IdentityPrior,
+        generator: torch.Generator | None = None,
+        min_angle: float = 0.0,
+    ) -> None:
         self.person = person
+        self.min_angle = min_angle
         self.random_identity = prior.sample(1, generator)[0]
         low, high = PERCENTILE_RANGE
         self.target = low + (high - low) * float(torch.rand(1, generator=generator))
@@ -165,11 +174,12 @@ class AngleSearch:
     @property
     def angle(self) -> float:
         """The angle to try next, in degrees."""
-        if not self.tried:
-            return float(round(FIRST_ANGLE[0] + FIRST_ANGLE[1] * self.target))
+        angle = FIRST_ANGLE[0] + FIRST_ANGLE[1] * self.target
+        if self.tried:
+            angle = next_angle([(angle, excess) for angle, excess, _ in self.tried])
         # Whole degrees, so that rounding differences between machines do not become another
         # picture.
-        return float(round(next_angle([(angle, excess) for angle, excess, _ in self.tried])))
+        return max(self.min_angle, float(round(angle)))
 
 
 def next_angle(tried: Sequence[tuple[float, float]]) -> float:

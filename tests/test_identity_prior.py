@@ -109,6 +109,16 @@ def test_the_search_ends_where_no_angle_is_close_enough(embeddings):
     assert search.tried[-1][0] == 0.0 and len({angle for angle, *_ in search.tried}) == len(search.tried) < 8
 
 
+def test_no_angle_is_below_the_smallest(embeddings):
+    search = AngleSearch(embeddings[0], IdentityPrior.fit(embeddings, 24), generator(4), min_angle=90.0)
+    assert search.angle == 90.0
+    search.add(90.0, embeddings[0])  # too similar: a smaller angle would be tried without the bound
+    assert search.is_done and search.angle == 90.0
+    search.tried.clear()
+    search.add(90.0, -embeddings[0])
+    assert not search.is_done and search.angle > 90.0
+
+
 def test_places_and_strangers_are_secret_and_follow_from_the_seed(embeddings):
     people = IdentityPrior.fit(embeddings, 24)
     first, again, other = (AngleSearch(embeddings[0], people, generator(seed)) for seed in (5, 5, 6))

@@ -186,6 +186,13 @@ def test_settings_are_the_presets_and_what_is_given():
     assert given == {**PRESETS["strong"], "skip": 0.0, "eta": 0.5}
 
 
+def test_the_private_preset_needs_a_random_identity():
+    assert PhotoOptions(preset="private").settings()["min_angle"] == 90.0
+    for identity in ("opposite", "consistent"):
+        with refused_option("preset"):
+            PhotoOptions(preset="private", identity=identity)
+
+
 def test_few_steps_or_many():
     assert PhotoOptions(preset="fast").settings()["few_steps"] == 7
     assert PhotoOptions(preset="strong", few_steps=5).settings() == {**PRESETS["strong"], "few_steps": 5}
