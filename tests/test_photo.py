@@ -21,6 +21,7 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.identity_choices import ANGLES, noise_generators
 from nullface_pipeline.photo import (
+    check_pipeline,
     find_faces,
     find_kept_faces,
     finish_faces,
@@ -435,6 +436,17 @@ def test_a_verifier_must_be_a_recognizer(pipe, astronaut):
     for verifier in ("dlib", 3, object(), type("Analyser", (), {"models": {}})()):
         with refused_option("verifier", OptionTypeError):
             pipe.anonymize(astronaut, verifier=verifier)
+
+
+def test_what_the_pipeline_lacks_is_named(own_pipe):
+    with refused_option("people"):
+        check_pipeline(own_pipe, PhotoOptions(identity="consistent"))
+    own_pipe.face_analyser.models = {}
+    with pytest.raises(RuntimeError, match="recognizer"):
+        check_pipeline(own_pipe, PhotoOptions())
+    own_pipe.face_analyser = None
+    with pytest.raises(RuntimeError, match="load_face_models"):
+        check_pipeline(own_pipe, PhotoOptions())
 
 
 def test_two_faces_where_one_is_wanted(pipe, group):

@@ -331,6 +331,16 @@ def test_another_person_and_other_options_are_done_again(photo, tmp_path):
     assert not [path for path in output.iterdir() if path.name.startswith(".")], "results, and nothing else"
 
 
+def test_an_album_is_done_again_when_it_changes(photo, tmp_path):
+    """The faces of an album depend on all of its photos; one that cannot be read is skipped."""
+    arguments = ("anonymize", photo.parent, "-o", tmp_path / "out", "--identity", "consistent", "--min-face", 400)
+    assert invoke_as_main(*arguments).exit_code == 3
+    assert "1 finished before" in invoke_as_main(*arguments).output
+    (photo.parent / "broken.png").write_bytes(b"no photo")
+    changed = invoke_as_main(*arguments)
+    assert changed.exit_code == 4 and "finished before" not in changed.output
+
+
 def test_dry_run_and_run_do_not_share_a_folder(photo, tmp_path):
     assert invoke_as_main("anonymize", photo, "-o", tmp_path / "a", "--dry-run").exit_code == 0
     assert invoke_as_main("anonymize", photo, "-o", tmp_path / "a", "--dry-run").exit_code == 0, "again"
