@@ -199,8 +199,10 @@ def test_python_imports_what_exists(page):
 @pytest.mark.parametrize("words", nullface_lines(False) + nullface_lines(True), ids=" ".join)
 def test_options_in_lines_of_the_command_exist(words):
     command = typer.main.get_command(app)
-    while words and words[0] in getattr(command, "commands", {}):
-        command, words = command.commands[words[0]], words[1:]  # type: ignore[attr-defined]
+    while subcommands := getattr(command, "commands", {}):
+        # `nullface dataset FOLDER` is `nullface dataset run FOLDER`.
+        name, words = (words[0], words[1:]) if words[0] in subcommands else ("run", words)
+        command = subcommands[name]
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     options = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)}
     assert options <= {*known, "--help"}

@@ -21,6 +21,7 @@ from nullface_pipeline.face_search import search_faces
 from nullface_pipeline.face_target import FaceTarget
 from nullface_pipeline.identity_choices import ANGLES, noise_generators
 from nullface_pipeline.photo import (
+    check_pipeline,
     find_faces,
     find_kept_faces,
     finish_faces,
@@ -367,11 +368,8 @@ def test_two_faces_of_a_photo_are_never_one_person(pipe, group):
 
 def test_the_default_identity_is_random_and_follows_the_seed(pipe, astronaut, plain):
     settings = {key: value for key, value in FAST.items() if key != "identity"}
-    first, again, other = (
-        np.asarray(pipe.anonymize(astronaut, seed=seed, **PASSES, **settings).image) for seed in (0, 0, 1)
-    )
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, plain.image) and not np.array_equal(first, other)
+    first, again = (np.asarray(pipe.anonymize(astronaut, seed=0, **PASSES, **settings).image) for _ in range(2))
+    assert np.array_equal(first, again) and not np.array_equal(first, plain.image)
 
 
 @pytest.mark.slow
@@ -440,14 +438,25 @@ def test_a_verifier_must_be_a_recognizer(pipe, astronaut):
             pipe.anonymize(astronaut, verifier=verifier)
 
 
+def test_what_the_pipeline_lacks_is_named(own_pipe):
+    with refused_option("people"):
+        check_pipeline(own_pipe, PhotoOptions(identity="consistent"))
+    own_pipe.face_analyser.models = {}
+    with pytest.raises(RuntimeError, match="recognizer"):
+        check_pipeline(own_pipe, PhotoOptions())
+    own_pipe.face_analyser = None
+    with pytest.raises(RuntimeError, match="load_face_models"):
+        check_pipeline(own_pipe, PhotoOptions())
+
+
 def test_two_faces_where_one_is_wanted(pipe, group):
     aligned = group.resize((128, 128))
-    square = PIL.Image.fromarray(np.asarray(group)[:, :400]).resize((384, 384))
+    square = PIL.Image.fromarray(np.asarray(group)[:, :400]).resize((192, 192))
     with pytest.raises(ValueError, match="face_index"):
         pipe(square)
     with pytest.raises(ValueError):
         pipe(PIL.Image.new("RGB", aligned.size))
-    assert pipe(square, face_index=0, num_inference_steps=4, skip=0.5).images[0].size == square.size
+    assert pipe(square, face_index=0, num_inference_steps=2, skip=0.5).images[0].size == square.size
 
 
 def make_face(x: float, y: float, eye_distance: float) -> DetectedFace:
@@ -531,6 +540,7 @@ def test_few_steps_in_evaluations_of_the_unet(pipe, astronaut):
     assert sum(counted) in [1 + n * (2 * steps - 1) for n in range(1, ANGLES + 1)]
 
 
+@pytest.mark.slow
 def test_a_fast_attempt_that_fails_is_made_again_in_full(pipe, astronaut):
     counted = []
     handle = pipe.unet.register_forward_pre_hook(lambda module, arguments: counted.append(len(arguments[0])))

@@ -137,11 +137,12 @@ def test_covered_faces_have_their_own_exit_code(tmp_path, impossible):
     assert result.exit_code == 4 and not (tmp_path / "none").exists()
 
 
-def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path, impossible):
+def test_on_failure_error_stops_at_the_first_face_that_cannot_be_hidden(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(astronaut_png())
     report = tmp_path / "report.jsonl"
-    arguments = ("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", *impossible)
+    arguments = ("anonymize", tmp_path / "[ab].png", "-o", tmp_path / "out", *QUICK, "--similarity-threshold", "-1")
+    arguments += ("--num-inference-steps", "2")
     result = invoke(*arguments, "--on-failure", "error", "--report", report)
     assert result.exit_code == 4, result.output
     assert not (tmp_path / "out").exists() and len(report.read_text().splitlines()) == 1
@@ -328,6 +329,16 @@ def test_another_person_and_other_options_are_done_again(photo, tmp_path):
     PIL.Image.fromarray(data.astronaut()[:, ::-1]).save(photo)
     assert "finished before" not in invoke_as_main(*arguments, "--cover", "mosaic").output
     assert not [path for path in output.iterdir() if path.name.startswith(".")], "results, and nothing else"
+
+
+def test_an_album_is_done_again_when_it_changes(photo, tmp_path):
+    """The faces of an album depend on all of its photos; one that cannot be read is skipped."""
+    arguments = ("anonymize", photo.parent, "-o", tmp_path / "out", "--identity", "consistent", "--min-face", 400)
+    assert invoke_as_main(*arguments).exit_code == 3
+    assert "1 finished before" in invoke_as_main(*arguments).output
+    (photo.parent / "broken.png").write_bytes(b"no photo")
+    changed = invoke_as_main(*arguments)
+    assert changed.exit_code == 4 and "finished before" not in changed.output
 
 
 def test_dry_run_and_run_do_not_share_a_folder(photo, tmp_path):

@@ -2,7 +2,9 @@
 
 import logging
 import socket
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,7 @@ from .test_anonymize import astronaut_png, invoke_as_main
 
 
 @pytest.fixture(autouse=True)
-def unreachable(tmp_path, monkeypatch):
+def unreachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Servers that refuse connections, empty caches, and no retries."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

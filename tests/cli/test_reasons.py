@@ -1,6 +1,7 @@
 """Reasons of refusals name the options of the command, wherever a person reads them."""
 
 import json
+from pathlib import Path
 
 import PIL.Image
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from .test_anonymize import invoke_as_main
 
 
 @pytest.fixture
-def wall(tmp_path):
+def wall(tmp_path: Path) -> Path:
     (tmp_path / "photos").mkdir()
     PIL.Image.new("RGB", (64, 64), "white").save(tmp_path / "photos" / "wall.png")
     return tmp_path / "photos"

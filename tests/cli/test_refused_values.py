@@ -15,7 +15,7 @@ from .test_anonymize import astronaut_png, contents, invoke_as_main
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Current folder with a photo, an empty folder and a text; the state folder is inside."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -14,7 +14,7 @@ from .test_anonymize import astronaut_png, contents, invoke_as_main
 
 
 @pytest.fixture
-def photo(tmp_path, monkeypatch):
+def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(model_sets, "load_model_set", lambda *_: pytest.fail("The model is loaded too early."))
     Path("photo.png").write_bytes(astronaut_png())

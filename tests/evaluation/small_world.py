@@ -52,7 +52,8 @@ class Patterns:
     def __call__(self, image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
         self.calls += 1
         x, y = landmarks[0].astype(int)
-        part = image[y + 12 : y + 28, x : x + 16].astype(np.float32) / 127.5 - 1
+        # Every second pixel: learned attacks cost the cube of the length.
+        part = image[y + 12 : y + 28 : 2, x : x + 16 : 2].astype(np.float32) / 127.5 - 1
         return part.ravel() / np.linalg.norm(part)
 
 

@@ -1,8 +1,9 @@
 """The stream of new faces: the same, however a video is cut into segments."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -126,7 +127,9 @@ def test_a_batch_has_at_most_the_given_number_of_faces(noisy, rendering, monkeyp
 
 
 @pytest.fixture
-def segment(noisy, rendering, monkeypatch, tmp_path):
+def segment(
+    noisy: Noisy, rendering: Rendering, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., set[int]]:
     """Renders the frames 0 to 19 with given results of the verification, pass after pass."""
     monkeypatch.setattr(segments, "is_changed", lambda *_: True)
     monkeypatch.setattr(segments, "compose", lambda *_: None)
@@ -136,7 +139,7 @@ def segment(noisy, rendering, monkeypatch, tmp_path):
     faces = stream.between(0, 20)
     rendering.failed.clear()
 
-    def render(*passes):
+    def render(*passes: set[tuple[int, int]]) -> set[int]:
         results = iter([*passes, set()])
         monkeypatch.setattr(segments, "check_segment", lambda *_: (next(results), []))
         before = {number: each.targets[0].result for number, each in faces.items()}

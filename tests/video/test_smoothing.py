@@ -105,7 +105,7 @@ def test_frames_that_are_too_far_away_do_not_count():
     assert np.all(smooth_result(made, 0) == 100) and np.all(smooth_result(made, AVERAGED + 1) == 200)
 
 
-def keys(originals, *bounds):
+def keys(originals: dict[int, np.ndarray], *bounds: int) -> set[int]:
     """Key frames of a track, chosen from each of several bounds to the next."""
     targets = {number: target(aligned, None) for number, aligned in originals.items()}
     return set().union(*(key_frames(targets, *span) for span in zip(bounds, bounds[1:])))
