@@ -1,14 +1,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --constraint constraints.txt --editable
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: demo space test checks unit-tests test-all clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.base
 	$(BIN)/nullface demo --output demo
 
-space: $(VENV)/.installed
+space: $(VENV)/.space
 	$(BIN)/python space/app.py
 
 # Both at once: mypy alone takes half a minute on a fresh clone.
@@ -29,11 +30,20 @@ unit-tests: $(VENV)/.installed
 test-all: test
 	$(PYTEST) -m "(slow or video or ray) and not gpu and not network and not browser"
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# The package alone; then with the extra of the page; then with all extras that the tests need.
+$(VENV)/.base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev,docs,evaluation,space,training,video]"
+	$(INSTALL) .
 	touch $@
+
+$(VENV)/.space: $(VENV)/.base
+	$(INSTALL) ".[space]"
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.base
+	$(INSTALL) ".[dev,docs,evaluation,space,training,video]"
+	touch $(VENV)/.space $@
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -13,15 +13,24 @@ import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from scipy.ndimage import gaussian_filter
 from torch.utils.data import IterableDataset
+from transformers import CLIPTextModel
 
 from nullface_pipeline.tiny_model import TINY_FOLDER
 from training import autoencoder, autoencoder_256, fresh_samples, steps, train_all
 from training.critic import Critic, adversarial_loss, critic_loss
 from training.denoiser import build_optimizer
-from training.denoiser_export import attach_fresh_adapter, build_scheduler, build_unet, load_trained, split_model
+from training.denoiser_export import (
+    add_transformers_4_files,
+    attach_fresh_adapter,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    load_trained,
+    split_model,
+)
 from training.diffusion import Diffusion, GuidedBatch, target_noise
 from training.face_swaps import SwapCache, swap_face
 from training.latent_cache import LatentCache
@@ -313,6 +322,19 @@ def test_a_swapped_face_lies_within_the_landmarks_and_nowhere_else():
     alike = np.corrcoef(swapped[rows, columns, 0].ravel(), stripes[73:93, 48:88, 0].ravel())[0, 1]
     assert alike > 0.95, "moved by what the landmarks moved"
     assert abs(swapped[45:100, 40:88].mean() - plain[45:100, 40:88].mean()) < 8.0, "in the portrait's tones"
+
+
+def test_exported_text_encoder_is_readable_by_transformers_4(tmp_path):
+    text_encoder, tokenizer = build_text_encoder(tmp_path / "tokenizer")
+    for name, part in (("text_encoder", text_encoder), ("tokenizer", tokenizer)):
+        part.save_pretrained(tmp_path / "model" / name)
+    add_transformers_4_files(tmp_path / "model", tmp_path / "tokenizer")
+    for model in (tmp_path / "model", TINY_FOLDER / "model"):
+        assert all(name.startswith("text_model.") for name in load_file(model / "text_encoder" / "model.safetensors"))
+        for file in ("vocab.json", "merges.txt"):
+            assert (model / "tokenizer" / file).read_text() == (tmp_path / "tokenizer" / file).read_text()
+    reloaded = CLIPTextModel.from_pretrained(tmp_path / "model" / "text_encoder")
+    assert all(map(torch.equal, reloaded.state_dict().values(), text_encoder.state_dict().values()))
 
 
 def test_a_model_set_can_be_trained_on(tmp_path):

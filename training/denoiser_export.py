@@ -239,6 +239,7 @@ def export(unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Pa
         part.half()
     pipe.save_pretrained(scratch / "model")
     clean_config(scratch / "model" / "vae" / "config.json")
+    add_transformers_4_files(scratch / "model", scratch / "tokenizer")
     save_file(adapter, scratch / ADAPTER_NAME, metadata={"format": "pt"})
     error, without_lora = verify(unet, projection, scratch)
     logger.info("relative RMS error of the export: %.2g, without its LoRA: %.2g", error, without_lora)
@@ -249,6 +250,22 @@ def export(unet: UNet2DConditionModel, projection: torch.Tensor, autoencoder: Pa
         target.parent.mkdir(parents=True, exist_ok=True)
         source.chmod(0o644)  # safetensors creates files that only the owner can read
         os.replace(source, target)
+
+
+def add_transformers_4_files(model: Path, tokenizer: Path) -> None:
+    """Rename the text encoder's tensors and copy the vocabulary, so that transformers 4 reads both.
+
+    Transformers 5 reads either layout.
+
+    Args:
+        model (`Path`): folder of the saved pipeline.
+        tokenizer (`Path`): folder that `build_tokenizer` wrote to.
+    """
+    weights = model / "text_encoder" / "model.safetensors"
+    tensors = {f"text_model.{name.removeprefix('text_model.')}": each for name, each in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(tokenizer / name, model / "tokenizer" / name)
 
 
 def clean_config(config: Path) -> None:

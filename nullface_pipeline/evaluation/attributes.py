@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import onnxruntime
-from skimage.transform import SimilarityTransform
+from skimage.transform import estimate_transform
 
 from nullface_pipeline.evaluation.recognizers import MissingModelError
 from nullface_pipeline.face_crops import FaceCrop
@@ -152,7 +152,7 @@ class ExpressionLandmarks(Landmarks):
 
     def distance(self, original: np.ndarray, anonymized: np.ndarray) -> float:
         """Mean distance of brows, eyes and mouth after a similarity transform."""
-        onto = SimilarityTransform.from_estimate(anonymized, original)
+        onto = estimate_transform("similarity", anonymized, original)
         moved = np.linalg.norm(onto(anonymized) - original, axis=-1)[MOVING]
         return 100.0 * float(moved.mean() / eye_distance(original))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from skimage.transform import SimilarityTransform
+from skimage.transform import estimate_transform
 
 from nullface_pipeline.evaluation.rates import normalized
 from nullface_pipeline.face_crops import FaceCrop
@@ -65,8 +65,9 @@ class Recognizer(Protocol):
 
 def aligned_face(image: np.ndarray, landmarks: np.ndarray, template: np.ndarray, size: int) -> np.ndarray:
     """Align a face to a template by a similarity transform; (size, size, 3) uint8 RGB."""
-    transform = SimilarityTransform.from_estimate(landmarks, template)
-    if not transform:
+    transform = estimate_transform("similarity", landmarks, template)
+    # Before scikit-image 0.26, a failed estimate consists of NaN.
+    if not transform or np.isnan(transform.params).any():
         raise ValueError(f"All five landmarks are the same point: {landmarks.tolist()}.")
     return FaceCrop(transform.params[:2], size).crop_image(image)
 
