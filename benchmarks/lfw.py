@@ -47,8 +47,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "opposite": {"identity": "opposite"},
     "kept": {"keep": ("eyes", "mouth")},
     "strong": {"preset": "strong"},
+    "private": {"preset": "private"},
 }
-COLOURS = dict(zip(METHODS, ("tab:blue", "tab:red", "tab:green", "tab:purple")))
+COLOURS = dict(zip(METHODS, ("tab:blue", "tab:red", "tab:green", "tab:purple", "black")))
 GREY = 127
 NUM_FOLDS = 15
 TRAINING_SIZES = (25, 50, 100, 200, 300)

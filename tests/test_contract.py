@@ -136,7 +136,8 @@ def test_pipeline_call_signature():
 def test_invert_has_the_defaults_of_a_call():
     of_call = inspect.signature(StableDiffusionNullFacePipeline.__call__).parameters
     for name, parameter in inspect.signature(StableDiffusionNullFacePipeline.invert).parameters.items():
-        assert parameter.default == of_call[name].default
+        if name != "fresh_noise":  # not of the paper's method
+            assert parameter.default == of_call[name].default
 
 
 def test_components_function(base_pipe_output):

@@ -56,7 +56,7 @@ def hub(published: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
         for module in ("constants", "file_download"):
-            monkeypatch.setattr(f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + URL)
+            monkeypatch.setattr(f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE", hub.url + URL, raising=False)
         yield hub
 
 
