@@ -1,9 +1,7 @@
 """Detection and embedding of faces with InsightFace, and the embedding of the new identity."""
 
-import contextlib
 import importlib
 import importlib.util
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,13 +115,12 @@ def load_face_analyser(
     # No telemetry.
     importlib.import_module("onnxruntime").disable_telemetry_events()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # InsightFace 1 prints its settings
-            analyser = face_analysis(
-                name=str(source),
-                allowed_modules=["detection", "recognition"],
-                providers=providers or default_providers(),
-                sess_options=_session_options(),
-            )
+        analyser = face_analysis(
+            name=str(source),
+            allowed_modules=["detection", "recognition"],
+            providers=providers or default_providers(),
+            sess_options=_session_options(),
+        )
     except Exception as error:
         raise RuntimeError(
             f"The face models {str(source)!r} could not be loaded ({error}). Name a folder with a detector and a "
@@ -131,8 +128,7 @@ def load_face_analyser(
         ) from error
     if "recognition" not in analyser.models:
         raise RuntimeError(f"The face models {str(source)!r} have no recognizer. Its embeddings are needed.")
-    with contextlib.redirect_stdout(io.StringIO()):
-        analyser.prepare(ctx_id=0, det_thresh=detection_threshold, det_size=detection_size)
+    analyser.prepare(ctx_id=0, det_thresh=detection_threshold, det_size=detection_size)
     return analyser
 
 

@@ -32,7 +32,7 @@ from .tiny_parts import generators, make_adapter, make_components, make_embeds, 
     ],
 )
 def test_bfloat16_where_the_processor_multiplies_it(monkeypatch, instructions, dtype):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
     assert default_dtype("sd15", "cpu") == default_dtype("sdxl", "cpu") == dtype
     assert default_dtype("tiny", "cpu") == torch.float32
     assert default_dtype("tiny", "cuda") == default_dtype("sd15", "cuda") == torch.float16
@@ -43,7 +43,7 @@ def test_on_a_cpu_only_the_unet_and_the_text_are_bfloat16(monkeypatch, tmp_path)
     for name in ("load_face_adapter", "load_face_models"):
         monkeypatch.setattr(StableDiffusionNullFacePipeline, name, lambda self, *args, **settings: None)
     monkeypatch.setattr(model_sets, "fetch_missing", lambda name: None)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
     pipe = load_model_set(str(tmp_path), device="cpu")
     assert pipe.unet.dtype == pipe.text_encoder.dtype == torch.bfloat16
     assert pipe.vae.dtype == torch.float32

@@ -12,11 +12,11 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from nullface_pipeline import StableDiffusionNullFacePipeline, StableDiffusionXLNullFacePipeline
 from nullface_pipeline.ddpm_inversion import FAST_TIMESTEPS, PREVIEW_TIMESTEPS
 from nullface_pipeline.face_adapter import FACE_LORA_NAME, active_loras, check_face_adapter
-from nullface_pipeline.model_sets import pipeline_class
+from nullface_pipeline.model_sets import DTYPE, pipeline_class
 from nullface_pipeline.unet_denoiser import UNetDenoiser
 
 from .sequential_reference import SequentialNullFaceXL
-from .test_contract import assert_same_weights, models, ready, relative_difference, run
+from .test_contract import OFFLOADS, assert_same_weights, models, ready, relative_difference, run
 from .test_face_adapter import make_distilled_lora
 from .test_pipeline import (
     CountedUNet,
@@ -270,21 +270,18 @@ def test_zeros_for_the_empty_prompt_are_without_effect(base_pipe_output, zeros):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_from_pipe_shares_components(dtype):
     original = StableDiffusionXLPipeline(**make_xl_components(), add_watermarker=False).to(dtype)
-    pipe = StableDiffusionXLNullFacePipeline.from_pipe(original, dtype=dtype)
+    pipe = StableDiffusionXLNullFacePipeline.from_pipe(original, **{DTYPE: dtype})
     for name in make_xl_components():
         assert getattr(pipe, name) is getattr(original, name)
-    back = StableDiffusionXLPipeline.from_pipe(pipe, dtype=dtype, add_watermarker=False)
+    back = StableDiffusionXLPipeline.from_pipe(pipe, add_watermarker=False, **{DTYPE: dtype})
     for name, value in original.config.items():
         assert back.config[name] == value
 
 
-@pytest.mark.parametrize("kind", ["model", "group"])
-def test_cpu_offload_forward_pass_twice(base_pipe_output, kind):
+@pytest.mark.parametrize("offload", OFFLOADS)
+def test_cpu_offload_forward_pass_twice(base_pipe_output, offload):
     pipe = make_xl_pipeline()
-    if kind == "model":
-        pipe.enable_model_cpu_offload(device="cpu")
-    else:
-        pipe.enable_group_offload(onload_device="cpu", offload_device="cpu", offload_type="leaf_level")
+    offload(pipe)
     for _ in range(2):
         assert torch.equal(run(pipe), base_pipe_output)
 

@@ -1,7 +1,7 @@
 """The `nullface` command."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,6 +20,9 @@ from nullface_pipeline.cli.selftest import selftest
 from nullface_pipeline.cli.threads import set_passive_waiting
 from nullface_pipeline.cli.video import video
 
+
+# Base class of errors in arguments; of Click, or of the copy of Click in newer versions of Typer.
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -56,7 +59,7 @@ def main() -> None:
     escape_unencodable()
     try:
         code = app(standalone_mode=False)
-    except typer.TyperException as error:
+    except UsageError as error:
         print_error(usage_message(error))
         code = ExitCode.usage
     except (KeyboardInterrupt, typer.Abort):
@@ -67,7 +70,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def usage_message(error: typer.TyperException) -> str:
+def usage_message(error: Any) -> str:
     """Message about a wrong argument, with the command whose help explains it."""
     # Some versions of Typer pass on Pydantic's prefix.
     message = " ".join(error.format_message().split()).replace(": Value error, ", ": ").rstrip(".")

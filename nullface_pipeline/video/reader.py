@@ -192,8 +192,10 @@ def _ebml_size(head: bytes, start: int) -> tuple[int | None, int]:
 
 def _video_stream(container: "InputContainer") -> "VideoStream":
     """First video stream that is not a cover picture. Other streams are dropped."""
-    covers = 0x0400 | 0x0800  # attached_pic, timed_thumbnails
-    streams = [stream for stream in container.streams.video if not int(stream.disposition) & covers]
+    from av.stream import Disposition
+
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails
+    streams = [stream for stream in container.streams.video if not stream.disposition & covers]
     if not streams:
         raise VideoError("It does not contain a video.")
     stream = streams[0]

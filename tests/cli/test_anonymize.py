@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-import typer
 from skimage import data
 from typer.testing import CliRunner, Result
 
 from nullface_pipeline import face_search, model_sets
-from nullface_pipeline.cli import app, main
+from nullface_pipeline.cli import UsageError, app, main
 from nullface_pipeline.photo_folder import preview
 from nullface_pipeline.photo_folder.planned_files import PREVIEW_SUFFIX
 from nullface_pipeline.photo_records import FaceNotHiddenError, TooManyFacesError
@@ -41,7 +40,7 @@ def invoke_as_main(*arguments: object) -> Result:
     traceback.
     """
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], standalone_mode=False)
-    if isinstance(result.exception, typer.TyperException):
+    if isinstance(result.exception, UsageError):
         result.exit_code = 2
         result.output_bytes += result.exception.format_message().encode(errors="replace")
     elif result.exception is None:

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
-import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage import data
 from typer.testing import CliRunner
 
 from nullface_pipeline import StableDiffusionNullFacePipeline, model_sets
-from nullface_pipeline.cli import app
+from nullface_pipeline.cli import UsageError, app
 
 from .test_anonymize import FACE, astronaut_png
 
@@ -110,7 +109,7 @@ def check(folder: Path, more: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run = CliRunner().invoke(app, ["anonymize", "photo.png", "-o", "out", *more], standalone_mode=False)
-    if isinstance(run.exception, typer.TyperException):
+    if isinstance(run.exception, UsageError):
         code = 2
     else:
         assert run.exception is None, (more, run.exception)
