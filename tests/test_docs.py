@@ -41,6 +41,7 @@ from nullface_pipeline.runs.jobs import PhotoJob
 from nullface_pipeline.runs.report import PhotoOutcome
 from nullface_pipeline.weights import FACE_WEIGHTS, WEIGHT_SETS
 
+from .cli.test_help import LAYOUT
 from .local_hub import fill_cache
 from .test_model_card import FACEID, SD15, bisenet, faceid, home  # noqa: F401
 from .video.clips import write_clip
@@ -337,6 +338,7 @@ def test_hashes_and_sizes_on_the_page_on_offline_use():
         assert re.search(rf"^\| `nullface fetch {name}` \| .+ \| {size:.1f} GB \|$", text, flags=re.MULTILINE), name
 
 
+@pytest.mark.skipif(not LAYOUT, reason="needs Typer 0.29 and Rich 14.3")
 def test_generated_pages_are_up_to_date():
     spec = importlib.util.spec_from_file_location("make_reference", DOCS / "make_reference.py")
     assert spec and spec.loader
