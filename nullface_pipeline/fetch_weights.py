@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import get_session
@@ -76,10 +76,10 @@ def check_connection(address: str) -> None:
     Raises:
         OSError: if it cannot.
     """
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
     try:
         get_session().head(address, timeout=CONNECT_TIMEOUT)
-    except OfflineModeIsEnabled as error:
-        raise OSError("HF_HUB_OFFLINE is set") from error
     except (HTTPError, OSError) as error:
         server = urlsplit(address).netloc
         raise OSError(f"{server} cannot be reached, there seems to be no network connection") from error
