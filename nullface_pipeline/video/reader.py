@@ -84,6 +84,9 @@ def import_av() -> ModuleType:
         import av
     except ImportError as error:
         raise VideoError("Video needs PyAV: pip install 'nullface-pipeline[video]'.") from error
+    # torchvision 0.20 turns the log on. A decoder's thread that logs waits for Python's lock, and
+    # closing a damaged file holds the lock while it waits for the thread.
+    av.logging.set_level(None)
     return av
 
 

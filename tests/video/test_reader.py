@@ -30,6 +30,16 @@ def pictures(count: int = 10, height: int = 48, width: int = 64) -> np.ndarray:
     return frames
 
 
+def test_the_log_is_off_whoever_turned_it_on(tmp_path):
+    """The log of a decoder's thread can wait for ever for Python's lock."""
+    import av
+
+    path = write_clip(tmp_path / "a.mp4", pictures(), PTS)
+    av.logging.set_level(av.logging.ERROR)
+    read_info(path)
+    assert av.logging.get_level() is None
+
+
 def test_frames_come_in_order_with_their_times(tmp_path):
     path = write_clip(tmp_path / "a.mp4", pictures(), PTS)
     info = read_info(path)
