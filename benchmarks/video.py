@@ -102,7 +102,7 @@ def crossing(faces: list[Marked], frames: int) -> Clip:
 
 
 def cut(faces: list[Marked], frames: int) -> Clip:
-    """One shot, another with somebody else, and in it an exit and a return."""
+    """One shot, then one of another person, with an exit and a return."""
     first = make_clip({"a": (faces[0], sway(100, 100, 80))}, frames // 3, SIZE, seed=SCENE)
 
     def goes_and_returns(t: float) -> tuple[float, float, float, float]:

@@ -96,7 +96,7 @@ def fetch_pack(name: str) -> None:
     """
     if Path(name).is_dir() or (BUFFALO_L.place.parent / name).is_dir():
         return
-    if not is_known_pack(name):
+    if name not in PACKS:
         raise OSError(
             f"The face models {name!r} were not downloaded, because no hash of that pack is known. Name one of "
             f"{', '.join(PACKS)}, or a folder."

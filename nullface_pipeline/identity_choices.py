@@ -71,6 +71,7 @@ class RandomIdentity:
     def new_faces(self, pipe: NullFacePipeline, targets: list[FaceTarget], settings: Settings) -> list[np.ndarray]:
         generators = noise_generators(targets)
         min_angle = settings.get("min_angle", 0.0)
+        settings = {name: value for name, value in settings.items() if name != "min_angle"}
         inversion, settings = noise_photos(pipe, targets, settings, generators)
         embeds = torch.from_numpy(np.stack([target.face.embedding for target in targets]))
         prior = load_identity_prior(pipe.face_analyser)
@@ -140,7 +141,6 @@ def noise_generators(targets: list[FaceTarget]) -> list[torch.Generator]:
 
 def pipeline_settings(settings: Settings) -> Settings:
     """Settings as arguments of `__call__`: few steps become timesteps, which replace `skip`."""
-    settings = {name: value for name, value in settings.items() if name != "min_angle"}
     if "few_steps" not in settings:
         return settings
     others = {name: value for name, value in settings.items() if name not in ("few_steps", "skip")}

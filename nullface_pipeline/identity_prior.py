@@ -128,8 +128,8 @@ class AngleSearch:
         person (`torch.Tensor`): (D,) unit norm.
         prior (`IdentityPrior`): of the recognizer.
         generator (`torch.Generator`, *optional*): secret; draws the random identity and the target.
-        min_angle (`float`): smallest angle in degrees. From 90 on, the identity holds nothing of
-            the person's opposite.
+        min_angle (`float`): smallest angle in degrees. From 90 on, the identity has no component
+            of the opposite.
 
     Attributes:
         random_identity (`torch.Tensor`): (D,) unit norm, the identity to rotate towards.

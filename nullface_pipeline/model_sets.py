@@ -125,7 +125,7 @@ def default_dtype(name: str, device: str) -> torch.dtype:
     """
     if device != "cpu":
         return torch.float16
-    # Older versions of torch do not tell.
+    # Missing in older versions of torch.
     instructions: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     multiplies_bfloat16 = instructions.get("amx_bf16", False) or instructions.get("avx512_bf16", False)
     return torch.bfloat16 if multiplies_bfloat16 and name != "tiny" else torch.float32

@@ -133,7 +133,7 @@ class PhotoOptions:
     )
     preset: str = option(
         "standard",
-        "Strength (light to strong), least to learn from (private), or few steps (fast, preview).",
+        "Strength (light to strong, private), or few steps (fast, preview).",
         IDENTITY,
         details="Sets `skip` and `guidance_scale`, or `few_steps`, to the model's values. See `pipe.presets`.",
         choices=tuple(PRESETS),

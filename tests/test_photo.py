@@ -253,7 +253,7 @@ def face_at(*box: float) -> DetectedFace:
 def test_what_is_seen_at_the_second_look_is_known_only_if_of_similar_size():
     known = face_at(0, 0, 100, 100)
     assert is_same_face(face_at(5, 5, 90, 90), known) and is_same_face(face_at(-20, -20, 120, 120), known)
-    assert not is_same_face(face_at(30, 30, 60, 60), known), "a child in front of somebody who is known"
+    assert not is_same_face(face_at(30, 30, 60, 60), known), "a child in front of a known person"
     assert not is_same_face(face_at(-100, -100, 200, 200), known)
     assert not is_same_face(face_at(150, 0, 250, 100), known)
 

@@ -1,4 +1,4 @@
-"""The promise of whole photos, tried by whoever wants to break it: no face that was found leaves as
+"""The promise of whole photos, under attack: no face that was found leaves as
 it was.
 """
 

@@ -19,7 +19,6 @@ from nullface_pipeline.cli.progress import ShardProgress
 from nullface_pipeline.cli.threads import limit_threads
 from nullface_pipeline.model_options import ModelOptions
 from nullface_pipeline.photo_options import PhotoOptions
-from nullface_pipeline.runs.messages import with_option_names
 
 
 if TYPE_CHECKING:
@@ -275,7 +274,7 @@ def report(output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The --o
         fail(error)
     console.print(_summary_table(summary))
     for reason, count in summary.reasons.most_common(10):
-        console.print(show(f"{count} refused: {with_option_names(reason)}"), soft_wrap=True)
+        console.print(show(f"{count} refused: {reason}"), soft_wrap=True)
     if "tiny" in summary.models:
         print_tiny_notice()
     if summary.changed:

@@ -174,7 +174,7 @@ def _anonymize(run: VideoRun, jobs: "list[PhotoJob]") -> int:
     split = split_jobs(jobs, run.digest, PreviousRun(record, None), not run.no_resume, run.overwrite)
     remove_leftovers({run.output}, run.output)
     for outcome in split.refused:
-        _refuse(outcome.job, with_option_names(outcome.reason))
+        _refuse(outcome.job, outcome.reason)
     reports = _anonymize_videos(run, split.pending, jobs, record) if split.pending else {}
     _print_reports(reports, run.model.model)
     if split.finished:
@@ -188,7 +188,8 @@ def _anonymize(run: VideoRun, jobs: "list[PhotoJob]") -> int:
 
 
 def _refuse(job: "PhotoJob", reason: str) -> None:
-    error_console.print(f"[red]refused[/red] {show(f'{job.source}: {reason}')}", soft_wrap=True)
+    line = f"{job.source}: {with_option_names(reason)}"
+    error_console.print(f"[red]refused[/red] {show(line)}", soft_wrap=True)
 
 
 def _anonymize_videos(
@@ -249,7 +250,7 @@ def _refusals(job: "PhotoJob") -> Iterator[None]:
         raise
     except Exception as error:
         known = isinstance(error, PhotoRefusedError)
-        _refuse(job, with_option_names(str(error) if known else f"It could not be processed. {format_error(error)}."))
+        _refuse(job, str(error) if known else f"It could not be processed. {format_error(error)}.")
 
 
 def _identities(pipe: NullFacePipeline, linked: "list[LinkedVideo]") -> "list[list[np.ndarray]]":

@@ -114,7 +114,6 @@ class ShardWorker:
         """Anonymize one photo; its result, time in seconds, and number of UNet evaluations."""
         started, before = time.perf_counter(), self._evaluations
         processed = process_photo(self._anonymize, row.id, decoded)
-        processed = replace(processed, reason=with_option_names(processed.reason))
         if self.on_photo is not None:
             self.on_photo()
         return processed, time.perf_counter() - started, self._evaluations - before
@@ -132,6 +131,7 @@ class ShardWorker:
                 line = replace(line, status=processed.status, reason="", faces=processed.faces, hashes=hashes)
             except PhotoFileError as error:
                 line = replace(line, reason=str(error))
+        line = replace(line, reason=with_option_names(line.reason))
         rows.add(row, data, line.reason)
         return line
 

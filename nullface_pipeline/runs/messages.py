@@ -10,6 +10,9 @@ from nullface_pipeline.photo_options import PhotoOptions
 
 MAX_LENGTH = 500
 
+# Fields that are options of the commands.
+OPTION_FIELDS = frozenset(each.name for schema in (PhotoOptions, ModelOptions) for each in fields(schema))
+
 # Exceptions whose text is clear without their type.
 _SELF_EXPLANATORY = (ImportError, OSError, RuntimeError, TypeError, ValueError)
 
@@ -45,8 +48,7 @@ def option_name(field: str) -> str:
 
 def with_option_names(message: str) -> str:
     """Replace option fields in backticks by their options: `--min-face` for `min_face`."""
-    known = {each.name for schema in (PhotoOptions, ModelOptions) for each in fields(schema)}
-    return re.sub(r"`(\w+)`", lambda field: option_name(field[1]) if field[1] in known else field[0], message)
+    return re.sub(r"`(\w+)`", lambda field: option_name(field[1]) if field[1] in OPTION_FIELDS else field[0], message)
 
 
 def printable(text: str) -> str:

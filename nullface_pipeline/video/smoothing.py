@@ -62,7 +62,7 @@ def _added_between(targets: Mapping[int, FaceTarget], before: int, after: int) -
 def unexplained(target: FaceTarget, keys: list[FaceTarget]) -> float:
     """Largest local difference, in grey levels, between an original and the most similar of others.
 
-    Pixels outside the mask of a key frame are not generated there. A few at the edge do no harm.
+    Pixels outside the mask of a key frame are not generated there. A few at the edge are accepted.
     """
     differences = [np.full(target.mask.shape, 255.0, np.float32)]
     for key in keys:

@@ -142,7 +142,7 @@ def test_a_source_that_was_replaced_is_done_again(tmp_path, monkeypatch, done):
 
 
 def test_a_refused_photo_has_no_result(tmp_path, monkeypatch):
-    """Neither one that somebody put there, nor that of another photo of its name."""
+    """Neither a file put there by hand, nor that of another photo of its name."""
     photos = make_photos(tmp_path / "in", 3)
     job = make_job(photos, tmp_path / "out")
     paint(job, monkeypatch)

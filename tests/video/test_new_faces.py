@@ -108,7 +108,7 @@ def test_a_resumed_run_makes_the_same_faces(noisy, rendering, generated):
 
 
 def test_a_face_that_is_generated_for_itself_changes_no_other_frame(noisy, rendering):
-    """Otherwise finished segments would have to be made again."""
+    """Otherwise finished segments would be rendered again."""
     before, after = made(rendering, spans(7)), made(rendering, spans(7), GENERATED)
     assert {place for place in before if not np.array_equal(before[place], after[place])} == GENERATED
 

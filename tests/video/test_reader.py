@@ -30,8 +30,8 @@ def pictures(count: int = 10, height: int = 48, width: int = 64) -> np.ndarray:
     return frames
 
 
-def test_the_log_is_off_whoever_turned_it_on(tmp_path):
-    """The log of a decoder's thread can wait for ever for Python's lock."""
+def test_importing_av_turns_its_log_off(tmp_path):
+    """A decoder's thread that logs can deadlock with Python's lock."""
     import av
 
     path = write_clip(tmp_path / "a.mp4", pictures(), PTS)

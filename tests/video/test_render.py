@@ -57,7 +57,7 @@ def test_a_patch_leaves_out_the_new_face_in_front_of_it():
     done = FramePlan({0: new_face(FRONT)}, {1: (GONE.boxes[0], 1.0)}, [])
     front = shown(rendering, done, 30)
     assert front[60, 100] and not front[60, 150] and not front[10, 100]
-    # Not more than the face: what is beside it may be somebody else's.
+    # Not more than the face: what is beside it may belong to another person.
     assert front.sum() < 40 * 56
 
 
@@ -99,7 +99,7 @@ def test_a_face_that_was_not_found_itself_is_not_in_front():
     assert not shown(rendering, done, 30).any() and shown(rendering, done, 31).any()
 
 
-def test_somebody_far_from_a_face_that_was_found_stays():
+def test_a_person_far_from_a_found_face_is_not_covered():
     done = FramePlan({0: new_face(FRONT)}, {1: (box(400, 60), 1.0)}, [])
     assert shown(rendered(FRONT, GONE, parents=[None]), done, 30).any()
 

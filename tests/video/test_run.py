@@ -119,7 +119,7 @@ def test_who_agreed_is_left_only_where_track_and_frame_say_so(pipe, clip, short_
     track = linked.tracks[hers]
     assert kept([who], track) == kept([-who, who], track) == {0}
     assert kept([], track) == kept([-who], track) == set()
-    assert kept([who], replace(track, embedding=-who)) == set(), "the track is somebody else's"
+    assert kept([who], replace(track, embedding=-who)) == set(), "the track shows another person"
     assert kept([who], track, pixels=clip.frames[3][:, ::-1]) == set(), "the frame does not show her there"
     beside = replace(track, landmarks=track.landmarks + 4)
     assert kept([who], beside, track) == {1}, "one face a person"

@@ -45,7 +45,7 @@ def test_a_pan_is_no_cut():
     assert find_shots(changes(frames)) == [(0, 40)]
 
 
-def test_somebody_large_who_leaves_is_no_cut():
+def test_a_large_person_who_leaves_is_not_a_cut():
     """Half of the picture changes from one frame to the next, and stays so."""
     frames = still(1, 20)
     for frame in frames[:9]:

@@ -77,7 +77,7 @@ def test_after_more_than_two_seconds_it_is_another_track():
     assert [len(track.frames) for track in link(frames)] == [10, 10]
 
 
-def test_somebody_else_in_the_same_place_after_a_gap_is_another_track():
+def test_another_person_in_the_same_place_after_a_gap_is_another_track():
     frames = [[] if 10 <= n < 16 else [(box(40), ANN if n < 10 else BOB)] for n in range(30)]
     assert [whose(track) for track in link(frames)] == ["ann", "bob"]
 
@@ -136,7 +136,7 @@ def standing(x: float, frames: Any, size: float = 40, shot: tuple[int, int] = (0
     return Track(frames, boxes, np.zeros((len(frames), 5, 2)), np.ones(len(frames)), shot, ANN)
 
 
-def test_whoever_hides_somebody_has_a_head_of_their_own():
+def test_an_occluder_has_a_head_of_its_own():
     front, behind, elsewhere = standing(50, range(10)), standing(90, range(3)), standing(50, range(10), shot=(10, 20))
     assert find_occluders([front, behind, elsewhere], [None] * 3) == [[behind], [front], []]
     # The same head, found a second time in a larger box; and a part of it, which nobody hides.
