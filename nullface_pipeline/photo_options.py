@@ -339,6 +339,9 @@ class PhotoOptions:
         for name, other in (("num_inference_steps", "few_steps"), ("few_steps", "num_inference_steps")):
             if name in given:
                 settings.pop(other, None)
+        # Kept pixels are the person's own; only the opposite offsets their similarity.
+        if self.identity != "random" or self.keep or self.keep_mask is not None:
+            settings.pop("min_angle", None)
         return settings | given
 
 

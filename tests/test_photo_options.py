@@ -193,6 +193,15 @@ def test_the_private_preset_needs_a_random_identity():
             PhotoOptions(preset="private", identity=identity)
 
 
+@pytest.mark.parametrize(
+    "options", [{"identity": "opposite"}, {"keep": ("eyes",)}, {"keep_mask": PIL.Image.new("L", (9, 9))}]
+)
+def test_the_smallest_angle_is_for_random_identities_of_whole_faces(options):
+    presets = {"standard": {"skip": 0.5, "min_angle": 40.0}}
+    assert PhotoOptions().settings(presets) == presets["standard"]
+    assert PhotoOptions(**options).settings(presets) == {"skip": 0.5}
+
+
 def test_few_steps_or_many():
     assert PhotoOptions(preset="fast").settings()["few_steps"] == 7
     assert PhotoOptions(preset="strong", few_steps=5).settings() == {**PRESETS["strong"], "few_steps": 5}

@@ -90,11 +90,20 @@ def ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """
     count, mean = len(inputs), inputs.mean(axis=0, dtype=np.float64)
     x, y = inputs - mean, targets.astype(np.float64)
-    # X = U S Vt: the squares of S and V from X^T X, and U^T Y = S^-1 V^T X^T Y.
-    squares, v = np.linalg.eigh(x.T @ x)
+    # X = U S Vt, from the smaller of the two Gram matrices.
+    if count < x.shape[1]:
+        squares, u = np.linalg.eigh(x @ x.T)
+    else:
+        squares, v = np.linalg.eigh(x.T @ x)
     kept = squares > max(squares[-1], 1e-18) * 1e-12
-    squares, v = squares[kept], v[:, kept]
-    projected = v.T @ (x.T @ y) / np.sqrt(squares)[:, None]
+    squares = squares[kept]
+    if count < x.shape[1]:
+        u = u[:, kept]
+        v = x.T @ u / np.sqrt(squares)
+    else:
+        v = v[:, kept]
+        u = x @ v / np.sqrt(squares)
+    projected = u.T @ y
     unexplained = float((y**2).sum() - (projected**2).sum())
 
     def error(strength: float) -> float:
