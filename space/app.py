@@ -263,7 +263,8 @@ def anonymize(
         keep_mask=keep_mask,
         skip_faces=tuple(tuple(face.box.tolist()) for face in kept_faces),
         cover=cover,
-        **{**MODEL.settings(preset), **dict(zip(KNOBS, knobs))},
+        preset=preset,
+        **dict(zip(KNOBS, knobs)),
     )
     return anonymize_file(MODEL.pipe, photo.file, options)
 
@@ -285,7 +286,7 @@ def show_clip_upload(path: str | None) -> tuple[OpenClip | None, str]:
 
 
 def clip_options(preset: str) -> PhotoOptions:
-    return PhotoOptions(identity="opposite", **MODEL.settings(preset))
+    return PhotoOptions(identity="opposite", preset=preset)
 
 
 def run_clip(opened: OpenClip | None, preset: str, progress: gr.Progress = gr.Progress()) -> tuple[str, str]:
@@ -415,7 +416,7 @@ with gr.Blocks(title="NullFace", analytics_enabled=False) as page:
         clip_state = gr.State()
         clip = ClipUpload(label="Your clip", file_types=sorted(CLIP_SUFFIXES), height=140)
         clip_preset = gr.Radio(
-            ["fast", *(name for name in PRESETS if name not in ("fast", "preview"))],
+            ["fast", *(name for name in PRESETS if name not in ("fast", "preview", "private"))],
             value="fast",
             label="Strength",
             info="Fast has the strength of standard, with fewer steps.",

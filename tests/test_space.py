@@ -275,8 +275,15 @@ def test_a_face_that_is_painted_over_is_covered_as_chosen_and_said_to_be(app, co
 
 
 def test_strengths_set_the_knobs(app):
-    assert app.set_knobs("standard") == [0.87, 4.0, 1.0, 0.8]
+    assert app.set_knobs("standard") == [0.87, 4.25, 1.0, 0.8]
     assert app.set_knobs("strong") == [0.87, 5.0, 1.0, 0.8]
+
+
+def test_the_private_strength_is_for_photos(app):
+    status, shown = run(app, app.EXAMPLE, preset="private")
+    assert status.startswith("Done") and "<img" in shown
+    choices = [block.choices for block in app.page.blocks.values() if getattr(block, "label", None) == "Strength"]
+    assert choices and not any(value == "private" for values in choices for _, value in values)
 
 
 def test_weights_that_cannot_be_loaded_leave_nullface_tiny(app, monkeypatch, tmp_path, capsys):

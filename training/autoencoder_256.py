@@ -286,7 +286,9 @@ def train(args: argparse.Namespace) -> None:
     """Train until the budget is spent; resume from a checkpoint if there is one."""
     device = torch.device(args.device)
     large, validation = (
-        np.stack([crop for crop in load_crops(args.large_data, split, args.runs, SIZE) if texture(crop) <= MAX_TEXTURE])
+        np.stack(
+            [crop for crop in load_crops(args.large_data, split, args.runs, SIZE) if texture(crop) <= MAX_TEXTURE]
+        )
         for split in ("train", "validation")
     )
     windows = Windows(large, load_crops(args.data, "train", args.runs))
