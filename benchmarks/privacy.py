@@ -48,12 +48,18 @@ from training.portraits import Portrait, load_portraits
 KEPT = ("eyes", "mouth")
 BATCH = 12
 PARTNERS = 10  # candidates for a face swap: people with the most similar landmarks
-TITLES = {"tiny": "nullface-tiny's (guides the method)", "512": "its teacher", "dlib": "dlib's"}
+TITLES = {
+    "tiny": "nullface-tiny's (guides the method)",
+    "512": "its teacher",
+    "dlib": "dlib",
+    "mobileface": "MobileFace",
+    "faceres": "VGGFace2 network",
+}
 UTILITY = ("landmarks", "pose", "evaluations")
 LINES = (
     ("mirrored", "originals, mirrored", "black"),
-    ("opposite", "results, opposite identity", "tab:red"),
-    ("random", "results, random identity", "tab:blue"),
+    ("opposite", "results, opposite", "tab:red"),
+    ("random", "results, random", "tab:blue"),
 )
 
 
@@ -350,7 +356,7 @@ def draw_similarities(results: Results, path: Path) -> None:
     for index, (axis, name) in enumerate(zip(axes, results.names)):
         gallery = results.galleries[index].embeddings
         strangers = (gallery @ gallery.T)[np.triu_indices(len(gallery), k=1)]
-        axis.hist(strangers, edges, density=True, color="0.8", label="strangers")
+        axis.hist(strangers, edges, density=True, color="0.8", label="different people")
         for method, label, colour in LINES:
             if method in results.methods:
                 own = results.similarities(method, index)
