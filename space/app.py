@@ -258,13 +258,14 @@ def anonymize(
 ) -> AnonymizedPhoto:
     """Replace or cover every chosen face, with a new random seed on every call."""
     kept_faces = [face for name, face in zip(face_names(photo), photo.faces) if name not in chosen]
+    values: dict[str, Any] = dict(zip(KNOBS, knobs))
     options = PhotoOptions(
         keep=tuple(kept),
         keep_mask=keep_mask,
         skip_faces=tuple(tuple(face.box.tolist()) for face in kept_faces),
         cover=cover,
         preset=preset,
-        **dict(zip(KNOBS, knobs)),
+        **values,
     )
     return anonymize_file(MODEL.pipe, photo.file, options)
 
