@@ -152,7 +152,7 @@ class PhotoOptions:
         "New identity of the faces; opposite is the paper's.",
         IDENTITY,
         details="`random` rotates the embedding towards a random identity until the similarity of the result to the "
-        "person is that of a random stranger. It needs about 1.4 times the computation of `opposite`. `opposite` "
+        "person is that of a random stranger. `opposite` "
         "negates the embedding, as the paper does; an attacker can search for the least similar person. `consistent` "
         "gives each of `people` one new face in all photos of an album.",
         choices=IDENTITIES,
