@@ -27,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -347,6 +348,9 @@ def denoise(
     schedule, settings = inversion.schedule, inversion.settings
     latents, noise_pred_uncond, previous_clean = inversion.latents, inversion.noise_pred, None
     masks = [mask if t <= mask_timestep else None for t in schedule.timesteps.tolist()]
+    # Regions kept inside a face return at the last step only. Until then the new face would be
+    # drawn to match them, and resemble the person more.
+    outer_mask = None if mask is None or inversion.trajectory is None else fill_holes(mask)
     extrapolation = schedule.extrapolation()
     for i, t in enumerate(schedule.timesteps):
         if i == 0:  # the inversion holds the unconditional prediction
@@ -360,13 +364,28 @@ def denoise(
             target = extrapolate_clean(clean, previous_clean, extrapolation[i])
         latents = denoising_step(target, noise_pred, inversion.noise_maps[i], *alphas, settings.eta)
         previous_clean = clean
-        latents = inversion.restore_outside(latents, mask, i + 1)
+        latents = inversion.restore_outside(latents, mask if i + 1 == len(schedule) else outer_mask, i + 1)
         if on_step is not None:
             state = on_step(DenoisingState(i, t, latents, noise_pred, identity_embeds, guidance_scale))
             latents, identity_embeds, guidance_scale = state.latents, state.identity_embeds, state.guidance_scale
             if state.interrupt:
                 break
     return latents
+
+
+def fill_holes(mask: torch.Tensor) -> torch.Tensor:
+    """Set regions that a (B, 1, h, w) mask encloses to 1, by a flood from the border."""
+    background = (mask <= 0.5).to(mask.dtype)
+    reached = background.clone()
+    reached[..., 1:-1, 1:-1] = 0.0
+    for _ in range(mask.shape[-2] * mask.shape[-1]):
+        grown = background * torch.maximum(
+            F.max_pool2d(reached, (3, 1), 1, (1, 0)), F.max_pool2d(reached, (1, 3), 1, (0, 1))
+        )
+        if torch.equal(grown, reached):
+            break
+        reached = grown
+    return torch.maximum(mask, background - reached)
 
 
 def whole_steps(num_inference_steps: int, fraction: float) -> int:

@@ -17,6 +17,7 @@ from nullface_pipeline.ddpm_inversion import (
     denoising_step,
     extrapolate_clean,
     few_step_timesteps,
+    fill_holes,
     first_masked_timestep,
     guide_noise,
     invert,
@@ -296,6 +297,38 @@ def test_noised_images_change_only_inside_the_mask(solver_order):
     assert (first - latents)[..., :3].abs().mean() > 0.1
     assert torch.equal(first, again)
     assert torch.equal(first[0], other[0]) and not torch.equal(first[1], other[1])
+
+
+def test_a_region_kept_inside_the_mask_returns_at_the_last_step():
+    """Until then the new face cannot be drawn to match it; everything else outside stays."""
+    latents, schedule, seen = torch.randn(1, 4, 8, 8), make_schedule(), []
+    mask = torch.zeros(1, 1, 8, 8)
+    mask[..., 1:7, 1:7] = 1.0
+    mask[..., 3:5, 3:5] = 0.0
+
+    def denoiser(noisy, timesteps, identity_embeds):
+        return 0.1 * noisy
+
+    def on_step(state):
+        seen.append(state.latents)
+        return state
+
+    noised = add_noise(denoiser, latents, schedule, InversionSettings(), torch.zeros(1, 8), generators(1))
+    result = denoise(denoiser, noised, torch.ones(1, 8), 2.0, mask, on_step=on_step)
+    assert torch.equal(result[..., 3:5, 3:5], latents[..., 3:5, 3:5])
+    for step, state in enumerate(seen[:-1], start=1):
+        differs = state != noised.trajectory[step]
+        assert differs[..., 1:7, 1:7].all() and differs.sum() == 4 * 36
+
+
+def test_holes_of_a_mask_are_filled_unless_they_reach_the_border():
+    mask = torch.zeros(2, 1, 7, 7)
+    mask[:, :, 1:6, 1:6] = 1.0
+    mask[:, :, 3, 3] = 0.0
+    filled = mask.clone()
+    filled[:, :, 3, 3] = 1.0
+    mask[1, :, 3:, 3] = filled[1, :, 3:, 3] = 0.0
+    assert torch.equal(fill_holes(mask), filled)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
