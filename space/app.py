@@ -99,7 +99,8 @@ def load_model() -> Model:
             print(f"Stable Diffusion 1.5 could not be loaded. Using nullface-tiny. {str(error).splitlines()[0]}")
     notice = (
         "Model: **nullface-tiny**, a demonstration model whose faces have only 128 px. "
-        "Install the weights of Stable Diffusion 1.5 to use that model instead."
+        "Install the weights of Stable Diffusion 1.5 to use that model instead; its face models are licensed for "
+        "research only."
     )
     return Model("tiny", load_model_set("tiny"), notice)
 

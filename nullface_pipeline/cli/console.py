@@ -14,8 +14,8 @@ from nullface_pipeline.runs.messages import format_error, option_name, printable
 
 
 TINY_RESULT = (
-    "Made with nullface-tiny, a demonstration model of 128 px: do not publish. Use --model sd15 or --model sdxl for "
-    "real work."
+    "Made with nullface-tiny, a demonstration model with small, soft faces: do not publish. --model sd15 and "
+    "--model sdxl make larger faces; their face models are licensed for research only."
 )
 
 console = Console()

@@ -39,8 +39,8 @@ def preview_faces(run: FolderRun, jobs: "list[PhotoJob]", previous: "PreviousRun
         _print(photo, run.json)
     if not run.json:
         console.print(
-            f"Dry run: nothing was anonymized. The run would refuse {refused} of {len(jobs)} photo(s). A face that is "
-            "not covered in the preview would be missed.",
+            f"Dry run: nothing was anonymized. The run would refuse {refused} of {len(jobs)} photo(s). A face "
+            "without a frame in its preview would stay unchanged: lower --detection-threshold, here and in the run.",
             soft_wrap=True,
         )
     return ExitCode.refused if refused else ExitCode.ok

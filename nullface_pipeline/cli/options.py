@@ -339,7 +339,7 @@ ContactSheet = Annotated[
 ]
 NoResume = Annotated[bool, flag("--no-resume", "Process again what was finished before.", FILES)]
 Overwrite = Annotated[bool, flag("--overwrite", "Replace files that nullface did not write.", FILES)]
-DryRun = Annotated[bool, flag("--dry-run", "Only detect faces, and write previews with the faces covered.", FILES)]
+DryRun = Annotated[bool, flag("--dry-run", "Only detect faces, and write previews with the faces framed.", FILES)]
 AsJson = Annotated[bool, flag("--json", "Print one JSON line per photo, with --dry-run.", FILES)]
 Quiet = Annotated[bool, flag("--quiet", "Print only errors, refusals and notices.", FILES, short="-q")]
 
