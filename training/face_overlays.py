@@ -23,7 +23,7 @@ FRINGES = ("straight", "swept", "parted", "peak", "wavy")
 def add_fringe(
     image: np.ndarray, points: np.ndarray, others: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cover the upper forehead by hair: the person's own, stretched down, or a synthetic texture."""
+    """Cover the upper forehead by the person's own hair, stretched down, or by synthetic hair."""
     size, frame = len(image), FaceFrame.of(points, len(image))
     edge = fringe_height(frame, rng)
     fringe = np.clip(0.5 + (frame.height - edge) * frame.unit / rng.uniform(1.0, 3.0), 0.0, 1.0)
@@ -41,7 +41,7 @@ def add_fringe(
 
 
 def fringe_height(frame: FaceFrame, rng: np.random.Generator) -> np.ndarray:
-    """(size, size) height of the lower edge of a random fringe at each pixel's side, with strands."""
+    """(size, size) height of the lower edge of a random fringe with strands, at a pixel's side."""
     side = frame.side
     low, high = sorted(rng.uniform(0.1, 0.85, size=2))
     tilt = rng.choice([-1.0, 1.0])
@@ -111,7 +111,7 @@ def add_hat(
     image: np.ndarray, points: np.ndarray, others: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cover the forehead by a cap or a hat with a smooth lower edge, and with a brim in half."""
-    size, frame = len(image), FaceFrame.of(points, len(image))
+    frame = FaceFrame.of(points, len(image))
     bend, tilt = rng.uniform(-0.35, 0.35), rng.normal(0.0, 0.12)
     edge = rng.uniform(0.12, 0.7) + bend * np.square(frame.side) + tilt * frame.side
     alpha = np.clip(0.5 + (frame.height - edge) * frame.unit / rng.uniform(0.8, 2.0), 0.0, 1.0)
@@ -149,7 +149,9 @@ def _cover(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Blend a layer over a crop, with its shadow below, and label it above the brows."""
     alpha = alpha.astype(np.float32)
-    below = cv2.warpAffine(alpha, np.float32([[1, 0, 0], [0, 1, 2]]), alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE)
+    below = cv2.warpAffine(
+        alpha, np.float32([[1, 0, 0], [0, 1, 2]]), alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE
+    )
     dark = 1.0 - shadow * cv2.GaussianBlur(below, (0, 0), 2.0)[..., None]
     pixels = image * dark + alpha[..., None] * (layer.astype(np.float32) - image * dark)
     covered = alpha > 0.5
@@ -172,9 +174,13 @@ def add_glasses(
     half = unit * np.array([rng.uniform(0.34, 0.46), rng.uniform(0.22, 0.38)])
     # A turned head narrows both lenses.
     half[0] *= min(1.0, np.hypot(*across) / unit + 0.1)
-    centres = eyes + down * unit * rng.uniform(-0.02, 0.14) + np.outer([-1, 1], right) * unit * rng.uniform(-0.03, 0.06)
+    centres = (
+        eyes + down * unit * rng.uniform(-0.02, 0.14) + np.outer([-1, 1], right) * unit * rng.uniform(-0.03, 0.06)
+    )
     power = rng.choice([2.0, 2.5, 3.5, 6.0])
-    lenses = [_to_zoom(_lens(centre, half, right, down, power, rng_sign), zoom) for centre, rng_sign in zip(centres, (-1, 1))]
+    lenses = [
+        _to_zoom(_lens(centre, half, right, down, power, rng_sign), zoom) for centre, rng_sign in zip(centres, (-1, 1))
+    ]
     frame, lens = np.zeros((2, zoom * size, zoom * size), np.uint8)
     thick = max(1, round(zoom * unit * rng.choice([0.02, 0.03, 0.05, 0.09, 0.13])))
     rim = rng.choice(["full", "full", "full", "upper", "none"])

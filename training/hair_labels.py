@@ -24,7 +24,7 @@ class FaceFrame:
 
     Attributes:
         height (`np.ndarray`): (size, size) height above the mean of the brows.
-        side (`np.ndarray`): (size, size) distance from the middle of the face, to the image's right.
+        side (`np.ndarray`): (size, size) distance to the image's right from the face's middle.
         above_brows (`np.ndarray`): (size, size) bool.
         unit (`float`): distance from the nose base to the brows in pixels.
     """

@@ -29,7 +29,7 @@ from nullface_pipeline.face_crops import FaceCrop
 from training import augmentation
 from training.face_labels import GLASSES, IGNORED, LABELS, label_map
 from training.face_overlays import add_fringe, add_glasses, add_hat
-from training.hair_labels import hair_labels
+from training.hair_labels import FaceFrame, hair_labels
 from training.loop import Budget, LossLog, cosine_rate, option_parser, resume, run_tasks, save_checkpoint
 from training.portraits import Portrait, load_portraits
 
@@ -44,8 +44,9 @@ SMALL_LABEL_WEIGHT = 2.0
 # Shares of the samples with a synthetic fringe, hat or glasses.
 FRINGES, HATS, GLASSES_WORN = 0.35, 0.12, 0.35
 
-# Real glasses are labelled after this share of the budget. A portrait shows them if the network
-# finds at least so many pixels, in squared distances of the eyes; it has none below the lower bound.
+# Real glasses are labelled after this share of the budget. A portrait shows them if the area that
+# the network finds, in squared distances of the eyes, exceeds the upper bound; below the lower
+# bound it shows none.
 RELABELLED, NO_GLASSES, REAL_GLASSES = 0.35, 0.05, 0.35
 
 SIZE = 128
@@ -111,7 +112,7 @@ def with_overlays(
 
 @torch.inference_mode()
 def label_real_glasses(network: SegformerForSemanticSegmentation, faces: list[LabelledFace], size: int = 64) -> None:
-    """Label the glasses that the network finds in the portraits themselves, or ignore them if unsure."""
+    """Label real glasses that the network finds in the portraits; ignore their pixels if unsure."""
     network.eval()
     device, counts = next(network.parameters()).device, [0, 0]
     inner = slice(MARGIN, MARGIN + SIZE)
@@ -237,17 +238,35 @@ def export(args: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def evaluate(args: argparse.Namespace) -> None:
-    """Measure the exported parser: IoU of labels and regions over all validation crops."""
+    """Measure the exported parser on all validation crops: as they are, and with overlays."""
     network = SegformerForSemanticSegmentation.from_pretrained(args.output).eval()
     processor = SegformerImageProcessor.from_pretrained(args.output)
-    counts = np.zeros((len(LABELS), len(LABELS)), np.int64)
-    for portrait in load_portraits(args.data, "validation"):
-        crop = portrait.face_crop(SIZE)
-        batch = processor(crop.crop_image(portrait.image()), return_tensors="pt")["pixel_values"]
+    shape = len(LABELS), len(LABELS)
+    plain, hair, hats, glasses, below = (np.zeros(shape, np.int64) for _ in range(5))
+    inner = slice(MARGIN, MARGIN + SIZE)
+
+    def count(table: np.ndarray, image: np.ndarray, target: np.ndarray, where: np.ndarray) -> None:
+        """Add the (target, found) labels of known pixels `where` to a table."""
+        batch = processor(image[inner, inner], return_tensors="pt")["pixel_values"]
         found = full_logits(network, batch).argmax(dim=1)[0].numpy()
-        target = label_map(crop.points_to_crop(portrait.landmarks))
-        np.add.at(counts, (target.ravel(), found.ravel()), 1)
-    metrics: dict[str, Any] = {"iou": {name: _iou(counts, [LABELS.index(name)]) for name in TRAINED}}
+        where = where[inner, inner] & (target[inner, inner] != IGNORED)
+        np.add.at(table, (target[inner, inner][where], found[where]), 1)
+
+    for number, portrait in enumerate(load_portraits(args.data, "validation")):
+        face, rng = LabelledFace.of(portrait), np.random.default_rng((args.seed, number))
+        image, points, size = face.image, face.points, len(face.image)
+        everywhere, polygons = np.ones((size, size), bool), label_map(points, size)
+        above = FaceFrame.of(points, size).above_brows
+        count(plain, image, label_map(points, size, face.others), everywhere)
+        count(below, image, polygons, (polygons > 0) & ~above)
+        for table, add in ((hair, add_fringe), (hats, add_hat)):
+            covered, others = add(image, points, face.others, rng)
+            count(table, covered, label_map(points, size, others), (polygons > 0) & above)
+        covered, others = add_glasses(image, points, face.others, rng)
+        count(glasses, covered, label_map(points, size, others), everywhere)
+
+    known = [name for name in TRAINED if name not in ("hat", "eye_g")]
+    metrics: dict[str, Any] = {"iou": {name: _iou(plain, [LABELS.index(name)]) for name in known}}
     metrics["mean_iou"] = float(np.mean(list(metrics["iou"].values())))
     groups = {
         "skin": ["skin"],
@@ -258,12 +277,28 @@ def evaluate(args: argparse.Namespace) -> None:
         "background": ["background"],
     }
     metrics["region_iou"] = {
-        region: _iou(counts, [LABELS.index(name) for name in names]) for region, names in groups.items()
+        region: _iou(plain, [LABELS.index(name) for name in names]) for region, names in groups.items()
     }
     metrics["mean_region_iou"] = float(np.mean(list(metrics["region_iou"].values())))
+    metrics["overlays"] = {
+        "hair on the forehead": _precision_and_recall(hair, [LABELS.index("hair"), LABELS.index("hat")]),
+        "hat on the forehead": _precision_and_recall(hats, [LABELS.index("hair"), LABELS.index("hat")]),
+        "glasses": _precision_and_recall(glasses, [GLASSES]),
+    }
+    outside = [number for number, name in enumerate(LABELS) if name in ("background", "hair", "hat")]
+    metrics["face_below_brows_lost"] = float(below[:, outside].sum() / below.sum())
     metrics["parameters"] = network.num_parameters()
     (args.runs / "parser_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
+
+
+def _precision_and_recall(counts: np.ndarray, labels: list[int]) -> dict[str, float]:
+    """Precision and recall of merged labels, from a (target, found) table of pixel counts."""
+    both = counts[np.ix_(labels, labels)].sum()
+    return {
+        "precision": float(both / max(1, counts[:, labels].sum())),
+        "recall": float(both / max(1, counts[labels].sum())),
+    }
 
 
 def _iou(counts: np.ndarray, labels: list[int]) -> float:
