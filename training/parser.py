@@ -2,8 +2,8 @@
 
 It predicts one of CelebAMask-HQ's 19 labels per pixel of the crops of `FaceCrop.from_landmarks`.
 The ground truth are polygons through the 68 landmarks, hair over the forehead by its colour, and
-synthetic fringes, hats and glasses. Real glasses are labelled by the network itself once it knows
-the synthetic ones. Ears, neck and clothes are background.
+synthetic fringes, hats and glasses. Real glasses have no labels; they are ignored once the network
+recognizes them. Ears, neck and clothes are background.
 
     python -m training.parser --minutes 28             # train, export, evaluate; resumes
     python -m training.parser --from FOLDER            # train on, from exported weights
@@ -44,10 +44,9 @@ SMALL_LABEL_WEIGHT = 2.0
 # Shares of the samples with a synthetic fringe, hat or glasses.
 FRINGES, HATS, GLASSES_WORN = 0.35, 0.12, 0.35
 
-# Real glasses are labelled after this share of the budget. A portrait shows them if the area that
-# the network finds, in squared distances of the eyes, exceeds the upper bound; below the lower
-# bound it shows none.
-RELABELLED, NO_GLASSES, REAL_GLASSES = 0.35, 0.05, 0.35
+# After this share of the budget, glasses that the network finds in a portrait without drawn ones are
+# taken for real if they have at least this many pixels.
+REAL_GLASSES_FROM, REAL_GLASSES_SIZE = 0.35, 150
 
 SIZE = 128
 MARGIN = 16  # px around the crop, so that rotated and shifted crops stay inside
@@ -100,7 +99,7 @@ def with_overlays(
     image: np.ndarray, points: np.ndarray, others: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Add a fringe or a hat, and glasses, to a share of the crops."""
-    if rng.random() < GLASSES_WORN and not (others == GLASSES).any():
+    if rng.random() < GLASSES_WORN:
         image, others = add_glasses(image, points, others, rng)
     draw = rng.random()
     if draw < FRINGES:
@@ -108,31 +107,6 @@ def with_overlays(
     elif draw < FRINGES + HATS:
         image, others = add_hat(image, points, others, rng)
     return image, others
-
-
-@torch.inference_mode()
-def label_real_glasses(network: SegformerForSemanticSegmentation, faces: list[LabelledFace], size: int = 64) -> None:
-    """Label real glasses that the network finds in the portraits; ignore their pixels if unsure."""
-    network.eval()
-    device, counts = next(network.parameters()).device, [0, 0]
-    inner = slice(MARGIN, MARGIN + SIZE)
-    for start in range(0, len(faces), size):
-        batch = faces[start : start + size]
-        logits = full_logits(network, to_input([face.image[inner, inner] for face in batch], device))
-        for face, found in zip(batch, (logits.argmax(dim=1) == GLASSES).cpu().numpy()):
-            eyes = face.points[42:48].mean(axis=0) - face.points[36:42].mean(axis=0)
-            area = found.sum() / (eyes @ eyes)
-            if area < NO_GLASSES:
-                continue
-            real = area > REAL_GLASSES
-            counts[real] += 1
-            near = cv2.dilate(found.astype(np.uint8), np.ones((3, 3) if real else (9, 9))) > 0
-            part = face.others[inner, inner]
-            part[near & (part == 0)] = IGNORED
-            if real:
-                part[found] = GLASSES
-    logger.info("glasses found in %d portraits, ignored in %d", counts[1], counts[0])
-    network.train()
 
 
 def to_input(images: list[np.ndarray], device: torch.device) -> Tensor:
@@ -174,6 +148,18 @@ def full_logits(network: SegformerForSemanticSegmentation, batch: Tensor) -> Ten
     return F.interpolate(network(pixel_values=batch).logits, size=SIZE, mode="bilinear", align_corners=False)
 
 
+def ignore_real_glasses(logits: Tensor, target: Tensor) -> Tensor:
+    """Ignore the pixels of glasses that the network finds in portraits without drawn glasses.
+
+    Args:
+        logits (`Tensor`): (N, 19, H, W).
+        target (`Tensor`): (N, H, W) int64 label numbers.
+    """
+    found = logits.argmax(dim=1) == GLASSES
+    real = (found.sum(dim=(1, 2)) >= REAL_GLASSES_SIZE) & ~(target == GLASSES).any(dim=2).any(dim=1)
+    return target.masked_fill(found & real[:, None, None], IGNORED)
+
+
 def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy plus Dice loss, in which all trained labels have equal weight.
 
@@ -184,11 +170,12 @@ def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
     numbers = [LABELS.index(name) for name in TRAINED]
     weights = torch.full((len(LABELS),), SMALL_LABEL_WEIGHT, device=logits.device)
     weights[[LABELS.index(name) for name in LARGE]] = 1.0
-    found = logits.softmax(dim=1)[:, numbers] * (target != IGNORED)[:, None]
+    logarithms = logits.log_softmax(dim=1)
+    found = logarithms[:, numbers].exp() * (target != IGNORED)[:, None]
     truth = torch.stack([(target == number).float() for number in numbers], dim=1)
     both = (found * truth).sum(dim=(0, 2, 3))
     dice = (2.0 * both + 1.0) / (found.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3)) + 1.0)
-    return F.cross_entropy(logits, target, weights, ignore_index=IGNORED) + 1.0 - dice.mean()
+    return F.nll_loss(logarithms, target, weights, ignore_index=IGNORED) + 1.0 - dice.mean()
 
 
 def train(args: argparse.Namespace) -> None:
@@ -205,17 +192,16 @@ def train(args: argparse.Namespace) -> None:
     step = progress.get("step", 0)
     budget, log = Budget(args.minutes, progress.get("spent", 0.0)), LossLog(logger)
     rng = np.random.default_rng((args.seed, step))
-    relabelled = False
     network.train()
     while budget.fraction < 1.0:
-        if budget.fraction > RELABELLED and not relabelled:
-            label_real_glasses(network, faces)
-            relabelled = True
         optimizer.param_groups[0]["lr"] = cosine_rate(args.lr, budget.fraction, step)
         rows = rng.integers(0, len(faces), args.batch_size)
         images, labels = zip(*(random_sample(faces[row], rng) for row in rows))
         target = torch.from_numpy(np.stack(labels)).long().to(device)
-        loss = segmentation_loss(full_logits(network, to_input(list(images), device)), target)
+        logits = full_logits(network, to_input(list(images), device))
+        if budget.fraction > REAL_GLASSES_FROM:
+            target = ignore_real_glasses(logits, target)
+        loss = segmentation_loss(logits, target)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
