@@ -120,7 +120,7 @@ def test_real_glasses_are_ignored_unless_others_are_drawn():
 
 
 def astronaut_with_glasses() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Crop of the astronaut with dark round glasses, her landmarks in it, and (H, W) bool glasses."""
+    """Crop of the astronaut with dark round glasses, her landmarks in it, and the glasses' mask."""
     crop = FaceCrop.from_landmarks(ASTRONAUT_LANDMARKS, 128)
     image, points = crop.crop_image(data.astronaut()), crop.points_to_crop(ASTRONAUT_LANDMARKS)
     frame = np.zeros((128, 128), np.uint8)

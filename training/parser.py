@@ -44,8 +44,8 @@ SMALL_LABEL_WEIGHT = 2.0
 # Shares of the samples with a synthetic fringe, hat or glasses.
 FRINGES, HATS, GLASSES_WORN = 0.35, 0.12, 0.35
 
-# After this share of the budget, glasses that the network finds in a portrait without drawn ones are
-# taken for real if they have at least this many pixels.
+# After this share of the budget, glasses that the network finds in a portrait without drawn ones
+# are taken for real if they have at least this many pixels.
 REAL_GLASSES_FROM, REAL_GLASSES_SIZE = 0.35, 150
 
 SIZE = 128
