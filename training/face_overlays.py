@@ -150,15 +150,14 @@ def _cover(
     """Blend a layer over a crop, with its shadow below, and label it above the brows."""
     alpha = alpha.astype(np.float32)
     below = cv2.warpAffine(
-        alpha, np.float32([[1, 0, 0], [0, 1, 2]]), alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE
+        alpha, np.array([[1, 0, 0], [0, 1, 2]], np.float32), alpha.shape[::-1], borderMode=cv2.BORDER_REPLICATE
     )
     dark = 1.0 - shadow * cv2.GaussianBlur(below, (0, 0), 2.0)[..., None]
     pixels = image * dark + alpha[..., None] * (layer.astype(np.float32) - image * dark)
     covered = alpha > 0.5
     others = np.where(covered & frame.above_brows, label, others)
     others = np.where((alpha > 0.1) & ~covered & (others == label) & frame.above_brows, IGNORED, others)
-    beyond = covered & ~frame.above_brows & (np.abs(frame.side) > 0.7)
-    return np.rint(pixels).clip(0, 255).astype(np.uint8), np.where(beyond, IGNORED, others).astype(np.uint8)
+    return np.rint(pixels).clip(0, 255).astype(np.uint8), others.astype(np.uint8)
 
 
 def add_glasses(

@@ -89,7 +89,7 @@ def hair_labels(image: np.ndarray, points: np.ndarray) -> np.ndarray:
     skin, face = polygons == LABELS.index("skin"), polygons > 0
     forehead = skin & frame.above_brows & (frame.height > 0.12)
     crown = frame.crown & frame.above_brows & ~face
-    found = np.where(frame.above_brows & ~face, IGNORED, 0).astype(np.uint8)
+    found = np.where(crown, IGNORED, 0).astype(np.uint8)
     if not is_colourful(image):
         found[forehead & (frame.height > 0.3)] = IGNORED
         return found

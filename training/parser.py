@@ -12,6 +12,7 @@ recognizes them. Ears, neck and clothes are background.
 """
 
 import argparse
+import functools
 import json
 import logging
 from dataclasses import dataclass
@@ -181,7 +182,12 @@ def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
 def train(args: argparse.Namespace) -> None:
     """Train until the budget is spent; resume from a checkpoint if there is one."""
     device = torch.device(args.device)
-    faces = [LabelledFace.of(portrait) for portrait in load_portraits(args.data, "train")]
+    portraits = load_portraits(args.data, "train")
+
+    @functools.cache
+    def labelled_face(row: int) -> LabelledFace:
+        return LabelledFace.of(portraits[row])
+
     torch.manual_seed(args.seed)
     network = parser_network().to(device)
     if args.start:
@@ -195,8 +201,8 @@ def train(args: argparse.Namespace) -> None:
     network.train()
     while budget.fraction < 1.0:
         optimizer.param_groups[0]["lr"] = cosine_rate(args.lr, budget.fraction, step)
-        rows = rng.integers(0, len(faces), args.batch_size)
-        images, labels = zip(*(random_sample(faces[row], rng) for row in rows))
+        rows = rng.integers(0, len(portraits), args.batch_size).tolist()
+        images, labels = zip(*(random_sample(labelled_face(row), rng) for row in rows))
         target = torch.from_numpy(np.stack(labels)).long().to(device)
         logits = full_logits(network, to_input(list(images), device))
         if budget.fraction > REAL_GLASSES_FROM:
