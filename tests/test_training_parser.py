@@ -109,11 +109,11 @@ def test_ignored_pixels_do_not_change_the_loss():
 
 
 def test_real_glasses_are_ignored_unless_others_are_drawn():
-    logits, target = torch.zeros(2, len(LABELS), 16, 16), torch.ones(2, 16, 16, dtype=torch.int64)
-    logits[:, GLASSES, :12] = 1.0
-    target[1, 15] = GLASSES
+    logits, target = torch.zeros(2, len(LABELS), 32, 32), torch.ones(2, 32, 32, dtype=torch.int64)
+    logits[:, GLASSES, :20] = 1.0
+    target[1, 31] = GLASSES
     result = ignore_real_glasses(logits, target)
-    assert (result[0, :12] == IGNORED).all() and (result[0, 12:] == 1).all()
+    assert (result[0, :20] == IGNORED).all() and (result[0, 20:] == 1).all()
     assert torch.equal(result[1], target[1])
     logits[:, GLASSES, 4:] = -1.0
     assert torch.equal(ignore_real_glasses(logits, target), target), "a few pixels are an error"

@@ -43,11 +43,11 @@ LARGE = ("background", "skin", "nose", "hair", "hat", "eye_g")  # labels of norm
 SMALL_LABEL_WEIGHT = 2.0
 
 # Shares of the samples with a synthetic fringe, hat or glasses.
-FRINGES, HATS, GLASSES_WORN = 0.35, 0.12, 0.35
+FRINGES, HATS, GLASSES_WORN = 0.3, 0.12, 0.45
 
 # After this share of the budget, glasses that the network finds in a portrait without drawn ones
 # are taken for real if they have at least this many pixels.
-REAL_GLASSES_FROM, REAL_GLASSES_SIZE = 0.35, 150
+REAL_GLASSES_FROM, REAL_GLASSES_SIZE = 0.35, 450
 
 SIZE = 128
 MARGIN = 16  # px around the crop, so that rotated and shifted crops stay inside
