@@ -1,17 +1,21 @@
 """Train the face parser of nullface-tiny, a tiny SegFormer for 128 px aligned crops.
 
 It predicts one of CelebAMask-HQ's 19 labels per pixel of the crops of `FaceCrop.from_landmarks`.
-The ground truth are polygons through the 68 landmarks. They cover ten labels only: glasses, ears,
-hair, hats, neck and clothes are background. `l_` means the image's left side, `r_` its right side.
+The ground truth are polygons through the 68 landmarks, hair over the forehead by its colour, and
+synthetic fringes, hats and glasses. Real glasses have no labels; they are ignored once the network
+recognizes them. Ears, neck and clothes are background.
 
     python -m training.parser --minutes 28             # train, export, evaluate; resumes
+    python -m training.parser --from FOLDER            # train on, from exported weights
     python -m training.parser export
     python -m training.parser evaluate
 """
 
 import argparse
+import functools
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,76 +28,32 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation, Segf
 
 from nullface_pipeline.face_crops import FaceCrop
 from training import augmentation
+from training.face_labels import GLASSES, IGNORED, LABELS, label_map
+from training.face_overlays import add_fringe, add_glasses, add_hat
+from training.hair_labels import FaceFrame, hair_labels
 from training.loop import Budget, LossLog, cosine_rate, option_parser, resume, run_tasks, save_checkpoint
 from training.portraits import Portrait, load_portraits
 
 
-# CelebAMask-HQ's labels in the order of public face parsers.
-LABELS = (
-    "background skin nose eye_g l_eye r_eye l_brow r_brow l_ear r_ear mouth u_lip l_lip "
-    "hair hat ear_r neck_l neck cloth"
-).split()
-TRAINED = ("background", "skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip")
+TRAINED = (
+    *("background", "skin", "nose", "l_eye", "r_eye", "l_brow", "r_brow", "mouth", "u_lip", "l_lip"),
+    *("hair", "hat", "eye_g"),
+)
+LARGE = ("background", "skin", "nose", "hair", "hat", "eye_g")  # labels of normal weight
 SMALL_LABEL_WEIGHT = 2.0
 
-# Height of the forehead above each of the ten brow points, in distances from nose base to brows.
-FOREHEAD = np.array([0.65, 0.85, 0.93, 0.95, 0.95, 0.95, 0.95, 0.93, 0.85, 0.65])
+# Shares of the samples with a synthetic fringe, hat or glasses.
+FRINGES, HATS, GLASSES_WORN = 0.3, 0.12, 0.45
+
+# After this share of the budget, glasses that the network finds in a portrait without drawn ones
+# are taken for real if they have at least this many pixels.
+REAL_GLASSES_FROM, REAL_GLASSES_SIZE = 0.35, 450
 
 SIZE = 128
 MARGIN = 16  # px around the crop, so that rotated and shifted crops stay inside
 OUTPUT = Path("nullface_pipeline/tiny/face_parser")
 
 logger = logging.getLogger("training.parser")
-
-
-def face_polygons(points: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    """Label names and outlines of (68, 2) iBUG landmarks, in drawing order.
-
-    Three outlines that the landmarks lack are estimated. The forehead ends about where hair begins:
-    at the brows raised by up to 0.95 of their distance from the base of the nose, less at the
-    temples. The brows reach down a quarter of the way to the eyes. The sides of the nose are
-    fractions of the distance between the outer ends of the nostrils.
-    """
-    brows, nose_base = points[17:27], points[33]
-    forehead = brows + FOREHEAD[:, None] * (brows.mean(axis=0) - nose_base)
-    skin = cv2.convexHull(np.concatenate([points[:17], forehead]).astype(np.float32))[:, 0]
-    polygons = [("skin", skin), ("nose", _nose(points))]
-    for label, brow, eye in (("l_brow", points[17:22], points[36:42]), ("r_brow", points[22:27], points[42:48])):
-        down = eye.mean(axis=0) - brow.mean(axis=0)
-        polygons.append((label, np.concatenate([brow - 0.08 * down, (brow + 0.25 * down)[::-1]])))
-    polygons += [("l_eye", points[36:42]), ("r_eye", points[42:48])]
-    polygons.append(("mouth", points[60:68]))
-    polygons.append(("u_lip", points[[48, 49, 50, 51, 52, 53, 54, 64, 63, 62, 61, 60]]))
-    polygons.append(("l_lip", points[[54, 55, 56, 57, 58, 59, 48, 60, 67, 66, 65, 64]]))
-    return polygons
-
-
-def _nose(points: np.ndarray) -> np.ndarray:
-    """Outline of the nose from the bridge over the wings to the base."""
-    side = points[35] - points[31]
-    bridge, middle, tip, left, right = points[27], points[29], points[30], points[31], points[35]
-    return np.stack(
-        [
-            bridge - 0.25 * side,
-            middle - 0.35 * side,
-            tip - 0.62 * side,
-            left - 0.15 * side,
-            points[33] + 0.1 * (points[33] - tip),
-            right + 0.15 * side,
-            tip + 0.62 * side,
-            middle + 0.35 * side,
-            bridge + 0.25 * side,
-        ]
-    )
-
-
-def label_map(points: np.ndarray, size: int = SIZE) -> np.ndarray:
-    """(size, size) uint8 label numbers of (68, 2) landmarks in crop pixels."""
-    labels = np.zeros((size, size), np.uint8)
-    for name, outline in face_polygons(points):
-        # OpenCV takes fixed-point coordinates with four fractional bits.
-        cv2.fillPoly(labels, [np.rint(16.0 * outline).astype(np.int32)], LABELS.index(name), shift=4)
-    return labels
 
 
 def wide_crop(portrait: Portrait) -> tuple[np.ndarray, np.ndarray]:
@@ -103,16 +63,51 @@ def wide_crop(portrait: Portrait) -> tuple[np.ndarray, np.ndarray]:
     return wide.crop_image(portrait.image()), wide.points_to_crop(portrait.landmarks)
 
 
-def random_sample(image: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(eq=False)
+class LabelledFace:
+    """Wide crop of a portrait, its (68, 2) landmarks and its second label map."""
+
+    image: np.ndarray
+    points: np.ndarray
+    others: np.ndarray
+
+    @classmethod
+    def of(cls, portrait: Portrait) -> "LabelledFace":
+        """Face of a portrait with pseudo-labels of hair, and without glasses."""
+        image, points = wide_crop(portrait)
+        return cls(image, points, hair_labels(image, points))
+
+
+def random_sample(face: LabelledFace, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Augmented and misaligned (128, 128, 3) uint8 crop, and its label map."""
+    image, points, others = face.image, face.points, face.others
     if rng.random() < 0.5:
         image, points = augmentation.mirrored(image, points)
+        others = np.ascontiguousarray(others[:, ::-1])
+    image, others = with_overlays(image, points, others, rng)
     centre = (image.shape[1] / 2, image.shape[0] / 2)
     matrix = augmentation.random_similarity(rng, centre, degrees=5, log_scale=0.06, shift=2.5)
     matrix[:, 2] -= MARGIN
     view = cv2.warpAffine(image, matrix, (SIZE, SIZE), borderMode=cv2.BORDER_REFLECT_101)
-    labels = label_map(points @ matrix[:, :2].T + matrix[:, 2])
+    others = cv2.warpAffine(
+        others, matrix, (SIZE, SIZE), flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=IGNORED
+    )
+    labels = label_map(points @ matrix[:, :2].T + matrix[:, 2], SIZE, others)
     return augmentation.random_damage(augmentation.random_style(view, rng), rng), labels
+
+
+def with_overlays(
+    image: np.ndarray, points: np.ndarray, others: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add a fringe or a hat, and glasses, to a share of the crops."""
+    if rng.random() < GLASSES_WORN:
+        image, others = add_glasses(image, points, others, rng)
+    draw = rng.random()
+    if draw < FRINGES:
+        image, others = add_fringe(image, points, others, rng)
+    elif draw < FRINGES + HATS:
+        image, others = add_hat(image, points, others, rng)
+    return image, others
 
 
 def to_input(images: list[np.ndarray], device: torch.device) -> Tensor:
@@ -154,29 +149,49 @@ def full_logits(network: SegformerForSemanticSegmentation, batch: Tensor) -> Ten
     return F.interpolate(network(pixel_values=batch).logits, size=SIZE, mode="bilinear", align_corners=False)
 
 
-def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy plus Dice loss, in which all trained labels have equal weight.
+def ignore_real_glasses(logits: Tensor, target: Tensor) -> Tensor:
+    """Ignore the pixels of glasses that the network finds in portraits without drawn glasses.
 
     Args:
         logits (`Tensor`): (N, 19, H, W).
         target (`Tensor`): (N, H, W) int64 label numbers.
     """
+    found = logits.argmax(dim=1) == GLASSES
+    real = (found.sum(dim=(1, 2)) >= REAL_GLASSES_SIZE) & ~(target == GLASSES).any(dim=2).any(dim=1)
+    return target.masked_fill(found & real[:, None, None], IGNORED)
+
+
+def segmentation_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy plus Dice loss, in which all trained labels have equal weight.
+
+    Args:
+        logits (`Tensor`): (N, 19, H, W).
+        target (`Tensor`): (N, H, W) int64 label numbers, or `IGNORED`.
+    """
     numbers = [LABELS.index(name) for name in TRAINED]
     weights = torch.full((len(LABELS),), SMALL_LABEL_WEIGHT, device=logits.device)
-    weights[[LABELS.index(name) for name in ("background", "skin", "nose")]] = 1.0
-    found = logits.softmax(dim=1)[:, numbers]
+    weights[[LABELS.index(name) for name in LARGE]] = 1.0
+    logarithms = logits.log_softmax(dim=1)
+    found = logarithms[:, numbers].exp() * (target != IGNORED)[:, None]
     truth = torch.stack([(target == number).float() for number in numbers], dim=1)
     both = (found * truth).sum(dim=(0, 2, 3))
     dice = (2.0 * both + 1.0) / (found.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3)) + 1.0)
-    return F.cross_entropy(logits, target, weights) + 1.0 - dice.mean()
+    return F.nll_loss(logarithms, target, weights, ignore_index=IGNORED) + 1.0 - dice.mean()
 
 
 def train(args: argparse.Namespace) -> None:
     """Train until the budget is spent; resume from a checkpoint if there is one."""
     device = torch.device(args.device)
-    faces = [wide_crop(portrait) for portrait in load_portraits(args.data, "train")]
+    portraits = load_portraits(args.data, "train")
+
+    @functools.cache
+    def labelled_face(row: int) -> LabelledFace:
+        return LabelledFace.of(portraits[row])
+
     torch.manual_seed(args.seed)
     network = parser_network().to(device)
+    if args.start:
+        network.load_state_dict(SegformerForSemanticSegmentation.from_pretrained(args.start).state_dict())
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.lr, weight_decay=0.01)
     parts, checkpoint = {"network": network, "optimizer": optimizer}, args.runs / "parser.pt"
     progress = resume(checkpoint, parts, device)
@@ -186,10 +201,13 @@ def train(args: argparse.Namespace) -> None:
     network.train()
     while budget.fraction < 1.0:
         optimizer.param_groups[0]["lr"] = cosine_rate(args.lr, budget.fraction, step)
-        rows = rng.integers(0, len(faces), args.batch_size)
-        images, labels = zip(*(random_sample(faces[row][0], faces[row][1], rng) for row in rows))
+        rows = rng.integers(0, len(portraits), args.batch_size).tolist()
+        images, labels = zip(*(random_sample(labelled_face(row), rng) for row in rows))
         target = torch.from_numpy(np.stack(labels)).long().to(device)
-        loss = segmentation_loss(full_logits(network, to_input(list(images), device)), target)
+        logits = full_logits(network, to_input(list(images), device))
+        if budget.fraction > REAL_GLASSES_FROM:
+            target = ignore_real_glasses(logits, target)
+        loss = segmentation_loss(logits, target)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -212,17 +230,35 @@ def export(args: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def evaluate(args: argparse.Namespace) -> None:
-    """Measure the exported parser: IoU of labels and regions over all validation crops."""
+    """Measure the exported parser on all validation crops: as they are, and with overlays."""
     network = SegformerForSemanticSegmentation.from_pretrained(args.output).eval()
     processor = SegformerImageProcessor.from_pretrained(args.output)
-    counts = np.zeros((len(LABELS), len(LABELS)), np.int64)
-    for portrait in load_portraits(args.data, "validation"):
-        crop = portrait.face_crop(SIZE)
-        batch = processor(crop.crop_image(portrait.image()), return_tensors="pt")["pixel_values"]
+    shape = len(LABELS), len(LABELS)
+    plain, hair, hats, glasses, below = (np.zeros(shape, np.int64) for _ in range(5))
+    inner = slice(MARGIN, MARGIN + SIZE)
+
+    def count(table: np.ndarray, image: np.ndarray, target: np.ndarray, where: np.ndarray) -> None:
+        """Add the (target, found) labels of known pixels `where` to a table."""
+        batch = processor(image[inner, inner], return_tensors="pt")["pixel_values"]
         found = full_logits(network, batch).argmax(dim=1)[0].numpy()
-        target = label_map(crop.points_to_crop(portrait.landmarks))
-        np.add.at(counts, (target.ravel(), found.ravel()), 1)
-    metrics: dict[str, Any] = {"iou": {name: _iou(counts, [LABELS.index(name)]) for name in TRAINED}}
+        where = where[inner, inner] & (target[inner, inner] != IGNORED)
+        np.add.at(table, (target[inner, inner][where], found[where]), 1)
+
+    for number, portrait in enumerate(load_portraits(args.data, "validation")):
+        face, rng = LabelledFace.of(portrait), np.random.default_rng((args.seed, number))
+        image, points, size = face.image, face.points, len(face.image)
+        everywhere, polygons = np.ones((size, size), bool), label_map(points, size)
+        above = FaceFrame.of(points, size).above_brows
+        count(plain, image, label_map(points, size, face.others), everywhere)
+        count(below, image, polygons, (polygons > 0) & ~above)
+        for table, add in ((hair, add_fringe), (hats, add_hat)):
+            covered, others = add(image, points, face.others, rng)
+            count(table, covered, label_map(points, size, others), (polygons > 0) & above)
+        covered, others = add_glasses(image, points, face.others, rng)
+        count(glasses, covered, label_map(points, size, others), everywhere)
+
+    known = [name for name in TRAINED if name not in ("hat", "eye_g")]
+    metrics: dict[str, Any] = {"iou": {name: _iou(plain, [LABELS.index(name)]) for name in known}}
     metrics["mean_iou"] = float(np.mean(list(metrics["iou"].values())))
     groups = {
         "skin": ["skin"],
@@ -233,12 +269,28 @@ def evaluate(args: argparse.Namespace) -> None:
         "background": ["background"],
     }
     metrics["region_iou"] = {
-        region: _iou(counts, [LABELS.index(name) for name in names]) for region, names in groups.items()
+        region: _iou(plain, [LABELS.index(name) for name in names]) for region, names in groups.items()
     }
     metrics["mean_region_iou"] = float(np.mean(list(metrics["region_iou"].values())))
+    metrics["overlays"] = {
+        "hair on the forehead": _precision_and_recall(hair, [LABELS.index("hair"), LABELS.index("hat")]),
+        "hat on the forehead": _precision_and_recall(hats, [LABELS.index("hair"), LABELS.index("hat")]),
+        "glasses": _precision_and_recall(glasses, [GLASSES]),
+    }
+    outside = [number for number, name in enumerate(LABELS) if name in ("background", "hair", "hat")]
+    metrics["face_below_brows_lost"] = float(below[:, outside].sum() / below.sum())
     metrics["parameters"] = network.num_parameters()
     (args.runs / "parser_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(json.dumps(metrics, indent=2))
+
+
+def _precision_and_recall(counts: np.ndarray, labels: list[int]) -> dict[str, float]:
+    """Precision and recall of merged labels, from a (target, found) table of pixel counts."""
+    both = counts[np.ix_(labels, labels)].sum()
+    return {
+        "precision": float(both / max(1, counts[:, labels].sum())),
+        "recall": float(both / max(1, counts[labels].sum())),
+    }
 
 
 def _iou(counts: np.ndarray, labels: list[int]) -> float:
@@ -252,6 +304,7 @@ def main() -> None:
     tasks = {"train": train, "export": export, "evaluate": evaluate}
     defaults = {"output": OUTPUT, "minutes": 28.0, "batch_size": 16, "lr": 2e-3}
     parser = option_parser(__doc__, "data", "runs", "device", "seed", "threads", **defaults)
+    parser.add_argument("--from", dest="start", type=Path, help="folder of exported weights to start from")
     parser.add_argument("task", nargs="?", default="all", choices=["all", *tasks])
     run_tasks(parser.parse_args(), tasks)
 
