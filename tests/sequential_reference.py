@@ -94,7 +94,7 @@ class SequentialNullFace:
 
         points = {}
         for t in kept[::-1]:
-            noise = torch.randn(x0.shape, generator=generator)
+            noise = torch.randn(x0.shape, generator=generator).to(x0.dtype)
             a = self.alphas_cumprod[t]
             points[t] = a**0.5 * x0 + (1 - a) ** 0.5 * noise
 
