@@ -7,6 +7,7 @@ also reads this file, and needs neither.
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,19 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def remember_detections(detector: Any) -> None:
+    """Keep the detector's result for each image: most tests search the same few photos."""
+    detect, known = detector.detect, {}
+
+    def remembered(image: Any) -> Any:
+        key = image.shape, hashlib.blake2b(image).digest(), detector.det_thresh
+        if key not in known:
+            known[key] = detect(image)
+        return copy.deepcopy(known[key])
+
+    detector.detect = remembered
+
+
 @pytest.fixture(scope="session")
 def pipe() -> StableDiffusionNullFacePipeline:
     """nullface-tiny, for tests that do not change it. The others take `own_pipe`."""
@@ -46,6 +60,7 @@ def pipe() -> StableDiffusionNullFacePipeline:
 
     pipe = load_nullface_tiny()
     pipe.set_progress_bar_config(disable=True)
+    remember_detections(pipe.face_analyser.det_model)
     return pipe
 
 

@@ -23,6 +23,7 @@ class SequentialNullFace:
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
         self.alphas_cumprod = torch.cumprod(1.0 - betas, dim=0).tolist()
 
+    @torch.no_grad()
     def text(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Text conditioning of the empty prompt, and added conditions."""
         tokens = self.pipe.tokenizer("", padding="max_length", max_length=8, return_tensors="pt").input_ids
@@ -31,7 +32,7 @@ class SequentialNullFace:
     @torch.no_grad()
     def predict(self, x: torch.Tensor, t: int, embedding: torch.Tensor) -> torch.Tensor:
         self.unet_evaluations += 1
-        prompt_embeds, added = self.text(x)
+        prompt_embeds, added = self.conditions
         return self.pipe.unet(
             x,
             t,
@@ -86,6 +87,7 @@ class SequentialNullFace:
         """x0: (1, C, h, w) latents; embedding: (1, 512) unit norm; mask: (1, 1, h, w). Returns (1,
         C, h, w).
         """
+        self.conditions = self.text(x0)
         stride = 1000 // steps
         whole = [stride * i + 1 for i in range(steps)][::-1]
         kept = timesteps or whole[round(steps * skip) :]
@@ -134,6 +136,7 @@ class SequentialNullFaceXL(SequentialNullFace):
         super().__init__(pipe)
         self.base = StableDiffusionXLPipeline(**pipe.components, add_watermarker=False)
 
+    @torch.no_grad()
     def text(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         prompt_embeds, _, pooled, _ = self.base.encode_prompt("", do_classifier_free_guidance=False)
         size = tuple(side * self.pipe.vae_scale_factor for side in x.shape[-2:])

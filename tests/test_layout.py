@@ -3,6 +3,7 @@ before it.
 """
 
 import ast
+import functools
 import graphlib
 import itertools
 import sys
@@ -39,12 +40,17 @@ def layer(name: str) -> int:
     return LAYERS.get(name, JOBS)
 
 
+@functools.cache
+def nodes_of(path: Path, at_import_only: bool = False) -> list[ast.AST]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if at_import_only else ast.walk(tree)
+    return [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
 def imported(path: Path, at_import_only: bool = False) -> set[str]:
     """Dotted names that a file imports, those of this package from the package on."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if at_import_only else list(ast.walk(tree))
     names: set[str] = set()
-    for node in nodes:
+    for node in nodes_of(path, at_import_only):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -72,14 +78,16 @@ def module(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
+MODULES = {module(path) for path in FILES}
+
+
 def imported_files(path: Path) -> set[str]:
     """Modules of this package that a file of a room imports, wherever the import stands."""
-    modules = {module(other) for other in FILES}
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nullface_pipeline"):
             named = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (named & modules) | ({str(node.module)} if named - modules else set())
+            found |= (named & MODULES) | ({str(node.module)} if named - MODULES else set())
     return found
 
 

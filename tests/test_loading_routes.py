@@ -148,9 +148,26 @@ def test_package_folder_as_it_is(route, tmp_path):
     assert np.array_equal(route.run(tmp_path, CUSTOM, source), route.expected)
 
 
-@pytest.mark.parametrize(
-    "route", ["pipeline", pytest.param("pipeline_sdxl", marks=pytest.mark.slow)], indirect=True, scope="module"
-)
+def test_single_file_in_this_process(tmp_path, monkeypatch):
+    """The only route without an interpreter of its own, which takes seconds to import torch."""
+    components, settings = make_components(), {"num_inference_steps": 5, "skip": 0.2, "output_type": "np"}
+    pipe = nullface_pipeline.StableDiffusionNullFacePipeline(**components)
+    pipe.save_pretrained(tmp_path / "model")
+    write_single_file(tmp_path / "nullface.py", "pipeline")
+    monkeypatch.setattr("diffusers.utils.dynamic_modules_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = diffusers.DiffusionPipeline.from_pretrained(
+        tmp_path / "model", custom_pipeline=str(tmp_path / "nullface.py"), trust_remote_code=True
+    )
+    assert type(loaded).__name__ == type(pipe).__name__ and not isinstance(loaded, type(pipe))
+    images = []
+    for each in (pipe, loaded):
+        each.load_face_adapter(make_adapter(each.unet))
+        images.append(each(make_images(1), make_embeds(1), generator=generators(1), **settings).images)
+    assert np.allclose(*images, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_single_file(route, tmp_path):
     source = tmp_path / "nullface.py"
     write_single_file(source, route.pipeline)
