@@ -92,10 +92,13 @@ def python_pages(needs_weights: bool) -> dict[str, str]:
 
 
 def shell_lines() -> list[tuple[str, str]]:
-    """Page and line, each line once."""
-    blocks = [block for block in BLOCKS if block.language == "sh" and not block.left_out]
-    lines = [(line, block.page) for block in blocks for line in block.code.splitlines() if line]
-    return [(page, line) for line, page in dict(reversed(lines)).items()][::-1]
+    """Page and line, each line once, where it first appears."""
+    pages: dict[str, str] = {}
+    for block in BLOCKS:
+        if block.language == "sh" and not block.left_out:
+            for line in filter(None, block.code.splitlines()):
+                pages.setdefault(line, block.page)
+    return [(page, line) for line, page in pages.items()]
 
 
 def nullface_lines(needs_weights: bool) -> list[list[str]]:
