@@ -34,7 +34,7 @@ WINDOW = 96
 ENCODER_END, CRITIC_START, ADVERSARIAL_START = 0.06, 0.3, 0.34
 CRITIC_WEIGHT = 2.0  # norm of the adversarial gradient, relative to that of the reconstruction loss
 SMALL_SHARE = 0.17  # share of windows from portraits below 256 px, which count at half size only
-MAX_TEXTURE = 12.0  # of portraits; engravings and halftone prints have more
+MAX_TEXTURE = 12.0  # see `texture`; engravings and halftone prints have more
 JITTER = 0.02  # of the critic's regularization; the 128 px decoder's missing detail is about 0.06
 RESULT_EVERY = 2  # steps with photos per step with latents made by the pipeline
 EMA_DECAY = 0.998  # of the decoder's weights, per step
@@ -285,12 +285,8 @@ def export(model: AutoencoderTiny, small: AutoencoderTiny, folder: Path) -> None
 def train(args: argparse.Namespace) -> None:
     """Train until the budget is spent; resume from a checkpoint if there is one."""
     device = torch.device(args.device)
-    large, validation = (
-        np.stack(
-            [crop for crop in load_crops(args.large_data, split, args.runs, SIZE) if texture(crop) <= MAX_TEXTURE]
-        )
-        for split in ("train", "validation")
-    )
+    all_crops = (load_crops(args.large_data, split, args.runs, SIZE) for split in ("train", "validation"))
+    large, validation = (crops[[texture(crop) <= MAX_TEXTURE for crop in crops]] for crops in all_crops)
     windows = Windows(large, load_crops(args.data, "train", args.runs))
     path = args.runs / "decoded_results.npy"
     results = np.load(path) if path.exists() else np.empty((0, 4, 32, 32))

@@ -91,7 +91,7 @@ def hair_texture(size: int, points: np.ndarray, rng: np.random.Generator) -> np.
     y, x = np.mgrid[:size, :size].astype(np.float32)
     slant, centre = rng.uniform(-1.2, 1.2), points[17:27].mean(axis=0)
     fan = rng.uniform(-0.6, 0.6) * (x - centre[0]) / 40.0
-    shifted = x + (slant + fan) * (y - centre[1]) * np.float32(1.0)
+    shifted = x + (slant + fan) * (y - centre[1])
     lightness = cv2.remap(lightness, shifted.astype(np.float32), y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     lab = np.broadcast_to(colour, (size, size, 3)).copy()
     lab[..., 0] += lightness * np.clip(colour[0] / 60.0, 0.4, 1.2)

@@ -1,9 +1,9 @@
 """Pseudo-labels of hair over the forehead, by colour.
 
-The polygons of `training.parser` cover the forehead up to about the hairline, whatever is in front
-of it. On colour photographs, pixels of the upper face are hair if their Lab colour is far from that
-of the cheeks, the nose and the lower forehead, and if they are connected with hair above the
-polygon. Where colour does not separate hair and skin, or in prints, the forehead is ignored.
+The polygons of `training.face_labels` cover the forehead up to about the hairline, also where hair
+hangs over it. On colour photographs, pixels of the upper face are hair if their Lab colour is far
+from that of the cheeks, the nose and the lower forehead, and if they are connected with hair above
+the polygon. Where colour does not separate hair and skin, or in prints, the forehead is ignored.
 """
 
 from dataclasses import dataclass

@@ -91,18 +91,12 @@ def ridge(inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarr
     count, mean = len(inputs), inputs.mean(axis=0, dtype=np.float64)
     x, y = inputs - mean, targets.astype(np.float64)
     # X = U S Vt, from the smaller of the two Gram matrices.
-    if count < x.shape[1]:
-        squares, u = np.linalg.eigh(x @ x.T)
-    else:
-        squares, v = np.linalg.eigh(x.T @ x)
+    is_wide = count < x.shape[1]
+    squares, vectors = np.linalg.eigh(x @ x.T if is_wide else x.T @ x)
     kept = squares > max(squares[-1], 1e-18) * 1e-12
-    squares = squares[kept]
-    if count < x.shape[1]:
-        u = u[:, kept]
-        v = x.T @ u / np.sqrt(squares)
-    else:
-        v = v[:, kept]
-        u = x @ v / np.sqrt(squares)
+    squares, vectors = squares[kept], vectors[:, kept]
+    others = (x.T if is_wide else x) @ vectors / np.sqrt(squares)
+    u, v = (vectors, others) if is_wide else (others, vectors)
     projected = u.T @ y
     unexplained = float((y**2).sum() - (projected**2).sum())
 
